@@ -1,0 +1,106 @@
+"""The meter charges the open phase and nothing else."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from zoo.core.meter import Meter
+
+
+def test_charges_go_to_the_open_phase() -> None:
+    meter = Meter()
+    with meter.phase("scoring"):
+        meter.images(3)
+    with meter.phase("search"):
+        meter.images(5)
+    assert meter.spent["scoring"].images == 3
+    assert meter.spent["search"].images == 5
+
+
+def test_backward_costs_twice_the_forward_pass() -> None:
+    meter = Meter()
+    with meter.phase("finetune") as spent:
+        meter.passes(4, 10, backward=True)
+        meter.passes(1, 7, backward=False)
+    assert (spent.macs_forward, spent.macs_backward, spent.macs) == (47, 80, 127)
+
+
+def test_a_phase_entered_again_adds_up() -> None:
+    meter = Meter()
+    for _ in range(2):
+        with meter.phase("supernet"):
+            meter.images(2)
+            time.sleep(0.01)
+    assert meter.spent["supernet"].images == 4
+    assert meter.spent["supernet"].seconds >= 0.02
+
+
+def test_total_sums_counts_and_takes_the_highest_peak() -> None:
+    meter = Meter()
+    for name, images, peak in (("baseline", 1, 100), ("finetune", 2, 40)):
+        with meter.phase(name):  # type: ignore[arg-type]
+            meter.images(images)
+            meter.passes(images, 5, backward=True)
+        meter.spent[name].peak_bytes = peak
+    total = meter.total()
+    assert (total.images, total.macs_forward, total.macs_backward) == (3, 15, 30)
+    assert total.peak_bytes == 100
+    assert total.seconds == sum(spent.seconds for spent in meter.spent.values())
+
+
+@pytest.mark.parametrize("charge", ["images", "passes"])
+def test_a_charge_outside_any_phase_is_refused(charge: str) -> None:
+    meter = Meter()
+    with pytest.raises(RuntimeError, match="outside any phase"):
+        meter.images(1) if charge == "images" else meter.passes(1, 1, backward=False)
+
+
+def test_a_phase_ends_and_keeps_its_seconds_when_the_work_raises() -> None:
+    meter = Meter()
+    with pytest.raises(KeyError), meter.phase("search"):
+        time.sleep(0.01)
+        raise KeyError
+    assert meter.spent["search"].seconds >= 0.01
+    with meter.phase("finetune"):
+        meter.images(1)
+
+
+def test_phases_do_not_nest_and_have_fixed_names() -> None:
+    meter = Meter()
+    with meter.phase("search"), pytest.raises(RuntimeError, match="inside another"):
+        with meter.phase("scoring"):
+            pass
+    with pytest.raises(ValueError, match="unknown phase 'warmup'"), meter.phase("warmup"):  # type: ignore[arg-type]
+        pass
+
+
+def test_a_negative_charge_is_refused() -> None:
+    meter = Meter()
+    with meter.phase("search"), pytest.raises(ValueError, match="negative"):
+        meter.images(-1)
+
+
+def test_peak_bytes_sees_memory_that_is_freed_again_and_forgets_earlier_phases() -> None:
+    meter = Meter()
+    with meter.phase("scoring"):
+        np.ones(64 << 20, dtype=np.uint8)
+    with meter.phase("search"):
+        pass
+    first, second = meter.spent["scoring"].peak_bytes, meter.spent["search"].peak_bytes
+    if first is None or second is None:
+        pytest.skip("the system does not report the peak resident set")
+    assert first >= 60 << 20
+    assert second < 8 << 20
+
+
+def test_missing_numbers_stay_missing_in_json() -> None:
+    meter = Meter()
+    with meter.phase("search") as spent:
+        meter.images(1)
+    spent.peak_bytes = None
+    assert json.loads(json.dumps(meter.to_json()))["search"]["peak_bytes"] is None
+    assert meter.total().peak_bytes is None

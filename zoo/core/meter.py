@@ -1,0 +1,181 @@
+"""What was spent, by phase: images drawn, MACs forward and backward, seconds, peak bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+__all__ = ["Meter", "Phase", "Spent"]
+
+Phase = Literal["baseline", "scoring", "supernet", "search", "finetune"]
+
+# A backward pass computes the gradient of every product with respect to both of its factors.
+BACKWARD_MACS = 2
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Spent:
+    """Totals of one phase, or of several.
+
+    Attributes:
+        images: images drawn from a training or search split.
+        macs_forward: multiply-adds of forward passes.
+        macs_backward: multiply-adds of backward passes.
+        seconds: wall-clock time, with the device's queue empty at both ends.
+        peak_bytes: on a GPU the most memory ever allocated; on a CPU how much the process's
+            resident set grew at its highest; None where the system does not tell.
+    """
+
+    images: int = 0
+    macs_forward: int = 0
+    macs_backward: int = 0
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of forward and backward passes."""
+        return self.macs_forward + self.macs_backward
+
+    def to_json(self) -> dict[str, int | float | None]:
+        """The fields as a JSON object."""
+        return asdict(self)
+
+
+class Meter:
+    """Collects what a run spends; every charge belongs to the phase that is open.
+
+    Args:
+        device: where the networks run; decides how seconds and bytes are taken.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.spent: dict[str, Spent] = {}
+        self._open: Spent | None = None
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[Spent]:
+        """Charge everything inside to one phase; entering it again adds to it.
+
+        Args:
+            name: `"baseline"`, `"scoring"`, `"supernet"`, `"search"` or `"finetune"`.
+
+        Yields:
+            The totals of the phase; seconds and bytes are final on leaving.
+
+        Raises:
+            ValueError: if the name is another.
+            RuntimeError: if a phase is open already.
+        """
+        if name not in get_args(Phase):
+            raise ValueError(f"unknown phase {name!r}; one of {', '.join(get_args(Phase))}")
+        if self._open is not None:
+            raise RuntimeError(f"phase {name!r} begins inside another; close that one first")
+        spent = self._open = self.spent.setdefault(name, Spent())
+        memory = _start_memory(self.device)
+        began = self._now()
+        try:
+            yield spent
+        finally:
+            spent.seconds += self._now() - began
+            spent.peak_bytes = _larger(spent.peak_bytes, _peak_bytes(self.device, memory))
+            self._open = None
+
+    def images(self, count: int) -> None:
+        """Charge images drawn.
+
+        Raises:
+            RuntimeError: outside any phase.
+            ValueError: if the count is negative.
+        """
+        self._charged(count).images += count
+
+    def passes(self, n_images: int, macs_per_image: int, *, backward: bool) -> None:
+        """Charge a forward pass, and the backward pass that follows it.
+
+        Args:
+            n_images: images in the batch.
+            macs_per_image: multiply-adds of one forward pass for one image.
+            backward: whether gradients are computed; they cost twice the forward pass.
+
+        Raises:
+            RuntimeError: outside any phase.
+            ValueError: if a number is negative.
+        """
+        macs = n_images * macs_per_image
+        spent = self._charged(macs)
+        spent.macs_forward += macs
+        if backward:
+            spent.macs_backward += BACKWARD_MACS * macs
+
+    def total(self) -> Spent:
+        """Sums over all phases; the peak is the highest of any phase."""
+        total = Spent()
+        for spent in self.spent.values():
+            total.images += spent.images
+            total.macs_forward += spent.macs_forward
+            total.macs_backward += spent.macs_backward
+            total.seconds += spent.seconds
+            total.peak_bytes = _larger(total.peak_bytes, spent.peak_bytes)
+        return total
+
+    def to_json(self) -> dict[str, dict[str, int | float | None]]:
+        """The phases in the order in which they were first opened."""
+        return {name: spent.to_json() for name, spent in self.spent.items()}
+
+    def _charged(self, amount: int) -> Spent:
+        if self._open is None:
+            raise RuntimeError("a charge outside any phase; wrap the work in `meter.phase(name)`")
+        if amount < 0:
+            raise ValueError(f"a charge of {amount} is negative")
+        return self._open
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _start_memory(device: torch.device) -> int | None:
+    """Reset the peak that the system keeps; returns the resident bytes held now, on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return None
+    try:
+        _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set, and nothing else
+    except OSError:
+        return None
+    return _resident_bytes("VmRSS")
+
+
+def _peak_bytes(device: torch.device, started_at: int | None) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if started_at is None:
+        return None
+    highest = _resident_bytes("VmHWM")
+    return None if highest is None else max(0, highest - started_at)
+
+
+def _resident_bytes(field: str) -> int | None:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return 1024 * int(found[0]) if found else None
+
+
+def _larger(first: int | None, second: int | None) -> int | None:
+    known = [value for value in (first, second) if value is not None]
+    return max(known, default=None)
