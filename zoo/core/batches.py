@@ -1,0 +1,312 @@
+"""Batches that follow from (seed, epoch) alone, from memory, from files or from anyone's loader."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = [
+    "Augment",
+    "Batch",
+    "BatchSource",
+    "Batches",
+    "ImageTensors",
+    "LoaderBatches",
+    "Sample",
+    "crop_and_flip",
+    "fixed_random",
+    "shift",
+    "stream_seed",
+]
+
+Batch = tuple[Tensor, Tensor]
+Sample = tuple[Tensor, int]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def stream_seed(*names: int | str) -> int:
+    """A seed in [0, 2**63) for the stream with these names; other names, independent stream."""
+    text = "/".join(map(str, names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+class BatchSource(Protocol):
+    """Batches by epoch: the same ones for the same epoch, however often they are asked for."""
+
+    batch_size: int
+
+    @property
+    def num_images(self) -> int:
+        """Images in one epoch."""
+
+    def __len__(self) -> int:
+        """Batches in one epoch."""
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Images, shape (N, C, H, W), and labels, shape (N,), of one epoch."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTensors(Dataset[Sample]):
+    """A set that is held in memory.
+
+    Attributes:
+        images: uint8, shape (N, C, H, W).
+        labels: int64, shape (N,).
+        mean: of each channel, in [0, 1].
+        std: of each channel, in [0, 1].
+        augment: what training does to a batch of images; None for nothing.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.normalise(self.images[index][None])[0], int(self.labels[index])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Float images with the set's mean 0 and deviation 1, same shape."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1) * 255.0
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1) * 255.0
+        return images.float().sub_(mean).div_(std)
+
+    def select(self, index: Sequence[int] | np.ndarray, augment: Augment | None) -> ImageTensors:
+        """The images at these positions, in this order, with another augmentation."""
+        chosen = torch.as_tensor(np.asarray(index), dtype=torch.long)
+        return ImageTensors(self.images[chosen], self.labels[chosen], self.mean, self.std, augment)
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """CIFAR's augmentation: a random crop of the zero-padded image, mirrored every other time.
+
+    Args:
+        images: shape (N, C, H, W).
+        generator: on the CPU; draws the offset and the mirroring of each image.
+        padding: pixels added on each side.
+
+    Returns:
+        New images, same shape and type.
+    """
+    moved = shift(images, generator, pixels=padding)
+    is_flipped = torch.randint(2, (len(images), 1, 1, 1), generator=generator).bool()
+    return torch.where(is_flipped.to(images.device), moved.flip(-1), moved)
+
+
+def shift(images: Tensor, generator: torch.Generator, pixels: int = 2) -> Tensor:
+    """Each image moved by its own whole number of pixels; what moves in is zero.
+
+    Args:
+        images: shape (N, C, H, W).
+        generator: on the CPU; draws the offsets.
+        pixels: largest move in each direction.
+
+    Returns:
+        New images, same shape and type.
+    """
+    n, channels, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (pixels, pixels, pixels, pixels))
+    offset = torch.randint(2 * pixels + 1, (2, n), generator=generator).to(images.device)
+    rows = offset[0][:, None] + torch.arange(height, device=images.device)
+    columns = offset[1][:, None] + torch.arange(width, device=images.device)
+    rows = rows[:, None, :, None].expand(n, channels, height, padded.shape[3])
+    columns = columns[:, None, None, :].expand(n, channels, height, width)
+    return padded.gather(2, rows).gather(3, columns)
+
+
+class Batches:
+    """Batches of a set that follow from (seed, epoch) alone, augmentation included.
+
+    An `ImageTensors` is indexed, augmented and normalised a batch at a time. Any other map-style
+    dataset is read item by item; the random numbers of its transforms are fixed per item, so the
+    number of workers changes nothing but the speed.
+
+    Args:
+        dataset: what to draw from.
+        batch_size: images per batch; the last one may be smaller.
+        seed: of order and augmentation.
+        shuffle: a new order each epoch; otherwise the set's own.
+        augment: in place of the set's own; for `ImageTensors` only.
+        device: where the batches go.
+        drop_last: leave out a smaller last batch.
+        workers: processes that read a dataset which is not in memory.
+
+    Raises:
+        ValueError: for an empty set, a batch size below 1, or an epoch without a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Sample],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        augment: Augment | None = None,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+        workers: int = 0,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.is_shuffled = shuffle
+        self.device = torch.device(device)
+        self.workers = workers
+        self._augment = augment or getattr(dataset, "augment", None)
+        size = len(cast(Sized, dataset))
+        if batch_size < 1:
+            raise ValueError(f"batch size {batch_size} is below 1")
+        self.num_images = size - size % batch_size if drop_last else size
+        if self.num_images == 0:
+            raise ValueError(
+                f"{size} images make no batch of {batch_size}; add images or lower the batch size"
+            )
+        if augment is not None and not isinstance(dataset, ImageTensors):
+            raise ValueError("augment works on sets in memory; put it into the dataset's transform")
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self.batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """Positions in the dataset, in the order of the epoch, shape (num_images,)."""
+        size = len(cast(Sized, self.dataset))
+        if not self.is_shuffled:
+            return torch.arange(self.num_images)
+        generator = _generator("order", self.seed, epoch)
+        return torch.randperm(size, generator=generator)[: self.num_images]
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Images, float, shape (N, C, H, W), and labels, int64, shape (N,), on the device."""
+        if isinstance(self.dataset, ImageTensors):
+            return self._from_memory(self.dataset, index)
+        return self._from_items(index)
+
+    def _from_memory(self, dataset: ImageTensors, epoch: int) -> Iterator[Batch]:
+        generator = _generator("augment", self.seed, epoch)
+        for chosen in self.order(epoch).split(self.batch_size):
+            images = dataset.images[chosen].to(self.device)
+            if self._augment is not None:
+                images = self._augment(images, generator)
+            yield dataset.normalise(images), dataset.labels[chosen].to(self.device)
+
+    def _from_items(self, epoch: int) -> Iterator[Batch]:
+        loader = DataLoader(
+            _FixedItems(self.dataset, self.seed, epoch),
+            batch_size=self.batch_size,
+            sampler=self.order(epoch).tolist(),
+            num_workers=self.workers,
+            generator=_generator("loader", self.seed, epoch),
+            pin_memory=self.device.type == "cuda",
+        )
+        for images, labels in loader:
+            yield _to_device(images, labels, self.device)
+
+
+class LoaderBatches:
+    """Anyone's DataLoader behind the same interface.
+
+    Random numbers that the loader draws in this process, from its own generators or the global
+    ones, are fixed by (seed, epoch), and the global ones are put back after each batch. A sampler
+    with `set_epoch` is told the epoch.
+
+    Args:
+        loader: yields (images, labels), shapes (N, C, H, W) and (N,).
+        seed: of the random numbers.
+        device: where the batches go.
+
+    Raises:
+        ValueError: if the loader has no length or no batch.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],  # torch's loader is typed by its dataset, which may be any
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not hasattr(loader, "dataset") or not hasattr(loader.dataset, "__len__"):
+            raise ValueError("the loader's dataset has no length; pass a map-style dataset")
+        self.loader = loader
+        self.seed = seed
+        self.device = torch.device(device)
+        self.num_images = len(loader.dataset)
+        if len(loader) == 0:
+            raise ValueError("the loader yields no batch; check its dataset and drop_last")
+        self.batch_size = loader.batch_size or -(-self.num_images // len(loader))
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Images, shape (N, C, H, W), and labels, int64, shape (N,), on the device."""
+        sampler = self.loader.sampler
+        for generator in (self.loader.generator, getattr(sampler, "generator", None)):
+            if generator is not None:
+                generator.manual_seed(stream_seed("loader", self.seed, index))
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(index)
+        with fixed_random("loader", self.seed, index, "start"):
+            batches = iter(self.loader)
+        for number in range(len(self.loader)):
+            with fixed_random("loader", self.seed, index, number):
+                images, labels = next(batches)
+            yield _to_device(images, labels, self.device)
+
+
+@contextmanager
+def fixed_random(*names: int | str) -> Iterator[None]:
+    """Python's, numpy's and torch's global CPU generators at a fixed state, put back at the end."""
+    seed = stream_seed(*names)
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+@dataclass
+class _FixedItems(Dataset[Sample]):
+    """A dataset whose transforms draw the same numbers for (seed, epoch, item) in any process."""
+
+    dataset: Dataset[Sample]
+    seed: int
+    epoch: int
+
+    def __getitem__(self, index: int) -> Sample:
+        with fixed_random("item", self.seed, self.epoch, index):
+            return self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.dataset))
+
+
+def _generator(*names: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(stream_seed(*names))
+
+
+def _to_device(images: Tensor, labels: Tensor, device: torch.device) -> Batch:
+    return (
+        images.to(device, non_blocking=True),
+        torch.as_tensor(labels, dtype=torch.long).to(device, non_blocking=True),
+    )

@@ -1,0 +1,423 @@
+"""Named sets with a search split held out, and what a method may see of them.
+
+A method sees `MeteredData`: training and search batches, each charged when drawn. The test split is
+a `TestSplit`, which opens once and which only the protocol holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Subset
+
+from zoo.core.batches import (
+    Augment,
+    Batch,
+    Batches,
+    BatchSource,
+    ImageTensors,
+    LoaderBatches,
+    Sample,
+    crop_and_flip,
+    shift,
+    stream_seed,
+)
+from zoo.core.digits import cluttered_digits, digits
+from zoo.core.errors import unknown_name
+from zoo.core.meter import Meter
+
+__all__ = [
+    "Batches",
+    "ImageTensors",
+    "LoaderBatches",
+    "MeteredBatches",
+    "MeteredData",
+    "Splits",
+    "TestSplit",
+    "check_classes",
+    "list_datasets",
+    "load_splits",
+]
+
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2470, 0.2435, 0.2616)
+DIGITS_MEAN, DIGITS_STD = (0.3, 0.3, 0.3), (0.35, 0.35, 0.35)
+CLUTTERED_MEAN, CLUTTERED_STD = (0.55, 0.55, 0.55), (0.22, 0.22, 0.22)
+
+# Without a size of its own, a search split takes this share of the training images.
+SEARCH_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A named set in three parts.
+
+    Attributes:
+        name: as given to `load_splits`.
+        train: training images; an `ImageTensors` carries its augmentation.
+        search: held out of the training images, for decisions; not augmented.
+        test: the set's own test images; only the protocol may use them, through `TestSplit`.
+        num_classes: number of labels.
+        input_size: (C, H, W) of one image.
+    """
+
+    name: str
+    train: Dataset[Sample]
+    search: Dataset[Sample]
+    test: Dataset[Sample]
+    num_classes: int
+    input_size: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `load_splits`, for the loader of one set."""
+
+    name: str
+    path: Path | None
+    seed: int
+    image_size: int | None
+    train_size: int | None
+    search_size: int | None
+    test_size: int | None
+    is_download_allowed: bool
+
+
+def list_datasets() -> tuple[str, ...]:
+    """Names that `load_splits` knows, sorted."""
+    return tuple(sorted(_LOADERS))
+
+
+def load_splits(
+    name: str,
+    *,
+    path: str | Path | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+    train_size: int | None = None,
+    search_size: int | None = None,
+    test_size: int | None = None,
+    download: bool = False,
+) -> Splits:
+    """A named set, with a search split held out of its training images.
+
+    Args:
+        name: `"digits"` and `"cluttered_digits"` are made in memory; `"cifar10"` and `"cifar100"`
+            are torchvision's files; `"imagefolder"` and `"imagenet"` are folders `train` and
+            `val` with one folder of images per class.
+        path: where the files are; not for the sets made in memory.
+        seed: of the choice of the search split; the images and the test split do not depend on it.
+        image_size: side in pixels; the set's own if None. CIFAR has 32 only.
+        train_size: training images, after the search split was taken; all if None.
+        search_size: images of the search split, a tenth of the training images if None.
+        test_size: test images; all if None.
+        download: let torchvision fetch CIFAR into `path`.
+
+    Returns:
+        The three parts; the classes of the search split are as frequent as in the training images.
+
+    Raises:
+        ValueError: for an unknown name, or sizes that the set cannot give.
+        FileNotFoundError: for a path that is missing or holds no images.
+    """
+    if name not in _LOADERS:
+        raise unknown_name("dataset", name, _LOADERS)
+    for what, size in (("train", train_size), ("search", search_size), ("test", test_size)):
+        if size is not None and size < 1:
+            raise ValueError(f"{what}_size {size} is below 1; leave it out to take all there is")
+    chosen = None if path is None else Path(path).expanduser()
+    request = _Request(name, chosen, seed, image_size, train_size, search_size, test_size, download)
+    return _LOADERS[name](request)
+
+
+class MeteredBatches:
+    """Batches that charge the meter for each image drawn.
+
+    Args:
+        source: where the batches come from.
+        meter: charged in the phase that is open when a batch is drawn.
+    """
+
+    def __init__(self, source: BatchSource, meter: Meter) -> None:
+        self._source = source
+        self._meter = meter
+        self.batch_size = source.batch_size
+        self.num_images = source.num_images
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """The source's batches of that epoch."""
+        for images, labels in self._source.epoch(index):
+            self._meter.images(len(images))
+            yield images, labels
+
+
+class MeteredData:
+    """All the data that a method may see; there is no way from here to the test split.
+
+    Args:
+        train: training batches.
+        search: batches of the split that is held out for decisions.
+        meter: charged for every image.
+    """
+
+    def __init__(self, train: BatchSource, search: BatchSource, meter: Meter) -> None:
+        self.training = MeteredBatches(train, meter)
+        self.searching = MeteredBatches(search, meter)
+        self.batch_size = train.batch_size
+        self.num_train = train.num_images
+        self.num_search = search.num_images
+
+    def train(self, n_batches: int | None = None, epoch: int = 0) -> Iterator[Batch]:
+        """Training batches.
+
+        Args:
+            n_batches: how many, going on into the next epochs; one epoch if None.
+            epoch: where to begin.
+
+        Returns:
+            Images, shape (N, C, H, W), and labels, shape (N,), charged as they are drawn.
+        """
+        if n_batches is None:
+            return self.training.epoch(epoch)
+        return islice(self._train_from(epoch), n_batches)
+
+    def search(self) -> Iterator[Batch]:
+        """One pass over the search split, in a fixed order, as `train` returns batches."""
+        return self.searching.epoch(0)
+
+    def _train_from(self, epoch: int) -> Iterator[Batch]:
+        while True:
+            yield from self.training.epoch(epoch)
+            epoch += 1
+
+
+@dataclass
+class TestSplit:
+    """The test split; it opens once.
+
+    Attributes:
+        dataset_once: the split, until it is opened.
+    """
+
+    __test__ = False  # not a test case, for pytest
+
+    dataset_once: Dataset[Sample] | None = field(repr=False)
+
+    def open(self) -> Dataset[Sample]:
+        """The split.
+
+        Raises:
+            RuntimeError: the second time.
+        """
+        if self.dataset_once is None:
+            raise RuntimeError("the test split was opened before; a run reads it once, at the end")
+        dataset, self.dataset_once = self.dataset_once, None
+        return dataset
+
+
+def check_classes(dataset: str, num_classes: int, head: int) -> None:
+    """Refuse a classifier that has another number of outputs than the set has classes.
+
+    Raises:
+        ValueError: if the two numbers differ.
+    """
+    if num_classes != head:
+        raise ValueError(
+            f"{dataset} has {num_classes} classes and the model's head has {head} outputs; create "
+            f"the model with num_classes={num_classes} or call reset_classifier({num_classes})"
+        )
+
+
+def hold_out(
+    labels: np.ndarray, *, seed: int, search_size: int | None, train_size: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the training and of the search images.
+
+    Args:
+        labels: of all images, shape (N,).
+        seed: of the choice.
+        search_size: images to hold out; a tenth if None.
+        train_size: images to train on; all others if None.
+
+    Returns:
+        Two ascending arrays without a common element. Every class gives the search split the same
+        share of its images, to within one image; so, too, for a training set that is cut.
+
+    Raises:
+        ValueError: if there are too few images.
+    """
+    n_search = round(SEARCH_SHARE * len(labels)) if search_size is None else search_size
+    n_train = len(labels) - n_search if train_size is None else train_size
+    if n_search < 1 or n_train < 1 or n_search + n_train > len(labels):
+        raise ValueError(
+            f"{len(labels)} images cannot give {n_train} for training and {n_search} for search; "
+            "lower train_size or search_size"
+        )
+    order = _stratified_order(labels, seed)
+    return np.sort(order[n_search : n_search + n_train]), np.sort(order[:n_search])
+
+
+def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """A random order of which every beginning has all classes in their own proportions."""
+    rng = np.random.default_rng(stream_seed("search split", seed))
+    shuffled = rng.permutation(len(labels))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[shuffled] == label)
+        place[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
+    return shuffled[np.argsort(place, kind="stable")]
+
+
+def _load_digits(request: _Request) -> Splits:
+    size = request.image_size or 32
+    tensors = [
+        ImageTensors(*digits(part, size), DIGITS_MEAN, DIGITS_STD) for part in ("train", "test")
+    ]
+    return _split_tensors(request, tensors[0], tensors[1], shift)
+
+
+def _load_cluttered(request: _Request) -> Splits:
+    size = request.image_size or 32
+    n_search = request.search_size or 1_000
+    n_train = request.train_size or 8_000
+    pool = cluttered_digits("train", n_train + n_search, size)
+    test = cluttered_digits("test", request.test_size or 2_000, size)
+    return _split_tensors(
+        replace(request, train_size=n_train, search_size=n_search),
+        ImageTensors(*pool, CLUTTERED_MEAN, CLUTTERED_STD),
+        ImageTensors(*test, CLUTTERED_MEAN, CLUTTERED_STD),
+        shift,
+    )
+
+
+def _load_cifar(request: _Request) -> Splits:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    if request.image_size not in (None, 32):
+        raise ValueError(f"{request.name} has 32 x 32 images, not {request.image_size}")
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[request.name]
+    path = _needed_path(request, is_created=request.is_download_allowed)
+    parts = []
+    for is_train in (True, False):
+        try:
+            part = kind(str(path), train=is_train, download=request.is_download_allowed)
+        except RuntimeError as error:
+            raise FileNotFoundError(
+                f"{path} holds no {request.name} (looked for {kind.base_folder}/); point path at "
+                "the folder that torchvision filled, or pass download=True"
+            ) from error
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{request.name} could not be downloaded into {path} ({error}); fetch "
+                f"{kind.url} elsewhere and unpack it there"
+            ) from error
+        images = torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)))
+        parts.append(ImageTensors(images, torch.tensor(part.targets), CIFAR_MEAN, CIFAR_STD))
+    return _split_tensors(request, parts[0], parts[1], crop_and_flip)
+
+
+def _split_tensors(
+    request: _Request, pool: ImageTensors, test: ImageTensors, augment: Augment
+) -> Splits:
+    train, search = hold_out(
+        pool.labels.numpy(),
+        seed=request.seed,
+        search_size=request.search_size,
+        train_size=request.train_size,
+    )
+    _, channels, height, width = pool.images.shape
+    return Splits(
+        name=request.name,
+        train=pool.select(train, augment),
+        search=pool.select(search, None),
+        test=test.select(_test_positions(test.labels.numpy(), request.test_size), None),
+        num_classes=_CLASSES[request.name],
+        input_size=(channels, height, width),
+    )
+
+
+def _load_folders(request: _Request) -> Splits:
+    from timm.data import create_dataset, create_transform
+
+    path = _needed_path(request)
+    size = request.image_size or 224
+    shape = (3, size, size)
+    augmented = create_transform(shape, is_training=True, hflip=0.5)
+    plain = create_transform(shape, is_training=False)
+    parts = {}
+    for part, folder, transform in (
+        ("train", "train", augmented),
+        ("search", "train", plain),
+        ("test", "val", plain),
+    ):
+        root = path / folder
+        _check_folder(root)
+        parts[part] = create_dataset("", root=str(root), transform=transform)
+    classes, test_classes = (parts[part].reader.class_to_idx for part in ("train", "test"))
+    if classes != test_classes:
+        other = sorted(set(classes) ^ set(test_classes))
+        raise ValueError(f"train and val under {path} differ in their classes: {other[:5]}")
+    labels = np.array([label for _, label in parts["train"].reader.samples])
+    train, search = hold_out(
+        labels, seed=request.seed, search_size=request.search_size, train_size=request.train_size
+    )
+    test_labels = np.array([label for _, label in parts["test"].reader.samples])
+    return Splits(
+        name=request.name,
+        train=Subset(parts["train"], train.tolist()),
+        search=Subset(parts["search"], search.tolist()),
+        test=Subset(parts["test"], _test_positions(test_labels, request.test_size).tolist()),
+        num_classes=len(classes),
+        input_size=shape,
+    )
+
+
+def _test_positions(labels: np.ndarray, test_size: int | None) -> np.ndarray:
+    """All images, or a fixed stratified choice of them, ascending."""
+    if test_size is None:
+        return np.arange(len(labels))
+    if test_size > len(labels):
+        raise ValueError(f"test_size {test_size} is above the {len(labels)} test images there are")
+    return np.sort(_stratified_order(labels, 0)[:test_size])
+
+
+def _needed_path(request: _Request, *, is_created: bool = False) -> Path:
+    if request.path is None:
+        raise FileNotFoundError(f"{request.name} is read from files; pass path=, its folder")
+    if not request.path.exists() and not is_created:
+        raise FileNotFoundError(
+            f"{request.path} does not exist; pass the folder that holds {request.name} as path="
+        )
+    return request.path
+
+
+def _check_folder(root: Path) -> None:
+    """Refuse a folder without class folders that hold images, with the way out."""
+    from timm.data.readers.img_extensions import get_img_extensions
+
+    layout = f"expected {root}/<class name>/<image>"
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} does not exist; {layout}")
+    suffixes = get_img_extensions(as_set=True)
+    if not any(file.suffix.lower() in suffixes for file in root.glob("*/**/*")):
+        raise FileNotFoundError(f"{root} holds no images; {layout}")
+
+
+_CLASSES = {"digits": 10, "cluttered_digits": 10, "cifar10": 10, "cifar100": 100}
+
+_LOADERS: dict[str, Callable[[_Request], Splits]] = {
+    "digits": _load_digits,
+    "cluttered_digits": _load_cluttered,
+    "cifar10": _load_cifar,
+    "cifar100": _load_cifar,
+    "imagefolder": _load_folders,
+    "imagenet": _load_folders,
+}
