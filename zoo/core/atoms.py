@@ -1,0 +1,99 @@
+"""Channel positions, what is known of them, and the record of one pass over a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+__all__ = ["FIXED", "Atoms", "Labels", "Op", "Product", "Trace"]
+
+FIXED = -1
+Labels = dict[int, Tensor]  # dimension -> atom of every position, int64, shape (size,)
+
+
+@dataclass
+class Atoms:
+    """Positions along channel dimensions, and the facts that the operators state about them."""
+
+    count: int = 0
+    united: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    pinned: list[tuple[Tensor, str]] = field(default_factory=list)
+    mixed: list[tuple[Tensor, str]] = field(default_factory=list)
+    added: list[Tensor] = field(default_factory=list)
+
+    def new(self, size: int) -> Tensor:
+        """Return ``size`` fresh atoms, shape (size,)."""
+        self.count += size
+        return torch.arange(self.count - size, self.count)
+
+    def unite(self, left: Tensor, right: Tensor, where: str) -> None:
+        """Declare two labels of equal shape to be the same channels, position by position."""
+        left, right = left.flatten(), right.flatten()
+        free = (left != FIXED) & (right != FIXED)
+        self.united.append((left[free], right[free]))
+        self.pin(left[right == FIXED], f"joined with fixed channels in {where}")
+        self.pin(right[left == FIXED], f"joined with fixed channels in {where}")
+
+    def tie(self, label: Tensor, parts: int, where: str) -> Tensor:
+        """Unite position j of all ``parts`` equal parts of ``label``; return the first part."""
+        rows = label.reshape(parts, -1)
+        self.unite(rows[1:], rows[:1].expand_as(rows[1:]), where)
+        return rows[0]
+
+    def pin(self, label: Tensor, reason: str) -> None:
+        """Declare channels unremovable; the first reason given is the one reported."""
+        label = label[label != FIXED]
+        if len(label):
+            self.pinned.append((label, reason))
+
+    def mix(self, label: Tensor, reason: str) -> None:
+        """Declare that an operator computes each channel of ``label`` from its neighbours."""
+        label = label[label != FIXED]
+        if len(label):
+            self.mixed.append((label, reason))
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator call: what ran, in which module, and (shape, labels) of what it read and made."""
+
+    name: str
+    module: str
+    inputs: tuple[tuple[tuple[int, ...], Labels], ...]
+    outputs: tuple[tuple[tuple[int, ...], Labels], ...]
+
+
+@dataclass(frozen=True)
+class Product:
+    """MACs of one call of a layer: ``factor`` times the sizes of the labelled dimensions."""
+
+    module: str
+    factor: int
+    labels: tuple[Tensor, ...]
+
+
+@dataclass
+class Trace:
+    """What one pass over a network tells.
+
+    Attributes:
+        atoms: the channel positions and the facts about them.
+        shapes: shape of every parameter and buffer, by name.
+        parameters: names of the parameters, without the buffers.
+        tensors: labels of every parameter and buffer, by name.
+        roles: (tensor name, dimension) -> what a layer uses it for, in order of execution.
+        ops: the operator calls in order.
+        products: MACs of convolutions and linear layers.
+        depthwise: paths of modules that ran a depthwise convolution.
+    """
+
+    atoms: Atoms = field(default_factory=Atoms)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    parameters: list[str] = field(default_factory=list)
+    tensors: dict[str, Labels] = field(default_factory=dict)
+    roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    ops: list[Op] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    depthwise: set[str] = field(default_factory=set)

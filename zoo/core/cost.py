@@ -1,0 +1,185 @@
+"""CostModel: exact multiply-adds and parameters of any configuration, without building it.
+
+One multiply-add counts one (torchvision's convention; papers' "FLOPs" are usually this). Counted are
+convolutions and linear layers, as in the published figures; batch normalisation, activations,
+biases, and products of two activations are not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from zoo.core.config import SubnetConfig
+from zoo.core.space import ChannelSpace
+
+__all__ = ["Budget", "CostModel", "Metric"]
+
+Metric = Literal["macs", "params"]
+_EXACT = 2**53  # integers up to here are exact in float64
+_CHUNK = 2048  # configurations at a time: their layer sizes fit a processor's cache
+
+
+class CostModel:
+    """Cost of configurations of one space.
+
+    The size of every dimension is linear in the widths of the groups, and a layer's MACs are the
+    product of a few of them: whole populations cost two matrix products.
+
+    Args:
+        space: the channel space.
+
+    Raises:
+        ValueError: if the network is too large for exact arithmetic (above 9e15 MACs).
+    """
+
+    def __init__(self, space: ChannelSpace) -> None:
+        self.space = space
+        table = space.table
+        groups = len(space.groups)
+        slopes = np.zeros((len(table.axes), groups), dtype=np.int64)
+        fixed = np.zeros(len(table.axes), dtype=np.int64)
+        for index, axis in enumerate(table.axes):
+            fixed[index] = np.count_nonzero(axis.group < 0)
+            positions = np.bincount(axis.group[axis.group >= 0], minlength=groups)
+            slopes[index] = positions // np.maximum(space.sizes, 1)
+        self._macs = _Products(slopes, fixed, [(factor, axes) for _, factor, axes in table.products])
+        self._params = _Products(slopes, fixed, _parameter_products(space))
+        self.full_macs = self.macs(SubnetConfig.full())
+        self.full_params = self.params(SubnetConfig.full())
+        if max(self.full_macs, self.full_params) >= _EXACT:
+            raise ValueError(f"{self.full_macs} MACs are beyond exact arithmetic")
+
+    def macs(self, config: SubnetConfig) -> int:
+        """Return the multiply-adds of one image through the subnet."""
+        return int(self.macs_of_widths(config.widths(self.space)[None])[0])
+
+    def params(self, config: SubnetConfig) -> int:
+        """Return the number of parameters of the rebuilt subnet."""
+        return int(self.params_of_widths(config.widths(self.space)[None])[0])
+
+    def macs_of_widths(self, widths: Any) -> np.ndarray:
+        """Return the multiply-adds of many configurations, int64, shape (n,).
+
+        Args:
+            widths: kept counts, integers, shape (n, G), columns in the order of ``space.groups``.
+        """
+        return self._macs(self._checked(widths))
+
+    def params_of_widths(self, widths: Any) -> np.ndarray:
+        """Return the parameter counts of many configurations, int64, shape (n,)."""
+        return self._params(self._checked(widths))
+
+    def _checked(self, widths: Any) -> np.ndarray:
+        array = np.asarray(widths)
+        if array.ndim != 2 or array.shape[1] != len(self.space.groups):
+            raise ValueError(
+                f"widths have shape {array.shape}; it must be (n, {len(self.space.groups)}), "
+                "a column for each group"
+            )
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"widths are {array.dtype}; they must be integers")
+        if array.size and (array.min() < 1 or (array.max(axis=0) > self.space.sizes).any()):
+            raise ValueError("a width is below 1 or above the size of its group")
+        return array
+
+
+class _Products:
+    """Sums of products of dimensions that are linear in the widths."""
+
+    def __init__(
+        self, slopes: np.ndarray, fixed: np.ndarray, products: list[tuple[int, tuple[int, ...]]]
+    ) -> None:
+        # Products of equal dimensions are added up, and constant dimensions leave the sum.
+        merged: dict[tuple[int, ...], int] = {}
+        for factor, axes in products:
+            moving = tuple(sorted(axis for axis in axes if slopes[axis].any()))
+            factor *= math.prod(int(fixed[axis]) for axis in axes if not slopes[axis].any())
+            merged[moving] = merged.get(moving, 0) + factor
+        self._constant = merged.pop((), 0)
+        order = max((len(axes) for axes in merged), default=0)
+        one = len(fixed)  # an appended dimension of size 1 pads short products
+        self._factors = np.array(list(merged.values()), dtype=np.float64)
+        padded = [axes + (one,) * (order - len(axes)) for axes in merged]
+        slope = np.pad(slopes, ((0, 1), (0, 0))).T.astype(np.float64)
+        columns = [np.array(axes, dtype=np.int64) for axes in zip(*padded, strict=True)]
+        self._slopes = [slope[:, axes] for axes in columns]  # for every factor (G, products)
+        self._fixed = [np.append(fixed, 1).astype(np.float64)[axes] for axes in columns]
+
+    def __call__(self, widths: np.ndarray) -> np.ndarray:
+        total = np.full(len(widths), self._constant, dtype=np.int64)
+        for start in range(0, len(widths) if self._slopes else 0, _CHUNK):
+            chunk = widths[start : start + _CHUNK].astype(np.float64)
+            product = chunk @ self._slopes[0] + self._fixed[0]
+            for slopes, fixed in zip(self._slopes[1:], self._fixed[1:], strict=True):
+                size = chunk @ slopes
+                size += fixed
+                product *= size
+            total[start : start + _CHUNK] += (product @ self._factors).astype(np.int64)
+        return total
+
+
+def _parameter_products(space: ChannelSpace) -> list[tuple[int, tuple[int, ...]]]:
+    products = []
+    for name in space.table.parameters:
+        shape = space.table.shapes[name]
+        axes = {d: space.table.tensors[name, d] for d in (0, 1) if (name, d) in space.table.tensors}
+        rest = math.prod(size for dim, size in enumerate(shape) if dim not in axes)
+        products.append((rest, tuple(axes.values())))
+    return products
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper limit of a cost.
+
+    Args:
+        metric: what is limited: "macs" or "params".
+        limit: the limit, in multiply-adds or parameters.
+    """
+
+    metric: Metric
+    limit: int
+
+    @classmethod
+    def parse(cls, value: float, cost: CostModel, metric: Metric = "macs") -> Budget:
+        """Return the budget that a number means for a network.
+
+        Args:
+            value: at most 1, a keep ratio of the parent's cost; above 1, an absolute limit.
+            cost: the parent's cost model.
+            metric: what is limited.
+
+        Raises:
+            ValueError: if the value is not a positive number, or above the parent's cost.
+        """
+        full = cost.full_macs if metric == "macs" else cost.full_params
+        if not math.isfinite(value) or value <= 0:
+            raise ValueError(
+                f"budget {value} is not a positive number; give a keep ratio up to 1 or a "
+                f"number of {metric} up to {full:,}"
+            )
+        limit = math.floor(value * full) if value <= 1 else int(value)
+        if limit > full:
+            raise ValueError(
+                f"budget {limit:,} {metric} is above the parent's {full:,}; nothing would be "
+                "pruned"
+            )
+        return cls(metric, limit)
+
+    def cost(self, cost: CostModel, config: SubnetConfig) -> int:
+        """Return the cost of ``config`` in the metric of the budget."""
+        return cost.macs(config) if self.metric == "macs" else cost.params(config)
+
+    def cost_of_widths(self, cost: CostModel, widths: Any) -> np.ndarray:
+        """Return the costs of many configurations, int64, shape (n,), for widths (n, G)."""
+        if self.metric == "macs":
+            return cost.macs_of_widths(widths)
+        return cost.params_of_widths(widths)
+
+    def full(self, cost: CostModel) -> int:
+        """Return the parent's cost in the metric of the budget."""
+        return cost.full_macs if self.metric == "macs" else cost.full_params

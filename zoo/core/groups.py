@@ -1,0 +1,373 @@
+"""From a trace to the table of channel groups that surgery, supernet and cost all read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from zoo.core.atoms import FIXED, Atoms, Trace
+from zoo.core.config import SubnetConfig
+
+__all__ = ["Axis", "ChannelGroup", "ChannelTable", "Follower", "Member", "Pinned", "components"]
+
+Role = Literal[
+    "out", "in", "depthwise", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_var", "other"
+]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A dimension of a parameter or buffer along which the channels of a group lie.
+
+    Attributes:
+        tensor: state-dict name.
+        dim: the dimension.
+        index: positions of every channel, int64, shape (size, positions per channel).
+        role: what the layer uses it for: "out" are the weights that make the channel, "in" those
+            that read it, "depthwise" those of a depthwise convolution.
+    """
+
+    tensor: str
+    dim: int
+    index: np.ndarray = field(repr=False, compare=False)
+    role: Role
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that are kept or dropped together across the layers that make and read them.
+
+    Attributes:
+        name: module path of the first layer that makes these channels.
+        size: number of channels that can be dropped one by one. A channel of a grouped
+            convolution stands for one channel of each of its groups.
+        stage, block: ordinals as timm's ``group_matcher`` counts them (coarse and fine, the stem
+            is 0), None where the model has no matcher.
+        residual: whether an addition joins the outputs of several layers in this group.
+        exact: whether dropping a channel leaves the other channels of the group as they are.
+        members: every place where these channels lie, in order of execution.
+    """
+
+    name: str
+    size: int
+    stage: int | None
+    block: int | None
+    residual: bool
+    exact: bool
+    members: tuple[Member, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """Channels of the layer ``where`` that cannot be dropped, and why."""
+
+    where: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension in terms of groups: which channel lies at each position.
+
+    Attributes:
+        group: index of the group at every position, -1 where it is fixed, int64, shape (size,).
+        channel: index of the channel within its group, int64, shape (size,).
+    """
+
+    group: np.ndarray
+    channel: np.ndarray
+
+    def kept(self, masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """Return the kept positions, ascending, or None if all are kept.
+
+        Args:
+            masks: for every group its boolean keep mask, shape (size of the group,), or None.
+        """
+        mask = np.ones(len(self.group), dtype=bool)
+        for index in np.unique(self.group):
+            chosen = masks[index] if index >= 0 else None
+            if chosen is not None:
+                here = self.group == index
+                mask[here] = chosen[self.channel[here]]
+        return None if mask.all() else np.flatnonzero(mask)
+
+
+@dataclass(frozen=True)
+class Follower:
+    """Sizes that a module may hold as an attribute, and the axes that they measure."""
+
+    module: str
+    sizes: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChannelTable:
+    """Groups, and where each of them lies.
+
+    Attributes:
+        groups: the prunable groups in order of execution.
+        pinned: what is not prunable.
+        axes: the distinct dimensions of the network.
+        tensors: (state-dict name, dimension) -> index of its axis.
+        shapes: shape of every parameter and buffer.
+        parameters: names of the parameters, without the buffers.
+        products: MACs of each layer call as (module, factor, indices of axes).
+        followers: attributes that must change with the widths.
+        depthwise: paths of modules that run a depthwise convolution.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    pinned: tuple[Pinned, ...]
+    axes: tuple[Axis, ...]
+    tensors: dict[tuple[str, int], int]
+    shapes: dict[str, tuple[int, ...]]
+    parameters: tuple[str, ...]
+    products: tuple[tuple[str, int, tuple[int, ...]], ...]
+    followers: tuple[Follower, ...]
+    depthwise: frozenset[str]
+
+    def kept_positions(self, config: SubnetConfig) -> list[np.ndarray | None]:
+        """Return for every axis the positions that ``config`` keeps, None for all of them."""
+        masks: list[np.ndarray | None] = []
+        for group in self.groups:
+            kept = config.keep.get(group.name)
+            mask = None
+            if kept is not None and len(kept) < group.size:
+                mask = np.zeros(group.size, dtype=bool)
+                mask[list(kept)] = True
+            masks.append(mask)
+        return [axis.kept(masks) for axis in self.axes]
+
+    @classmethod
+    def build(
+        cls, trace: Trace, *, inexact: bool, stages: dict[str, int], blocks: dict[str, int]
+    ) -> ChannelTable:
+        """Return the table of a trace.
+
+        Args:
+            trace: what the pass over the network told.
+            inexact: free the groups whose channels an operator mixes.
+            stages: stage ordinal of each parameter name; empty if unknown.
+            blocks: block ordinal of each parameter name; empty if unknown.
+        """
+        return _Builder(trace, inexact).table(stages, blocks)
+
+
+def components(atoms: Atoms) -> np.ndarray:
+    """Return the component of every atom, int64, shape (atoms,)."""
+    left = np.concatenate([a.numpy() for a, _ in atoms.united] or [np.empty(0, np.int64)])
+    right = np.concatenate([b.numpy() for _, b in atoms.united] or [np.empty(0, np.int64)])
+    ones = np.ones(len(left), dtype=np.int8)
+    graph = coo_array((ones, (left, right)), shape=(atoms.count, atoms.count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+class _Builder:
+    """Groups the components of a trace; every attribute is indexed by component."""
+
+    def __init__(self, trace: Trace, inexact: bool) -> None:
+        self.trace = trace
+        self.component = components(trace.atoms)
+        self.count = int(self.component.max()) + 1 if len(self.component) else 0
+        self.places = [(n, d) for n, labels in trace.tensors.items() for d in labels]
+        order = {place: i for i, place in enumerate(trace.roles)}
+        self.places.sort(key=lambda place: order.get(place, len(order)))
+        self.mixed = self._first_reason(trace.atoms.mixed)
+        self.reason = self._first_reason(trace.atoms.pinned)
+        if not inexact:
+            for index in np.flatnonzero(self.mixed != ""):
+                self.reason[index] = self.reason[index] or str(self.mixed[index])
+        self.made_by = self._makers()
+        self.group = self._group()
+
+    def _first_reason(self, facts: Iterable[tuple[Tensor, str]]) -> np.ndarray:
+        reasons = np.full(self.count, "", dtype=object)
+        for label, reason in facts:
+            found = np.unique(self.component[label.numpy()])
+            empty = found[reasons[found] == ""]
+            reasons[empty] = reason
+        return reasons
+
+    def _at(self, place: tuple[str, int]) -> np.ndarray:
+        """Return the component at every position of a dimension of a tensor."""
+        name, dim = place
+        return self.component[self.trace.tensors[name][dim].numpy()]
+
+    def _makers(self) -> np.ndarray:
+        """Return for every component the place of the first layer that makes it, -1 if none."""
+        makers = np.full(self.count, -1)
+        for index, place in reversed(list(enumerate(self.places))):
+            if self.trace.roles.get(place) == "out":
+                makers[self._at(place)] = index
+        return makers
+
+    def _group(self) -> np.ndarray:
+        """Return the group of every component: alike are those that lie at the same places.
+
+        Starts with one class and splits it place by place by how often a component lies there.
+        """
+        classes = np.zeros(self.count, dtype=np.int64)
+        following = 1
+        for place in self.places:
+            found, counts = np.unique(self._at(place), return_counts=True)
+            keys = np.stack([classes[found], counts])
+            _, inverse = np.unique(keys, axis=1, return_inverse=True)
+            classes[found] = following + inverse.ravel()
+            following += len(found)
+        free = (self.reason == "") & (self.made_by >= 0)
+        exactness = self.mixed != ""
+        names, group = np.unique(
+            np.stack([classes, exactness]), axis=1, return_inverse=True
+        )
+        group = group.ravel()
+        sizes = np.bincount(group[free], minlength=names.shape[1])
+        single = free & (sizes[group] == 1)
+        self.reason[single] = "a single channel"
+        group[~free | single] = -1
+        return self._in_order(group)
+
+    def _in_order(self, group: np.ndarray) -> np.ndarray:
+        """Number the groups by the place and position at which they are made first."""
+        numbers: dict[int, int] = {}
+        for place in self.places:
+            if self.trace.roles.get(place) == "out":
+                here = group[self._at(place)]
+                for old in here[np.sort(np.unique(here, return_index=True)[1])]:
+                    if old >= 0:
+                        numbers.setdefault(int(old), len(numbers))
+        renumbered = np.full_like(group, -1)
+        for old, new in numbers.items():
+            renumbered[group == old] = new
+        return renumbered
+
+    def _channels(self) -> np.ndarray:
+        """Return the index of every component within its group, in order of position."""
+        channel = np.full(self.count, -1)
+        following = np.zeros(self.group.max(initial=-1) + 1, dtype=np.int64)
+        for place in self.places:
+            if self.trace.roles.get(place) != "out":
+                continue
+            here = self._at(place)
+            here = here[np.sort(np.unique(here, return_index=True)[1])]
+            here = here[(self.group[here] >= 0) & (channel[here] < 0)]
+            for index in np.unique(self.group[here]):
+                new = here[self.group[here] == index]
+                channel[new] = following[index] + np.arange(len(new))
+                following[index] += len(new)
+        return channel
+
+    def table(self, stages: dict[str, int], blocks: dict[str, int]) -> ChannelTable:
+        axes = _Axes(self.component, self.group, self._channels())
+        tensors = {place: axes.of(self.trace.tensors[place[0]][place[1]]) for place in self.places}
+        products = tuple(
+            (p.module, p.factor, tuple(axes.of(label) for label in p.labels))
+            for p in self.trace.products
+        )
+        followers = tuple(self._followers(axes))
+        groups = self._groups(axes, tensors, stages, blocks)
+        used = tuple(axes.distinct)
+        return ChannelTable(
+            groups, self._pinned(), used, tensors, self.trace.shapes,
+            tuple(self.trace.parameters), products, followers,
+            frozenset(self.trace.depthwise),
+        )
+
+    def _groups(
+        self, axes: _Axes, tensors: dict[tuple[str, int], int],
+        stages: dict[str, int], blocks: dict[str, int],
+    ) -> tuple[ChannelGroup, ...]:
+        count = self.group.max(initial=-1) + 1
+        members: list[list[Member]] = [[] for _ in range(count)]
+        for place in self.places:
+            axis = axes.distinct[tensors[place]]
+            role = self.trace.roles.get(place, "other")
+            for index in np.unique(axis.group[axis.group >= 0]):
+                positions = np.flatnonzero(axis.group == index)
+                order = np.argsort(axis.channel[positions], kind="stable")
+                size = len(np.unique(axis.channel[positions]))
+                positions = positions[order].reshape(size, -1)
+                members[index].append(Member(*place, positions, role))  # type: ignore[arg-type]
+        joined = np.concatenate([a.numpy() for a in self.trace.atoms.added] or [np.empty(0, int)])
+        added = set(self.group[self.component[joined[joined != FIXED]]].tolist())
+        makers = [[m for m in found if m.role == "out"] for found in members]
+        names = _names([found[0].tensor for found in makers])
+        mixed = set(self.group[self.mixed != ""].tolist())
+        return tuple(
+            ChannelGroup(
+                name=names[index],
+                size=len(members[index][0].index),
+                stage=stages.get(makers[index][0].tensor),
+                block=blocks.get(makers[index][0].tensor),
+                residual=index in added and len(makers[index]) > 1,
+                exact=index not in mixed,
+                members=tuple(members[index]),
+            )
+            for index in range(count)
+        )
+
+    def _pinned(self) -> tuple[Pinned, ...]:
+        found: dict[tuple[str, str], int] = {}
+        for index in np.flatnonzero((self.group < 0) & (self.made_by >= 0)):
+            where = _layer(self.places[self.made_by[index]][0])
+            key = (where, str(self.reason[index]))
+            found[key] = found.get(key, 0) + 1
+        return tuple(Pinned(where, count, reason) for (where, reason), count in found.items())
+
+    def _followers(self, axes: _Axes) -> Iterable[Follower]:
+        """Yield the sizes that code outside of layers may hold as numbers: parts and groups."""
+        for op in self.trace.ops:
+            kind = op.name.split(".")[1]
+            if kind not in ("split", "split_with_sizes", "slice", "convolution", "view", "expand"):
+                continue
+            parts: dict[int, list[tuple[int, int]]] = {}
+            for shape, labels in (*op.inputs, *op.outputs):
+                for dim, label in labels.items():
+                    axis = axes.of(label)
+                    if (axes.distinct[axis].group >= 0).any():
+                        yield Follower(op.module, (shape[dim],), (axis,))
+            for shape, labels in op.outputs:
+                for dim, label in labels.items():
+                    parts.setdefault(dim, []).append((shape[dim], axes.of(label)))
+            for found in parts.values():
+                if len(found) > 1:
+                    yield Follower(op.module, tuple(s for s, _ in found), tuple(a for _, a in found))
+
+
+class _Axes:
+    """Gives equal dimensions the same axis."""
+
+    def __init__(self, component: np.ndarray, group: np.ndarray, channel: np.ndarray) -> None:
+        self._group = np.append(group[component], -1)  # the last entry serves FIXED
+        self._channel = np.append(channel[component], -1)
+        self._known: dict[bytes, int] = {}
+        self.distinct: list[Axis] = []
+
+    def of(self, label: Tensor) -> int:
+        atoms = label.numpy()
+        axis = Axis(self._group[atoms], self._channel[atoms])
+        key = axis.group.tobytes() + axis.channel.tobytes()
+        if key not in self._known:
+            self._known[key] = len(self.distinct)
+            self.distinct.append(axis)
+        return self._known[key]
+
+
+def _layer(tensor: str) -> str:
+    return tensor.rpartition(".")[0] or tensor
+
+
+def _names(tensors: Sequence[str]) -> list[str]:
+    """Return a name for every group; groups made by the same layer are told apart by [0], [1]."""
+    layers = [_layer(tensor) for tensor in tensors]
+    return [
+        f"{layer}[{layers[:i].count(layer)}]" if layers.count(layer) > 1 else layer
+        for i, layer in enumerate(layers)
+    ]

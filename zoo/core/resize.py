@@ -1,0 +1,295 @@
+"""Make a network smaller along a table of channel groups, and prove that the table was right.
+
+The proof is cheap: the smaller network is traced on the meta device again. Operator by operator its
+shapes must be those that the table predicts, and channel by channel its layers must be connected
+as the kept channels of the parent were.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.core.atoms import Trace
+from zoo.core.config import SubnetConfig
+from zoo.core.errors import UnsupportedModel
+from zoo.core.groups import ChannelTable, components
+from zoo.core.trace import TraceFailed, on_meta, trace_model
+
+__all__ = ["Mismatch", "compare_traces", "prove", "resize_attributes", "resize_tensor", "resized_copy"]
+
+Attribute = tuple[str, str, Any]  # module path, attribute name, new value of the attribute's type
+
+
+class Mismatch(UnsupportedModel):
+    """The smaller network is not what the table predicts.
+
+    Attributes:
+        step: index of the first operator that differs, None if only the connections differ.
+        tensors: names of parameters whose connections differ.
+    """
+
+    def __init__(self, message: str, step: int | None, tensors: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.step = step
+        self.tensors = tensors
+
+
+def resize_tensor(
+    table: ChannelTable, kept: Sequence[np.ndarray | None], name: str, tensor: Tensor
+) -> Tensor:
+    """Return the part of a parameter or buffer that is kept; gradients flow back to ``tensor``.
+
+    Args:
+        table: the table of the network that ``tensor`` belongs to.
+        kept: kept positions of every axis, as ``table.kept_positions`` returns them.
+        name: state-dict name of ``tensor``.
+        tensor: its full-size value.
+    """
+    for dim in range(min(tensor.ndim, 2)):
+        axis = table.tensors.get((name, dim))
+        positions = None if axis is None else kept[axis]
+        if positions is None:
+            continue
+        if positions[-1] == len(positions) - 1:
+            tensor = tensor.narrow(dim, 0, len(positions))
+        else:
+            index = torch.from_numpy(positions).to(tensor.device)
+            tensor = tensor.index_select(dim, index)
+    return tensor
+
+
+def resize_attributes(
+    model: nn.Module, table: ChannelTable, kept: Sequence[np.ndarray | None]
+) -> list[Attribute]:
+    """Return the attributes that must change with the widths, for a model of the parent's size."""
+    sizes = [len(a.group) if k is None else len(k) for a, k in zip(table.axes, kept, strict=True)]
+    changes: list[Attribute] = []
+    for path, module in model.named_modules():
+        changes += [
+            (path, name, new)
+            for name, new in _layer_sizes(path, module, table, sizes).items()
+            if getattr(module, name, new) != new
+        ]
+    for follower in table.followers:
+        module = model.get_submodule(_path(follower.module, model))
+        if isinstance(module, _LAYERS):
+            continue
+        new = tuple(sizes[axis] for axis in follower.axes)
+        for name, value in vars(module).items():
+            replaced = _replaced(value, follower.sizes, new)
+            if replaced is not None and new != follower.sizes:
+                changes.append((_path(follower.module, model), name, replaced))
+    return changes
+
+
+def resized_copy(
+    model: nn.Module,
+    table: ChannelTable,
+    config: SubnetConfig,
+    weights: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """Return a smaller copy of ``model``; nothing is proved yet.
+
+    Args:
+        model: the full network; not touched.
+        table: its table.
+        config: what to keep.
+        weights: full-size values by state-dict name, to be used instead of the model's own.
+    """
+    kept = table.kept_positions(config)
+    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
+    named = (*model.named_parameters(), *model.named_buffers())
+    for name, tensor in named:
+        source = (weights or {}).get(name, tensor).detach().to(tensor)
+        small = resize_tensor(table, kept, name, source).clone()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if is_parameter else small
+    changes = resize_attributes(model, table, kept)
+    smaller = copy.deepcopy(model, memo)
+    for path, name, value in changes:
+        setattr(smaller.get_submodule(path), name, value)
+    return smaller
+
+
+def prove(
+    trace: Trace, table: ChannelTable, config: SubnetConfig, smaller: nn.Module, size: Sequence[int]
+) -> None:
+    """Raise ``Mismatch`` unless ``smaller`` is what ``table`` predicts for ``config``.
+
+    Args:
+        trace: the trace of the parent.
+        table: the table made from it.
+        config: what was kept.
+        smaller: the smaller network.
+        size: (C, H, W) of one image.
+    """
+    kept = _kept_atoms(trace, table, config)
+    try:
+        found = trace_model(on_meta(smaller), size, table.depthwise)
+    except TraceFailed as error:
+        step = _first_difference(trace, kept, error.ops)
+        raise Mismatch(str(error), len(error.ops) if step is None else step) from error
+    compare_traces(trace, kept, found)
+
+
+def compare_traces(trace: Trace, kept: np.ndarray, found: Trace) -> None:
+    """Raise ``Mismatch`` unless ``found`` is ``trace`` with only the kept atoms.
+
+    Args:
+        trace: the trace of the parent.
+        kept: for every atom whether it stays, with a True appended, shape (atoms + 1,).
+        found: the trace of the smaller network.
+    """
+    step = _first_difference(trace, kept, found.ops)
+    if step is None and len(found.ops) != len(trace.ops):
+        step = min(len(found.ops), len(trace.ops)) - 1
+    if step is not None:
+        op = trace.ops[step]
+        raise Mismatch(
+            f"module {op.module!r}: {op.name} does not follow the smaller widths; the network was "
+            "not pruned. Its code holds a number of channels that is unknown from outside.",
+            step,
+        )
+    wrong = _wrong_connections(trace, kept, found)
+    if wrong:
+        raise Mismatch(
+            f"the channels of {', '.join(wrong[:3])} are connected in another way in the smaller "
+            "network; it was not pruned",
+            None,
+            wrong,
+        )
+
+
+def _kept_atoms(trace: Trace, table: ChannelTable, config: SubnetConfig) -> np.ndarray:
+    """Return for every atom whether it stays, with a True appended for fixed positions."""
+    alive = np.ones(trace.atoms.count + 1, dtype=bool)
+    positions = table.kept_positions(config)
+    for (name, dim), axis in table.tensors.items():
+        kept = positions[axis]
+        if kept is not None:
+            atoms = trace.tensors[name][dim].numpy()
+            alive[atoms] = False
+            alive[atoms[kept]] = True
+    component = components(trace.atoms)
+    dropped = np.zeros(component.max(initial=0) + 1, dtype=bool)
+    dropped[component[~alive[:-1]]] = True  # atoms outside of tensors follow their component
+    alive[:-1] = ~dropped[component]
+    return alive
+
+
+def _first_difference(trace: Trace, kept: np.ndarray, found: Sequence[Any]) -> int | None:
+    """Return the first operator whose name or shapes are not the predicted ones."""
+    for step, (op, other) in enumerate(zip(trace.ops, found, strict=False)):
+        expected = [
+            tuple(
+                int(kept[labels[dim].numpy()].sum()) if dim in labels else size
+                for dim, size in enumerate(shape)
+            )
+            for shape, labels in op.outputs
+        ]
+        if op.name != other.name or expected != [shape for shape, _ in other.outputs]:
+            return step
+    return None
+
+
+def _wrong_connections(trace: Trace, kept: np.ndarray, found: Trace) -> tuple[str, ...]:
+    """Return the parameters whose channels are not tied to the same others as before.
+
+    Components of the two traces must correspond one to one. Dimensions that were left with one
+    channel carry no label, so the ties that ran through them cannot be seen any more.
+    """
+    before, after = components(trace.atoms), components(found.atoms)
+    pairs = [np.empty((2, 0), dtype=np.int64)]
+    owners: list[str] = []
+    for name, labels in trace.tensors.items():
+        for dim, label in labels.items():
+            atoms = label.numpy()
+            atoms = atoms[kept[atoms]]
+            if len(atoms) > 1:
+                pairs.append(np.stack([before[atoms], after[found.tensors[name][dim].numpy()]]))
+                owners += [name] * len(atoms)
+    joined = np.concatenate(pairs, axis=1)
+    distinct = np.unique(joined, axis=1)
+    parents, counts = np.unique(distinct[0], return_counts=True)
+    untied = np.setdiff1d(parents[counts > 1], _lonely(trace, kept, before))
+    children, counts = np.unique(distinct[1], return_counts=True)
+    wrong = np.isin(joined[0], untied) | np.isin(joined[1], children[counts > 1])
+    return tuple(dict.fromkeys(owners[i] for i in np.flatnonzero(wrong)))
+
+
+def _lonely(trace: Trace, kept: np.ndarray, component: np.ndarray) -> np.ndarray:
+    """Return the components that are the only one left along some dimension."""
+    lonely = [np.empty(0, dtype=np.int64)]
+    in_flight = [labels for op in trace.ops for _, labels in (*op.inputs, *op.outputs)]
+    for labels in (*trace.tensors.values(), *in_flight):
+        for label in labels.values():
+            atoms = label.numpy()
+            atoms = atoms[kept[atoms]]
+            if len(atoms) == 1 and atoms[0] >= 0:
+                lonely.append(component[atoms])
+    return np.concatenate(lonely)
+
+
+_LAYERS = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.modules.batchnorm._BatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+)
+
+
+def _layer_sizes(
+    path: str, module: nn.Module, table: ChannelTable, sizes: Sequence[int]
+) -> dict[str, Any]:
+    """Return the size attributes of a layer at the new widths."""
+
+    def size(tensor: str, dim: int) -> int:
+        name = f"{path}.{tensor}" if path else tensor
+        axis = table.tensors.get((name, dim))
+        return table.shapes[name][dim] if axis is None else sizes[axis]
+
+    if not isinstance(module, _LAYERS) or getattr(module, "weight", None) is None:
+        return {}
+    if f"{path}.weight".lstrip(".") not in table.shapes:  # shared with a layer seen before
+        return {}
+    if isinstance(module, nn.Linear):
+        return {"in_features": size("weight", 1), "out_features": size("weight", 0)}
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return {"num_features": size("weight", 0)}
+    if isinstance(module, nn.LayerNorm):
+        is_vector = len(module.normalized_shape) == 1
+        return {"normalized_shape": (size("weight", 0),)} if is_vector else {}
+    if isinstance(module, nn.GroupNorm):
+        per_channel = module.num_groups == module.num_channels
+        new = size("weight", 0)
+        return {"num_channels": new} | ({"num_groups": new} if per_channel else {})
+    make, read = (1, 0) if module.transposed else (0, 1)
+    if path in table.depthwise:
+        multiplier = module.out_channels // module.in_channels
+        made = size("weight", 0)
+        entering = made // multiplier
+        return {"in_channels": entering, "out_channels": made, "groups": entering}
+    return {
+        "in_channels": size("weight", read) * (1 if module.transposed else module.groups),
+        "out_channels": size("weight", make),
+    }
+
+
+def _replaced(value: Any, old: tuple[int, ...], new: tuple[int, ...]) -> Any:
+    """Return what an attribute becomes if it holds the sizes ``old``, None if it does not."""
+    if len(old) == 1:
+        return new[0] if type(value) is int and value == old[0] and value > 1 else None
+    if type(value) in (list, tuple) and tuple(value) == old:
+        return type(value)(new)
+    return None
+
+
+def _path(where: str, model: nn.Module) -> str:
+    return "" if where == type(model).__name__ else where

@@ -1,0 +1,155 @@
+"""ChannelSpace: the channel groups of a network, traced from the network itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from zoo.core.atoms import Trace
+from zoo.core.config import SubnetConfig
+from zoo.core.errors import UnsupportedModel, unknown_name
+from zoo.core.groups import ChannelGroup, ChannelTable, Member, Pinned
+from zoo.core.resize import Mismatch, prove, resized_copy
+from zoo.core.trace import on_meta, trace_model
+
+__all__ = ["ChannelGroup", "ChannelSpace", "Member", "Pinned"]
+
+_PROBES = 64  # rounds of pinning after which a network is given up
+
+
+@dataclass(frozen=True)
+class ChannelSpace:
+    """Every group of channels that can be pruned, and where its channels lie.
+
+    Attributes:
+        input_size: (C, H, W) of one image; the costs hold for this size.
+        inexact: whether groups are free whose channels an operator mixes.
+        table: the groups and their places, for surgery, supernet and cost.
+        trace: the pass over the network that the table was made from.
+        stages: module paths at whose outputs the stages end, from timm's ``feature_info``; empty
+            where the model has none.
+    """
+
+    input_size: tuple[int, int, int]
+    inexact: bool
+    table: ChannelTable = field(repr=False)
+    trace_record: Trace = field(repr=False, compare=False)
+    stages: tuple[str, ...]
+
+    @classmethod
+    def trace(
+        cls,
+        model: nn.Module,
+        input_size: Sequence[int] = (3, 224, 224),
+        inexact: bool = False,
+    ) -> ChannelSpace:
+        """Return the space of ``model``, which is not touched.
+
+        The network runs once on the meta device. Then a copy in which every group has lost some
+        channels is traced, too; an operator that does not follow pins the channels it reads.
+
+        Args:
+            model: any network that maps a batch of images (N, C, H, W) to a tensor.
+            input_size: (C, H, W) of one image.
+            inexact: free the groups that an ECA gate, a layer norm or a group norm makes inexact:
+                there the remaining channels change when one is dropped.
+
+        Raises:
+            UnsupportedModel: if the forward pass cannot be traced; the message names the module.
+        """
+        if len(input_size) != 3:
+            raise ValueError(f"input_size is {tuple(input_size)}; it must be (C, H, W)")
+        channels, height, width = (int(size) for size in input_size)
+        size = (channels, height, width)
+        meta = on_meta(model)
+        trace = trace_model(on_meta(meta), size)
+        ordinals = {"stages": _ordinals(model, coarse=True), "blocks": _ordinals(model, coarse=False)}
+        for _ in range(_PROBES):
+            table = ChannelTable.build(trace, inexact=inexact, **ordinals)
+            config = _half(table)
+            try:
+                prove(trace, table, config, resized_copy(meta, table, config), size)
+            except Mismatch as mismatch:
+                _pin(trace, mismatch, meta)
+            else:
+                return cls(size, inexact, table, trace, _stages(model))
+        raise UnsupportedModel(
+            f"{type(model).__name__} still differs from its channel table after {_PROBES} rounds"
+        )
+
+    @property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """The prunable groups, in order of execution."""
+        return self.table.groups
+
+    @property
+    def pinned(self) -> tuple[Pinned, ...]:
+        """The channels that cannot be pruned, each with its reason."""
+        return self.table.pinned
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of channels of each group, int64, shape (G,)."""
+        return np.array([group.size for group in self.groups], dtype=np.int64)
+
+    def group(self, name: str) -> ChannelGroup:
+        """Return the group called ``name``.
+
+        Raises:
+            ValueError: if there is none; the message has the nearest names.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise unknown_name("channel group", name, [group.name for group in self.groups])
+
+
+def _half(table: ChannelTable) -> SubnetConfig:
+    """Return a configuration that keeps another random half of every group."""
+    rng = np.random.default_rng(0)
+    keep = {}
+    for group in table.groups:
+        width = int(rng.integers(max(1, group.size // 3), max(2, group.size * 3 // 4)))
+        chosen = np.sort(rng.choice(group.size, size=width, replace=False))
+        keep[group.name] = tuple(chosen.tolist())
+    return SubnetConfig(keep)
+
+
+def _pin(trace: Trace, mismatch: Mismatch, meta: nn.Module) -> None:
+    """Pin the channels of the operator that did not follow, in all modules of its kind."""
+    if mismatch.step is None:
+        for name in mismatch.tensors:
+            for label in trace.tensors[name].values():
+                trace.atoms.pin(label, "its channels are rearranged by a number held in code")
+        return
+    kinds = {path or type(meta).__name__: type(module) for path, module in meta.named_modules()}
+    culprit = trace.ops[mismatch.step]
+    for op in trace.ops:
+        if op.name == culprit.name and kinds.get(op.module) == kinds.get(culprit.module):
+            for _, labels in (*op.inputs, *op.outputs):
+                for label in labels.values():
+                    reason = f"{op.name} in {op.module} holds its number of channels in code"
+                    trace.atoms.pin(label, reason)
+
+
+def _ordinals(model: nn.Module, coarse: bool) -> dict[str, int]:
+    """Return the ordinal of the stage (coarse) or block of every parameter, from timm."""
+    if not hasattr(model, "group_matcher"):
+        return {}
+    from timm.models import group_parameters
+
+    matched: Any = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+    return {name: int(ordinal) for name, ordinal in matched.items()}
+
+
+def _stages(model: nn.Module) -> tuple[str, ...]:
+    """Return the modules whose outputs end a stage, as far as the model names them."""
+    known = dict(model.named_modules())
+    infos: Any = getattr(model, "feature_info", None) or ()
+    infos = getattr(infos, "info", infos)
+    return tuple(info["module"] for info in infos if info.get("module") in known)
