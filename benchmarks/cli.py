@@ -1,0 +1,289 @@
+"""The `zoo` command.
+
+Heavy imports wait inside the commands, so that `zoo --help` answers at once. An error that the user
+can mend is one red line with the way out and exit status 2; set ZOO_TRACEBACK=1 to see where it
+came from.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from benchmarks.report import Comparison
+    from benchmarks.run import Plan
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="zoo",
+    help="Compare structured channel-pruning methods under one protocol.\n\n"
+    "Start with [bold]zoo run[/bold]: it trains small networks on embedded images, prunes them "
+    "with every method at the same budgets, fine-tunes, measures, and prints the comparison.",
+    epilog="Each command explains itself: zoo run --help",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
+DataPath = Annotated[
+    Path | None, typer.Option("--data", help="Folder of a data set that is read from files.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+
+INTERRUPTED = 130
+WRONG_USE = 2
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        app()
+    except (OSError, ValueError) as error:
+        if os.environ.get("ZOO_TRACEBACK"):
+            raise
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(WRONG_USE)
+
+
+@app.command()
+def run(
+    suite: Annotated[
+        str, typer.Argument(help="Name of a suite, or path of a .toml file.")
+    ] = "quick",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes of one thread each; 0: one per core, 1 on a GPU.")
+    ] = 0,
+    results: Results = Path("results"),
+    data: DataPath = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch data that is missing.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is left to do.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Run a suite, resume what is missing, then report.
+
+    One record is written for each method, network, data set, budget and seed.
+
+    Stop it at any time: the next run takes up what is missing or failed.
+    """
+    from benchmarks.run import Job, plan_suite, run_plan
+    from benchmarks.suite import load_suite
+
+    _require_device(device)
+    console = Console()
+    job = Job(results, data, download, workers or _default_workers(device))
+    plan = plan_suite(suite, load_suite(suite), job.records, device)
+    done = len(plan.cells) - len(plan.missing)
+    console.print(f"{suite}: {len(plan.cells)} cells, {done} done, {len(plan.missing)} to run")
+    if dry_run:
+        for cell in plan.missing:
+            console.print(f"  {cell.key} {escape(cell.label)}", highlight=False)
+        return
+    try:
+        outcomes = run_plan(plan, job, console)
+    except KeyboardInterrupt:
+        console.print("[yellow]stopped; what was finished is recorded, run again to resume[/]")
+        raise typer.Exit(INTERRUPTED) from None
+    _report(console, results, plan)
+    if outcomes["failed"]:
+        console.print(
+            f"[red]{outcomes['failed']} cells failed; their records say why, "
+            "the next run tries them again[/]"
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    model: Annotated[str, typer.Argument(help="Name of a timm model, e.g. resnet20_cifar.")],
+    method: Annotated[str, typer.Option(help="A pruner; see zoo list.")] = "knapsack",
+    macs: Annotated[
+        float | None, typer.Option(help="Budget: keep ratio up to 1, or a count. Default 0.5.")
+    ] = None,
+    params: Annotated[
+        float | None, typer.Option(help="Budget in parameters instead of MACs.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="A data set; see zoo list.")] = "cluttered_digits",
+    data: DataPath = None,
+    out: Annotated[Path, typer.Option(help="New folder for the smaller network.")] = Path("pruned"),
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning.")] = 5,
+    parent_epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs of training before; 0 keeps the weights it has.")
+    ] = 10,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="Start from timm's published weights.")
+    ] = False,
+    image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels.")] = None,
+    train_size: Annotated[int | None, typer.Option(min=1, help="Training images to use.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Prune one network with one method to one budget and save the smaller network."""
+    from benchmarks.single import Request, prune_one
+
+    _require_device(device)
+    request = Request(
+        model=model,
+        method=method,
+        budget=_budget(macs, params),
+        metric="macs" if params is None else "params",
+        dataset=dataset,
+        image_size=image_size,
+        train_size=train_size,
+        epochs=epochs,
+        parent_epochs=parent_epochs,
+        is_pretrained=pretrained,
+        seed=seed,
+        device=device,
+    )
+    prune_one(request, out=out, data=data, console=Console())
+
+
+@app.command(name="list")
+def list_all() -> None:
+    """List methods, baselines, data sets, suites and models."""
+    import timm
+
+    from benchmarks.suite import list_suites, load_suite
+    from zoo.core.data import list_datasets
+    from zoo.core.pruner import list_pruners
+
+    console = Console()
+    for title, kind in (("Methods", "method"), ("Baselines", "baseline")):
+        _print_names(console, title, {name: _paper(name) for name in list_pruners(kind)})
+    _print_names(console, "Data sets", dict.fromkeys(list_datasets(), ""))
+    _print_names(console, "Suites", {name: load_suite(name).title for name in list_suites()})
+    cifar = timm.list_models("*_cifar")
+    rest = f"and {len(timm.list_models()) - len(cifar)} more of timm's, by name"
+    _print_names(console, "Models", {**dict.fromkeys(cifar, ""), "...": rest})
+
+
+@app.command()
+def report(
+    results: Results = Path("results"),
+    readme: Annotated[
+        Path | None, typer.Option(help="A text whose marked block is replaced by the tables.")
+    ] = None,
+) -> None:
+    """Draw tables (Markdown, CSV, LaTeX) and figures (PNG, PDF) from records."""
+    console = Console()
+    _report(console, results, None)
+    if readme is not None:
+        from benchmarks.record import load_records
+        from benchmarks.report import compare, replace_block, to_markdown
+
+        block = to_markdown(compare(load_records(results / "records")))
+        readme.write_text(replace_block(readme.read_text("utf-8"), block), "utf-8")
+        console.print(f"replaced the table in {readme}")
+
+
+@app.command()
+def check(
+    module: Annotated[str, typer.Argument(help="Path of a .py file, or name of a module.")],
+) -> None:
+    """Put a pruner that you wrote through the contract."""
+    from benchmarks.single import check_module
+
+    if not check_module(module, Console()):
+        raise typer.Exit(1)
+
+
+def _report(console: Console, results: Path, plan: "Plan | None") -> None:
+    """Writes tables and figures of all records; prints those of a plan, or all."""
+    from benchmarks.plots import draw_figures
+    from benchmarks.record import load_records
+    from benchmarks.report import compare, write_tables
+
+    records = load_records(results / "records")
+    if not records:
+        raise ValueError(f"no records in {results / 'records'}; make some with: zoo run")
+    keys = {cell.key for cell in plan.cells} if plan else {record.cell.key for record in records}
+    for comparison in compare(record for record in records if record.cell.key in keys):
+        console.print(_table(comparison))
+    write_tables(records, results / "tables")
+    draw_figures(records, results / "figures")
+    console.print(f"tables in {results / 'tables'}, figures in {results / 'figures'}")
+
+
+def _table(comparison: "Comparison") -> Table:
+    """The columns that fit a narrow terminal; the written tables have them all."""
+    from benchmarks.report import share, speedup
+
+    table = Table(title=comparison.title, box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
+    table.add_column("budget", justify="right")
+    table.add_column("method", overflow="fold")
+    for heading in ("MACs", "top-1", "Δ unif.", "speed"):
+        table.add_column(heading, justify="right")
+    for row in comparison.rows:
+        if not row.ok:
+            table.add_row(row.budget, escape(row.method), f"[red]{row.seeds}[/]")
+            continue
+        top1 = row.mean(lambda record: record.top1.finetuned)
+        macs = row.mean(lambda record: share(record, "macs"))
+        speed = row.mean(lambda record: speedup(record, smallest=False))
+        cells = (
+            macs.shown(".0f", 100) + " %" if macs else "",
+            top1.shown(".1f", 100) if top1 else "",
+            row.gain.shown("+.1f", 100) if row.gain else "",
+            speed.shown(".2f") + "x" if speed else "",
+        )
+        table.add_row(row.budget, escape(row.method), *cells)
+    return table
+
+
+def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None:
+    console.print(f"[bold]{title}[/]")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    for name, note in names.items():
+        table.add_row(name, escape(note))
+    console.print(table)
+
+
+def _paper(method: str) -> str:
+    """First line of the paper that a method's card names."""
+    from zoo.core.pruner import card, get_pruner
+
+    lines = card(get_pruner(method))["Paper"].strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def _budget(macs: float | None, params: float | None) -> float:
+    if macs is not None and params is not None:
+        raise ValueError("--macs and --params are two budgets; give one")
+    if params is not None:
+        return params
+    return 0.5 if macs is None else macs
+
+
+def _require_device(device: str) -> None:
+    """Refuses a device that is not there, before anything is trained."""
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise ValueError(f"unknown device {device!r}; use cpu, cuda or cuda:N")
+    if kind == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(f"device {device!r} is not there: torch sees no GPU; use --device cpu")
+        if int(index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"device {device!r} is not there; {torch.cuda.device_count()} GPUs are"
+            )
+
+
+def _default_workers(device: str) -> int:
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

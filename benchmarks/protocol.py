@@ -1,0 +1,415 @@
+"""The one place that calls everything, in order.
+
+    data -> trained parent -> channel space, cost, budget -> problem -> search -> surgery
+         -> recalibrate | fine-tune -> test, opened once -> latency -> record
+
+Every method sees the same parent, split, batches and order of batches, and is fine-tuned under the
+same recipe. The test split is opened after the last decision and scores all networks in one go: the
+parent, the pruned one as surgery leaves it, the recalibrated one and the fine-tuned one.
+"""
+
+import contextlib
+import copy
+import functools
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator, Sized
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, cast
+
+import timm
+import torch
+from pydantic import JsonValue
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import Dataset
+
+from benchmarks.environment import capture
+from benchmarks.measure import measure_pair
+from benchmarks.record import (
+    Cell,
+    Data,
+    Environment,
+    Group,
+    Measured,
+    Phase,
+    PhaseCost,
+    Record,
+    Schedule,
+    Size,
+    Status,
+    Top1,
+    suggest,
+)
+from zoo.core.batches import Sample
+from zoo.core.config import SubnetConfig, WidthRules
+from zoo.core.cost import Budget, CostModel
+from zoo.core.data import Batches, MeteredData, Splits, TestSplit, check_classes, load_splits
+from zoo.core.errors import InfeasibleBudget
+from zoo.core.meter import Meter
+from zoo.core.problem import Problem
+from zoo.core.pruner import Pruner, Subnet, create_pruner
+from zoo.core.space import ChannelSpace
+from zoo.core.surgery import rebuild
+from zoo.core.train import Recipe, evaluate, train
+
+__all__ = ["Findings", "Places", "build_problem", "describe", "parent_for", "refuse", "run_cell"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders of a run; they are no part of a record.
+
+    Attributes:
+        cache: where trained parents are kept.
+        data: where data sets that need files lie, or None.
+        is_download_allowed: whether data sets that can be fetched may be.
+    """
+
+    cache: Path
+    data: Path | None = None
+    is_download_allowed: bool = False
+
+
+@dataclass
+class Findings:
+    """What is known so far, so that the record of a failed run still says what it spent."""
+
+    meter: Meter
+    size: Size | None = None
+    top1: Top1 = field(default_factory=Top1)
+    baseline: PhaseCost | None = None
+    latency: tuple[Measured, ...] = ()
+    groups: tuple[Group, ...] = ()
+    images: dict[Literal["train", "search", "test"], int] = field(default_factory=dict)
+    config: SubnetConfig | None = None
+    problem: Problem | None = None
+    pruner: Pruner | None = None
+    network: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A trained network and what its training cost."""
+
+    model: nn.Module
+    cost: PhaseCost
+
+
+def run_cell(
+    cell: Cell, *, suite: str, places: Places, workers: int = 1
+) -> tuple[Record, Findings]:
+    """Runs a cell; whatever happens, the record says what and how far it came.
+
+    Args:
+        cell: what to run.
+        suite: name to record.
+        places: where parents are cached and data lie.
+        workers: how many cells run beside each other, to record.
+
+    Returns:
+        The record, not yet written, and all that was found, the fine-tuned network among it.
+    """
+    findings, started = Findings(meter=Meter(cell.device)), time.perf_counter()
+    status: Status = "ok"
+    reason = None
+    try:
+        _follow(cell, places, findings)
+    except InfeasibleBudget as error:
+        status, reason = "infeasible", str(error)
+    except KeyboardInterrupt:
+        status, reason = "cancelled", "interrupted"
+    except Exception as error:  # a method is foreign code: whatever it raises, the others still run
+        status, reason = "failed", describe(error)
+    seconds = time.perf_counter() - started
+    record = _record(cell, suite, capture(workers), findings, status, reason, seconds)
+    return record, findings
+
+
+def refuse(cell: Cell, reason: str, *, suite: str, workers: int = 1) -> Record:
+    """The record of a cell that could not start."""
+    return _record(
+        cell, suite, capture(workers), Findings(Meter(cell.device)), "failed", reason, 0.0
+    )
+
+
+def parent_for(cell: Cell, places: Places) -> Parent:
+    """The trained parent of a cell, from the cache if it was trained before.
+
+    Raises:
+        ValueError: if the model or data set does not exist or they do not match.
+        Diverged: if its loss is not finite.
+    """
+    splits = _splits(cell.data, cell.seed, places)
+    model = _untrained(cell, splits)
+    path = places.cache / f"{cell.model.name.replace('/', '_')}-{cell.parent_key}.safetensors"
+    if path.is_file():
+        cost = _load_parent(path, model)
+    else:
+        cost = _train_parent(cell, model, splits)
+        _save_parent(path, model, cost)
+    return Parent(model.eval(), cost)
+
+
+def build_problem(cell: Cell, model: nn.Module, splits: Splits, meter: Meter) -> Problem:
+    """What the method of a cell is given.
+
+    Raises:
+        ValueError: if the budget is above the parent's cost.
+        InfeasibleBudget: if it is below the smallest legal subnet.
+    """
+    space = ChannelSpace.trace(model, splits.input_size)
+    cost = CostModel(space)
+    return Problem(
+        model=model,
+        space=space,
+        cost=cost,
+        budget=Budget.parse(cell.budget, cost, metric=cell.metric),
+        data=_metered(cell, splits, meter),
+        rules=WidthRules(**cell.rules.model_dump()),
+        seed=cell.seed,
+        meter=meter,
+        method=cell.method,
+    )
+
+
+def _follow(cell: Cell, places: Places, findings: Findings) -> None:
+    """The steps of the protocol; what each one finds goes into `findings` at once."""
+    splits = _splits(cell.data, cell.seed, places)
+    test_split = TestSplit(splits.test)
+    findings.images = _image_counts(splits)
+    parent = parent_for(cell, places)
+    findings.baseline = parent.cost
+    findings.pruner = create_pruner(cell.method, **cell.settings)
+    problem = build_problem(cell, parent.model, splits, findings.meter)
+    findings.problem = problem
+    findings.size = _size(problem, None)
+    problem.check_feasible()
+
+    subnet = findings.pruner.search(problem)
+    _accept(problem, subnet, findings)
+
+    pruned = rebuild(parent.model, problem.space, subnet.config, subnet.weights)
+    recalibrated = _recalibrated(pruned, cell, splits)
+    finetuned = _finetuned(cell, pruned, splits, findings)
+
+    test = _fixed_batches(cell, test_split.open())
+    findings.top1 = Top1(
+        parent=evaluate(parent.model, test),
+        pruned=evaluate(pruned, test),
+        recalibrated=evaluate(recalibrated, test),
+        finetuned=evaluate(finetuned, test),
+    )
+    findings.latency = measure_pair(
+        parent.model, finetuned, splits.input_size, latency=cell.latency, device=cell.device
+    )
+    findings.network = finetuned
+
+
+def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
+    """Notes the decision, then refuses it if it breaks the rules or the budget.
+
+    Raises:
+        ValueError: if the method returned what it must not.
+    """
+    config = subnet.config
+    findings.config = config
+    problem.rules.check(problem.space, config)
+    findings.size = _size(problem, config)
+    findings.groups = tuple(
+        Group(name=group.name, size=group.size, kept=len(config.indices(group)), stage=group.stage)
+        for group in problem.space.groups
+    )
+    reached = problem.budget.cost(problem.cost, config)
+    if reached > problem.budget.limit:
+        raise ValueError(
+            f"the method returned {reached:,} {problem.budget.metric}, over its budget of "
+            f"{problem.budget.limit:,}"
+        )
+
+
+def _size(problem: Problem, config: SubnetConfig | None) -> Size:
+    return Size(
+        full_macs=problem.cost.full_macs,
+        full_params=problem.cost.full_params,
+        limit=problem.budget.limit,
+        macs=None if config is None else problem.cost.macs(config),
+        params=None if config is None else problem.cost.params(config),
+    )
+
+
+def _finetuned(cell: Cell, pruned: nn.Module, splits: Splits, findings: Findings) -> nn.Module:
+    """A fine-tuned copy of the pruned network."""
+    assert findings.problem and findings.pruner and findings.size and findings.size.macs
+    student = copy.deepcopy(pruned)
+    loss = findings.pruner.loss(findings.problem.model, student, findings.problem.space)
+    with findings.meter.phase("finetune"), _seeded(cell):
+        train(
+            student,
+            _train_batches(cell, cell.finetune, splits),
+            _recipe(cell.finetune),
+            loss=loss,
+            meter=findings.meter,
+            macs_per_image=findings.size.macs,
+        )
+    return student.eval()
+
+
+def _recalibrated(pruned: nn.Module, cell: Cell, splits: Splits) -> nn.Module:
+    """A copy whose batch-norm statistics are averages over a few training batches, weights kept."""
+    model = copy.deepcopy(pruned).train()
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average instead of a decaying one
+    batches = _train_batches(cell, cell.finetune, splits).epoch(0)
+    with torch.no_grad(), _seeded(cell):
+        for _, (images, _labels) in zip(range(cell.recalibration_batches), batches, strict=False):
+            model(images)
+    return model.eval()
+
+
+@functools.lru_cache(maxsize=2)
+def _splits(data: Data, seed: int, places: Places) -> Splits:
+    """The splits of a data set; cached, since neighbouring cells of a process share them."""
+    sizes = data.model_dump(exclude={"name"})
+    return load_splits(
+        data.name, path=places.data, seed=seed, download=places.is_download_allowed, **sizes
+    )
+
+
+def _untrained(cell: Cell, splits: Splits) -> nn.Module:
+    name, args = cell.model.name, dict(cell.model.args)
+    if not timm.is_model(name):
+        raise ValueError(f"unknown model {name!r}; {suggest(name, timm.list_models())}")
+    head = args.setdefault("num_classes", splits.num_classes)
+    check_classes(cell.data.name, splits.num_classes, cast(int, head))
+    args.setdefault("in_chans", splits.input_size[0])
+    with _seeded(cell):
+        model: nn.Module = timm.create_model(name, **args)
+    return model.to(cell.device)
+
+
+def _train_parent(cell: Cell, model: nn.Module, splits: Splits) -> PhaseCost:
+    if cell.parent.epochs == 0:
+        return PhaseCost()
+    meter = Meter(cell.device)
+    macs = CostModel(ChannelSpace.trace(model, splits.input_size)).full_macs
+    batches = _train_batches(cell, cell.parent, splits)
+    with meter.phase("baseline"), _seeded(cell):
+        train(model, batches, _recipe(cell.parent), meter=meter, macs_per_image=macs)
+    return PhaseCost.model_validate(meter.spent["baseline"].to_json())
+
+
+def _save_parent(path: Path, model: nn.Module, cost: PhaseCost) -> None:
+    """Writes beside the destination and moves it there, so that no half file is ever read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, hidden, metadata={"cost": cost.model_dump_json()})
+    hidden.replace(path)
+
+
+def _load_parent(path: Path, model: nn.Module) -> PhaseCost:
+    with safe_open(path, framework="pt") as file:
+        model.load_state_dict({name: file.get_tensor(name) for name in model.state_dict()})
+        return PhaseCost.model_validate_json(file.metadata()["cost"])
+
+
+def _metered(cell: Cell, splits: Splits, meter: Meter) -> MeteredData:
+    return MeteredData(
+        _train_batches(cell, cell.finetune, splits),
+        _fixed_batches(cell, splits.search),
+        meter,
+    )
+
+
+def _train_batches(cell: Cell, schedule: Schedule, splits: Splits) -> Batches:
+    return Batches(
+        splits.train,
+        schedule.batch_size,
+        seed=cell.seed,
+        shuffle=True,
+        drop_last=True,
+        device=cell.device,
+    )
+
+
+def _fixed_batches(cell: Cell, dataset: Dataset[Sample]) -> Batches:
+    """All images of a split in its own order."""
+    return Batches(dataset, cell.finetune.batch_size, seed=cell.seed, device=cell.device)
+
+
+def _image_counts(splits: Splits) -> dict[Literal["train", "search", "test"], int]:
+    return {
+        "train": len(cast(Sized, splits.train)),
+        "search": len(cast(Sized, splits.search)),
+        "test": len(cast(Sized, splits.test)),
+    }
+
+
+def _recipe(schedule: Schedule) -> Recipe:
+    return Recipe(**schedule.model_dump())
+
+
+@contextlib.contextmanager
+def _seeded(cell: Cell) -> Iterator[None]:
+    """Weight initialisation and dropout draw from torch's global generator: lent and put back."""
+    devices = [torch.device(cell.device)] if cell.device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(cell.seed)
+        yield
+
+
+def _record(
+    cell: Cell,
+    suite: str,
+    environment: Environment,
+    findings: Findings,
+    status: Status,
+    reason: str | None,
+    seconds: float,
+) -> Record:
+    spent: dict[Phase, PhaseCost] = {
+        phase: PhaseCost.model_validate(cost.to_json())
+        for phase, cost in findings.meter.spent.items()
+    }
+    if findings.baseline is not None:
+        spent["baseline"] = findings.baseline
+    rows = findings.problem.trace_rows if findings.problem else []
+    return Record(
+        id="",
+        utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        suite=suite,
+        cell=cell,
+        status=status,
+        reason=reason,
+        method_settings=_plain(asdict(findings.pruner)) if findings.pruner else {},
+        images=findings.images,
+        size=findings.size,
+        top1=findings.top1,
+        spent=spent,
+        seconds=seconds,
+        latency=findings.latency,
+        groups=findings.groups,
+        config=_plain(findings.config.to_json()) if findings.config else None,
+        trace=tuple(_plain(row) for row in rows),
+        environment=environment,
+    )
+
+
+def _plain(value: object) -> dict[str, JsonValue]:
+    """A mapping as JSON would give it back: tuples become lists."""
+    plain: dict[str, JsonValue] = json.loads(json.dumps(value))
+    return plain
+
+
+def describe(error: Exception) -> str:
+    """Kind, message and the line that raised it, without the folders of this machine."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"

@@ -1,0 +1,457 @@
+"""The schema of a run: a cell says what was asked, a record what came of it.
+
+A cell is one method on one network, data set, budget and seed. Its hash is taken over the canonical
+settings with defaults left out, so a new setting with a neutral default keeps old records
+reachable. A record is written once, as a whole, and never edited; a correction is a new record that
+names the one it supersedes. What was not measured is null. Fractions are fractions and one
+multiply-add is one MAC; per cent appear only in tables.
+
+This module imports neither torch nor zoo, so that tables and figures can be drawn anywhere.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+from pydantic import Strict as Typed
+
+__all__ = [
+    "PHASES",
+    "Cell",
+    "DamagedRecord",
+    "Data",
+    "Environment",
+    "Group",
+    "Latency",
+    "Many",
+    "Measured",
+    "Model",
+    "Phase",
+    "PhaseCost",
+    "Quartiles",
+    "Record",
+    "Rules",
+    "Schedule",
+    "Size",
+    "Status",
+    "Strict",
+    "Top1",
+    "current_records",
+    "explain",
+    "load_record",
+    "load_records",
+    "suggest",
+    "write_record",
+]
+
+SCHEMA = 1
+"""Version of the fields below; raised when a field changes its meaning."""
+
+T = TypeVar("T")
+Many = Annotated[tuple[T, ...], Typed(False)]
+"""A tuple that also takes the list that JSON and TOML give; its items are not coerced."""
+
+Status = Literal["ok", "infeasible", "failed", "cancelled"]
+Phase = Literal["baseline", "scoring", "supernet", "search", "finetune"]
+PHASES: tuple[Phase, ...] = ("baseline", "scoring", "supernet", "search", "finetune")
+
+
+class DamagedRecord(ValueError):
+    """A record file that cannot be read back as it was written."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The nearest known names as half a sentence, or the first few when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + ", ".join(near) + "?"
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"known: {shown}"
+
+
+def explain(error: ValidationError) -> str:
+    """One line for all that pydantic found wrong, each with its place."""
+    parts = []
+    errors = error.errors(include_url=False, include_context=False)
+    inner = {found["loc"][:depth] for found in errors for depth in range(len(found["loc"]))}
+    for found in errors:
+        if found["loc"] and found["loc"] in inner:
+            continue  # the item inside is named already
+        place = ".".join(str(step) for step in found["loc"])
+        message = found["msg"].removeprefix("Value error, ")
+        parts.append(f"{place}: {message}" if place else message)
+    return "; ".join(parts)
+
+
+def as_ratio_or_count(value: object) -> object:
+    """A budget of at most 1 is a float keep ratio, a larger one an integer count."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError(
+            f"budget {value} is not positive; give a keep ratio in (0, 1] or a count above 1"
+        )
+    return float(value) if value <= 1 else round(value)
+
+
+BudgetValue = Annotated[float | int, BeforeValidator(as_ratio_or_count)]
+
+
+class Strict(BaseModel):
+    """Frozen, typed without coercion; an unknown key is refused with the nearest known ones."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unknown_keys(cls, given: Any) -> Any:  # Any: pydantic hands over raw input
+        """Refuses keys that are no field.
+
+        Raises:
+            ValueError: with the nearest field names.
+        """
+        if not isinstance(given, Mapping):
+            return given
+        for key in given:
+            if key not in cls.model_fields:
+                raise ValueError(f"unknown key {key!r}; {suggest(str(key), cls.model_fields)}")
+        return given
+
+
+class Model(Strict):
+    """A timm model and the keyword arguments it is created with."""
+
+    name: str
+    args: dict[str, JsonValue] = {}
+
+
+class Data(Strict):
+    """A data set and how much of it is used; null leaves the choice to the data set."""
+
+    name: str
+    image_size: int | None = Field(default=None, ge=8)
+    train_size: int | None = Field(default=None, ge=1)
+    search_size: int | None = Field(default=None, ge=1)
+    test_size: int | None = Field(default=None, ge=1)
+
+
+class Schedule(Strict):
+    """A training recipe; the fields and defaults are those of `zoo.core.train.Recipe`."""
+
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    optimizer: str = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: str = "cosine"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    channels_last: bool = True
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    clip_grad: float | None = Field(default=None, gt=0)
+
+
+class Rules(Strict):
+    """Which widths are legal: a floor as keep ratio and a divisor."""
+
+    min_keep: float = Field(default=0.1, gt=0, le=1)
+    divisor: int = Field(default=1, ge=1)
+
+
+class Latency(Strict):
+    """How latency is measured: batches, interleaved rounds, and milliseconds in a timed block."""
+
+    batches: Many[int] = (1, 32)
+    rounds: int = Field(default=15, ge=3)
+    block_ms: float = Field(default=20.0, gt=0)
+    warmup_ms: float = Field(default=50.0, gt=0)
+    threads: int = Field(default=1, ge=1)
+    memory_format: Literal["contiguous", "channels_last"] = "channels_last"
+
+
+class Cell(Strict):
+    """What is asked: one method at one budget on one trained network with one seed."""
+
+    protocol: int
+    model: Model
+    data: Data
+    method: str
+    settings: dict[str, JsonValue] = {}
+    metric: Literal["macs", "params"] = "macs"
+    budget: BudgetValue
+    seed: int = Field(ge=0)
+    parent: Schedule
+    finetune: Schedule
+    rules: Rules = Rules()
+    recalibration_batches: int = Field(default=8, ge=1)
+    latency: Latency = Latency()
+    device: str = "cpu"
+
+    @property
+    def key(self) -> str:
+        """Eight hexadecimal digits that name this cell."""
+        return _digest(self.model_dump(mode="json", exclude_defaults=True))
+
+    @property
+    def parent_key(self) -> str:
+        """Names the trained parent: every cell with this key starts from the same weights."""
+        fields = {"protocol", "model", "data", "parent", "seed", "device"}
+        return _digest(self.model_dump(mode="json", exclude_defaults=True, include=fields))
+
+    @property
+    def variant(self) -> str:
+        """Names the cell up to its seed: records that share it are repetitions of each other."""
+        return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"seed"}))
+
+    @property
+    def comparison(self) -> str:
+        """Names what is held equal: cells that share it differ in method, budget and seed only."""
+        free = {"method", "settings", "budget", "metric", "seed"}
+        return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude=free))
+
+    @property
+    def label(self) -> str:
+        """`method-model-data-budget-seed`, fit for a file name and a progress line."""
+        budget = f"{self.metric}{self.budget:g}"
+        parts = (self.method, self.model.name, self.data.name, budget, f"s{self.seed}")
+        return "-".join(part.replace("/", "_") for part in parts)
+
+
+class PhaseCost(Strict):
+    """What one phase spent; null where the device cannot tell."""
+
+    images: int = 0
+    macs_forward: int = 0
+    macs_backward: int = 0
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+
+    @property
+    def macs(self) -> int:
+        """Forward and backward together."""
+        return self.macs_forward + self.macs_backward
+
+
+class Size(Strict):
+    """Exact cost of the parent, the limit that the budget set, and what was reached."""
+
+    full_macs: int
+    full_params: int
+    limit: int
+    macs: int | None = None
+    params: int | None = None
+
+
+class Top1(Strict):
+    """Test accuracy as fractions: of the parent, after surgery, recalibrated, fine-tuned."""
+
+    parent: float | None = None
+    pruned: float | None = None
+    recalibrated: float | None = None
+    finetuned: float | None = None
+
+
+class Quartiles(Strict):
+    """Lower quartile, median and upper quartile over rounds."""
+
+    q25: float
+    median: float
+    q75: float
+
+
+class Measured(Strict):
+    """Latency of one pass at one batch, measured in interleaved rounds.
+
+    `ratio` is pruned over parent, paired by round; `control` the same for the parent against
+    itself, the floor below which a ratio says nothing.
+    """
+
+    batch: int
+    parent_ms: Quartiles
+    pruned_ms: Quartiles
+    ratio: Quartiles
+    control: Quartiles
+    passes_per_block: int
+    warmup_passes: int
+    rounds: int
+    dtype: str
+    memory_format: str
+    threads: int
+    flush_denormal: bool
+    parent_peak_bytes: int | None = None
+    pruned_peak_bytes: int | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput of the pruned network at the median."""
+        return 1e3 * self.batch / self.pruned_ms.median
+
+
+class Group(Strict):
+    """A channel group: its full size and how many channels were kept."""
+
+    name: str
+    size: int
+    kept: int
+    stage: int | None = None
+
+
+class Environment(Strict):
+    """Where it ran, without anything that names a machine or a person."""
+
+    python: str
+    torch: str
+    timm: str
+    numpy: str
+    cuda: str | None = None
+    driver: str | None = None
+    gpu: str | None = None
+    cpu: str | None = None
+    cores: int | None = None
+    threads: int
+    workers: int
+    deterministic: bool
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Record(Strict):
+    """What came of a cell."""
+
+    id: str
+    schema_version: int = SCHEMA
+    utc: str
+    suite: str
+    cell: Cell
+    status: Status
+    reason: str | None = None
+    supersedes: str | None = None
+    method_settings: dict[str, JsonValue] = {}
+    images: dict[Literal["train", "search", "test"], int] = {}
+    size: Size | None = None
+    top1: Top1 = Top1()
+    spent: dict[Phase, PhaseCost] = {}
+    seconds: float | None = None
+    latency: Many[Measured] = ()
+    groups: Many[Group] = ()
+    config: dict[str, JsonValue] | None = None
+    trace: Many[dict[str, JsonValue]] = ()
+    environment: Environment
+
+    @model_validator(mode="after")
+    def require_a_reason(self) -> "Record":
+        """Every status but ok carries a reason.
+
+        Raises:
+            ValueError: if it is missing.
+        """
+        if self.status != "ok" and not self.reason:
+            raise ValueError(f"a record with status {self.status} needs a reason")
+        return self
+
+
+def write_record(folder: Path, record: Record) -> Record:
+    """Writes a record as a whole, under a name that did not exist, and returns it with its id.
+
+    The text goes to a hidden file beside its destination and is then linked to the final name,
+    which fails if that exists; so a kill at any moment leaves whole records only. A second attempt
+    at the same cell on the same day gets `-2` after the hash.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{record.utc[:10].replace('-', '')}-{record.cell.label}-{record.cell.key}"
+    for attempt in itertools.count(1):
+        named = record.model_copy(update={"id": stem if attempt == 1 else f"{stem}-{attempt}"})
+        with contextlib.suppress(FileExistsError):
+            _write_new(folder / f"{named.id}.json", named.model_dump_json(indent=1) + "\n")
+            return named
+    raise AssertionError("count() does not end")
+
+
+def load_record(path: Path) -> Record:
+    """Reads one record.
+
+    Raises:
+        DamagedRecord: if the text is not a whole record of a schema version known here.
+    """
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DamagedRecord(
+            f"{path} is not a whole record ({explain(error)}); move it away and run the suite again"
+        ) from error
+    if record.schema_version > SCHEMA:
+        raise DamagedRecord(
+            f"{path} has schema version {record.schema_version}, this program reads up to "
+            f"{SCHEMA}; update the program"
+        )
+    return record
+
+
+def load_records(folder: Path) -> list[Record]:
+    """All records of a folder in order of their ids; none if there is no such folder.
+
+    Raises:
+        DamagedRecord: naming the first file that cannot be read.
+    """
+    return [load_record(path) for path in sorted(folder.glob("[!.]*.json"))]
+
+
+def current_records(records: Sequence[Record]) -> list[Record]:
+    """One record per cell: none that is superseded, an ok one if there is one, else the latest."""
+    replaced = {record.supersedes for record in records}
+    chosen: dict[str, Record] = {}
+    for record in records:
+        if record.id in replaced:
+            continue
+        best = chosen.get(record.cell.key)
+        if best is None or _rank(record) >= _rank(best):
+            chosen[record.cell.key] = record
+    return list(chosen.values())
+
+
+def _rank(record: Record) -> tuple[bool, str]:
+    return record.status == "ok", record.utc
+
+
+def _digest(settings: Mapping[str, Any]) -> str:  # Any: plain JSON
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _write_new(path: Path, text: str) -> None:
+    with _hidden_file(path) as hidden:
+        with hidden.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(hidden, path)
+
+
+@contextlib.contextmanager
+def _hidden_file(path: Path) -> Iterator[Path]:
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield hidden
+    finally:
+        hidden.unlink(missing_ok=True)

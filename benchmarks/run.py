@@ -1,0 +1,323 @@
+"""Runs the cells of a suite in processes of one thread each and shows how far it is.
+
+Cells are independent and each is written by the process that ran it, so an interrupted or killed
+run leaves whole records only and the next run takes up what is missing: cells that failed or were
+cancelled are tried again, cells that are settled are not. A parent network is trained once, before
+the cells that start from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.record import (
+    Cell,
+    Record,
+    Status,
+    current_records,
+    load_records,
+    suggest,
+    write_record,
+)
+from benchmarks.suite import Suite, expand
+
+if TYPE_CHECKING:
+    from benchmarks.protocol import Places
+
+__all__ = ["Job", "Plan", "WorkerDied", "plan_suite", "run_plan"]
+
+SETTLED: tuple[Status, ...] = ("ok", "infeasible")
+"""Cells with these outcomes are not run again."""
+
+COLOURS: Mapping[Status, str] = {
+    "ok": "green",
+    "infeasible": "yellow",
+    "failed": "red",
+    "cancelled": "yellow",
+}
+
+
+class WorkerDied(ChildProcessError):
+    """A worker process ended without an answer."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a suite, and those of them that have no settled record yet."""
+
+    suite: str
+    cells: tuple[Cell, ...]
+    missing: tuple[Cell, ...]
+
+    @property
+    def parents(self) -> dict[str, Cell]:
+        """One missing cell for every parent that is needed, by the parent's key."""
+        return {cell.parent_key: cell for cell in reversed(self.missing)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a run reads and writes, and how many processes it takes."""
+
+    results: Path
+    data: Path | None = None
+    is_download_allowed: bool = False
+    workers: int = 1
+
+    @property
+    def records(self) -> Path:
+        """Folder of the records."""
+        return self.results / "records"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the trained parents, which can be deleted at any time."""
+        return self.results / ".cache" / "parents"
+
+
+def plan_suite(name: str, suite: Suite, records: Path, device: str = "cpu") -> Plan:
+    """Which cells a suite has and which of them are left to do.
+
+    Raises:
+        ValueError: if the suite names a model, data set, method or setting that does not exist.
+        DamagedRecord: if a record in the folder cannot be read.
+    """
+    methods, settings = _known_methods(suite)
+    _refuse_unknown(suite)
+    cells = expand(suite, methods, settings, device)
+    settled = {
+        record.cell.key
+        for record in current_records(load_records(records))
+        if record.status in SETTLED
+    }
+    missing = tuple(cell for cell in cells if cell.key not in settled)
+    return Plan(suite=name, cells=tuple(cells), missing=missing)
+
+
+def run_plan(plan: Plan, job: Job, console: Console) -> Counter[Status]:
+    """Runs the missing cells of a plan and counts their outcomes.
+
+    Raises:
+        OSError: if the results folder cannot be written.
+        ValueError: if a data set does not fit the request.
+        WorkerDied: if a worker process ended without an answer.
+        KeyboardInterrupt: passed on after the running cells have been recorded as cancelled.
+    """
+    _require_writable(job.records)
+    outcomes: Counter[Status] = Counter()
+    if not plan.missing:
+        return outcomes
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(plan.suite, total=len(plan.missing))
+
+        def show(record: Record) -> None:
+            outcomes[record.status] += 1
+            progress.console.print(_line(record), soft_wrap=False)
+            progress.advance(task)
+
+        _Runner(plan, job, show).run()
+    return outcomes
+
+
+class _Runner:
+    """Hands parents and then cells to a pool of processes and collects records."""
+
+    def __init__(self, plan: Plan, job: Job, show: Callable[[Record], None]) -> None:
+        self.plan, self.job, self.show = plan, job, show
+        self.waiting: set[Future[Record]] = set()
+        self.parents: dict[Future[str | None], str] = {}
+
+    def run(self) -> None:
+        pool = ProcessPoolExecutor(
+            max_workers=min(self.job.workers, len(self.plan.missing)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+        )
+        try:
+            self._drain(pool)
+        except BrokenProcessPool as error:
+            raise WorkerDied(
+                "a worker process died, perhaps for lack of memory; what was finished is recorded: "
+                "run again, with fewer --workers"
+            ) from error
+        finally:
+            _stop(pool)
+
+    def _drain(self, pool: ProcessPoolExecutor) -> None:
+        for key, cell in self.plan.parents.items():
+            self.parents[pool.submit(_train_parent, cell, self.job)] = key
+        while self.parents or self.waiting:
+            done, _ = wait({*self.parents, *self.waiting}, return_when=FIRST_COMPLETED)
+            for future in done:
+                if future in self.parents:
+                    self._start_cells(pool, self.parents.pop(future), future.result())
+                else:
+                    self.waiting.discard(future)
+                    self.show(future.result())
+
+    def _start_cells(self, pool: ProcessPoolExecutor, parent: str, problem: str | None) -> None:
+        for cell in self.plan.missing:
+            if cell.parent_key == parent:
+                arguments = (cell, self.plan.suite, self.job, problem)
+                self.waiting.add(pool.submit(_run_and_write, *arguments))
+
+
+def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Record:
+    """In a worker: one cell, from start to its record on disk."""
+    from benchmarks import protocol
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if problem is None:
+            record, _ = protocol.run_cell(
+                cell, suite=suite, places=_places(job), workers=job.workers
+            )
+        else:
+            record = protocol.refuse(cell, problem, suite=suite, workers=job.workers)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return write_record(job.records, record)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _train_parent(cell: Cell, job: Job) -> str | None:
+    """In a worker: trains a parent into the cache; returns what went wrong, if anything did."""
+    from benchmarks import protocol
+    from zoo.core.errors import UnsupportedModel
+
+    try:
+        protocol.parent_for(cell, _places(job))
+    except UnsupportedModel as error:
+        return f"parent: {protocol.describe(error)}"
+    except (FileNotFoundError, ValueError):
+        raise  # the request is wrong, not the run: whoever asked is told before anything is spent
+    except Exception as error:  # its cells are recorded as failed, the other parents go on
+        return f"parent: {protocol.describe(error)}"
+    return None
+
+
+def _places(job: Job) -> Places:
+    from benchmarks.protocol import Places
+
+    return Places(job.cache, job.data, job.is_download_allowed)
+
+
+def _start_worker() -> None:
+    """One thread; Ctrl-C is the main process's business; no worker outlives it."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(signum, signal.SIG_IGN)  # once is enough: the record must not be interrupted
+    raise KeyboardInterrupt
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """Ends the workers; one that is busy records its cell as cancelled first."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in multiprocessing.active_children():
+        process.terminate()
+        process.join()
+
+
+def _require_writable(folder: Path) -> None:
+    """Finds out before anything is trained.
+
+    Raises:
+        OSError: naming the folder.
+    """
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"results cannot be written to {folder} ({error.strerror}); give another --results"
+        ) from error
+
+
+def _known_methods(suite: Suite) -> tuple[tuple[str, ...], dict[str, dict[str, JsonValue]]]:
+    """Names of a suite's methods, and for each its settings without defaults."""
+    from zoo.core.pruner import create_pruner, list_pruners
+
+    methods = list_pruners() if suite.methods == "all" else suite.methods
+    for name in suite.settings:
+        if name not in methods:
+            raise ValueError(
+                f"settings for {name!r}, which the suite does not run; {suggest(name, methods)}"
+            )
+    chosen: dict[str, dict[str, JsonValue]] = {}
+    for name in methods:
+        given = suite.settings.get(name, {})
+        pruner, default = create_pruner(name, **given), create_pruner(name)
+        differing = {
+            f.name for f in fields(pruner) if getattr(pruner, f.name) != getattr(default, f.name)
+        }  # type: ignore[arg-type]
+        chosen[name] = {key: value for key, value in given.items() if key in differing}
+    return tuple(methods), chosen
+
+
+def _refuse_unknown(suite: Suite) -> None:
+    import timm
+
+    from zoo.core.data import list_datasets
+
+    for model in suite.models:
+        if not timm.is_model(model.name):
+            raise ValueError(
+                f"unknown model {model.name!r}; {suggest(model.name, timm.list_models())}"
+            )
+    for data in suite.datasets:
+        if data.name not in list_datasets():
+            raise ValueError(
+                f"unknown dataset {data.name!r}; {suggest(data.name, list_datasets())}"
+            )
+
+
+def _line(record: Record) -> str:
+    """One cell, one line: outcome, method, network, budget, and what it reached or why not."""
+    cell = record.cell
+    name = f"{cell.method} {cell.model.name} {cell.budget:g} s{cell.seed}"
+    if record.status == "ok" and record.top1.finetuned is not None:
+        result = f"{100 * record.top1.finetuned:.1f} % {record.seconds or 0:.0f} s"
+    else:
+        result = record.reason or ""
+    colour = COLOURS[record.status]
+    return f"[{colour}]{record.status}[/] {escape(name)} {escape(result)}"
