@@ -49,7 +49,8 @@ class CifarResNet(ResNet):  # type: ignore[misc]  # timm ships no type for its b
         drop_path_rate: stochastic depth at the last block.
         act_layer: activation.
         norm_layer: normalisation.
-        zero_init_last: start each residual branch at zero.
+        zero_init_last: start each residual branch at zero, timm's default. Not here: the paper does
+            not, and a training of few epochs then spends most of them at chance.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class CifarResNet(ResNet):  # type: ignore[misc]  # timm ships no type for its b
         drop_path_rate: float = 0.0,
         act_layer: LayerType = nn.ReLU,
         norm_layer: LayerType = nn.BatchNorm2d,
-        zero_init_last: bool = True,
+        zero_init_last: bool = False,
     ) -> None:
         if channels[0] % 2:
             raise ValueError(f"the first stage has {channels[0]} channels; give an even number")

@@ -1,0 +1,156 @@
+"""Features by module name, and losses that compare a student's with a teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from zoo.core.errors import unknown_name
+
+__all__ = ["Taps", "feature_error", "relative_feature_error", "soft_cross_entropy"]
+
+# Keeps a constant feature from dividing by zero.
+EPSILON = 1e-6
+
+
+class Taps:
+    """Keeps the outputs of some modules while the context is open.
+
+    ```python
+    with Taps(model, ["layer1", "layer2"]) as taps:
+        logits = model(images)
+        first = taps.features["layer1"]
+    ```
+
+    Args:
+        model: the network; its hooks are gone when the context ends.
+        names: module names, as in `model.named_modules()`.
+
+    Raises:
+        ValueError: for a name that the network does not have.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        modules = dict(model.named_modules())
+        for name in names:
+            if name not in modules:
+                raise unknown_name("module", name, filter(None, modules))
+        self._modules = {name: modules[name] for name in names}
+        self._handles: list[RemovableHandle] = []
+        self._kept: dict[str, tuple[Tensor, int]] = {}
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """Output of each module at its last call, with gradients; shape (N, C, H, W) or (N, C).
+
+        Raises:
+            RuntimeError: if an output was changed in place after its module returned it.
+        """
+        for name, (feature, version) in self._kept.items():
+            if feature._version != version:
+                raise RuntimeError(
+                    f"the output of {name} was changed in place by a later module; tap that module"
+                )
+        return {name: feature for name, (feature, _) in self._kept.items()}
+
+    def __enter__(self) -> Taps:
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(self._keeper(name)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._kept.clear()
+
+    def _keeper(self, name: str):  # type: ignore[no-untyped-def]  # torch's hook type is private
+        def keep(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> None:
+            if not isinstance(output, Tensor):
+                raise TypeError(f"the output of {name} is a {type(output).__name__}, not a tensor")
+            self._kept[name] = output, output._version
+
+        return keep
+
+
+def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference, over all elements; it grows with the scale of the features.
+
+    Args:
+        student: features, shape (N, C, H, W) or (N, C).
+        teacher: features to imitate, same shape; receives no gradient.
+
+    Returns:
+        A scalar, in squared units of the features.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _check_shapes(student, teacher)
+    return F.mse_loss(student, teacher.detach())
+
+
+def relative_feature_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference divided by the teacher's variance: 1 for predicting its mean.
+
+    Mean and variance are taken over N, H and W for each channel, then both are averaged over C, so
+    that layers of any scale add up and a channel counts by what it varies.
+
+    Args:
+        student: features, shape (N, C, H, W) or (N, C).
+        teacher: features to imitate, same shape; receives no gradient.
+
+    Returns:
+        A scalar without unit.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _check_shapes(student, teacher)
+    target = teacher.detach()
+    other_dims = [dim for dim in range(target.ndim) if dim != 1]
+    variance = target.var(dim=other_dims, correction=0).mean()
+    return F.mse_loss(student, target) / (variance + EPSILON)
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's softened classes to the student's.
+
+    Args:
+        student: logits, shape (N, classes).
+        teacher: logits, same shape; receives no gradient.
+        temperature: divides both logits; the result is multiplied by its square, which keeps the
+            size of the gradient (Hinton et al. 2015, section 2.1).
+
+    Returns:
+        A scalar in nats, averaged over N; zero for equal logits.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _check_shapes(student, teacher)
+    divergence = F.kl_div(
+        torch.log_softmax(student / temperature, 1),
+        torch.log_softmax(teacher.detach() / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2
+
+
+def _check_shapes(student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape; "
+            "map the student's channels to the teacher's first"
+        )
