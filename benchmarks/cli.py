@@ -127,10 +127,12 @@ def prune(
     ] = False,
     image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels.")] = None,
     train_size: Annotated[int | None, typer.Option(min=1, help="Training images to use.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
     """Prune one network with one method to one budget and save the smaller network."""
+    from benchmarks.run import Job
     from benchmarks.single import Request, prune_one
 
     _require_device(device)
@@ -148,7 +150,8 @@ def prune(
         seed=seed,
         device=device,
     )
-    prune_one(request, out=out, data=data, console=Console())
+    cache = Job(results).cache
+    prune_one(request, out=out, cache=cache, data=data, console=Console())
 
 
 @app.command(name="list")
@@ -157,6 +160,7 @@ def list_all() -> None:
     import timm
 
     from benchmarks.suite import list_suites, load_suite
+    from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
     from zoo.core.data import list_datasets
     from zoo.core.pruner import list_pruners
 

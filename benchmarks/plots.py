@@ -42,7 +42,7 @@ COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#444444", "#E69F00",
     "#56B4E9", "#882255", "#999933", "#332288", "#44AA99", "#AA4499",
 )  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h", "<", ">")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
 
 METHODS = (
     "knapsack", "bnp", "pse_net", "stagewise", "uniform", "random_search", "l1_norm",

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator, Sized
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
 
@@ -46,6 +47,7 @@ from benchmarks.record import (
     Top1,
     suggest,
 )
+from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
 from zoo.core.batches import Sample
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import Budget, CostModel
@@ -55,6 +57,7 @@ from zoo.core.meter import Meter
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, create_pruner
 from zoo.core.space import ChannelSpace
+from zoo.core.supernet import recalibrate
 from zoo.core.surgery import rebuild
 from zoo.core.train import Recipe, evaluate, train
 
@@ -91,6 +94,7 @@ class Findings:
     problem: Problem | None = None
     pruner: Pruner | None = None
     network: nn.Module | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -121,11 +125,11 @@ def run_cell(
     try:
         _follow(cell, places, findings)
     except InfeasibleBudget as error:
-        status, reason = "infeasible", str(error)
+        status, reason, findings.error = "infeasible", str(error), error
     except KeyboardInterrupt:
         status, reason = "cancelled", "interrupted"
     except Exception as error:  # a method is foreign code: whatever it raises, the others still run
-        status, reason = "failed", describe(error)
+        status, reason, findings.error = "failed", describe(error), error
     seconds = time.perf_counter() - started
     record = _record(cell, suite, capture(workers), findings, status, reason, seconds)
     return record, findings
@@ -262,15 +266,9 @@ def _finetuned(cell: Cell, pruned: nn.Module, splits: Splits, findings: Findings
 
 def _recalibrated(pruned: nn.Module, cell: Cell, splits: Splits) -> nn.Module:
     """A copy whose batch-norm statistics are averages over a few training batches, weights kept."""
-    model = copy.deepcopy(pruned).train()
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average instead of a decaying one
+    model = copy.deepcopy(pruned)
     batches = _train_batches(cell, cell.finetune, splits).epoch(0)
-    with torch.no_grad(), _seeded(cell):
-        for _, (images, _labels) in zip(range(cell.recalibration_batches), batches, strict=False):
-            model(images)
+    recalibrate(model, (images for images, _ in islice(batches, cell.recalibration_batches)))
     return model.eval()
 
 

@@ -161,7 +161,8 @@ class Schedule(Strict):
     optimizer: str = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    milestones: Many[float] = (0.5, 0.75)
     warmup_epochs: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     channels_last: bool = True

@@ -297,6 +297,7 @@ def _known_methods(suite: Suite) -> tuple[tuple[str, ...], dict[str, dict[str, J
 def _refuse_unknown(suite: Suite) -> None:
     import timm
 
+    from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
     from zoo.core.data import list_datasets
 
     for model in suite.models:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator
 
@@ -42,7 +42,7 @@ class Suite(Strict):
     methods: Literal["all"] | Many[str] = "all"
     budgets: Many[BudgetValue] = Field(min_length=1)
     metric: Literal["macs", "params"] = "macs"
-    seeds: Many[int] = Field(default=(0,), min_length=1)
+    seeds: Many[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
     models: Many[Model] = Field(min_length=1)
     datasets: Many[Data] = Field(min_length=1)
     parent: Schedule

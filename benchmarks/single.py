@@ -1,0 +1,180 @@
+"""One thing at a time: one network pruned and saved, one pruner put through the contract."""
+
+import importlib
+import importlib.util
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+
+from benchmarks.protocol import Places, parent_for, run_cell
+from benchmarks.record import Cell, Data, Model, Record, Schedule, write_record
+from benchmarks.suite import PROTOCOL
+from zoo.core.checks import Outcome, contract
+from zoo.core.pruner import create_pruner, pruners_of
+
+__all__ = ["Request", "check_module", "prune_one"]
+
+COLOURS = {"passed": "green", "failed": "red", "expected": "yellow", "skipped": "dim"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `zoo prune` is asked for."""
+
+    model: str
+    method: str
+    budget: float
+    metric: Literal["macs", "params"]
+    dataset: str
+    image_size: int | None
+    train_size: int | None
+    epochs: int
+    parent_epochs: int
+    is_pretrained: bool
+    seed: int
+    device: str
+
+    def cell(self) -> Cell:
+        """The cell that answers the request.
+
+        Raises:
+            ValueError: if the budget is not positive.
+        """
+        return Cell(
+            protocol=PROTOCOL,
+            model=Model(name=self.model, args={"pretrained": True} if self.is_pretrained else {}),
+            data=Data(name=self.dataset, image_size=self.image_size, train_size=self.train_size),
+            method=self.method,
+            metric=self.metric,
+            budget=self.budget,
+            seed=self.seed,
+            parent=Schedule(epochs=self.parent_epochs),
+            finetune=Schedule(epochs=self.epochs, lr=0.05),
+            device=self.device,
+        )
+
+
+def prune_one(
+    request: Request, *, out: Path, cache: Path, data: Path | None, console: Console
+) -> Record:
+    """Trains, prunes, fine-tunes and measures one network, and saves it with its record.
+
+    Args:
+        request: what to prune and how.
+        out: new folder.
+        cache: where trained parents are kept.
+        data: folder of a data set that is read from files.
+        console: where progress is told.
+
+    Raises:
+        ValueError: if the request cannot be met.
+        OSError: if the folder exists or cannot be written, or the data are not there.
+    """
+    cell = request.cell()
+    create_pruner(cell.method)
+    out.mkdir(parents=True)
+    try:
+        places = Places(cache=cache, data=data)
+        with console.status(f"training {cell.model.name} on {cell.data.name}"):
+            parent_for(cell, places)
+        with console.status(f"pruning with {cell.method}, fine-tuning"):
+            record, findings = run_cell(cell, suite="", places=places)
+        if findings.error is not None:
+            raise findings.error
+        _save(findings, out)
+        record = write_record(out, record)
+    except BaseException:
+        _remove_if_empty(out)
+        raise
+    _tell(record, out, console)
+    return record
+
+
+def check_module(target: str, console: Console) -> bool:
+    """Puts every pruner of a module through the contract; tells whether all passed.
+
+    Args:
+        target: path of a `.py` file, or name of a module that can be imported.
+        console: gets one line for each check that did not simply pass, and a count.
+
+    Raises:
+        ValueError: if there is no such module, or no pruner in it.
+    """
+    classes = pruners_of(_module(target))
+    if not classes:
+        raise ValueError(f"{target} defines no pruner; derive a frozen dataclass from Pruner")
+    passed = True
+    for cls in classes:
+        counts: Counter[str] = Counter()
+        for outcome in contract(cls):
+            counts[outcome.status] += 1
+            if outcome.status in ("failed", "expected"):
+                console.print(_outcome_line(outcome))
+        passed = passed and not counts["failed"]
+        told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+        console.print(f"{cls.__name__}: {told}")
+    return passed
+
+
+def _module(target: str) -> ModuleType:
+    path = Path(target)
+    if path.suffix != ".py":
+        try:
+            return importlib.import_module(target)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"no module {error.name!r}; give the path of a .py file, or a name to import"
+            ) from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{target} does not exist")
+    folder = path.resolve().parent
+    for package in ("zoo", "baselines"):
+        home = importlib.import_module(package).__path__
+        if str(folder) in home:
+            return importlib.import_module(f"{package}.{path.stem}")
+    return _load_file(path)
+
+
+def _load_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # the suffix is .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses and inspect look a class's module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    colour = COLOURS[outcome.status]
+    where = f" on {outcome.network}" if outcome.network else ""
+    name = f"{outcome.number:2d} {outcome.name}{where}"
+    return f"[{colour}]{outcome.status}[/] {escape(name)}: {escape(outcome.reason)}"
+
+
+def _tell(record: Record, out: Path, console: Console) -> None:
+    """Three lines: size, accuracy, speed."""
+    size, top1 = record.size, record.top1
+    assert size is not None and size.macs is not None and size.params is not None
+    console.print(
+        f"MACs {size.full_macs:,} -> {size.macs:,} ({size.macs / size.full_macs:.1%}), "
+        f"parameters {size.full_params:,} -> {size.params:,}"
+    )
+    if top1.parent is not None and top1.finetuned is not None:
+        console.print(f"test top-1 {top1.parent:.1%} -> {top1.finetuned:.1%}")
+    for measured in record.latency:
+        console.print(
+            f"batch {measured.batch}: {measured.parent_ms.median:.2f} ms -> "
+            f"{measured.pruned_ms.median:.2f} ms"
+        )
+    console.print(f"saved in {out}")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
