@@ -1,0 +1,96 @@
+"""Random search: the best of n random feasible width configurations.
+
+Paper: Li, Adamczewski, Li, Gu, Timofte, Van Gool: Revisiting Random Channel Pruning for Neural
+    Network Compression, 2022, CVPR.
+
+Idea: The configuration of widths is determined by random search. Many feasible configurations are
+    drawn and judged without training. Any method that searches has to beat the best of them.
+
+Steps:
+    1. `magnitude_scores`: rank the channels within each group by L1 norm.
+    2. `random_widths`: draw keep ratios and scale them until the recounted cost fits.
+    3. `accuracy`: recalibrate BatchNorm and judge on the search split.
+
+Deviations:
+    - Draws are scaled to the budget instead of drawn until one fits. Expected effect: none but
+      time; every draw is feasible and close below the budget.
+
+Unknowns:
+    - Only the paper's abstract was read. Its distribution of ratios, number of samples, criterion
+      within a layer and way of judging are not known to us. Ours: ratios uniform in (0, 1) before
+      scaling, 50 samples, L1 norm, top-1 after recalibration.
+
+Cost: For each sample four training batches and one pass over the search split, forward only, with
+    the subnet.
+
+Names: None.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from zoo.core.config import SubnetConfig
+from zoo.core.planted import Golden, planted_golden
+from zoo.core.problem import Problem
+from zoo.core.pruner import Pruner, Subnet, conclude
+from zoo.core.score import magnitude_scores
+from zoo.core.select import fill_up, keep_best, largest_feasible, legal_widths
+
+__all__ = ["RandomSearch", "random_widths"]
+
+SCALES = 256  # candidates on the way from the smallest to the full network
+
+
+@dataclass(frozen=True)
+class RandomSearch(Pruner):
+    """The best of random widths.
+
+    Attributes:
+        samples: configurations drawn.
+    """
+
+    samples: int = 50
+
+    def search(self, problem: Problem) -> Subnet:
+        """Draw, judge, and keep the best; the first one among equals."""
+        problem.check_feasible()
+        if problem.is_full:
+            return conclude(problem, SubnetConfig.full())
+        rng = problem.rng("search")
+        best, best_top1 = SubnetConfig.full(), -1.0
+        with problem.meter.phase("search"):
+            scores = magnitude_scores(problem.model, problem.space)
+            for sample in range(self.samples):
+                config = keep_best(problem.space, scores, random_widths(problem, rng))
+                top1 = problem.accuracy(config)
+                problem.trace("sample", index=sample, top1=top1, config=config.to_json())
+                if top1 > best_top1:
+                    best, best_top1 = config, top1
+        return conclude(problem, best)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Three samples."""
+        return cls(samples=3)
+
+    @classmethod
+    def golden(cls) -> Golden:
+        """The planted answer is the best of all feasible width pairs."""
+        planted = planted_golden()
+        story = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
+        return Golden(planted.problem, planted.expected, story, {"samples": 30})
+
+
+def random_widths(problem: Problem, rng: np.random.Generator) -> np.ndarray:
+    """Random legal widths just below the budget, shape (G,).
+
+    Each group draws a ratio; all ratios are scaled by one factor, the largest that fits.
+    """
+    sizes = problem.space.sizes
+    ratios = 1.0 - rng.random(len(sizes))
+    factors = np.geomspace(1e-2, 1.0, SCALES) / ratios.min()
+    candidates = legal_widths(problem, np.minimum(factors[:, None] * ratios, 1.0) * sizes)
+    widths = largest_feasible(problem, np.vstack([problem.rules.minimums(problem.space), candidates]))
+    return fill_up(problem, widths, lambda widths: rng.random(len(widths)))

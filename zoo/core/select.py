@@ -1,0 +1,146 @@
+"""From scores to a configuration within a budget: the selection rules that methods share.
+
+Widths are chosen on the recounted cost of the whole network: every rule lists its candidate width
+vectors, ascending in cost, counts all of them in one vectorised call and takes the largest that
+fits: bisection in one step. What is left below the budget is filled up channel by channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from zoo.core.config import SubnetConfig
+from zoo.core.problem import Problem
+from zoo.core.space import ChannelSpace
+
+__all__ = [
+    "fill_up",
+    "global_widths",
+    "keep_best",
+    "largest_feasible",
+    "legal_widths",
+    "next_widths",
+    "uniform_widths",
+]
+
+
+def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
+    """Round widths down to legal ones, never below the minimum.
+
+    Args:
+        problem: gives the space and the rules.
+        widths: shape (n, G), each between 0 and the group's size.
+
+    Returns:
+        Shape (n, G), int64.
+    """
+    columns = []
+    for group, column in zip(problem.space.groups, widths.T, strict=True):
+        legal = np.array(problem.rules.legal(group.size))
+        columns.append(legal[np.maximum(np.searchsorted(legal, column, side="right") - 1, 0)])
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def next_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
+    """The next wider legal width of every group, shape (G,); the size where it is full already."""
+    steps = []
+    for group, width in zip(problem.space.groups, widths, strict=True):
+        legal = np.array(problem.rules.legal(group.size))
+        position = np.searchsorted(legal, width, side="right")
+        steps.append(legal[min(position, len(legal) - 1)])
+    return np.array(steps, dtype=np.int64)
+
+
+def largest_feasible(problem: Problem, candidates: np.ndarray) -> np.ndarray:
+    """The costliest candidate within the budget; the first one among equals.
+
+    Args:
+        problem: gives cost and budget.
+        candidates: legal widths, shape (n, G); at least one must fit.
+
+    Returns:
+        Widths, shape (G,).
+    """
+    costs = problem.budget.cost_of_widths(problem.cost, candidates)
+    return candidates[np.argmax(np.where(costs <= problem.budget.limit, costs, -1))]
+
+
+def fill_up(
+    problem: Problem, widths: np.ndarray, priority: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Widen one group at a time by one legal step while any step still fits the budget.
+
+    Args:
+        problem: gives cost, budget and rules.
+        widths: legal widths within the budget, shape (G,).
+        priority: from the current widths to how much each group wants its next step, shape (G,);
+            among the steps that fit, the highest goes first.
+
+    Returns:
+        Widths from which no single legal step fits, shape (G,).
+    """
+    while True:
+        steps = next_widths(problem, widths)
+        candidates = np.where(np.eye(len(widths), dtype=bool), steps, widths)
+        costs = problem.budget.cost_of_widths(problem.cost, candidates)
+        fits = (costs <= problem.budget.limit) & (steps > widths)
+        if not fits.any():
+            return widths
+        widths = candidates[np.argmax(np.where(fits, priority(widths), -np.inf))]
+
+
+def uniform_widths(problem: Problem) -> np.ndarray:
+    """Widths at the largest common keep ratio that fits, filled up where a group lags behind.
+
+    Returns:
+        Legal widths, shape (G,).
+    """
+    sizes = problem.space.sizes
+    ratios = np.unique(np.concatenate([np.arange(size + 1) / size for size in sizes]))
+    candidates = legal_widths(problem, np.floor(ratios[:, None] * sizes + 1e-9))
+    widths = largest_feasible(problem, candidates)
+    return fill_up(problem, widths, lambda widths: -widths / sizes)
+
+
+def global_widths(problem: Problem, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Widths when the lowest-scoring channels of the whole network go first.
+
+    Args:
+        problem: gives cost, budget and rules.
+        scores: by group name, shape (size,), comparable between groups; higher = keep.
+
+    Returns:
+        Legal widths, shape (G,); a group keeps its minimum however low it scores.
+    """
+    groups = problem.space.groups
+    sizes = problem.space.sizes
+    owner = np.repeat(np.arange(len(groups)), sizes)
+    order = np.argsort(np.concatenate([scores[g.name] for g in groups]), kind="stable")
+    dropped = np.zeros((len(order) + 1, len(groups)), dtype=np.int64)
+    dropped[np.arange(1, len(order) + 1), owner[order]] = 1
+    candidates = legal_widths(problem, sizes - dropped.cumsum(axis=0))
+    ranked = [np.append(np.sort(scores[g.name])[::-1], -np.inf) for g in groups]
+    return fill_up(
+        problem,
+        largest_feasible(problem, candidates),
+        lambda widths: np.array([s[w] for s, w in zip(ranked, widths, strict=True)]),
+    )
+
+
+def keep_best(
+    space: ChannelSpace, scores: Mapping[str, np.ndarray], widths: np.ndarray
+) -> SubnetConfig:
+    """The configuration that keeps the `widths[g]` best channels of every group.
+
+    Args:
+        space: the groups.
+        scores: by group name, shape (size,); equal scores favour the lower index.
+        widths: shape (G,).
+    """
+    keep = {}
+    for group, width in zip(space.groups, widths, strict=True):
+        best = np.argsort(-scores[group.name], kind="stable")[:width]
+        keep[group.name] = tuple(sorted(best.tolist()))
+    return SubnetConfig(keep)
