@@ -259,7 +259,8 @@ def test_no_epoch_changes_nothing_but_the_mode() -> None:
     train(model, batches(), Recipe(epochs=0))
     assert not model.training
     assert all(
-        torch.equal(new, old) for new, old in zip(model.parameters(), network().parameters())
+        torch.equal(new, old)
+        for new, old in zip(model.parameters(), network().parameters(), strict=True)
     )
 
 

@@ -198,7 +198,7 @@ class Batches:
 
     def _from_memory(self, dataset: ImageTensors, epoch: int) -> Iterator[Batch]:
         generator = _generator("augment", self.seed, epoch)
-        for chosen in self.order(epoch).split(self.batch_size):
+        for chosen in torch.split(self.order(epoch), self.batch_size):
             images = dataset.images[chosen].to(self.device)
             if self._augment is not None:
                 images = self._augment(images, generator)

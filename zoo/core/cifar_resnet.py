@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from timm.layers import LayerType
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -160,9 +159,8 @@ class CifarResNet(ResNet):  # type: ignore[misc]  # timm ships no type for its b
 
     def _forward_stage(self, name: str, x: Tensor) -> Tensor:
         stage = getattr(self, name)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(stage, x)
-        return stage(x)
+        features: Tensor = checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
+        return features
 
 
 def _cfg() -> dict[str, Any]:  # timm's configuration is an untyped dict
@@ -189,28 +187,29 @@ def _create(name: str, depth: int, pretrained: bool, **kwargs: Any) -> CifarResN
     if pretrained:
         raise ValueError(f"{name} has no published weights; create it with pretrained=False")
     blocks = (depth - 2) // 6
-    return build_model_with_cfg(
+    model: CifarResNet = build_model_with_cfg(
         CifarResNet,
         name,
         False,
         feature_cfg={"out_indices": (0, 1, 2, 3)},
         **{"layers": (blocks, blocks, blocks), **kwargs},
     )
+    return model
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]  # timm has no types here
 def resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:  # timm's kwargs
     """ResNet-20, option B: 40,813,184 MACs and 272,474 parameters at (3, 32, 32)."""
     return _create("resnet20_cifar", 20, pretrained, **kwargs)
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]  # timm has no types here
 def resnet56_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:  # timm's kwargs
     """ResNet-56, option B: 125,747,840 MACs and 855,770 parameters at (3, 32, 32)."""
     return _create("resnet56_cifar", 56, pretrained, **kwargs)
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]  # timm has no types here
 def resnet110_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:  # timm's kwargs
     """ResNet-110, option B: 253,149,824 MACs and 1,730,714 parameters at (3, 32, 32)."""
     return _create("resnet110_cifar", 110, pretrained, **kwargs)

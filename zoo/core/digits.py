@@ -25,7 +25,7 @@ Part = Literal["train", "test"]
 CLUTTER_VERSION = 1
 
 FRAGMENTS = 3
-GLYPH_EXTENT = (0.55, 0.95)  # side of the digit, as a share of the image
+GLYPH_EXTENT = (0.6, 0.95)  # side of the digit, as a share of the image
 ROTATION = math.radians(20.0)
 SHEAR = 0.2
 CONTRAST = (0.25, 0.6)  # distance in colour from the ground, hardest and easiest image
@@ -34,7 +34,7 @@ FRAGMENT_CONTRAST = 0.35  # in the hardest image; none in the easiest
 BACKGROUND_CELLS = 4
 BACKGROUND_RANGE = (0.25, 0.75)
 BACKGROUND_RELIEF = 0.15  # in the hardest image
-NOISE_STD = 0.10  # in the hardest image
+NOISE_STD = 0.05  # in the hardest image
 
 _CHUNK = 500  # images that share a random stream
 _GLYPH_SEED = 20240
@@ -169,7 +169,7 @@ def _place(
 def _paint(
     rng: np.random.Generator, canvas: Tensor, coverage: Tensor, contrast: np.ndarray
 ) -> Tensor:
-    """The canvas with each shape added in a random colour direction, contrast of shape (N,)."""
+    """The canvas, brighter by each shape's coverage in a random hue; contrast of shape (N,)."""
     direction = np.abs(rng.standard_normal((len(canvas), 3), dtype=np.float32))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     colour = torch.from_numpy(direction)[:, :, None, None] * _per_image(contrast * math.sqrt(3.0))

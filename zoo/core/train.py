@@ -225,7 +225,7 @@ class _Trained(nn.Module):
         self.loss = loss
 
     def no_weight_decay(self) -> set[str]:
-        named = getattr(self.student, "no_weight_decay", set)()
+        named: set[str] = getattr(self.student, "no_weight_decay", set)()
         return {f"student.{name}" for name in named}
 
 
@@ -265,9 +265,9 @@ class _Step:
     def take(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update; returns the loss, detached."""
         self.schedule.step_update(self.done)
-        value = self.loss(self.model, images, labels)
+        value: Tensor = self.loss(self.model, images, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        torch.autograd.backward(value)
         if self.recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self._parameters(), self.recipe.clip_grad)
         self.optimizer.step()
