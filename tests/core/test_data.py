@@ -32,6 +32,10 @@ from zoo.core.data import (
 from zoo.core.meter import Meter
 
 
+# timm's dataset leaves each file for the garbage collector to close.
+leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
 def numbered(count: int, size: int = 4) -> ImageTensors:
     """Image i is filled with the value i and has the label i."""
     values = torch.arange(count, dtype=torch.uint8)
@@ -367,6 +371,7 @@ def image_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@leaves_files_open
 def test_image_folders_are_read_and_a_search_split_is_held_out(image_folder: Path) -> None:
     splits = load_splits("imagefolder", path=image_folder, image_size=32, search_size=2)
     assert [len(part) for part in (splits.train, splits.search, splits.test)] == [6, 2, 4]
@@ -377,6 +382,8 @@ def test_image_folders_are_read_and_a_search_split_is_held_out(image_folder: Pat
     assert labels.tolist() == [0, 0, 1, 1]
 
 
+@leaves_files_open
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_augmented_files_repeat_for_any_number_of_workers(image_folder: Path) -> None:
     splits = load_splits("imagenet", path=image_folder, image_size=32, search_size=2)
     before = global_state()
