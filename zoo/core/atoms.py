@@ -85,6 +85,8 @@ class Trace:
         tensors: labels of every parameter and buffer, by name.
         roles: (tensor name, dimension) -> what a layer uses it for, in order of execution.
         ops: the operator calls in order.
+        outputs: (shape, labels) of what each module that returns one tensor put out last, by
+            path, in order of execution.
         products: MACs of convolutions and linear layers.
         depthwise: paths of modules that ran a depthwise convolution.
     """
@@ -95,5 +97,6 @@ class Trace:
     tensors: dict[str, Labels] = field(default_factory=dict)
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
+    outputs: dict[str, tuple[tuple[int, ...], Labels]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
     depthwise: set[str] = field(default_factory=set)

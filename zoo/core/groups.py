@@ -120,6 +120,8 @@ class ChannelTable:
         shapes: shape of every parameter and buffer.
         parameters: names of the parameters, without the buffers.
         products: MACs of each layer call as (module, factor, indices of axes).
+        outputs: width of what each module that returns one tensor puts out: (width, index of its
+            axis or None where it is fixed), by path, in order of execution.
         followers: attributes that must change with the widths.
         depthwise: paths of modules that run a depthwise convolution.
     """
@@ -131,6 +133,7 @@ class ChannelTable:
     shapes: dict[str, tuple[int, ...]]
     parameters: tuple[str, ...]
     products: tuple[tuple[str, int, tuple[int, ...]], ...]
+    outputs: dict[str, tuple[int, int | None]]
     followers: tuple[Follower, ...]
     depthwise: frozenset[str]
 
@@ -271,12 +274,13 @@ class _Builder:
             (p.module, p.factor, tuple(axes.of(label) for label in p.labels))
             for p in self.trace.products
         )
+        outputs = self._outputs(axes)
         followers = tuple(self._followers(axes))
         groups = self._groups(axes, tensors, stages, blocks)
         used = tuple(axes.distinct)
         return ChannelTable(
             groups, self._pinned(), used, tensors, self.trace.shapes,
-            tuple(self.trace.parameters), products, followers,
+            tuple(self.trace.parameters), products, outputs, followers,
             frozenset(self.trace.depthwise),
         )
 
@@ -320,6 +324,14 @@ class _Builder:
             key = (where, str(self.reason[index]))
             found[key] = found.get(key, 0) + 1
         return tuple(Pinned(where, count, reason) for (where, reason), count in found.items())
+
+    def _outputs(self, axes: _Axes) -> dict[str, tuple[int, int | None]]:
+        widths: dict[str, tuple[int, int | None]] = {}
+        for path, (shape, labels) in self.trace.outputs.items():
+            dim = 1 if len(shape) == 4 else len(shape) - 1
+            if dim > 0:
+                widths[path] = shape[dim], axes.of(labels[dim]) if dim in labels else None
+        return widths
 
     def _followers(self, axes: _Axes) -> Iterable[Follower]:
         """Yield the sizes that code outside of layers may hold as numbers: parts and groups."""

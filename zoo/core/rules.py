@@ -343,6 +343,18 @@ def _cat(flow: Flow, call: Call) -> None:
     flow.set(call.outputs[0], merged)
 
 
+@_rule("stack")
+def _stack(flow: Flow, call: Call) -> None:
+    tensors = call.bound["tensors"]
+    new = call.bound["dim"] % call.outputs[0].ndim
+    merged: Labels = {}
+    for dim in {d for t in tensors for d in flow.get(t)}:
+        merged[dim + (dim >= new)] = flow.along(tensors[0], dim)
+        for tensor in tensors:
+            flow.trace.atoms.unite(flow.along(tensors[0], dim), flow.along(tensor, dim), flow.where)
+    flow.set(call.outputs[0], merged)
+
+
 @_rule("split", "split_with_sizes", "unbind", "select", "slice", "chunk")
 def _take_part(flow: Flow, call: Call) -> None:
     tensor = call.inputs[0]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from zoo.core.atoms import Trace
@@ -77,7 +76,7 @@ class ChannelSpace:
             except Mismatch as mismatch:
                 _pin(trace, mismatch, meta)
             else:
-                return cls(size, inexact, table, trace, _stages(model))
+                return cls(size, inexact, table, trace, _stages(model, trace))
         raise UnsupportedModel(
             f"{type(model).__name__} still differs from its channel table after {_PROBES} rounds"
         )
@@ -143,13 +142,17 @@ def _ordinals(model: nn.Module, coarse: bool) -> dict[str, int]:
         return {}
     from timm.models import group_parameters
 
-    matched: Any = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+    try:
+        matcher = model.group_matcher(coarse=coarse)
+    except AssertionError:  # how timm says that a network has no such grouping
+        return {}
+    matched: Any = group_parameters(model, matcher, reverse=True)
     return {name: int(ordinal) for name, ordinal in matched.items()}
 
 
-def _stages(model: nn.Module) -> tuple[str, ...]:
-    """Return the modules whose outputs end a stage, as far as the model names them."""
-    known = dict(model.named_modules())
+def _stages(model: nn.Module, trace: Trace) -> tuple[str, ...]:
+    """Return the modules whose outputs (N, C, H, W) end a stage, as far as the model names them."""
     infos: Any = getattr(model, "feature_info", None) or ()
-    infos = getattr(infos, "info", infos)
-    return tuple(info["module"] for info in infos if info.get("module") in known)
+    names = [info.get("module") for info in getattr(infos, "info", infos)]
+    maps = {path for path, (shape, _) in trace.outputs.items() if len(shape) == 4}
+    return tuple(name for name in names if name in maps)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from zoo.core.config import SubnetConfig
 from zoo.core.resize import prove, resized_copy
 from zoo.core.space import ChannelSpace
-from zoo.core.trace import on_meta
 
 __all__ = ["rebuild"]
 
@@ -42,7 +40,7 @@ def rebuild(
     _check_shapes(model, space)
     smaller = resized_copy(model, space.table, config, weights)
     prove(space.trace_record, space.table, config, smaller, space.input_size)
-    _refresh_metadata(model, smaller, space)
+    _refresh_metadata(model, smaller, space, config)
     return smaller
 
 
@@ -56,66 +54,41 @@ def _check_shapes(model: nn.Module, space: ChannelSpace) -> None:
             )
 
 
-def _refresh_metadata(parent: nn.Module, smaller: nn.Module, space: ChannelSpace) -> None:
+def _refresh_metadata(
+    parent: nn.Module, smaller: nn.Module, space: ChannelSpace, config: SubnetConfig
+) -> None:
     """Bring the widths that timm keeps beside the layers up to date."""
-    _refresh_feature_info(smaller, space)
-    sizes = _feature_sizes(parent, space), _feature_sizes(smaller, space)
+    table, kept = space.table, space.table.kept_positions(config)
+    widths = {
+        path: (old, old if axis is None or kept[axis] is None else len(kept[axis]))
+        for path, (old, axis) in table.outputs.items()
+    }
     for name in ("num_features", "head_hidden_size"):
         old = getattr(parent, name, None)
-        if type(old) is int and old in sizes[0]:
-            setattr(smaller, name, sizes[1][sizes[0].index(old)])
+        last = [new for before, new in widths.values() if type(old) is int and before == old]
+        if last:
+            setattr(smaller, name, last[-1])
     for path, module in parent.named_modules():
         for name in ("in_features", "num_features", "hidden_size"):
             old = vars(module).get(name)
             if type(old) is int and not hasattr(module, "weight") and path:
-                _refresh_head(smaller.get_submodule(path), module, name, old)
+                _refresh_head(module, smaller.get_submodule(path), name, old)
+    _refresh_feature_info(smaller, widths)
 
 
-def _refresh_head(smaller: nn.Module, parent: nn.Module, name: str, old: int) -> None:
-    """Let a head module that states the width of its layers state the new one."""
-    pairs = zip(parent.modules(), smaller.modules(), strict=True)
-    for layer, small in pairs:
+def _refresh_head(parent: nn.Module, smaller: nn.Module, name: str, old: int) -> None:
+    """Let a module that states the width of one of its layers state the new one."""
+    for layer, small in zip(parent.modules(), smaller.modules(), strict=True):
         for size in ("in_features", "num_features", "in_channels"):
             if getattr(layer, size, None) == old and layer is not parent:
                 setattr(smaller, name, getattr(small, size))
                 return
 
 
-def _feature_sizes(model: nn.Module, space: ChannelSpace) -> list[int]:
-    """Return the widths of a timm model's features and of what its classifier reads."""
-    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        return []
-    meta = on_meta(model)
-    forward: Any = meta
-    dtype = next(p.dtype for p in meta.parameters())
-    images = torch.empty(1, *space.input_size, device="meta", dtype=dtype)
-    with torch.no_grad():
-        features = forward.forward_features(images)
-        hidden = forward.forward_head(features, pre_logits=True)
-    dim = 1 if getattr(model, "output_fmt", "NCHW") == "NCHW" else -1
-    return [int(features.shape[dim]), int(hidden.shape[-1])]
-
-
-def _refresh_feature_info(smaller: nn.Module, space: ChannelSpace) -> None:
+def _refresh_feature_info(smaller: nn.Module, widths: dict[str, tuple[int, int]]) -> None:
+    """Set ``num_chs`` of every stage to its new width, None where it cannot be told."""
     infos: Any = getattr(smaller, "feature_info", None)
     infos = getattr(infos, "info", infos)
-    if not isinstance(infos, list):
-        return
-    meta = on_meta(smaller)
-    dtype = next(p.dtype for p in meta.parameters())
-    widths: dict[str, int] = {}
-
-    def note(name: str) -> Any:  # a forward hook
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            widths[name] = int(output.shape[1])
-
-        return hook
-
-    for info in infos:
-        if info.get("module") in space.stages:
-            meta.get_submodule(info["module"]).register_forward_hook(note(info["module"]))
-    with torch.no_grad():
-        meta(torch.empty(1, *space.input_size, device="meta", dtype=dtype))
-    for info in infos:
-        if info.get("module") in widths:
-            info["num_chs"] = widths[info["module"]]
+    for info in infos if isinstance(infos, list) else ():
+        old, new = widths.get(info.get("module"), (None, None))
+        info["num_chs"] = new if old == info["num_chs"] else None

@@ -99,14 +99,17 @@ class _Tracer(TorchDispatchMode):
         for path, module in meta.named_modules():
             if path:
                 module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
-                module.register_forward_hook(lambda *_: self._leave())
+                module.register_forward_hook(lambda _module, _inputs, out: self._leave(out))
 
     def _enter(self, path: str) -> None:
         self._stack.append(path)
         self.flow.where = path
 
-    def _leave(self) -> None:
-        self._stack.pop()
+    def _leave(self, output: object) -> None:
+        path = self._stack.pop()
+        if isinstance(output, Tensor):
+            self.flow.trace.outputs.pop(path, None)
+            self.flow.trace.outputs[path] = tuple(output.shape), self.flow.get(output)
         self.flow.where = self._stack[-1]
 
     def __torch_dispatch__(
@@ -115,7 +118,7 @@ class _Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         read = tuple((tuple(t.shape), self.flow.get(t)) for t in inputs)
-        result = func(*args, **kwargs)
+        result = _run(func, args, kwargs)
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         if "norm" in str(func):  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
@@ -125,3 +128,11 @@ class _Tracer(TorchDispatchMode):
         made = tuple((tuple(t.shape), self.flow.get(t)) for t in outputs)
         self.flow.trace.ops.append(Op(str(func), self.flow.where, read, made))
         return result
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator on the meta device, batch norm without its slow decomposition."""
+    if str(func) == "aten.native_batch_norm.default":
+        images = args[0]
+        return torch.empty_like(images), images.new_empty(0), images.new_empty(0)
+    return func(*args, **kwargs)
