@@ -1,0 +1,308 @@
+"""The knapsack method: values, solvers, budget and inner distillation."""
+
+import copy
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor, nn
+
+from zoo.core.batches import Batches, ImageTensors
+from zoo.core.config import SubnetConfig
+from zoo.core.cost import Budget, CostModel
+from zoo.core.data import MeteredData
+from zoo.core.distill import feature_error, relative_feature_error
+from zoo.core.meter import Meter
+from zoo.core.planted import planted_problem
+from zoo.core.problem import Problem
+from zoo.core.space import ChannelSpace
+from zoo.core.surgery import rebuild
+from zoo.core.trial import NETWORKS, Trial, images_and_labels
+from zoo.knapsack import (
+    InnerDistillation,
+    Items,
+    Knapsack,
+    channel_costs,
+    exact_widths,
+    greedy_widths,
+    lp_bound,
+    taylor_values,
+)
+
+FLOAT_NOISE = 1e-9  # sums of at most 30 values below 1, in another order
+
+
+def random_items(seed: int) -> tuple[Items, int]:
+    """A small random knapsack with integer costs, and a capacity that something fits."""
+    rng = np.random.default_rng(seed)
+    groups = int(rng.integers(2, 6))
+    sizes = rng.integers(1, 7, groups)
+    smallest = rng.integers(0, 2, groups)
+    items = Items(
+        tuple(np.sort(rng.random(size))[::-1] for size in sizes),
+        rng.integers(1, 20, groups),
+        tuple(tuple(range(low, size + 1)) for low, size in zip(smallest, sizes, strict=True)),
+    )
+    return items, int(rng.integers(items.cost(smallest), items.cost(sizes) + 1))
+
+
+def milp_value(items: Items, capacity: int) -> float:
+    """The best value within the capacity, by scipy's mixed-integer solver over single items."""
+    values = np.concatenate(items.values)
+    costs = np.repeat(items.weights, [len(v) for v in items.values])
+    forced = np.concatenate(
+        [np.arange(len(v)) < legal[0] for v, legal in zip(items.values, items.legal, strict=True)]
+    )
+    result = milp(
+        -values,
+        constraints=LinearConstraint(costs[None], -np.inf, capacity),
+        integrality=np.ones(len(values)),
+        bounds=Bounds(forced.astype(float), 1),
+    )
+    return float(-result.fun)
+
+
+def best_value(items: Items, candidates: np.ndarray, capacity: int) -> float:
+    """The best value among candidate widths, shape (n, G), within the capacity."""
+    return float(items.value(candidates[items.cost(candidates) <= capacity]).max())
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_dynamic_programming_is_optimal_on_integer_costs(seed: int) -> None:
+    items, capacity = random_items(seed)
+    found = best_value(items, exact_widths(items, resolution=10**6), capacity)
+    assert found == pytest.approx(milp_value(items, capacity), abs=FLOAT_NOISE)
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_greedy_is_within_one_item_of_the_bound(seed: int) -> None:
+    items, capacity = random_items(seed)
+    bound = lp_bound(items, capacity)
+    greedy = best_value(items, greedy_widths(items), capacity)
+    assert greedy <= milp_value(items, capacity) + FLOAT_NOISE <= bound + 2 * FLOAT_NOISE
+    assert bound - greedy <= np.concatenate(items.values).max() + FLOAT_NOISE
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_coarse_units_never_exceed_the_capacity(seed: int) -> None:
+    items, _ = random_items(seed)
+    candidates = exact_widths(items, resolution=12)
+    costs = np.concatenate([np.array(legal) * w for legal, w in zip(items.legal, items.weights)])
+    unit = -(-int(items.cost(np.array([legal[-1] for legal in items.legal]))) // 12)
+    smallest = int(items.cost(np.array([legal[0] for legal in items.legal])))
+    capacities = smallest + (unit + int(np.gcd.reduce(costs))) * np.arange(len(candidates))
+    assert (items.cost(candidates) <= capacities).all()
+
+
+def test_divisor_steps_are_taken_whole() -> None:
+    items = Items((np.array([5.0, 4, 3, 2, 1]), np.array([1.5, 1.5, 1.5])), np.array([3, 1]),
+                  ((2, 4, 5), (1, 2, 3)))  # fmt: skip
+    for candidates in (greedy_widths(items), exact_widths(items, 10**6)):
+        assert all(w in (2, 4, 5) for w in candidates[:, 0])
+        assert all(w in (1, 2, 3) for w in candidates[:, 1])
+
+
+def test_channels_weigh_what_making_them_costs() -> None:
+    problem = planted_problem(range(8), (), keep_ratio=0.5)
+    assert channel_costs(problem).tolist() == [8 * 16, 8 * 16]  # 8 inputs at 4 x 4 positions
+    problem.budget = Budget("params", 100)
+    assert channel_costs(problem).tolist() == [8, 8]
+
+
+def test_depthwise_weights_count_for_the_group_they_belong_to() -> None:
+    trial = Trial(Knapsack, "depthwise")
+    costs = dict(zip([g.name for g in trial.space.groups], channel_costs(_half(trial)), strict=True))
+    # Expansion from 8 channels at 16 x 16, then 3 x 3 depthwise with stride 2 at 8 x 8.
+    assert costs["blocks.1.0.conv_pw"] == 8 * 256 + 9 * 64
+
+
+class TwoFilters(nn.Module):
+    """Two 1 x 1 filters, pooled: on an image of ones the logits are the filters' weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1, bias=False)
+        self.fc = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.tensor([2.0, -1.0]).view(2, 1, 1, 1))
+            self.fc.weight.copy_(torch.eye(2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.conv(images).mean((2, 3)))
+
+
+def _half(trial: Trial) -> Problem:
+    return trial.run().problem
+
+
+def two_filters() -> Problem:
+    model = TwoFilters().eval()
+    space = ChannelSpace.trace(model, (1, 2, 2))
+    cost, meter = CostModel(space), Meter()
+    ones = ImageTensors(
+        torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), (0,), (1,)
+    )
+    data = MeteredData(Batches(ones, 1), Batches(ones, 1), meter)
+    return Problem(model, space, cost, Budget.parse(0.8, cost), data, meter=meter)
+
+
+def test_values_by_hand() -> None:
+    problem = two_filters()
+    ones = torch.ones(1, 1, 2, 2)
+    batches = [(ones, torch.tensor([0])), (ones, torch.tensor([1]))]
+    # dL/dlogits = softmax - one-hot, and dL/dw = dL/dlogit on an image of ones.
+    p = math.exp(2) / (math.exp(2) + math.exp(-1))
+    gradients = np.array([[p - 1, 1 - p], [p, -p]])
+    weights = np.array([2.0, -1.0])
+    with problem.meter.phase("scoring"):
+        per_weight = taylor_values(problem, batches, "per_weight")["conv"]
+        per_filter = taylor_values(problem, batches, "per_filter")["conv"]
+    single = 1e-6  # the network computes in float32
+    np.testing.assert_allclose(per_weight, abs(weights * gradients.mean(0)), rtol=single)
+    np.testing.assert_allclose(per_filter, abs(weights * gradients).sum(0), rtol=single)
+
+
+def test_values_charge_one_forward_and_backward_pass() -> None:
+    problem = two_filters()
+    with problem.meter.phase("scoring"):
+        taylor_values(problem, problem.data.train(), "per_weight")
+    spent = problem.meter.total()
+    assert spent.images == 1
+    assert (spent.macs_forward, spent.macs_backward) == (problem.cost.full_macs,) * 1 + (
+        2 * problem.cost.full_macs,
+    )
+
+
+def signed_sums(is_training: bool) -> Tensor:
+    """|sum of W * G| over |W| * |G| of each filter in front of a BatchNorm, shape (4,)."""
+    generator = torch.Generator().manual_seed(0)
+    conv, bn, fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=1e-12), nn.Linear(4, 5)
+    model = nn.Sequential(conv, bn, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), fc).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    model.train(is_training)
+    images = torch.randn(8, 3, 6, 6, generator=generator, dtype=torch.float64)
+    labels = torch.randint(5, (8,), generator=generator)
+    F.cross_entropy(model(images), labels).backward()
+    weight, gradient = conv.weight.detach().flatten(1), conv.weight.grad.flatten(1)
+    return (weight * gradient).sum(1).abs() / (weight.norm(dim=1) * gradient.norm(dim=1))
+
+
+def test_signed_value_vanishes_in_train_mode_by_scale_invariance() -> None:
+    assert signed_sums(is_training=True).max() < 1e-9  # what is left is eps
+    assert signed_sums(is_training=False).min() > 1e-3
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("solver", ["greedy", "exact"])
+@pytest.mark.parametrize("keep_ratio", [0.5, 0.25])
+def test_budget_is_met_on_the_recounted_network(
+    network: str, solver: str, keep_ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = Trial(Knapsack, network)
+    trial.pruner = Knapsack(calibration=0.01, solver=solver)  # type: ignore[arg-type]
+    run = trial.run(keep_ratio)
+    macs, limit = run.problem.cost.macs(run.subnet.config), run.problem.budget.limit
+    assert 0.98 * limit <= macs <= limit
+
+
+@pytest.mark.parametrize("solver", ["greedy", "exact"])
+def test_trace_reports_the_gap_to_the_bound(solver: str) -> None:
+    trial = Trial(Knapsack, "residual")
+    trial.pruner = Knapsack(calibration=0.01, solver=solver)  # type: ignore[arg-type]
+    (row,) = [row for row in trial.run().problem.trace_rows if row["step"] == "solve"]
+    assert 0 <= row["gap"] < 0.01  # type: ignore[operator]
+    assert row["gap"] == pytest.approx(1 - row["value"] / row["bound"])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("setting", ["solver", "importance", "normalisation"])
+def test_unknown_variant_is_refused(setting: str) -> None:
+    pruner = Knapsack(**{setting: "gready"})  # type: ignore[arg-type]
+    problem = planted_problem(range(8), (), keep_ratio=0.5)
+    with pytest.raises(ValueError, match="gready"):
+        pruner.search(problem)
+        pruner.loss(problem.model, problem.model, problem.space)
+
+
+def distillation(teacher: nn.Module, student: nn.Module, gamma: float = 1.0) -> InnerDistillation:
+    space = Trial(Knapsack, "residual").space
+    return InnerDistillation(
+        teacher,
+        student,
+        space,
+        positions=(*space.stages, "logits"),
+        gamma=gamma,
+        error=relative_feature_error,
+    )
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[nn.Module, nn.Module]]:
+    """A parent, and the network that is left at half its MACs."""
+    trial = Trial(Knapsack, "residual")
+    yield trial.first.problem.model, trial.rebuilt()
+
+
+def test_distillation_is_zero_when_student_equals_teacher(pair: tuple[nn.Module, nn.Module]) -> None:
+    teacher = pair[0]
+    student = copy.deepcopy(teacher)
+    loss = distillation(teacher, student)
+    images, labels = images_and_labels(4)
+    assert not list(loss.parameters())
+    assert loss(student, images, labels) == F.cross_entropy(student(images), labels)
+
+
+def test_distillation_grows_linearly_with_gamma(pair: tuple[nn.Module, nn.Module]) -> None:
+    teacher, student = pair
+    batch = images_and_labels(4)
+    losses = [distillation(teacher, student, gamma=g)(student, *batch).item() for g in (0, 1, 3)]
+    assert losses[1] > losses[0]
+    assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
+
+
+def test_maps_stand_where_widths_differ_and_are_learned() -> None:
+    problem = planted_problem(range(8), (), keep_ratio=0.5)
+    names = [group.name for group in problem.space.groups]
+    config = SubnetConfig({names[0]: (0, 1, 2)})
+    student = rebuild(problem.model, problem.space, config)
+    loss = InnerDistillation(
+        problem.model,
+        student,
+        problem.space,
+        positions=("conv_a", "conv_b", "logits"),
+        gamma=1.0,
+        error=feature_error,
+    )
+    assert {name: tuple(map_.shape) for name, map_ in loss.maps.items()} == {"conv_a": (8, 3)}
+    images = torch.ones(2, 8, 4, 4)
+    loss(student, images, torch.tensor([0, 1])).backward()
+    assert loss.maps["conv_a"].grad is not None and loss.maps["conv_a"].grad.any()
+
+
+def test_unnormalised_term_is_the_mean_squared_error() -> None:
+    problem = planted_problem(range(8), (), keep_ratio=0.5)
+    student = copy.deepcopy(problem.model)
+    with torch.no_grad():
+        student.fc.bias += 2.0  # every logit off by 2, so the mean square is 4
+    images, labels = torch.ones(2, 8, 4, 4), torch.tensor([0, 1])
+    loss = InnerDistillation(
+        problem.model,
+        student,
+        problem.space,
+        positions=("logits",),
+        gamma=0.5,
+        error=feature_error,
+    )
+    expected = F.cross_entropy(student(images), labels) + 0.5 * 4.0
+    assert loss(student, images, labels).item() == pytest.approx(expected.item())
+
+
+def test_student_keeps_its_mode(pair: tuple[nn.Module, nn.Module]) -> None:
+    teacher, student = pair
+    student.train()
+    distillation(teacher, student)
+    assert all(module.training for module in student.modules())
