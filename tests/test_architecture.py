@@ -1,0 +1,165 @@
+"""The rules of the house that can be read off the source."""
+
+import ast
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A core file imports only from core files above it.
+CORE_ORDER = (
+    "errors",
+    "config",
+    "atoms",
+    "rules",
+    "trace",
+    "groups",
+    "resize",
+    "space",
+    "cost",
+    "supernet",
+    "surgery",
+    "distill",
+    "meter",
+    "batches",
+    "digits",
+    "data",
+    "problem",
+    "train",
+    "score",
+    "select",
+    "planted",
+    "pruner",
+    "trial",
+    "checks",
+    "cifar_resnet",
+    "save",
+    "prune",
+)
+
+CORE = sorted((ROOT / "zoo/core").glob("*.py"))
+METHODS = sorted(path for path in (ROOT / "zoo").glob("*.py") if path.stem != "__init__")
+BASELINES = sorted(path for path in (ROOT / "baselines").glob("*.py") if path.stem != "__init__")
+HARNESS = sorted((ROOT / "benchmarks").glob("*.py"))
+ALL = (*CORE, *METHODS, *BASELINES, *HARNESS)
+
+
+def label(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING`, which never run."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from statements(node)
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports when it runs, at any depth."""
+    found = set()
+    for node in statements(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def core_imports(path: Path) -> set[str]:
+    names = (name.split(".") for name in imports(path) if name.startswith("zoo.core."))
+    return {parts[2] for parts in names}
+
+
+def test_every_core_file_has_its_place() -> None:
+    names = {path.stem for path in CORE} - {"__init__"}
+    assert names == set(CORE_ORDER)
+
+
+@pytest.mark.parametrize("path", CORE, ids=label)
+def test_core_imports_only_from_above(path: Path) -> None:
+    place = CORE_ORDER.index(path.stem) if path.stem in CORE_ORDER else 0
+    assert core_imports(path) <= set(CORE_ORDER[:place])
+
+
+@pytest.mark.parametrize("path", CORE, ids=label)
+def test_core_knows_no_method_and_no_harness(path: Path) -> None:
+    outside = [n for n in imports(path) if n.split(".")[0] in ("baselines", "benchmarks")]
+    methods = [n for n in imports(path) if n.split(".")[0] == "zoo" and n.split(".")[1] != "core"]
+    assert not outside and not methods
+
+
+@pytest.mark.parametrize("path", (*METHODS, *BASELINES), ids=label)
+def test_no_method_imports_another_or_the_harness(path: Path) -> None:
+    ours = {name for name in imports(path) if name.split(".")[0] in ("zoo", "baselines", "benchmarks")}
+    assert all(name.startswith("zoo.core") for name in ours)
+
+
+@pytest.mark.parametrize("name", ["report", "plots"])
+def test_tables_and_figures_read_records_only(name: str) -> None:
+    ours = {
+        ".".join(found.split(".")[:2])
+        for found in imports(ROOT / f"benchmarks/{name}.py")
+        if found.split(".")[0] in ("zoo", "baselines", "benchmarks")
+    }
+    assert ours <= {"benchmarks", "benchmarks.record"}
+
+
+def test_records_need_neither_torch_nor_zoo() -> None:
+    tops = {name.split(".")[0] for name in imports(ROOT / "benchmarks/record.py")}
+    assert not tops & {"torch", "torchvision", "timm", "zoo", "baselines"}
+
+
+@pytest.mark.parametrize("path", ALL, ids=label)
+def test_no_module_is_a_drawer(path: Path) -> None:
+    assert path.stem not in ("util", "utils", "helper", "helpers", "common", "misc")
+
+
+@pytest.mark.parametrize("path", (*CORE, *METHODS, *BASELINES), ids=label)
+def test_library_prints_nothing(path: Path) -> None:
+    calls = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call))
+    assert not [call.lineno for call in calls if ast.unparse(call.func) == "print"]
+
+
+@pytest.mark.parametrize("path", ALL, ids=label)
+def test_public_things_have_docstrings(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    inside = (node.body for node in tree.body if isinstance(node, ast.ClassDef)
+              and not node.name.startswith("_"))  # fmt: skip
+    public = [
+        node
+        for node in chain(tree.body, *inside)
+        if isinstance(node, kinds) and not node.name.startswith("_")
+    ]
+    assert path.stem == "__init__" or ast.get_docstring(tree)
+    assert not [node.name for node in public if not ast.get_docstring(node)]
+
+
+@pytest.mark.parametrize("path", ALL, ids=label)
+def test_files_stay_below_500_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 500
+
+
+@pytest.mark.parametrize("path", ALL, ids=label)
+def test_functions_stay_below_70_lines(path: Path) -> None:
+    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
+    assert not [f.name for f in functions if f.end_lineno - f.lineno >= 70]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("path", (*CORE, *METHODS, *BASELINES), ids=label)
+def test_nobody_seeds_or_draws_globally(path: Path) -> None:
+    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    names = {ast.unparse(call.func) for call in calls}
+    allowed = {"np.random.default_rng", "np.random.SeedSequence", "np.random.get_state",
+               "np.random.set_state", "torch.random.fork_rng"}  # fmt: skip
+    # Where generators are put to a fixed state and back again.
+    keepers = {"batches": {"np.random.seed"}, "trial": {"torch.manual_seed"}}
+    drawn = {n for n in names if n.startswith(("np.random.", "torch.random."))}
+    drawn |= names & {"torch.manual_seed", "torch.seed", "random.random", "random.shuffle"}
+    assert drawn <= allowed | keepers.get(path.stem, set())
