@@ -117,6 +117,21 @@ def test_one_step_is_the_step_by_hand() -> None:
         assert torch.allclose(new, old - 0.5 * 1.9 * gradient, atol=1e-6)
 
 
+def test_several_steps_are_torchs_own() -> None:
+    model, by_hand = network(), network().train()
+    source = batches()
+    recipe = Recipe(epochs=1, lr=0.1, weight_decay=0.0, schedule="constant", channels_last=False)
+    train(model, source, recipe)
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    for pixels, labels in source.epoch(0):
+        optimizer.zero_grad()
+        F.cross_entropy(by_hand(pixels), labels).backward()
+        optimizer.step()
+    for new, old in zip(model.parameters(), by_hand.parameters(), strict=True):
+        # Rounding in another order, over four steps.
+        assert torch.allclose(new, old, atol=1e-5)
+
+
 def test_biases_and_batch_norm_are_not_decayed(monkeypatch: pytest.MonkeyPatch) -> None:
     made = optimizers(monkeypatch)
     model = network()
