@@ -1,0 +1,178 @@
+"""The call for everyone: zoo.prune on any module with ordinary loaders, and saving the result."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import zoo
+
+SIZE = (3, 32, 32)
+
+
+class Plain(nn.Module):
+    """Somebody's network, unknown to timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.second = nn.Conv2d(16, 24, 3, stride=2, padding=1)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = torch.relu(self.norm(self.first(images)))
+        return self.head(torch.relu(self.second(features)).mean((2, 3)))
+
+
+def loader(images: int = 32, classes: int = 4) -> DataLoader[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(
+        torch.randn(images, *SIZE, generator=generator),
+        torch.arange(images) % classes,
+    )
+    return DataLoader(data, batch_size=16, shuffle=True, generator=generator)
+
+
+def pruned(model: nn.Module, **arguments: object) -> zoo.PruneResult:
+    defaults: dict[str, object] = {
+        "method": "l1_norm",
+        "macs": 0.5,
+        "recipe": zoo.Recipe(epochs=1, lr=0.01),
+        "progress": False,
+    }
+    return zoo.prune(model, loader(), loader(16), **(defaults | arguments))  # type: ignore[arg-type]
+
+
+def test_prune_returns_a_smaller_network_and_leaves_the_given_one() -> None:
+    model = Plain().train()
+    before = copy.deepcopy(model.state_dict())
+    result = pruned(model)
+    assert result.macs <= result.parent_macs / 2
+    assert result.params == sum(p.numel() for p in result.model.parameters())
+    assert result.model(torch.zeros(2, *SIZE)).shape == (2, 4)
+    assert not result.model.training
+    assert result.spent["finetune"].images == 32
+    assert result.trace[-1]["config"] == result.config.to_json()
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_same_seed_prunes_to_the_same_weights() -> None:
+    torch.manual_seed(0)
+    model = Plain()
+    first, second = pruned(model, seed=3), pruned(model, seed=3)
+    assert first.config == second.config
+    weights = second.model.state_dict()
+    assert all(torch.equal(weights[n], value) for n, value in first.model.state_dict().items())
+
+
+def test_progress_bar_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]) -> None:
+    pruned(Plain(), progress=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"macs": 0.0}, "not a positive number"),
+        ({"macs": -0.5}, "not a positive number"),
+        ({"macs": float("nan")}, "not a positive number"),
+        ({"macs": 1.0}, "nothing would be pruned"),
+        ({"macs": 10**12}, "above the parent's"),
+        ({"macs": 1e-6}, "below the smallest subnet"),
+        ({"macs": None}, "give one budget"),
+        ({"macs": 0.5, "params": 0.5}, "give one budget"),
+        ({"method": "l1_nrm"}, "l1_norm"),
+        ({"settings": {"nonsense": 1}}, "nonsense"),
+    ],
+)
+def test_bad_request_says_what_is_wrong(budget: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pruned(Plain(), **budget)
+
+
+def test_network_without_prunable_channels_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(zoo.UnsupportedModel, match="output of the network"):
+        pruned(model)
+
+
+def test_a_pruner_that_exceeds_its_budget_is_refused() -> None:
+    class Greedy(type(zoo.create_pruner("uniform"))):  # type: ignore[misc]
+        def search(self, problem: zoo.Problem) -> zoo.Subnet:
+            return zoo.Subnet(zoo.SubnetConfig.full())
+
+    with pytest.raises(zoo.InfeasibleBudget, match="above its budget"):
+        pruned(Plain(), method=Greedy())
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "test_efficientnet"])
+def test_saved_network_gives_identical_logits_in_a_fresh_process(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    result = pruned(timm.create_model(name, num_classes=4), recipe=zoo.Recipe(epochs=0))
+    zoo.save_pruned(result, tmp_path / "net")
+    images = torch.randn(2, *SIZE)
+    torch.save(images, tmp_path / "images.pt")
+    code = (
+        "import torch, zoo\n"
+        f"model = zoo.load_pruned({str(tmp_path / 'net')!r})\n"
+        f"images = torch.load({str(tmp_path / 'images.pt')!r})\n"
+        f"torch.save(model(images), {str(tmp_path / 'logits.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with torch.no_grad():
+        assert torch.equal(result.model(images), torch.load(tmp_path / "logits.pt"))
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == [
+        "network.json",
+        "network.safetensors",
+    ]
+
+
+def test_foreign_network_loads_with_its_parent_given(tmp_path: Path) -> None:
+    result = pruned(Plain())
+    zoo.save_pruned(result, tmp_path)
+    with pytest.raises(ValueError, match="not made by timm"):
+        zoo.load_pruned(tmp_path)
+    loaded = zoo.load_pruned(tmp_path, Plain())
+    images = torch.randn(2, *SIZE)
+    assert torch.equal(result.model(images), loaded(images))
+
+
+def test_saving_twice_into_one_folder_is_refused(tmp_path: Path) -> None:
+    result = pruned(Plain(), recipe=zoo.Recipe(epochs=0))
+    zoo.save_pruned(result, tmp_path)
+    with pytest.raises(FileExistsError, match="another folder"):
+        zoo.save_pruned(result, tmp_path)
+
+
+def test_damaged_files_are_told(tmp_path: Path) -> None:
+    result = pruned(Plain(), recipe=zoo.Recipe(epochs=0))
+    zoo.save_pruned(result, tmp_path)
+    tensors, structure = tmp_path / "network.safetensors", tmp_path / "network.json"
+    whole, text = tensors.read_bytes(), structure.read_text()
+    tensors.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="checksum"):
+        zoo.load_pruned(tmp_path, Plain())
+    tensors.write_bytes(whole)
+    structure.write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match="network.json is damaged"):
+        zoo.load_pruned(tmp_path, Plain())
+    structure.write_text("{}")
+    with pytest.raises(ValueError, match="lacks"):
+        zoo.load_pruned(tmp_path, Plain())
+    structure.write_text(json.dumps(json.loads(text) | {"format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        zoo.load_pruned(tmp_path, Plain())
+    structure.unlink()
+    with pytest.raises(FileNotFoundError, match="no pruned network"):
+        zoo.load_pruned(tmp_path, Plain())

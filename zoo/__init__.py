@@ -1,0 +1,46 @@
+"""Structured channel pruning of convolutional networks: methods, baselines, and what they share.
+
+    result = zoo.prune(model, train_loader, val_loader, method="knapsack", macs=0.5)
+    zoo.save_pruned(result, "pruned")
+    model = zoo.load_pruned("pruned")
+"""
+
+from zoo.core import cifar_resnet as _cifar_resnet  # noqa: F401  (registers networks with timm)
+from zoo.core.checks import check_pruner
+from zoo.core.config import SubnetConfig, WidthRules
+from zoo.core.cost import Budget, CostModel
+from zoo.core.errors import Diverged, InfeasibleBudget, UnsupportedModel
+from zoo.core.problem import Problem
+from zoo.core.prune import PruneResult, prune
+from zoo.core.pruner import Pruner, Subnet, create_pruner, list_pruners
+from zoo.core.save import load_pruned, save_pruned
+from zoo.core.space import ChannelGroup, ChannelSpace
+from zoo.core.supernet import Supernet, recalibrate
+from zoo.core.surgery import rebuild
+from zoo.core.train import Recipe
+
+__all__ = [
+    "Budget",
+    "ChannelGroup",
+    "ChannelSpace",
+    "CostModel",
+    "Diverged",
+    "InfeasibleBudget",
+    "Problem",
+    "PruneResult",
+    "Pruner",
+    "Recipe",
+    "Subnet",
+    "SubnetConfig",
+    "Supernet",
+    "UnsupportedModel",
+    "WidthRules",
+    "check_pruner",
+    "create_pruner",
+    "list_pruners",
+    "load_pruned",
+    "prune",
+    "rebuild",
+    "recalibrate",
+    "save_pruned",
+]

@@ -1,0 +1,197 @@
+"""prune: one call from a trained network and two loaders to a smaller, fine-tuned network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+from torch.utils.data import DataLoader
+
+from zoo.core.batches import LoaderBatches
+from zoo.core.config import SubnetConfig, WidthRules
+from zoo.core.cost import Budget, CostModel, Metric
+from zoo.core.data import MeteredData
+from zoo.core.errors import InfeasibleBudget, UnsupportedModel
+from zoo.core.meter import Meter, Spent
+from zoo.core.problem import Problem
+from zoo.core.pruner import Pruner, create_pruner
+from zoo.core.save import Architecture
+from zoo.core.space import ChannelSpace
+from zoo.core.supernet import recalibrate
+from zoo.core.surgery import rebuild
+from zoo.core.train import Recipe, evaluate, train
+
+__all__ = ["PruneResult", "prune"]
+
+_FINETUNE = Recipe(epochs=5, lr=0.01)
+_RECALIBRATION_BATCHES = 10
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A smaller network and how it came about.
+
+    Attributes:
+        model: the pruned, fine-tuned network, in eval mode.
+        config: the channels it kept.
+        spent: cost by phase: "scoring", "search", ... and "finetune".
+        trace: what the search reported, JSON rows in order.
+        macs, params: cost of ``model`` for one image.
+        parent_macs, parent_params: the same of the given network.
+        val_top1, parent_val_top1: accuracy on the validation loader, as fractions. The search may
+            have used these images: report accuracy on others.
+        space: the channel space of the given network.
+        architecture: how timm makes the given network, for ``save_pruned``.
+    """
+
+    model: nn.Module
+    config: SubnetConfig
+    spent: dict[str, Spent]
+    trace: tuple[dict[str, object], ...]
+    macs: int
+    params: int
+    parent_macs: int
+    parent_params: int
+    val_top1: float
+    parent_val_top1: float
+    space: ChannelSpace = field(repr=False)
+    architecture: Architecture = field(repr=False)
+
+
+def prune(
+    model: nn.Module,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any],
+    method: str | Pruner = "knapsack",
+    macs: float | None = None,
+    *,
+    params: float | None = None,
+    settings: Mapping[str, object] | None = None,
+    recipe: Recipe = _FINETUNE,
+    rules: WidthRules = WidthRules(),
+    inexact: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    model_args: Mapping[str, object] | None = None,
+) -> PruneResult:
+    """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
+
+    Args:
+        model: trained network, on the device to work on.
+        train_loader: yields (images, labels), shapes (N, C, H, W) and (N,); for scoring,
+            recalibration and fine-tuning.
+        val_loader: the same, held out; searches compare candidates on it.
+        method: name of a pruner (``zoo.list_pruners()``), or a pruner.
+        macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
+        params: the budget in parameters instead. One of the two must be given.
+        settings: the pruner's hyperparameters, where they differ from its defaults.
+        recipe: how to fine-tune.
+        rules: the widths that are allowed.
+        inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
+        seed: of everything random.
+        progress: show a progress bar on the terminal.
+        model_args: arguments that timm made ``model`` with, beside ``num_classes`` and
+            ``in_chans``, so that ``load_pruned`` can make it again.
+
+    Raises:
+        ValueError: if the budget is no number, prunes nothing, or the method is unknown.
+        InfeasibleBudget: if no allowed subnet is small enough.
+        UnsupportedModel: if the network cannot be traced or has nothing to prune.
+        Diverged: if fine-tuning diverges.
+    """
+    pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
+    device = next(model.parameters()).device
+    batches = LoaderBatches(train_loader, seed=seed, device=device)
+    validation = LoaderBatches(val_loader, seed=seed, device=device)
+    parent = copy.deepcopy(model).eval()
+    space = ChannelSpace.trace(parent, _input_size(train_loader), inexact=inexact)
+    if not space.groups:
+        reasons = "; ".join(f"{p.where}: {p.reason}" for p in space.pinned[:3])
+        raise UnsupportedModel(f"{type(model).__name__} has no prunable channels ({reasons})")
+    cost, meter = CostModel(space), Meter(device)
+    budget = _budget(macs, params, cost)
+    problem = Problem(
+        parent, space, cost, budget, MeteredData(batches, validation, meter), rules,
+        seed, meter, type(pruner).__module__.rpartition(".")[2],
+    )
+    problem.check_feasible()
+    with _bar(progress) as tell:
+        tell("searching", 0, None)
+        subnet = pruner.search(problem)
+        _check_decision(problem, subnet.config)
+        small = rebuild(parent, space, subnet.config, subnet.weights)
+        if recipe.epochs == 0:
+            first = zip(range(_RECALIBRATION_BATCHES), batches.epoch(0), strict=False)
+            recalibrate(small, (images for _, (images, _) in first))
+        with meter.phase("finetune"):
+            train(
+                small, batches, recipe,
+                loss=pruner.loss(parent, small, space),
+                meter=meter,
+                macs_per_image=cost.macs(subnet.config),
+                on_step=lambda done, total, loss: tell(f"fine-tuning, loss {loss:.3f}", done, total),
+            )
+        tell("validating", 0, None)
+        top1 = evaluate(small, validation), evaluate(parent, validation)
+    return PruneResult(
+        model=small.eval(),
+        config=subnet.config,
+        spent=dict(meter.spent),
+        trace=tuple(problem.trace_rows),
+        macs=cost.macs(subnet.config),
+        params=cost.params(subnet.config),
+        parent_macs=cost.full_macs,
+        parent_params=cost.full_params,
+        val_top1=top1[0],
+        parent_val_top1=top1[1],
+        space=space,
+        architecture=Architecture.of(parent, **(model_args or {})),
+    )
+
+
+def _budget(macs: float | None, params: float | None, cost: CostModel) -> Budget:
+    if (macs is None) == (params is None):
+        raise ValueError("give one budget: macs=0.5 for half the multiply-adds, or params=...")
+    metric: Metric = "macs" if params is None else "params"
+    value = macs if params is None else params
+    assert value is not None
+    budget = Budget.parse(value, cost, metric)
+    if budget.limit >= budget.full(cost):
+        raise ValueError(
+            f"budget {value} keeps all {budget.limit:,} {metric}; nothing would be pruned"
+        )
+    return budget
+
+
+def _check_decision(problem: Problem, config: SubnetConfig) -> None:
+    """Refuse what a foreign pruner may return: an illegal, unchanged or too costly subnet."""
+    problem.rules.check(problem.space, config)
+    reached = problem.budget.cost(problem.cost, config)
+    if reached > problem.budget.limit:
+        raise InfeasibleBudget(
+            f"the method returned {reached:,} {problem.budget.metric}, above its budget of "
+            f"{problem.budget.limit:,}"
+        )
+
+
+def _input_size(loader: DataLoader[Any]) -> Sequence[int]:
+    """Return (C, H, W) of the dataset's images."""
+    images = loader.collate_fn([loader.dataset[0]])[0]
+    return tuple(images.shape[1:])
+
+
+@contextmanager
+def _bar(is_shown: bool) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show what is going on; yields a function that takes (text, done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, disable=not is_shown) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text, done, total: bar.update(
+            task, description=text, completed=done, total=total
+        )
