@@ -165,8 +165,8 @@ def list_all() -> None:
     from zoo.core.pruner import list_pruners
 
     console = Console()
-    for title, kind in (("Methods", "method"), ("Baselines", "baseline")):
-        _print_names(console, title, {name: _paper(name) for name in list_pruners(kind)})
+    _print_names(console, "Methods", {name: _paper(name) for name in list_pruners("method")})
+    _print_names(console, "Baselines", {name: _paper(name) for name in list_pruners("baseline")})
     _print_names(console, "Data sets", dict.fromkeys(list_datasets(), ""))
     _print_names(console, "Suites", {name: load_suite(name).title for name in list_suites()})
     cifar = timm.list_models("*_cifar")
@@ -256,11 +256,10 @@ def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None
 
 
 def _paper(method: str) -> str:
-    """First line of the paper that a method's card names."""
+    """The paper that a method's card names, in one line."""
     from zoo.core.pruner import card, get_pruner
 
-    lines = card(get_pruner(method))["Paper"].strip().splitlines()
-    return lines[0] if lines else ""
+    return " ".join(card(get_pruner(method))["Paper"].split())
 
 
 def _budget(macs: float | None, params: float | None) -> float:

@@ -97,10 +97,15 @@ def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
 
 def accuracy_against_macs(comparisons: Sequence[Comparison]) -> Figure:
     """Top-1 after fine-tuning against MACs, a panel for each comparison, a line for each method."""
-    return _accuracy_figure(
-        comparisons, lambda record: record.size and record.size.macs and record.size.macs / 1e6,
-        lambda record: record.size and record.size.full_macs / 1e6, lambda _: "MACs, millions",
-    )  # fmt: skip
+
+    def pruned(record: Record) -> float | None:
+        size = record.size
+        return size.macs / 1e6 if size and size.macs else None
+
+    def parent(record: Record) -> float | None:
+        return record.size.full_macs / 1e6 if record.size else None
+
+    return _accuracy_figure(comparisons, pruned, parent, lambda _: "MACs, millions")
 
 
 def accuracy_against_latency(comparisons: Sequence[Comparison]) -> Figure:
@@ -162,7 +167,6 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
         len(panels), 1, squeeze=False, layout="constrained",
         figsize=(max(6.0, 2.6 + 0.2 * groups), sum(heights)), height_ratios=heights,
     )  # fmt: skip
-    image = None
     for axis, comparison in zip(grid[:, 0], panels, strict=True):
         rows = _by_budget(comparison)
         names = _groups(comparison)

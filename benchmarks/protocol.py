@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -33,6 +33,7 @@ from torch.utils.data import Dataset
 from benchmarks.environment import capture
 from benchmarks.measure import measure_pair
 from benchmarks.record import (
+    PHASES,
     Cell,
     Data,
     Environment,
@@ -374,8 +375,9 @@ def _record(
     seconds: float,
 ) -> Record:
     spent: dict[Phase, PhaseCost] = {
-        phase: PhaseCost.model_validate(cost.to_json())
-        for phase, cost in findings.meter.spent.items()
+        phase: PhaseCost.model_validate(findings.meter.spent[phase].to_json())
+        for phase in PHASES
+        if phase in findings.meter.spent
     }
     if findings.baseline is not None:
         spent["baseline"] = findings.baseline
@@ -387,7 +389,7 @@ def _record(
         cell=cell,
         status=status,
         reason=reason,
-        method_settings=_plain(asdict(findings.pruner)) if findings.pruner else {},
+        method_settings=_plain(asdict(cast(Any, findings.pruner))) if findings.pruner else {},
         images=findings.images,
         size=findings.size,
         top1=findings.top1,

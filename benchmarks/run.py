@@ -15,12 +15,12 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -45,6 +45,9 @@ __all__ = ["Job", "Plan", "WorkerDied", "plan_suite", "run_plan"]
 
 SETTLED: tuple[Status, ...] = ("ok", "infeasible")
 """Cells with these outcomes are not run again."""
+
+StartPool = Callable[[int], Executor]
+"""Makes an executor of at most that many workers."""
 
 COLOURS: Mapping[Status, str] = {
     "ok": "green",
@@ -111,8 +114,25 @@ def plan_suite(name: str, suite: Suite, records: Path, device: str = "cpu") -> P
     return Plan(suite=name, cells=tuple(cells), missing=missing)
 
 
-def run_plan(plan: Plan, job: Job, console: Console) -> Counter[Status]:
+def start_processes(workers: int) -> Executor:
+    """A pool of fresh processes of one thread each."""
+    return ProcessPoolExecutor(
+        max_workers=workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+    )
+
+
+def run_plan(
+    plan: Plan, job: Job, console: Console, start_pool: StartPool = start_processes
+) -> Counter[Status]:
     """Runs the missing cells of a plan and counts their outcomes.
+
+    Args:
+        plan: what to run.
+        job: where, and in how many processes.
+        console: where progress is shown.
+        start_pool: makes the executor that runs cells; a cluster's can take its place.
 
     Raises:
         OSError: if the results folder cannot be written.
@@ -138,24 +158,22 @@ def run_plan(plan: Plan, job: Job, console: Console) -> Counter[Status]:
             progress.console.print(_line(record), soft_wrap=False)
             progress.advance(task)
 
-        _Runner(plan, job, show).run()
+        _Runner(plan, job, show, start_pool).run()
     return outcomes
 
 
 class _Runner:
     """Hands parents and then cells to a pool of processes and collects records."""
 
-    def __init__(self, plan: Plan, job: Job, show: Callable[[Record], None]) -> None:
-        self.plan, self.job, self.show = plan, job, show
+    def __init__(
+        self, plan: Plan, job: Job, show: Callable[[Record], None], start_pool: StartPool
+    ) -> None:
+        self.plan, self.job, self.show, self.start_pool = plan, job, show, start_pool
         self.waiting: set[Future[Record]] = set()
         self.parents: dict[Future[str | None], str] = {}
 
     def run(self) -> None:
-        pool = ProcessPoolExecutor(
-            max_workers=min(self.job.workers, len(self.plan.missing)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-        )
+        pool = self.start_pool(min(self.job.workers, len(self.plan.missing)))
         try:
             self._drain(pool)
         except BrokenProcessPool as error:
@@ -166,19 +184,19 @@ class _Runner:
         finally:
             _stop(pool)
 
-    def _drain(self, pool: ProcessPoolExecutor) -> None:
+    def _drain(self, pool: Executor) -> None:
         for key, cell in self.plan.parents.items():
             self.parents[pool.submit(_train_parent, cell, self.job)] = key
         while self.parents or self.waiting:
-            done, _ = wait({*self.parents, *self.waiting}, return_when=FIRST_COMPLETED)
-            for future in done:
-                if future in self.parents:
-                    self._start_cells(pool, self.parents.pop(future), future.result())
-                else:
-                    self.waiting.discard(future)
-                    self.show(future.result())
+            pending: set[Future[Any]] = {*self.parents, *self.waiting}
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for trained in done & self.parents.keys():
+                self._start_cells(pool, self.parents.pop(trained), trained.result())
+            for ran in done & self.waiting:
+                self.waiting.remove(ran)
+                self.show(ran.result())
 
-    def _start_cells(self, pool: ProcessPoolExecutor, parent: str, problem: str | None) -> None:
+    def _start_cells(self, pool: Executor, parent: str, problem: str | None) -> None:
         for cell in self.plan.missing:
             if cell.parent_key == parent:
                 arguments = (cell, self.plan.suite, self.job, problem)
@@ -248,7 +266,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
+def _stop(pool: Executor) -> None:
     """Ends the workers; one that is busy records its cell as cancelled first."""
     pool.shutdown(wait=False, cancel_futures=True)
     for process in multiprocessing.active_children():
@@ -287,9 +305,8 @@ def _known_methods(suite: Suite) -> tuple[tuple[str, ...], dict[str, dict[str, J
     for name in methods:
         given = suite.settings.get(name, {})
         pruner, default = create_pruner(name, **given), create_pruner(name)
-        differing = {
-            f.name for f in fields(pruner) if getattr(pruner, f.name) != getattr(default, f.name)
-        }  # type: ignore[arg-type]
+        names = [field.name for field in fields(cast(Any, pruner))]
+        differing = [name for name in names if getattr(pruner, name) != getattr(default, name)]
         chosen[name] = {key: value for key, value in given.items() if key in differing}
     return tuple(methods), chosen
 

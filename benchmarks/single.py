@@ -11,16 +11,30 @@ from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
+from torch import nn
 
-from benchmarks.protocol import Places, parent_for, run_cell
+from benchmarks.protocol import Findings, Places, parent_for, run_cell
 from benchmarks.record import Cell, Data, Model, Record, Schedule, write_record
 from benchmarks.suite import PROTOCOL
 from zoo.core.checks import Outcome, contract
+from zoo.core.config import SubnetConfig
 from zoo.core.pruner import create_pruner, pruners_of
+from zoo.core.save import Architecture, save_pruned
+from zoo.core.space import ChannelSpace
 
 __all__ = ["Request", "check_module", "prune_one"]
 
 COLOURS = {"passed": "green", "failed": "red", "expected": "yellow", "skipped": "dim"}
+
+
+@dataclass(frozen=True)
+class _Pruned:
+    """What `zoo.save_pruned` needs to know of a network."""
+
+    model: nn.Module
+    config: SubnetConfig
+    space: ChannelSpace
+    architecture: Architecture
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,7 @@ def prune_one(
             record, findings = run_cell(cell, suite="", places=places)
         if findings.error is not None:
             raise findings.error
-        _save(findings, out)
+        save_pruned(_saveable(cell, findings), out)
         record = write_record(out, record)
     except BaseException:
         _remove_if_empty(out)
@@ -120,6 +134,14 @@ def check_module(target: str, console: Console) -> bool:
         told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
         console.print(f"{cls.__name__}: {told}")
     return passed
+
+
+def _saveable(cell: Cell, findings: Findings) -> _Pruned:
+    problem = findings.problem
+    assert findings.network is not None and findings.config is not None and problem is not None
+    args = {name: value for name, value in cell.model.args.items() if name != "pretrained"}
+    architecture = Architecture.of(problem.model, **args)
+    return _Pruned(findings.network, findings.config, problem.space, architecture)
 
 
 def _module(target: str) -> ModuleType:

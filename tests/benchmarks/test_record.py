@@ -124,7 +124,7 @@ def test_half_a_record_is_damaged(tmp_path):
 def test_a_record_of_a_later_schema_says_to_update(tmp_path):
     path = tmp_path / "later.json"
     path.write_text(record(schema_version=999).model_dump_json())
-    with pytest.raises(DamagedRecord, match="999.*update"):
+    with pytest.raises(DamagedRecord, match=r"999.*update"):
         load_record(path)
 
 

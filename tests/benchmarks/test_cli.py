@@ -1,0 +1,225 @@
+"""The command line as a user meets it: exit status, one red line, and no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from benchmarks import cli
+from benchmarks.record import load_record, write_record
+from benchmarks.report import BEGIN, END
+from tests.benchmarks.fabricate import record
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--dataset", "digits", "--image-size", "16", "--train-size", "128",
+         "--epochs", "1", "--parent-epochs", "1")  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs a command line; returns exit status, standard output and standard error."""
+
+    def call(*arguments, columns=60):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setattr(sys, "argv", ["zoo", *arguments])
+        try:
+            cli.main()
+        except SystemExit as ended:
+            status = ended.code or 0
+        else:
+            status = 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def suite_file(tmp_path):
+    def write(**changes):
+        fields = {
+            "title": '"t"',
+            "methods": '["uniform"]',
+            "budgets": "[0.5]",
+            "models": '[{name = "test_resnet"}]',
+            "datasets": '[{name = "digits", image_size = 16}]',
+            "parent": "{epochs = 1}",
+            "finetune": "{epochs = 1}",
+        }
+        path = tmp_path / "mine.toml"
+        path.write_text("\n".join(f"{k} = {v}" for k, v in {**fields, **changes}.items()))
+        return str(path)
+
+    return write
+
+
+def test_help_names_every_command_and_needs_no_torch():
+    script = (
+        "import sys; sys.argv = ['zoo', '--help']\n"
+        "from benchmarks.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print([m for m in ('torch', 'timm', 'zoo', 'pydantic') "
+        "if m in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.rstrip().endswith("[]")
+    for command in ("run", "prune", "list", "report", "check"):
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "prune", "list", "report", "check"])
+def test_every_command_explains_itself_within_sixty_columns(run, command):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert all(len(line.rstrip()) <= 60 for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": '[{name = "resnt18"}]'}, "unknown model 'resnt18'; did you mean"),
+        ({"methods": '["tailor"]'}, "taylor"),
+        ({"datasets": '[{name = "digts"}]'}, "unknown dataset 'digts'; did you mean"),
+        ({"budgets": "[0]"}, "budget 0 is not positive"),
+        ({"budgets": "[-2]"}, "budget -2 is not positive"),
+        ({"epoch": "3"}, "unknown key 'epoch'"),
+        ({"settings": "{uniform = {shape = 1}}"}, "shape"),
+    ],
+)
+def test_a_suite_that_asks_for_what_is_not_there_is_one_line_and_status_two(
+    run, suite_file, changes, message
+):
+    status, out, err = run("run", suite_file(**changes))
+    assert status == 2 and out == ""
+    assert err.startswith("error: ") and message in err and "Traceback" not in err
+
+
+def test_an_unknown_suite_names_the_nearest(run):
+    status, _, err = run("run", "quik")
+    assert status == 2 and "did you mean quick?" in err
+
+
+def test_results_that_cannot_be_written_are_refused(run, suite_file, tmp_path):
+    (tmp_path / "occupied").write_text("a file where the folder should be")
+    status, _, err = run("run", suite_file(), "--results", "occupied")
+    assert status == 2 and "cannot be written to" in err and "--results" in err
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [(None, "does not exist"), ("empty", "holds no"), ("nothing", "pass path=")],
+)
+def test_a_data_path_that_is_missing_or_empty_is_named(run, tmp_path, prepare, message):
+    folder = tmp_path / "images"
+    if prepare == "empty":
+        folder.mkdir()
+    where = () if prepare == "nothing" else ("--data", str(folder))
+    status, _, err = run("prune", "test_resnet", "--dataset", "cifar10", *where)
+    assert status == 2 and message in err
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_a_dry_run_lists_the_cells_and_makes_nothing(run, suite_file, tmp_path):
+    path = suite_file(budgets="[0.5, 0.25]")
+    before = sorted(tmp_path.iterdir())
+    status, out, _ = run("run", path, "--dry-run", columns=200)
+    assert status == 0 and "2 cells, 0 done, 2 to run" in out
+    assert "uniform-test_resnet-digits-macs0.25-s0" in out
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_device_that_is_not_there_is_refused(run):
+    assert run("run", "smoke", "--device", "tpu")[0] == 2
+    if not torch.cuda.is_available():
+        status, _, err = run("run", "smoke", "--device", "cuda")
+        assert status == 2 and "use --device cpu" in err
+
+
+def test_prune_saves_a_smaller_network_that_loads(run, tmp_path):
+    status, out, err = run("prune", "test_resnet", "--method", "l1_norm", "--macs", "0.5", *SMALL)
+    assert status == 0, err
+    assert "test top-1" in out and "saved in pruned" in out
+    network = zoo.load_pruned(tmp_path / "pruned")
+    (path,) = (tmp_path / "pruned").glob("*-l1_norm-*.json")
+    assert sum(p.numel() for p in network.parameters()) == load_record(path).size.params
+
+    status, _, err = run("prune", "test_resnet", "--method", "l1_norm", *SMALL)
+    assert status == 2 and "pruned" in err  # never written over
+
+    budgets = {
+        "0": "not positive",
+        "-1": "not positive",
+        "1e15": "above the parent",
+        "0.0001": "below the smallest subnet",
+    }
+    for budget, message in budgets.items():
+        status, _, err = run("prune", "test_resnet", "--method", "l1_norm", "--macs", budget,
+                             "--out", "other", *SMALL)  # fmt: skip
+        assert status == 2 and message in err, (budget, err)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("test_resnt",), "unknown model 'test_resnt'; did you mean test_resnet"),
+        (("test_resnet", "--method", "napsack"), "knapsack"),
+        (("test_resnet", "--dataset", "digit"), "digits"),
+        (("test_resnet", "--macs", "0.5", "--params", "0.5"), "give one"),
+    ],
+)
+def test_prune_refuses_what_is_not_there_and_leaves_no_folder(run, tmp_path, arguments, message):
+    status, _, err = run("prune", *arguments)
+    assert status == 2 and message in err and "Traceback" not in err
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_list_shows_methods_baselines_data_and_suites(run):
+    status, out, _ = run("list")
+    assert status == 0
+    for name in ("knapsack", "uniform", "cluttered_digits", "quick", "resnet20_cifar"):
+        assert name in out
+    assert all(len(line.rstrip()) <= 60 for line in out.splitlines())
+
+
+def test_report_draws_what_records_hold_and_replaces_the_readme_block(run, tmp_path):
+    write_record(tmp_path / "results" / "records", record())
+    (tmp_path / "README.md").write_text(f"top\n{BEGIN}\n{END}\nbottom\n")
+    status, out, err = run("report", "--readme", "README.md")
+    assert status == 0, err
+    assert "tiny_net on digits" in out
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("top\n") and "| uniform |" in text and text.endswith("bottom\n")
+    assert (tmp_path / "results" / "figures" / "accuracy_macs.png").is_file()
+    assert (tmp_path / "results" / "tables" / "results.tex").is_file()
+
+
+def test_report_without_records_says_how_to_make_some(run):
+    status, _, err = run("report")
+    assert status == 2 and "zoo run" in err
+
+
+def test_report_names_a_damaged_record(run, tmp_path):
+    folder = tmp_path / "results" / "records"
+    folder.mkdir(parents=True)
+    (folder / "20260101-bad.json").write_text("{")
+    status, _, err = run("report")
+    assert status == 2 and "20260101-bad.json is not a whole record" in err
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("no_such_module_xyz", "no module"), ("nowhere.py", "does not exist"), ("json", "no pruner")],
+)
+def test_check_of_what_is_no_pruner_is_refused(run, target, message):
+    status, _, err = run("check", target)
+    assert status == 2 and message in err
