@@ -118,6 +118,8 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, 
 
 def apply_rule(flow: Flow, call: Call) -> None:
     """Run the rule of ``call``: labels of its outputs are set, facts about atoms are stated."""
+    if call.name != "expand" and not any(flow.get(tensor) for tensor in call.inputs):
+        return
     rule = _RULES.get(call.name)
     if rule is None and torch.Tag.pointwise in call.func.tags:
         rule = _pointwise

@@ -122,9 +122,8 @@ class _Tracer(TorchDispatchMode):
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         if "norm" in str(func):  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
-        if any(labels for _, labels in read):
-            shapes = [shape for shape, _ in read]
-            apply_rule(self.flow, Call(func, inputs, shapes, outputs, bind(func, args, kwargs)))
+        shapes = [shape for shape, _ in read]
+        apply_rule(self.flow, Call(func, inputs, shapes, outputs, bind(func, args, kwargs)))
         made = tuple((tuple(t.shape), self.flow.get(t)) for t in outputs)
         self.flow.trace.ops.append(Op(str(func), self.flow.where, read, made))
         return result
