@@ -92,5 +92,7 @@ def random_widths(problem: Problem, rng: np.random.Generator) -> np.ndarray:
     ratios = 1.0 - rng.random(len(sizes))
     factors = np.geomspace(1e-2, 1.0, SCALES) / ratios.min()
     candidates = legal_widths(problem, np.minimum(factors[:, None] * ratios, 1.0) * sizes)
-    widths = largest_feasible(problem, np.vstack([problem.rules.minimums(problem.space), candidates]))
+    widths = largest_feasible(
+        problem, np.vstack([problem.rules.minimums(problem.space), candidates])
+    )
     return fill_up(problem, widths, lambda widths: rng.random(len(widths)))

@@ -89,7 +89,9 @@ def test_taylor_predicts_the_loss_change_of_a_small_step() -> None:
         shrunk = weight.clone()
         shrunk[0] *= 1 - step
         losses = [
-            nn.functional.cross_entropy(problem.forward(batch[0], weights={name: w}), batch[1]).item()
+            nn.functional.cross_entropy(
+                problem.forward(batch[0], weights={name: w}), batch[1]
+            ).item()
             for w in (weight, shrunk)
         ]
     slope = (losses[0] - losses[1]) / step

@@ -21,7 +21,6 @@ Names: None.
 """
 
 import random
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -91,7 +91,9 @@ def test_greedy_is_within_one_item_of_the_bound(seed: int) -> None:
 def test_coarse_units_never_exceed_the_capacity(seed: int) -> None:
     items, _ = random_items(seed)
     candidates = exact_widths(items, resolution=12)
-    costs = np.concatenate([np.array(legal) * w for legal, w in zip(items.legal, items.weights)])
+    costs = np.concatenate(
+        [np.array(legal) * w for legal, w in zip(items.legal, items.weights, strict=True)]
+    )
     unit = -(-int(items.cost(np.array([legal[-1] for legal in items.legal]))) // 12)
     smallest = int(items.cost(np.array([legal[0] for legal in items.legal])))
     capacities = smallest + (unit + int(np.gcd.reduce(costs))) * np.arange(len(candidates))
@@ -115,20 +117,25 @@ def test_channels_weigh_what_making_them_costs() -> None:
 
 def test_depthwise_weights_count_for_the_group_they_belong_to() -> None:
     trial = Trial(Knapsack, "depthwise")
-    costs = dict(zip([g.name for g in trial.space.groups], channel_costs(_half(trial)), strict=True))
+    costs = dict(
+        zip([g.name for g in trial.space.groups], channel_costs(_half(trial)), strict=True)
+    )
     # Expansion from 8 channels at 16 x 16, then 3 x 3 depthwise with stride 2 at 8 x 8.
     assert costs["blocks.1.0.conv_pw"] == 8 * 256 + 9 * 64
 
 
+FILTERS = [[3.0, -1.0], [-2.0, 1.0]]  # sums 2 and -1
+
+
 class TwoFilters(nn.Module):
-    """Two 1 x 1 filters, pooled: on an image of ones the logits are the filters' weights."""
+    """Two 1 x 1 filters, pooled: on an image of ones the logits are the sums of their weights."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 2, 1, bias=False)
+        self.conv = nn.Conv2d(2, 2, 1, bias=False)
         self.fc = nn.Linear(2, 2, bias=False)
         with torch.no_grad():
-            self.conv.weight.copy_(torch.tensor([2.0, -1.0]).view(2, 1, 1, 1))
+            self.conv.weight.copy_(torch.tensor(FILTERS).view(2, 2, 1, 1))
             self.fc.weight.copy_(torch.eye(2))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -141,10 +148,13 @@ def _half(trial: Trial) -> Problem:
 
 def two_filters() -> Problem:
     model = TwoFilters().eval()
-    space = ChannelSpace.trace(model, (1, 2, 2))
+    space = ChannelSpace.trace(model, (2, 2, 2))
     cost, meter = CostModel(space), Meter()
     ones = ImageTensors(
-        torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), (0,), (1,)
+        torch.full((1, 2, 2, 2), 255, dtype=torch.uint8),
+        torch.zeros(1, dtype=torch.long),
+        (0, 0),
+        (1, 1),
     )
     data = MeteredData(Batches(ones, 1), Batches(ones, 1), meter)
     return Problem(model, space, cost, Budget.parse(0.8, cost), data, meter=meter)
@@ -152,18 +162,20 @@ def two_filters() -> Problem:
 
 def test_values_by_hand() -> None:
     problem = two_filters()
-    ones = torch.ones(1, 1, 2, 2)
+    ones = torch.ones(1, 2, 2, 2)
     batches = [(ones, torch.tensor([0])), (ones, torch.tensor([1]))]
-    # dL/dlogits = softmax - one-hot, and dL/dw = dL/dlogit on an image of ones.
+    # dL/dlogits = softmax - one-hot, and dL/dw = dL/dlogit for both weights of its filter.
     p = math.exp(2) / (math.exp(2) + math.exp(-1))
     gradients = np.array([[p - 1, 1 - p], [p, -p]])
-    weights = np.array([2.0, -1.0])
+    filters = np.array(FILTERS)
     with problem.meter.phase("scoring"):
         per_weight = taylor_values(problem, batches, "per_weight")["conv"]
         per_filter = taylor_values(problem, batches, "per_filter")["conv"]
     single = 1e-6  # the network computes in float32
-    np.testing.assert_allclose(per_weight, abs(weights * gradients.mean(0)), rtol=single)
-    np.testing.assert_allclose(per_filter, abs(weights * gradients).sum(0), rtol=single)
+    np.testing.assert_allclose(
+        per_weight, abs(filters).sum(1) * abs(gradients.mean(0)), rtol=single
+    )
+    np.testing.assert_allclose(per_filter, abs(filters.sum(1) * gradients).sum(0), rtol=single)
 
 
 def test_values_charge_one_forward_and_backward_pass() -> None:
@@ -216,7 +228,8 @@ def test_trace_reports_the_gap_to_the_bound(solver: str) -> None:
     trial.pruner = Knapsack(calibration=0.01, solver=solver)  # type: ignore[arg-type]
     (row,) = [row for row in trial.run().problem.trace_rows if row["step"] == "solve"]
     assert 0 <= row["gap"] < 0.01  # type: ignore[operator]
-    assert row["gap"] == pytest.approx(1 - row["value"] / row["bound"])  # type: ignore[operator]
+    expected = 1 - row["value"] / row["bound"]  # type: ignore[operator]
+    assert row["gap"] == pytest.approx(expected, abs=FLOAT_NOISE)
 
 
 @pytest.mark.parametrize("setting", ["solver", "importance", "normalisation"])
@@ -247,7 +260,9 @@ def pair() -> Iterator[tuple[nn.Module, nn.Module]]:
     yield trial.first.problem.model, trial.rebuilt()
 
 
-def test_distillation_is_zero_when_student_equals_teacher(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_distillation_is_zero_when_student_equals_teacher(
+    pair: tuple[nn.Module, nn.Module],
+) -> None:
     teacher = pair[0]
     student = copy.deepcopy(teacher)
     loss = distillation(teacher, student)

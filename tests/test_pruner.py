@@ -79,7 +79,7 @@ def no_module_left() -> object:
     sys.modules.pop("carded", None)
 
 
-BODIES = {heading: "text" for heading in CARD_HEADINGS} | {"Steps": "\n    1. `a`: x\n    2. `b`: y"}
+BODIES = dict.fromkeys(CARD_HEADINGS, "text") | {"Steps": "\n    1. `a`: x\n    2. `b`: y"}
 
 
 def card_text(bodies: dict[str, str]) -> str:

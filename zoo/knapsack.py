@@ -17,7 +17,8 @@ Steps:
     4. `greedy_widths` or `exact_widths`: solve the knapsack, for every capacity at once.
     5. `best_within`: take the largest capacity whose recounted network meets the budget.
     6. `fill_up`: spend what is left, channel by channel.
-    7. `InnerDistillation`: fine-tune with cross-entropy plus the distance to the teacher's features.
+    7. `InnerDistillation`: fine-tune with cross-entropy plus the error against the teacher's
+       features.
 
 Deviations:
     - The budget is met by the recounted network. [official code] sets the capacity to
@@ -135,12 +136,12 @@ class Knapsack(Pruner):
             exact = self.solver == "exact"
             candidates = exact_widths(items, self.resolution) if exact else greedy_widths(items)
             widths = best_within(problem, items, candidates)
-            self._report_gap(problem, items, widths)
             widths = fill_up(problem, widths, items.next_densities)
+            self._report_gap(problem, items, widths)
         return conclude(problem, keep_best(problem.space, values, widths))
 
     def _report_gap(self, problem: Problem, items: Items, widths: np.ndarray) -> None:
-        """Trace how far the solution is from the bound at the capacity that it uses."""
+        """Trace how far the returned widths are from the bound at the capacity that they use."""
         capacity = int(items.cost(widths))
         value, bound = float(items.value(widths)), lp_bound(items, capacity)
         problem.trace(
@@ -149,7 +150,7 @@ class Knapsack(Pruner):
             capacity=capacity,
             value=value,
             bound=bound,
-            gap=(bound - value) / bound if bound > 0 else 0.0,
+            gap=max(0.0, 1 - value / bound) if bound > 0 else 0.0,  # below 0 by rounding only
         )
 
     def loss(
@@ -242,12 +243,14 @@ class Items:
 
     def value(self, widths: np.ndarray) -> np.ndarray:
         """Total value of the kept items, for widths of shape (..., G)."""
-        columns = zip(self.values, np.moveaxis(widths, -1, 0), strict=True)
-        return sum(np.append(0.0, np.cumsum(values))[column] for values, column in columns)
+        total = np.zeros(widths.shape[:-1])
+        for values, column in zip(self.values, np.moveaxis(widths, -1, 0), strict=True):
+            total = total + np.append(0.0, np.cumsum(values))[column]
+        return total
 
     def cost(self, widths: np.ndarray) -> np.ndarray:
         """Total weight of the kept items, for widths of shape (..., G)."""
-        return widths @ self.weights
+        return np.asarray(widths @ self.weights)
 
     def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All widenings from one legal width to the next, group by group.
@@ -266,7 +269,7 @@ class Items:
     def next_densities(self, widths: np.ndarray) -> np.ndarray:
         """Value per cost of the next channel of every group, shape (G,); 0 where all are kept."""
         following = [np.append(v, 0.0)[w] for v, w in zip(self.values, widths, strict=True)]
-        return np.array(following) / np.maximum(self.weights, 1)
+        return np.asarray(np.array(following) / np.maximum(self.weights, 1))
 
 
 def make_items(problem: Problem, values: Mapping[str, np.ndarray]) -> Items:
@@ -300,7 +303,8 @@ def channel_costs(problem: Problem) -> np.ndarray:
     return np.array(
         [
             sum(
-                costs.get(member.tensor, 0) * member.index.shape[1]
+                costs.get(member.tensor, 0)
+                * member.index.shape[1]
                 // table.shapes[member.tensor][member.dim]
                 for member in producers(group)
             )
@@ -406,7 +410,7 @@ def best_within(problem: Problem, items: Items, candidates: np.ndarray) -> np.nd
     """
     costs = problem.budget.cost_of_widths(problem.cost, candidates)
     feasible = candidates[costs <= problem.budget.limit]
-    return feasible[np.argmax(items.value(feasible))]
+    return np.asarray(feasible[np.argmax(items.value(feasible))])
 
 
 class InnerDistillation(TrainingLoss):

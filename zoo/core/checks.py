@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.core.config import SubnetConfig, WidthRules
@@ -194,7 +194,7 @@ def constructor_stores_fields_only(trial: Trial) -> None:
         again = cls(**given)
         _require(vars(again) == given, f"changes what it is given: {again} from {given}")
         _require(pruner == again and hash(pruner) == hash(again), "equal fields, unequal objects")
-        evaluated = eval(repr(pruner), {cls.__name__: cls})  # noqa: S307
+        evaluated = eval(repr(pruner), {cls.__name__: cls})
         _require(evaluated == pruner, f"repr does not evaluate back: {pruner!r}")
 
 
@@ -212,7 +212,7 @@ def _require_fit(trial: Trial, config: SubnetConfig, rules: WidthRules) -> None:
         _require(name in sizes, f"unknown group {name}")
         size = sizes[name]
         _require(list(kept) == sorted(set(kept)), f"{name}: {kept} is not sorted and unique")
-        _require(0 <= kept[0] and kept[-1] < size, f"{name}: {kept} leaves 0 to {size - 1}")
+        _require(kept[0] >= 0 and kept[-1] < size, f"{name}: {kept} leaves 0 to {size - 1}")
         minimum = rules.minimum(size)
         _require(len(kept) >= minimum, f"{name}: width {len(kept)} is below {minimum}")
         is_legal = len(kept) == size or len(kept) % rules.divisor == 0
@@ -324,7 +324,7 @@ def rebuilt_network_trains(trial: Trial) -> None:
     small = trial.rebuilt().train()
     optimizer = torch.optim.SGD(small.parameters(), lr=0.01)
     images, labels = images_and_labels(8)
-    F.cross_entropy(small(images), labels).backward()
+    F.cross_entropy(small(images), labels).backward()  # type: ignore[no-untyped-call]
     for name, parameter in small.named_parameters():
         is_reached = parameter.grad is not None and bool(parameter.grad.isfinite().all())
         _require(is_reached, f"{name} got no finite gradient")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
-from zoo.core.batches import Batches
+from zoo.core.batches import Batches, Sample
 from zoo.core.config import SubnetConfig
 from zoo.core.cost import Budget, CostModel
 from zoo.core.data import MeteredData
@@ -80,7 +81,9 @@ class PlantedNet(nn.Module):
             for label, channel in enumerate(live_b, start=len(live_a)):
                 self._plant(self.conv_b, self.bn_b, channel, CLASSES, label)
 
-    def _plant(self, conv: nn.Conv2d, bn: nn.BatchNorm2d, channel: int, at: int, label: int) -> None:
+    def _plant(
+        self, conv: nn.Conv2d, bn: nn.BatchNorm2d, channel: int, at: int, label: int
+    ) -> None:
         conv.weight[channel, label] = 1.0
         bn.weight[channel] = 1.0
         self.fc.weight[label, at + channel] = 1.0
@@ -89,16 +92,17 @@ class PlantedNet(nn.Module):
         """Logits, shape (N, 9), of images of shape (N, 8, 4, 4)."""
         a = torch.relu(self.bn_a(self.conv_a(images)))
         b = torch.relu(self.bn_b(self.conv_b(images)))
-        return self.fc(torch.cat([a, b], dim=1).mean((2, 3)))
+        logits: Tensor = self.fc(torch.cat([a, b], dim=1).mean((2, 3)))
+        return logits
 
 
-def planted_data(seed: int) -> TensorDataset:
+def planted_data(seed: int) -> Dataset[Sample]:
     """Images, shape (64, 8, 4, 4), and labels: channel k is bright in an image of class k."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(CLASSES).repeat(IMAGES_PER_CLASS)
     images = NOISE * torch.rand(len(labels), CLASSES, SIDE, SIDE, generator=generator)
     images[torch.arange(len(labels)), labels] += 1.0
-    return TensorDataset(images, labels)
+    return cast(Dataset[Sample], TensorDataset(images, labels))
 
 
 def planted_problem(live_a: Sequence[int], live_b: Sequence[int], keep_ratio: float) -> Problem:

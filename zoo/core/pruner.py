@@ -121,7 +121,8 @@ def _discovered() -> dict[str, type[Pruner]]:
             classes = pruners_of(importlib.import_module(f"{package_name}.{info.name}"))
             if len(classes) > 1 or (classes and info.name in found):
                 raise ImportError(f"more than one pruner is named {info.name!r}; split the module")
-            found |= {info.name: cls for cls in classes}
+            if classes:
+                found[info.name] = classes[0]
     return found
 
 
@@ -157,7 +158,7 @@ def get_pruner(name: str) -> type[Pruner]:
 
 
 def kind_of(cls: type[Pruner]) -> Kind:
-    """"method" for a class of `zoo/`, "baseline" for one of `baselines/` or from elsewhere."""
+    """What a class counts as: a method in `zoo/`, a baseline in `baselines/` or elsewhere."""
     return _PACKAGES.get(cls.__module__.partition(".")[0], "baseline")
 
 
@@ -190,7 +191,9 @@ def card(cls: type[Pruner]) -> dict[str, str]:
             f"the card of {cls.__module__} has the headings {headings}; "
             f"it needs exactly {CARD_HEADINGS}, in this order"
         )
-    bodies = {name: inspect.cleandoc(body) for name, body in zip(headings, parts[1::2])}
+    bodies = {
+        name: inspect.cleandoc(body) for name, body in zip(headings, parts[1::2], strict=True)
+    }
     for heading, body in bodies.items():
         if not body:
             raise ValueError(f"the card of {cls.__module__} says nothing under {heading}")

@@ -8,10 +8,11 @@ fits: bisection in one step. What is left below the budget is filled up channel 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 
-from zoo.core.config import SubnetConfig
+from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.problem import Problem
 from zoo.core.space import ChannelSpace
 
@@ -38,7 +39,7 @@ def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
     """
     columns = []
     for group, column in zip(problem.space.groups, widths.T, strict=True):
-        legal = np.array(problem.rules.legal(group.size))
+        legal = _legal(problem.rules, group.size)
         columns.append(legal[np.maximum(np.searchsorted(legal, column, side="right") - 1, 0)])
     return np.stack(columns, axis=1).astype(np.int64)
 
@@ -47,7 +48,7 @@ def next_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
     """The next wider legal width of every group, shape (G,); the size where it is full already."""
     steps = []
     for group, width in zip(problem.space.groups, widths, strict=True):
-        legal = np.array(problem.rules.legal(group.size))
+        legal = _legal(problem.rules, group.size)
         position = np.searchsorted(legal, width, side="right")
         steps.append(legal[min(position, len(legal) - 1)])
     return np.array(steps, dtype=np.int64)
@@ -64,7 +65,8 @@ def largest_feasible(problem: Problem, candidates: np.ndarray) -> np.ndarray:
         Widths, shape (G,).
     """
     costs = problem.budget.cost_of_widths(problem.cost, candidates)
-    return candidates[np.argmax(np.where(costs <= problem.budget.limit, costs, -1))]
+    best = np.argmax(np.where(costs <= problem.budget.limit, costs, -1))
+    return np.asarray(candidates[best])
 
 
 def fill_up(
@@ -144,3 +146,9 @@ def keep_best(
         best = np.argsort(-scores[group.name], kind="stable")[:width]
         keep[group.name] = tuple(sorted(best.tolist()))
     return SubnetConfig(keep)
+
+
+@cache
+def _legal(rules: WidthRules, size: int) -> np.ndarray:
+    """The legal widths of a group, ascending."""
+    return np.array(rules.legal(size), dtype=np.int64)

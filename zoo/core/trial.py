@@ -266,7 +266,7 @@ def _watched_random() -> Iterator[list[str]]:
     yield touched
     if random.getstate() != before[0]:
         touched.append("random")
-    if not all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), before[1])):
+    if not all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), before[1], strict=True)):
         touched.append("numpy.random")
     if not torch.equal(torch.get_rng_state(), before[2]):
         touched.append("torch")
