@@ -43,7 +43,7 @@ CORE_ORDER = (
 CORE = sorted((ROOT / "zoo/core").glob("*.py"))
 METHODS = sorted(path for path in (ROOT / "zoo").glob("*.py") if path.stem != "__init__")
 BASELINES = sorted(path for path in (ROOT / "baselines").glob("*.py") if path.stem != "__init__")
-HARNESS = sorted((ROOT / "benchmarks").glob("*.py"))
+HARNESS = sorted(p for p in (ROOT / "benchmarks").glob("*.py") if not p.match("test_*.py"))
 ALL = (*CORE, *METHODS, *BASELINES, *HARNESS)
 
 
