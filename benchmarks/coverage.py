@@ -100,9 +100,10 @@ def to_markdown(rows: Sequence[Coverage]) -> str:
         f"Of {len(rows)} convolutional architectures {len(traced)} have prunable groups. The share "
         "of MACs that can be reached (that goes when every group keeps one channel) is above 99 % "
         f"in {int((shares > 0.99).sum())} of them, above 90 % in {int((shares > 0.9).sum())}, and "
-        f"below 50 % in {int((shares < 0.5).sum())}. The slowest trace took {slowest.seconds:.1f} s "
-        f"on one core ({slowest.name}). A network counts as convolutional if it runs at least "
-        f"{_SPATIAL_CONVOLUTIONS} convolutions wider than 1 x 1 and no attention. In brackets: "
+        f"below 50 % in {int((shares < 0.5).sum())}. The slowest trace took "
+        f"{slowest.seconds:.1f} s on one core ({slowest.name}). A network counts as "
+        f"convolutional if it runs at least {_SPATIAL_CONVOLUTIONS} convolutions "
+        "wider than 1 x 1 and no attention. In brackets: "
         "pinned channels; the outputs of the network are always pinned and left out.",
         "",
         "| network | groups | reachable MACs | trace, s | pinned because |",

@@ -14,6 +14,7 @@ CORE_ORDER = (
     "errors",
     "config",
     "atoms",
+    "flow",
     "rules",
     "trace",
     "groups",

@@ -1,8 +1,8 @@
 """Structured channel pruning of convolutional networks: methods, baselines, and what they share.
 
-    result = zoo.prune(model, train_loader, val_loader, method="knapsack", macs=0.5)
-    zoo.save_pruned(result, "pruned")
-    model = zoo.load_pruned("pruned")
+result = zoo.prune(model, train_loader, val_loader, method="knapsack", macs=0.5)
+zoo.save_pruned(result, "pruned")
+model = zoo.load_pruned("pruned")
 """
 
 from zoo.core import cifar_resnet as _cifar_resnet  # noqa: F401  (registers networks with timm)

@@ -142,7 +142,7 @@ def test_configurations_are_values() -> None:
     assert first == second
     assert len({first, second}) == 1
     assert SubnetConfig.from_json(first.to_json()) == first
-    assert eval(repr(first)) == first  # noqa: S307  (our own repr)
+    assert eval(repr(first)) == first
 
 
 def test_a_network_beyond_exact_integers_is_refused() -> None:

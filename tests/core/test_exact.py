@@ -17,13 +17,16 @@ from zoo.core.space import ChannelSpace
 from zoo.core.supernet import Supernet
 from zoo.core.surgery import rebuild
 
-NETWORKS = (
-    "resnet18 resnet34 resnet50 resnet50d ecaresnet50d seresnet50 resnext50_32x4d mobilenetv2_100 "
-    "mobilenetv3_large_100 mobilenetv3_small_100 mobilenetv4_conv_small efficientnet_b0 "
-    "efficientnet_b1 efficientnet_lite0 tf_efficientnetv2_s mnasnet_100 regnety_008 densenet121 "
-    "vgg16_bn convnext_tiny dla34 hrnet_w18 cspresnet50 mixnet_s res2net50_26w_4s resnest50d "
-    "test_resnet test_efficientnet test_byobnet"
-).split()
+# fmt: off
+NETWORKS = [
+    "resnet18", "resnet34", "resnet50", "resnet50d", "ecaresnet50d", "seresnet50",
+    "resnext50_32x4d", "mobilenetv2_100", "mobilenetv3_large_100", "mobilenetv3_small_100",
+    "mobilenetv4_conv_small", "efficientnet_b0", "efficientnet_b1", "efficientnet_lite0",
+    "tf_efficientnetv2_s", "mnasnet_100", "regnety_008", "densenet121", "vgg16_bn",
+    "convnext_tiny", "dla34", "hrnet_w18", "cspresnet50", "mixnet_s", "res2net50_26w_4s",
+    "resnest50d", "test_resnet", "test_efficientnet", "test_byobnet",
+]
+# fmt: on
 INEXACT = ("ecaresnet50d", "convnext_tiny")
 CONFIGS = 20
 SIZE = (3, 32, 32)

@@ -165,7 +165,7 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
         zoo.load_pruned(tmp_path, Plain())
     tensors.write_bytes(whole)
     structure.write_text(text[: len(text) // 2])
-    with pytest.raises(ValueError, match="network.json is damaged"):
+    with pytest.raises(ValueError, match=r"network\.json is damaged"):
         zoo.load_pruned(tmp_path, Plain())
     structure.write_text("{}")
     with pytest.raises(ValueError, match="lacks"):

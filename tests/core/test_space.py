@@ -346,7 +346,7 @@ def test_space_of_another_network_is_refused() -> None:
 
 
 def test_a_wrong_table_is_caught_by_the_proof() -> None:
-    """Two halves of a split exchanged in the smaller network: all shapes fit, the wiring is wrong."""
+    """Two halves of a split change places in the smaller network: shapes fit, wiring does not."""
 
     class Halves(Branch):
         def __init__(self) -> None:

@@ -137,7 +137,9 @@ def test_frozen_parameters_stay_frozen() -> None:
         ({"layer1.0.conv9": (0,)}, "layer1.0.conv9"),
     ],
 )
-def test_impossible_configuration_is_refused(keep: dict[str, tuple[int, ...]], message: str) -> None:
+def test_impossible_configuration_is_refused(
+    keep: dict[str, tuple[int, ...]], message: str
+) -> None:
     model = timm.create_model("test_resnet")
     space = ChannelSpace.trace(model, SIZE)
     with pytest.raises(ValueError, match=message):

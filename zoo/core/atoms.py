@@ -57,7 +57,7 @@ class Atoms:
 
 @dataclass(frozen=True)
 class Op:
-    """One operator call: what ran, in which module, and (shape, labels) of what it read and made."""
+    """One operator call: what ran, where, and (shape, labels) of what it read and made."""
 
     name: str
     module: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +36,7 @@ class SubnetConfig:
         for name, kept in keep.items():
             if not kept:
                 raise ValueError(f"group {name!r} keeps no channel; keep at least one")
-            if kept[0] < 0 or any(a >= b for a, b in zip(kept, kept[1:], strict=False)):
+            if kept[0] < 0 or any(a >= b for a, b in pairwise(kept)):
                 raise ValueError(
                     f"group {name!r}: kept channels must be unique, ascending and not negative, "
                     f"got {kept[:8]}{'...' if len(kept) > 8 else ''}"

@@ -1,7 +1,7 @@
 """CostModel: exact multiply-adds and parameters of any configuration, without building it.
 
-One multiply-add counts one (torchvision's convention; papers' "FLOPs" are usually this). Counted are
-convolutions and linear layers, as in the published figures; batch normalisation, activations,
+One multiply-add counts one (torchvision's convention; papers' "FLOPs" are usually this). Counted
+are convolutions and linear layers, as in the published figures; batch normalisation, activations,
 biases, and products of two activations are not.
 """
 
@@ -46,7 +46,9 @@ class CostModel:
             fixed[index] = np.count_nonzero(axis.group < 0)
             positions = np.bincount(axis.group[axis.group >= 0], minlength=groups)
             slopes[index] = positions // np.maximum(space.sizes, 1)
-        self._macs = _Products(slopes, fixed, [(factor, axes) for _, factor, axes in table.products])
+        self._macs = _Products(
+            slopes, fixed, [(factor, axes) for _, factor, axes in table.products]
+        )
         self._params = _Products(slopes, fixed, _parameter_products(space))
         self.full_macs = self.macs(SubnetConfig.full())
         self.full_params = self.params(SubnetConfig.full())
@@ -165,8 +167,7 @@ class Budget:
         limit = math.floor(value * full) if value <= 1 else int(value)
         if limit > full:
             raise ValueError(
-                f"budget {limit:,} {metric} is above the parent's {full:,}; nothing would be "
-                "pruned"
+                f"budget {limit:,} {metric} is above the parent's {full:,}; nothing would be pruned"
             )
         return cls(metric, limit)
 

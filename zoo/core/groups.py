@@ -170,7 +170,8 @@ def components(atoms: Atoms) -> np.ndarray:
     right = np.concatenate([b.numpy() for _, b in atoms.united] or [np.empty(0, np.int64)])
     ones = np.ones(len(left), dtype=np.int8)
     graph = coo_array((ones, (left, right)), shape=(atoms.count, atoms.count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    found: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
+    return found
 
 
 class _Builder:
@@ -202,7 +203,8 @@ class _Builder:
     def _at(self, place: tuple[str, int]) -> np.ndarray:
         """Return the component at every position of a dimension of a tensor."""
         name, dim = place
-        return self.component[self.trace.tensors[name][dim].numpy()]
+        found: np.ndarray = self.component[self.trace.tensors[name][dim].numpy()]
+        return found
 
     def _makers(self) -> np.ndarray:
         """Return for every component the place of the first layer that makes it, -1 if none."""
@@ -227,9 +229,7 @@ class _Builder:
             following += len(found)
         free = (self.reason == "") & (self.made_by >= 0)
         exactness = self.mixed != ""
-        names, group = np.unique(
-            np.stack([classes, exactness]), axis=1, return_inverse=True
-        )
+        names, group = np.unique(np.stack([classes, exactness]), axis=1, return_inverse=True)
         group = group.ravel()
         sizes = np.bincount(group[free], minlength=names.shape[1])
         single = free & (sizes[group] == 1)
@@ -279,14 +279,24 @@ class _Builder:
         groups = self._groups(axes, tensors, stages, blocks)
         used = tuple(axes.distinct)
         return ChannelTable(
-            groups, self._pinned(), used, tensors, self.trace.shapes,
-            tuple(self.trace.parameters), products, outputs, followers,
+            groups,
+            self._pinned(),
+            used,
+            tensors,
+            self.trace.shapes,
+            tuple(self.trace.parameters),
+            products,
+            outputs,
+            followers,
             frozenset(self.trace.depthwise),
         )
 
     def _groups(
-        self, axes: _Axes, tensors: dict[tuple[str, int], int],
-        stages: dict[str, int], blocks: dict[str, int],
+        self,
+        axes: _Axes,
+        tensors: dict[tuple[str, int], int],
+        stages: dict[str, int],
+        blocks: dict[str, int],
     ) -> tuple[ChannelGroup, ...]:
         count = self.group.max(initial=-1) + 1
         members: list[list[Member]] = [[] for _ in range(count)]
@@ -294,10 +304,10 @@ class _Builder:
             axis = axes.distinct[tensors[place]]
             role = self.trace.roles.get(place, "other")
             for index in np.unique(axis.group[axis.group >= 0]):
-                positions = np.flatnonzero(axis.group == index)
-                order = np.argsort(axis.channel[positions], kind="stable")
-                size = len(np.unique(axis.channel[positions]))
-                positions = positions[order].reshape(size, -1)
+                here = np.flatnonzero(axis.group == index)
+                order = np.argsort(axis.channel[here], kind="stable")
+                size = len(np.unique(axis.channel[here]))
+                positions = here[order].reshape(size, -1)
                 members[index].append(Member(*place, positions, role))  # type: ignore[arg-type]
         joined = np.concatenate([a.numpy() for a in self.trace.atoms.added] or [np.empty(0, int)])
         added = set(self.group[self.component[joined[joined != FIXED]]].tolist())
@@ -350,7 +360,9 @@ class _Builder:
                     parts.setdefault(dim, []).append((shape[dim], axes.of(label)))
             for found in parts.values():
                 if len(found) > 1:
-                    yield Follower(op.module, tuple(s for s, _ in found), tuple(a for _, a in found))
+                    yield Follower(
+                        op.module, tuple(s for s, _ in found), tuple(a for _, a in found)
+                    )
 
 
 class _Axes:

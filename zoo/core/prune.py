@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.utils.data import DataLoader
@@ -29,7 +29,10 @@ from zoo.core.train import Recipe, evaluate, train
 
 __all__ = ["PruneResult", "prune"]
 
+Tell = Callable[[str, int, int | None], None]  # what is done, steps done, steps in all
+
 _FINETUNE = Recipe(epochs=5, lr=0.01)
+_RULES = WidthRules()
 _RECALIBRATION_BATCHES = 10
 
 
@@ -74,7 +77,7 @@ def prune(
     params: float | None = None,
     settings: Mapping[str, object] | None = None,
     recipe: Recipe = _FINETUNE,
-    rules: WidthRules = WidthRules(),
+    rules: WidthRules = _RULES,
     inexact: bool = False,
     seed: int = 0,
     progress: bool = True,
@@ -110,49 +113,69 @@ def prune(
     batches = LoaderBatches(train_loader, seed=seed, device=device)
     validation = LoaderBatches(val_loader, seed=seed, device=device)
     parent = copy.deepcopy(model).eval()
-    space = ChannelSpace.trace(parent, _input_size(train_loader), inexact=inexact)
-    if not space.groups:
-        reasons = "; ".join(f"{p.where}: {p.reason}" for p in space.pinned[:3])
-        raise UnsupportedModel(f"{type(model).__name__} has no prunable channels ({reasons})")
+    space = _prunable_space(parent, train_loader, inexact)
     cost, meter = CostModel(space), Meter(device)
-    budget = _budget(macs, params, cost)
-    problem = Problem(
-        parent, space, cost, budget, MeteredData(batches, validation, meter), rules,
-        seed, meter, type(pruner).__module__.rpartition(".")[2],
-    )
+    budget, data = _budget(macs, params, cost), MeteredData(batches, validation, meter)
+    name = type(pruner).__module__.rpartition(".")[2]
+    problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
     problem.check_feasible()
     with _bar(progress) as tell:
         tell("searching", 0, None)
         subnet = pruner.search(problem)
         _check_decision(problem, subnet.config)
         small = rebuild(parent, space, subnet.config, subnet.weights)
-        if recipe.epochs == 0:
-            first = zip(range(_RECALIBRATION_BATCHES), batches.epoch(0), strict=False)
-            recalibrate(small, (images for _, (images, _) in first))
-        with meter.phase("finetune"):
-            train(
-                small, batches, recipe,
-                loss=pruner.loss(parent, small, space),
-                meter=meter,
-                macs_per_image=cost.macs(subnet.config),
-                on_step=lambda done, total, loss: tell(f"fine-tuning, loss {loss:.3f}", done, total),
-            )
+        _finetune(small, problem, pruner, batches, recipe, subnet.config, tell)
         tell("validating", 0, None)
-        top1 = evaluate(small, validation), evaluate(parent, validation)
+        top1, parent_top1 = evaluate(small, validation), evaluate(parent, validation)
     return PruneResult(
-        model=small.eval(),
-        config=subnet.config,
-        spent=dict(meter.spent),
-        trace=tuple(problem.trace_rows),
-        macs=cost.macs(subnet.config),
-        params=cost.params(subnet.config),
-        parent_macs=cost.full_macs,
-        parent_params=cost.full_params,
-        val_top1=top1[0],
-        parent_val_top1=top1[1],
-        space=space,
-        architecture=Architecture.of(parent, **(model_args or {})),
+        small.eval(),
+        subnet.config,
+        dict(meter.spent),
+        tuple(problem.trace_rows),
+        cost.macs(subnet.config),
+        cost.params(subnet.config),
+        cost.full_macs,
+        cost.full_params,
+        top1,
+        parent_top1,
+        space,
+        Architecture.of(parent, **(model_args or {})),
     )
+
+
+def _finetune(
+    small: nn.Module,
+    problem: Problem,
+    pruner: Pruner,
+    batches: LoaderBatches,
+    recipe: Recipe,
+    config: SubnetConfig,
+    tell: Tell,
+) -> None:
+    """Train the smaller network in place; without epochs, only measure its statistics anew."""
+    if recipe.epochs == 0:
+        first = islice(batches.epoch(0), _RECALIBRATION_BATCHES)
+        recalibrate(small, (images for images, _ in first))
+        return
+    with problem.meter.phase("finetune"):
+        train(
+            small,
+            batches,
+            recipe,
+            loss=pruner.loss(problem.model, small, problem.space),
+            meter=problem.meter,
+            macs_per_image=problem.cost.macs(config),
+            on_step=lambda done, total, loss: tell(f"fine-tuning, loss {loss:.3f}", done, total),
+        )
+
+
+def _prunable_space(parent: nn.Module, loader: DataLoader[Any], inexact: bool) -> ChannelSpace:
+    images = loader.collate_fn([loader.dataset[0]])[0]
+    space = ChannelSpace.trace(parent, images.shape[1:], inexact=inexact)
+    if not space.groups:
+        reasons = "; ".join(f"{p.where}: {p.reason}" for p in space.pinned[:3])
+        raise UnsupportedModel(f"{type(parent).__name__} has no prunable channels ({reasons})")
+    return space
 
 
 def _budget(macs: float | None, params: float | None, cost: CostModel) -> Budget:
@@ -180,15 +203,9 @@ def _check_decision(problem: Problem, config: SubnetConfig) -> None:
         )
 
 
-def _input_size(loader: DataLoader[Any]) -> Sequence[int]:
-    """Return (C, H, W) of the dataset's images."""
-    images = loader.collate_fn([loader.dataset[0]])[0]
-    return tuple(images.shape[1:])
-
-
 @contextmanager
-def _bar(is_shown: bool) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Show what is going on; yields a function that takes (text, done, total)."""
+def _bar(is_shown: bool) -> Iterator[Tell]:
+    """Show what is going on."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True, disable=not is_shown) as bar:
         task = bar.add_task("", total=None)

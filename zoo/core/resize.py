@@ -21,7 +21,14 @@ from zoo.core.errors import UnsupportedModel
 from zoo.core.groups import ChannelTable, components
 from zoo.core.trace import TraceFailed, on_meta, trace_model
 
-__all__ = ["Mismatch", "compare_traces", "prove", "resize_attributes", "resize_tensor", "resized_copy"]
+__all__ = [
+    "Mismatch",
+    "compare_traces",
+    "prove",
+    "resize_attributes",
+    "resize_tensor",
+    "resized_copy",
+]
 
 Attribute = tuple[str, str, Any]  # module path, attribute name, new value of the attribute's type
 

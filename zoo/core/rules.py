@@ -1,100 +1,23 @@
 """What each operator does to channels: one short rule per kind of operator.
 
-``Flow`` holds the labels of the tensors in flight; ``apply_rule`` runs the rule of one call. Rules
-are stated for ATen operators, which is what every PyTorch network is made of. A call without a
-rule pins every channel it reads, and what it returns is fixed.
+``apply_rule`` runs the rule of one call. Rules are stated for ATen operators, which is what every
+PyTorch network is made of. A call without a rule pins every channel it reads, and what it returns
+is fixed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.core.atoms import FIXED, Labels, Product, Trace
+from zoo.core.atoms import FIXED, Labels, Product
+from zoo.core.flow import Call, Flow
 
-__all__ = ["Call", "Flow", "apply_rule"]
-
-
-@dataclass
-class Flow:
-    """Labels of the tensors in flight, found by identity; keeps those tensors alive.
-
-    Attributes:
-        where: path of the module that is running.
-        depthwise: the modules whose convolutions are depthwise, None to tell by their shapes. A
-            grouped convolution that is left with one channel in each group looks like one.
-    """
-
-    where: str
-    depthwise: frozenset[str] | None = None
-    trace: Trace = field(default_factory=Trace)
-    _labels: dict[int, Labels] = field(default_factory=dict)
-    _names: dict[int, str] = field(default_factory=dict)
-    _alive: list[Tensor] = field(default_factory=list)
-
-    def enter(self, name: str, tensor: Tensor) -> None:
-        """Give a parameter or buffer fresh atoms along its first two dimensions."""
-        sizes = enumerate(tensor.shape[:2])
-        labels = {dim: self.trace.atoms.new(size) for dim, size in sizes if size > 1}
-        self.trace.tensors[name] = labels
-        self.trace.shapes[name] = tuple(tensor.shape)
-        if isinstance(tensor, torch.nn.Parameter):
-            self.trace.parameters.append(name)
-        self.set(tensor, labels)
-        self._names[id(tensor)] = name
-
-    def get(self, tensor: Tensor | None) -> Labels:
-        """Return the labels of a tensor; none of its channels can change if it has none."""
-        return {} if tensor is None else self._labels.get(id(tensor), {})
-
-    def along(self, tensor: Tensor, dim: int) -> Tensor:
-        """Return the label of one dimension, all fixed where there is none, shape (size,)."""
-        fixed = torch.full((tensor.shape[dim],), FIXED)
-        return self.get(tensor).get(dim, fixed)
-
-    def set(self, tensor: Tensor, labels: Labels) -> None:
-        """Attach labels to a tensor; dimensions of one element never carry one."""
-        self._labels[id(tensor)] = {d: v for d, v in labels.items() if tensor.shape[d] > 1}
-        self._alive.append(tensor)
-
-    def name(self, tensor: Tensor | None) -> str | None:
-        """Return the name of a parameter or buffer, or of the one this tensor transposes."""
-        return None if tensor is None else self._names.get(id(tensor))
-
-    def rename(self, tensor: Tensor, name: str | None) -> None:
-        """Remember that ``tensor`` is the transpose of the parameter ``name``."""
-        if name is not None:
-            self._names[id(tensor)] = name
-
-    def role(self, tensor: Tensor | None, dim: int, role: str) -> None:
-        """Note what a dimension of a parameter or buffer is used for; the first use counts."""
-        name, label = self.name(tensor), self.get(tensor).get(dim)
-        if name is None or label is None:
-            return
-        for own, atoms in self.trace.tensors[name].items():  # the same dimension, if transposed
-            if atoms[0] == label[0]:
-                self.trace.roles.setdefault((name, own), role)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operator call: ``bound`` maps the argument names of its schema to their values."""
-
-    func: Any  # torch._ops.OpOverload, which has no public type
-    inputs: list[Tensor]
-    shapes: list[tuple[int, ...]]  # of the inputs before the call
-    outputs: list[Tensor]
-    bound: dict[str, Any]  # tensors, numbers, lists: whatever the operator takes
-
-    @property
-    def name(self) -> str:
-        return str(self.func.overloadpacket).removeprefix("aten.")
+__all__ = ["apply_rule"]
 
 
 Rule = Callable[[Flow, Call], None]
@@ -107,13 +30,6 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
         return rule
 
     return register
-
-
-def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an operator by their names in its schema, defaults filled in."""
-    names = [argument.name for argument in func._schema.arguments]
-    bound = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-    return bound | dict(zip(names, args, strict=False)) | kwargs
 
 
 def apply_rule(flow: Flow, call: Call) -> None:
@@ -143,9 +59,11 @@ def _convolution(flow: Flow, call: Call) -> None:
     labels = flow.get(images)
     beyond = {dim: label for dim, label in labels.items() if dim != 1}
     if call.bound["transposed"] and groups > 1:
-        return _no_rule(flow, call)
+        _no_rule(flow, call)
+        return
     if any(out.shape[dim] != images.shape[dim] for dim in beyond):
-        return _no_rule(flow, call)
+        _no_rule(flow, call)
+        return
     for dim, label in beyond.items():
         if dim > 1:
             flow.trace.atoms.mix(label, f"a convolution along the channels in {flow.where}")
@@ -199,7 +117,8 @@ def _linear(flow: Flow, call: Call) -> None:
     rows, weight = call.bound.get("mat1", call.bound["self"]), call.bound["mat2"]
     out = call.outputs[0]
     if flow.name(weight) is None:  # a product of two activations
-        return _no_rule(flow, call)
+        _no_rule(flow, call)
+        return
     made, row = flow.along(weight, 1), flow.get(rows).get(0)
     flow.trace.atoms.unite(flow.along(weight, 0), flow.along(rows, 1), flow.where)
     flow.role(weight, 1, "out")
@@ -211,13 +130,24 @@ def _linear(flow: Flow, call: Call) -> None:
     flow.trace.products.append(Product(flow.where, rows.shape[0] if row is None else 1, sizes))
 
 
-@_rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
-       "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update")
+@_rule(
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+)
 def _batch_norm(flow: Flow, call: Call) -> None:
     images = call.bound["input"]
     label = flow.along(images, 1)
-    roles = {"weight": "norm_weight", "bias": "norm_bias",
-             "running_mean": "norm_mean", "running_var": "norm_var"}
+    roles = {
+        "weight": "norm_weight",
+        "bias": "norm_bias",
+        "running_mean": "norm_mean",
+        "running_var": "norm_var",
+    }
     for argument, role in roles.items():
         _add_vector(flow, call.bound.get(argument), label, role)
     if call.bound.get("training"):
@@ -239,7 +169,8 @@ def _layer_norm(flow: Flow, call: Call) -> None:
         if parameter is not None and parameter.ndim == 1:
             _add_vector(flow, parameter, flow.along(images, first), f"norm_{argument}")
         elif parameter is not None:
-            return _no_rule(flow, call)
+            _no_rule(flow, call)
+            return
     flow.set(call.outputs[0], flow.get(images))
 
 
@@ -306,7 +237,8 @@ def _spatial(flow: Flow, call: Call) -> None:
 def _reduce(flow: Flow, call: Call) -> None:
     tensor = call.inputs[0]
     if len(call.inputs) > 1:  # max and min of two tensors
-        return _pointwise(flow, call)
+        _pointwise(flow, call)
+        return
     given = call.bound.get("dim")
     dims = [given] if isinstance(given, int) else list(given or range(tensor.ndim))
     gone = {dim % tensor.ndim for dim in dims}
@@ -376,9 +308,29 @@ def _take_part(flow: Flow, call: Call) -> None:
         flow.set(out, labels)
 
 
-@_rule("view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze",
-       "alias", "detach", "clone", "_to_copy", "flip", "roll", "repeat", "pixel_shuffle",
-       "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "unfold", "lift_fresh")
+@_rule(
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "permute",
+    "transpose",
+    "t",
+    "unsqueeze",
+    "squeeze",
+    "alias",
+    "detach",
+    "clone",
+    "_to_copy",
+    "flip",
+    "roll",
+    "repeat",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "channel_shuffle",
+    "native_channel_shuffle",
+    "unfold",
+    "lift_fresh",
+)
 def _rearrange(flow: Flow, call: Call) -> None:
     flow.set(call.outputs[0], _rearranged(flow, call)[0])
     if call.name in ("t", "transpose", "detach", "alias"):
@@ -423,7 +375,9 @@ def _settle(flow: Flow, labels: Labels, atoms: Tensor) -> None:
         flow.trace.atoms.pin(atoms.flatten(), f"a single channel is taken in {flow.where}")
         return
     last = varying[-1]
-    label = flow.trace.atoms.tie(atoms.flatten(), prod(atoms.shape[d] for d in varying[:-1]), flow.where)
+    label = flow.trace.atoms.tie(
+        atoms.flatten(), prod(atoms.shape[d] for d in varying[:-1]), flow.where
+    )
     if last in labels:
         flow.trace.atoms.pin(label, f"two kinds of channels merged in {flow.where}")
         flow.trace.atoms.pin(labels.pop(last), f"two kinds of channels merged in {flow.where}")
@@ -460,6 +414,7 @@ def _pad(flow: Flow, call: Call) -> None:
         if dim in labels and (pad[2 * step] or pad[2 * step + 1]):
             fixed = [torch.full((max(0, n),), FIXED) for n in pad[2 * step : 2 * step + 2]]
             if min(pad[2 * step : 2 * step + 2]) < 0:
-                return _no_rule(flow, call)
+                _no_rule(flow, call)
+                return
             labels[dim] = torch.cat([fixed[0], labels[dim], fixed[1]])
     flow.set(call.outputs[0], labels)

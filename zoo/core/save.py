@@ -62,13 +62,20 @@ class Saveable(Protocol):
     """What ``save_pruned`` needs: what ``zoo.prune`` returns, or anything like it."""
 
     @property
-    def model(self) -> nn.Module: ...
+    def model(self) -> nn.Module:
+        """The pruned network."""
+
     @property
-    def config(self) -> SubnetConfig: ...
+    def config(self) -> SubnetConfig:
+        """The channels it kept."""
+
     @property
-    def space(self) -> ChannelSpace: ...
+    def space(self) -> ChannelSpace:
+        """The channel space of its parent."""
+
     @property
-    def architecture(self) -> Architecture: ...
+    def architecture(self) -> Architecture:
+        """How timm makes the parent."""
 
 
 def save_pruned(result: Saveable, directory: str | os.PathLike[str]) -> None:

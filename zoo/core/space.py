@@ -67,7 +67,10 @@ class ChannelSpace:
         size = (channels, height, width)
         meta = on_meta(model)
         trace = trace_model(on_meta(meta), size)
-        ordinals = {"stages": _ordinals(model, coarse=True), "blocks": _ordinals(model, coarse=False)}
+        ordinals = {
+            "stages": _ordinals(model, coarse=True),
+            "blocks": _ordinals(model, coarse=False),
+        }
         for _ in range(_PROBES):
             table = ChannelTable.build(trace, inexact=inexact, **ordinals)
             config = _half(table)
@@ -138,12 +141,13 @@ def _pin(trace: Trace, mismatch: Mismatch, meta: nn.Module) -> None:
 
 def _ordinals(model: nn.Module, coarse: bool) -> dict[str, int]:
     """Return the ordinal of the stage (coarse) or block of every parameter, from timm."""
-    if not hasattr(model, "group_matcher"):
+    host: Any = model  # any network may have timm's group_matcher
+    if not hasattr(host, "group_matcher"):
         return {}
     from timm.models import group_parameters
 
     try:
-        matcher = model.group_matcher(coarse=coarse)
+        matcher = host.group_matcher(coarse=coarse)
     except AssertionError:  # how timm says that a network has no such grouping
         return {}
     matched: Any = group_parameters(model, matcher, reverse=True)

@@ -1,4 +1,4 @@
-"""Run a subnet inside the full network: sliced weights, no surgery, gradients to the full weights."""
+"""Run a subnet inside the full network: sliced weights, no surgery, gradients to all weights."""
 
 from __future__ import annotations
 
@@ -106,9 +106,7 @@ class Supernet:
             raise ValueError("batch-norm statistics need at least one batch")
         return values
 
-    def _run(
-        self, images: Tensor, config: SubnetConfig, values: Mapping[str, Tensor]
-    ) -> Tensor:
+    def _run(self, images: Tensor, config: SubnetConfig, values: Mapping[str, Tensor]) -> Tensor:
         kept = self.space.table.kept_positions(config)
         changes = resize_attributes(self._skeleton, self.space.table, kept)
         with _attributes(self._skeleton, changes):

@@ -59,13 +59,13 @@ def _refresh_metadata(
 ) -> None:
     """Bring the widths that timm keeps beside the layers up to date."""
     table, kept = space.table, space.table.kept_positions(config)
-    widths = {
-        path: (old, old if axis is None or kept[axis] is None else len(kept[axis]))
-        for path, (old, axis) in table.outputs.items()
-    }
+    widths: dict[str, tuple[int, int]] = {}
+    for path, (old, axis) in table.outputs.items():
+        positions = None if axis is None else kept[axis]
+        widths[path] = old, old if positions is None else len(positions)
     for name in ("num_features", "head_hidden_size"):
-        old = getattr(parent, name, None)
-        last = [new for before, new in widths.values() if type(old) is int and before == old]
+        stated = getattr(parent, name, None)
+        last = [new for old, new in widths.values() if type(stated) is int and old == stated]
         if last:
             setattr(smaller, name, last[-1])
     for path, module in parent.named_modules():

@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 from zoo.core.atoms import Op, Trace
 from zoo.core.errors import UnsupportedModel
-from zoo.core.rules import Call, Flow, apply_rule, bind
+from zoo.core.flow import Call, Flow, bind
+from zoo.core.rules import apply_rule
 
 __all__ = ["TraceFailed", "on_meta", "trace_model"]
 
@@ -87,11 +88,11 @@ def trace_model(
     return tracer.flow.trace
 
 
-class _Tracer(TorchDispatchMode):
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Runs the rule of every operator beside the operator itself."""
 
     def __init__(self, meta: nn.Module, depthwise: frozenset[str] | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flow = Flow(where=type(meta).__name__, depthwise=depthwise)
         self._stack = [self.flow.where]
         for name, tensor in (*meta.named_parameters(), *meta.named_buffers()):

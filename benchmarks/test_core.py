@@ -1,0 +1,172 @@
+"""What tracing, costs, surgery and training cost: ``tox -e bench``.
+
+Bounds are on ratios within one run, or stand an order of magnitude from what was measured.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+import numpy as np
+import pytest
+import timm
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import nn
+
+from zoo.core.batches import Batches, ImageTensors
+from zoo.core.config import SubnetConfig
+from zoo.core.cost import CostModel
+from zoo.core.meter import Meter
+from zoo.core.space import ChannelSpace
+from zoo.core.supernet import Supernet
+from zoo.core.surgery import rebuild
+from zoo.core.train import Recipe, train
+
+CONFIGS = 100_000
+TORCH_PRUNING_FACTOR = 50
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def halved(space: ChannelSpace) -> SubnetConfig:
+    return SubnetConfig.from_widths(space, {g.name: (g.size + 1) // 2 for g in space.groups})
+
+
+def test_macs_of_widths_of_resnet50(benchmark: BenchmarkFixture) -> None:
+    space = ChannelSpace.trace(timm.create_model("resnet50"))
+    cost = CostModel(space)
+    rng = np.random.default_rng(0)
+    widths = rng.integers(1, space.sizes + 1, size=(CONFIGS, len(space.groups)))
+    per_second = CONFIGS / _time(benchmark, lambda: cost.macs_of_widths(widths), rounds=20)
+    benchmark.extra_info["configs_per_second"] = round(per_second)
+    assert per_second >= 300_000
+
+
+@pytest.mark.parametrize("name", ["resnet50", "ecaresnet50d", "efficientnet_b0"])
+def test_trace_and_rebuild(benchmark: BenchmarkFixture, name: str) -> None:
+    model = timm.create_model(name).eval()
+
+    def prune() -> nn.Module:
+        space = ChannelSpace.trace(model, inexact=True)
+        return rebuild(model, space, halved(space))
+
+    assert _time(benchmark, prune, rounds=5) <= 3.0
+
+
+def test_supernet_step_against_a_rebuilt_network(benchmark: BenchmarkFixture) -> None:
+    """Time of a training step on slices over that of the same network built by surgery."""
+    model = timm.create_model("resnet18", num_classes=10)
+    space = ChannelSpace.trace(model, (3, 64, 64))
+    config = halved(space)
+    supernet, small = Supernet(model, space), rebuild(model, space, config).train()
+    images = torch.randn(16, 3, 64, 64)
+
+    def sliced() -> None:
+        logits = supernet.forward(images, config, training=True)
+        logits.sum().backward()  # type: ignore[no-untyped-call]
+
+    def built() -> None:
+        small(images).sum().backward()
+
+    benchmark.extra_info["sliced_over_built"] = round(_ratio(sliced, built), 3)
+    _time(benchmark, sliced, rounds=5)
+
+
+def test_training_loop_against_a_bare_loop(benchmark: BenchmarkFixture) -> None:
+    """The harness may cost at most 3 % more than a loop without meter, schedule and checks."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    data = ImageTensors(images, torch.arange(512) % 10, mean=(0.5,) * 3, std=(0.25,) * 3)
+    batches = Batches(data, 128, seed=0, shuffle=True)
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=10)
+    meter = Meter()
+
+    def harness() -> None:
+        with meter.phase("finetune"):
+            train(model, batches, Recipe(epochs=1, lr=1e-4), meter=meter, macs_per_image=1)
+
+    def bare() -> None:
+        model.train()
+        model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=1e-4, momentum=0.9, nesterov=True, weight_decay=5e-4
+        )
+        for batch, labels in batches.epoch(0):
+            batch = batch.to(memory_format=torch.channels_last)
+            loss = nn.functional.cross_entropy(model(batch), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    ratio = _ratio(harness, bare)
+    benchmark.extra_info["harness_over_bare"] = round(ratio, 3)
+    _time(benchmark, harness, rounds=3)
+    assert ratio <= 1.03
+
+
+def test_ecaresnet50d_against_torch_pruning(benchmark: BenchmarkFixture) -> None:
+    """Torch-Pruning gets fifty times our time to build its graph and prune; then it is stopped."""
+    model = timm.create_model("ecaresnet50d").eval()
+
+    def prune() -> nn.Module:
+        space = ChannelSpace.trace(model, inexact=True)
+        return rebuild(model, space, halved(space))
+
+    ours = _time(benchmark, prune, rounds=3)
+    context = get_context("spawn")
+    ours_end, their_end = context.Pipe()
+    process = context.Process(target=_torch_pruning, args=(their_end,))
+    process.start()
+    ours_end.recv()  # its imports are done and its model is made
+    started = time.perf_counter()
+    is_done = ours_end.poll(TORCH_PRUNING_FACTOR * ours)
+    theirs = time.perf_counter() - started
+    process.kill()
+    process.join()
+    benchmark.extra_info["torch_pruning_seconds"] = round(theirs, 1)
+    benchmark.extra_info["torch_pruning_finished"] = is_done
+    assert theirs >= TORCH_PRUNING_FACTOR * ours
+
+
+def _torch_pruning(connection: Connection) -> None:
+    import torch_pruning as tp
+
+    torch.set_num_threads(1)
+    model = timm.create_model("ecaresnet50d").eval()
+    images = torch.randn(1, 3, 224, 224)
+    connection.send("ready")
+    pruner = tp.pruner.MagnitudePruner(
+        model, images, importance=tp.importance.MagnitudeImportance(), pruning_ratio=0.5,
+        ignored_layers=[model.get_classifier()],
+    )  # fmt: skip
+    pruner.step()
+    connection.send("done")
+
+
+def _time(benchmark: BenchmarkFixture, call: Callable[[], object], rounds: int) -> float:
+    """Return the median seconds of a call after one warm-up."""
+    benchmark.pedantic(call, rounds=rounds, warmup_rounds=1)  # type: ignore[no-untyped-call]
+    assert benchmark.stats is not None
+    return float(benchmark.stats.stats.median)
+
+
+def _ratio(first: Callable[[], object], second: Callable[[], object], rounds: int = 7) -> float:
+    """Return the median over interleaved rounds of the time of one call over another."""
+    ratios = []
+    for _ in range(rounds + 1):
+        times = []
+        for call in (first, second):
+            started = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started)
+        ratios.append(times[0] / times[1])
+    return statistics.median(ratios[1:])
