@@ -127,19 +127,31 @@ def prune(
         _finetune(small, problem, pruner, batches, recipe, subnet.config, tell)
         tell("validating", 0, None)
         top1, parent_top1 = evaluate(small, validation), evaluate(parent, validation)
+    architecture = Architecture.of(parent, **(model_args or {}))
+    return _result(problem, subnet.config, small, (top1, parent_top1), architecture)
+
+
+def _result(
+    problem: Problem,
+    config: SubnetConfig,
+    small: nn.Module,
+    top1: tuple[float, float],
+    architecture: Architecture,
+) -> PruneResult:
+    cost = problem.cost
     return PruneResult(
-        small.eval(),
-        subnet.config,
-        dict(meter.spent),
-        tuple(problem.trace_rows),
-        cost.macs(subnet.config),
-        cost.params(subnet.config),
-        cost.full_macs,
-        cost.full_params,
-        top1,
-        parent_top1,
-        space,
-        Architecture.of(parent, **(model_args or {})),
+        model=small.eval(),
+        config=config,
+        spent=dict(problem.meter.spent),
+        trace=tuple(problem.trace_rows),
+        macs=cost.macs(config),
+        params=cost.params(config),
+        parent_macs=cost.full_macs,
+        parent_params=cost.full_params,
+        val_top1=top1[0],
+        parent_val_top1=top1[1],
+        space=problem.space,
+        architecture=architecture,
     )
 
 
