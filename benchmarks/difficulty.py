@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from zoo.core.digits import CLUTTER_VERSION
 from zoo.core.train import Recipe, evaluate, train
 
 __all__ = ["main"]
+
+_log = logging.getLogger(__name__)
 
 KEEP_RATIOS = (1.0, 0.5, 0.25, 0.125)
 CHANNELS = (16, 32, 64)
@@ -44,10 +47,11 @@ class Study:
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
+    image_size: int = 16
     train_size: int = 4_000
     test_size: int = 2_000
     recipe: Recipe = field(
-        default_factory=lambda: Recipe(epochs=5, batch_size=64, lr=0.1, warmup_epochs=0.5)
+        default_factory=lambda: Recipe(epochs=6, batch_size=32, lr=0.1, warmup_epochs=0.5)
     )
 
 
@@ -56,9 +60,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder to write to")
     folder = parser.parse_args().docs
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     study = Study()
-    splits = load_splits("cluttered_digits", train_size=study.train_size, test_size=study.test_size)
+    splits = load_splits(
+        "cluttered_digits",
+        image_size=study.image_size,
+        train_size=study.train_size,
+        test_size=study.test_size,
+    )
     began = time.process_time()
     curve = {
         ratio: [top1(splits, ratio, seed, study.recipe) for seed in study.seeds]
@@ -82,9 +92,11 @@ def top1(splits: Splits, ratio: float, seed: int, recipe: Recipe) -> float:
     with fixed_random("difficulty", seed):
         model = timm.create_model("resnet20_cifar", channels=channels(ratio))
     batches = Batches(splits.train, recipe.batch_size, seed=seed, shuffle=True, drop_last=True)
-    train(model, batches, recipe)
+    history = train(model, batches, recipe)
     # This is no comparison of methods, so the test images may be seen once per network.
-    return evaluate(model, Batches(splits.test, 500))
+    accuracy = evaluate(model, Batches(splits.test, 500))
+    _log.info("ratio %g, seed %d: top-1 %.3f, losses %s", ratio, seed, accuracy, history.losses)
+    return accuracy
 
 
 def channels(ratio: float) -> tuple[int, ...]:
@@ -94,7 +106,7 @@ def channels(ratio: float) -> tuple[int, ...]:
 
 def page(study: Study, curve: Curve, minutes: float) -> str:
     """The Markdown page."""
-    rows = [_row(ratio, curve) for ratio in KEEP_RATIOS]
+    rows = [_row(ratio, curve, study.image_size) for ratio in KEEP_RATIOS]
     recipe = study.recipe
     return f"""\
 # How hard is `cluttered_digits`?
@@ -104,8 +116,9 @@ Version {CLUTTER_VERSION} of the set. Written by `python -m benchmarks.difficult
 ![Sample images and accuracy by keep ratio](cluttered_digits.png)
 
 ResNet-20 (`resnet20_cifar`, option B) with every stage at the same keep ratio, each trained from
-scratch on {study.train_size:,} images: {recipe.epochs} epochs of {recipe.optimizer.upper()} at
-{recipe.lr:g}, batch {recipe.batch_size}, {recipe.warmup_epochs:g} epochs of warm-up, then cosine.
+scratch on {study.train_size:,} images of {study.image_size} x {study.image_size} pixels:
+{recipe.epochs} epochs of {recipe.optimizer.upper()} at {recipe.lr:g}, batch \
+{recipe.batch_size}, {recipe.warmup_epochs:g} epochs of warm-up, then cosine.
 Top-1 on {study.test_size:,} test images, whose glyphs no training image shows. Seeds
 {", ".join(map(str, study.seeds))} change weights and batches; the images stay. The interval is one
 standard deviation over the seeds.
@@ -119,7 +132,7 @@ and timm {timm.__version__}.
 """
 
 
-def _row(ratio: float, curve: Curve) -> str:
+def _row(ratio: float, curve: Curve, image_size: int) -> str:
     values = [100 * value for value in curve[ratio]]
     position = KEEP_RATIOS.index(ratio)
     lost = "-"
@@ -131,7 +144,7 @@ def _row(ratio: float, curve: Curve) -> str:
         [
             f"| {ratio:g}",
             " / ".join(map(str, channels(ratio))),
-            f"{_macs(ratio):,}",
+            f"{_macs(ratio, image_size):,}",
             f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}",
             ", ".join(f"{value:.1f}" for value in values),
             f"{lost} |",
@@ -139,12 +152,12 @@ def _row(ratio: float, curve: Curve) -> str:
     )
 
 
-def _macs(ratio: float) -> int:
+def _macs(ratio: float, image_size: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     model = timm.create_model("resnet20_cifar", channels=channels(ratio)).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, 32, 32))
+        model(torch.zeros(1, 3, image_size, image_size))
     return int(counter.get_total_flops()) // 2
 
 
