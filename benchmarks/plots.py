@@ -6,8 +6,10 @@ every figure of every report. Reads records and nothing else.
 
 from __future__ import annotations
 
+import statistics
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.record import PHASES, Phase, Record
-from benchmarks.report import Comparison, Row, compare, latency_at
+from benchmarks.record import PHASES, Measured, Phase, Record
+from benchmarks.report import Comparison, Row, compare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +62,16 @@ PHASE_COLOURS: dict[Phase, str] = {
 
 PANEL = (4.4, 3.3)
 """Width and height of one panel, inches."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel of an accuracy figure shows, and what its horizontal axis is."""
+
+    comparison: Comparison
+    cost: Callable[[Record], float | None]
+    parent_cost: Callable[[Record], float | None]
+    label: str
 
 
 def look(method: str) -> tuple[str, str]:
@@ -105,30 +117,51 @@ def accuracy_against_macs(comparisons: Sequence[Comparison]) -> Figure:
     def parent(record: Record) -> float | None:
         return record.size.full_macs / 1e6 if record.size else None
 
-    return _accuracy_figure(comparisons, pruned, parent, lambda _: "MACs, millions")
+    return _accuracy_figure([Panel(each, pruned, parent, "MACs, millions") for each in comparisons])
 
 
 def accuracy_against_latency(comparisons: Sequence[Comparison]) -> Figure:
-    """Top-1 after fine-tuning against the median latency at the smallest batch."""
+    """Top-1 after fine-tuning against latency, a panel for each comparison and batch.
+
+    A machine drifts between cells, and parent and pruned network were timed in the same rounds; so
+    the pruned network's time is its paired ratio times the parent's median over all records.
+    """
+    return _accuracy_figure(
+        [
+            _latency_panel(comparison, batch)
+            for comparison in comparisons
+            for batch in sorted({*comparison.cell.latency.batches})
+        ]
+    )
+
+
+def _latency_panel(comparison: Comparison, batch: int) -> Panel:
+    def measured(record: Record) -> Measured | None:
+        return next((found for found in record.latency if found.batch == batch), None)
+
+    times = [
+        found.parent_ms.median
+        for row in comparison.rows
+        for record in row.ok
+        if (found := measured(record))
+    ]
+    typical = statistics.median(times) if times else None
 
     def pruned(record: Record) -> float | None:
-        measured = latency_at(record, smallest=True)
-        return measured.pruned_ms.median if measured else None
+        found = measured(record)
+        return found.ratio.median * typical if found and typical else None
 
     def parent(record: Record) -> float | None:
-        measured = latency_at(record, smallest=True)
-        return measured.parent_ms.median if measured else None
+        return typical if measured(record) else None
 
-    def label(comparison: Comparison) -> str:
-        return f"Median latency, ms, batch {min(comparison.cell.latency.batches)}"
-
-    return _accuracy_figure(comparisons, pruned, parent, label)
+    label = f"Latency at batch {batch}, ms (paired with the parent's)"
+    return Panel(comparison, pruned, parent, label)
 
 
 def training_cost(comparisons: Sequence[Comparison]) -> Figure:
     """MACs by phase, stacked, a bar for each method and budget."""
     bars = max(len(comparison.rows) for comparison in comparisons)
-    figure, axes = _panels(len(comparisons), height=0.9 + 0.24 * bars)
+    figure, axes = _axes(len(comparisons), height=0.9 + 0.24 * bars)
     for axis, comparison in zip(axes, comparisons, strict=False):
         rows = _by_budget(comparison)
         left = [0.0] * len(rows)
@@ -181,28 +214,23 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
     return figure
 
 
-def _accuracy_figure(
-    comparisons: Sequence[Comparison],
-    cost: Callable[[Record], float | None],
-    parent_cost: Callable[[Record], float | None],
-    label: Callable[[Comparison], str],
-) -> Figure:
-    figure, axes = _panels(len(comparisons), height=PANEL[1])
+def _accuracy_figure(panels: Sequence[Panel]) -> Figure:
+    figure, axes = _axes(len(panels), height=PANEL[1])
     methods: dict[str, str] = {}
-    for axis, comparison in zip(axes, comparisons, strict=False):
+    for axis, panel in zip(axes, panels, strict=False):
         lines: dict[str, list[Row]] = {}
-        for row in comparison.rows:
+        for row in panel.comparison.rows:
             lines.setdefault(row.method, []).append(row)
         for method, rows in lines.items():
             methods[method] = rows[0].cell.method
-            _draw_line(axis, rows, cost)
-        _draw_parent(axis, comparison, parent_cost)
-        axis.set_xlabel(label(comparison))
-        axis.set_title(f"{comparison.title}\n{_seeds(comparison)}", fontsize=10)
+            _draw_line(axis, rows, panel.cost)
+        _draw_parent(axis, panel)
+        axis.set_xlabel(panel.label)
+        axis.set_ylabel("Test top-1, %")
+        axis.set_title(f"{panel.comparison.title}\n{_seeds(panel.comparison)}", fontsize=10)
         axis.grid(alpha=0.3)
         axis.set_xlim(left=0)
         axis.xaxis.set_major_locator(MaxNLocator(6))
-    axes[0].set_ylabel("Test top-1, %")
     handles = [_handle(name, method) for name, method in sorted(methods.items())]
     parent = Line2D([], [], color="black", marker="*", markersize=10, ls=":", label="parent")
     figure.legend(
@@ -238,9 +266,8 @@ def _draw_line(axis: Axes, rows: Sequence[Row], cost: Callable[[Record], float |
     )
 
 
-def _draw_parent(
-    axis: Axes, comparison: Comparison, cost: Callable[[Record], float | None]
-) -> None:
+def _draw_parent(axis: Axes, panel: Panel) -> None:
+    comparison, cost = panel.comparison, panel.parent_cost
     records = [record for row in comparison.rows for record in row.ok]
     everything = Row(comparison.cell, tuple(records), {})
     x, y = everything.mean(cost), everything.mean(lambda record: record.top1.parent)
@@ -249,7 +276,7 @@ def _draw_parent(
         axis.plot([x.mean], [100 * y.mean], color="black", marker="*", ms=11, ls="none")
 
 
-def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+def _axes(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """Panels in rows of at most two, with room for a legend below."""
     columns = min(count, 2)
     rows = -(-count // columns)

@@ -52,7 +52,8 @@ def test_known_methods_look_different_in_colour_and_marker():
 @pytest.mark.parametrize("method", ["uniform", "taylor", "brand_new"])
 def test_a_method_has_one_colour_and_marker_in_every_figure_and_panel(method):
     colour, marker = look(method)
-    for draw in (accuracy_against_macs, accuracy_against_latency):
+    # Two networks, and for latency two batches of each.
+    for draw, panels in ((accuracy_against_macs, 2), (accuracy_against_latency, 4)):
         figure = draw(compare(RECORDS))
         drawn = [
             line
@@ -60,7 +61,7 @@ def test_a_method_has_one_colour_and_marker_in_every_figure_and_panel(method):
             for line in axis.get_lines()
             if to_hex(line.get_color()) == to_hex(colour)
         ]
-        assert len(drawn) == 2 and {line.get_marker() for line in drawn} == {marker}
+        assert len(drawn) == panels and {line.get_marker() for line in drawn} == {marker}
     for draw in (training_cost, kept_widths):
         figure = draw(compare(RECORDS))
         labels = [
@@ -85,6 +86,13 @@ def test_the_lines_go_through_the_records_numbers():
     line = next(x for x in figure.axes[0].get_lines() if x.get_marker() == look("taylor")[1])
     assert line.get_xdata().tolist() == [0.25, 0.5]
     assert line.get_ydata().tolist() == [62.5, 75.0]
+
+
+def test_latency_is_the_paired_ratio_of_the_parents_time():
+    figure = accuracy_against_latency(compare([r for r in RECORDS if r.cell.method == "taylor"]))
+    lines = [x for axis in figure.axes for x in axis.get_lines() if x.get_marker() == "h"]
+    # The parent takes 10 ms; ratios are 0.8 at batch 1 and 0.5 at batch 8.
+    assert [set(line.get_xdata().tolist()) for line in lines] == [{8.0}, {5.0}, {8.0}, {5.0}]
 
 
 def test_bars_add_up_to_what_was_spent():
