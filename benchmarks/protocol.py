@@ -158,7 +158,7 @@ def parent_for(cell: Cell, places: Places) -> Parent:
     else:
         cost = _train_parent(cell, model, splits)
         _save_parent(path, model, cost)
-    return Parent(model.eval(), cost)
+    return Parent(_laid_out(model, cell.parent).eval(), cost)
 
 
 def build_problem(cell: Cell, model: nn.Module, splits: Splits, meter: Meter) -> Problem:
@@ -200,6 +200,7 @@ def _follow(cell: Cell, places: Places, findings: Findings) -> None:
     _accept(problem, subnet, findings)
 
     pruned = rebuild(parent.model, problem.space, subnet.config, subnet.weights)
+    pruned = _laid_out(pruned, cell.finetune)
     recalibrated = _recalibrated(pruned, cell, splits)
     finetuned = _finetuned(cell, pruned, splits, findings)
 
@@ -354,6 +355,13 @@ def _image_counts(splits: Splits) -> dict[Literal["train", "search", "test"], in
 
 def _recipe(schedule: Schedule) -> Recipe:
     return Recipe(**schedule.model_dump())
+
+
+def _laid_out(model: nn.Module, schedule: Schedule) -> nn.Module:
+    """The network in the memory format of its recipe, which is faster, whatever it came from."""
+    if not schedule.channels_last:
+        return model
+    return model.to(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager
