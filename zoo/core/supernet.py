@@ -106,11 +106,17 @@ class Supernet:
             raise ValueError("batch-norm statistics need at least one batch")
         return values
 
-    def _run(self, images: Tensor, config: SubnetConfig, values: Mapping[str, Tensor]) -> Tensor:
+    @contextmanager
+    def resized(self, config: SubnetConfig) -> Iterator[nn.Module]:
+        """Lend the skeleton with the attributes of a subnet; its tensors come with each call."""
         kept = self.space.table.kept_positions(config)
         changes = resize_attributes(self._skeleton, self.space.table, kept)
         with _attributes(self._skeleton, changes):
-            logits: Tensor = functional_call(self._skeleton, dict(values), (images,))
+            yield self._skeleton
+
+    def _run(self, images: Tensor, config: SubnetConfig, values: Mapping[str, Tensor]) -> Tensor:
+        with self.resized(config) as skeleton:
+            logits: Tensor = functional_call(skeleton, dict(values), (images,))
         return logits
 
 

@@ -1,0 +1,462 @@
+"""Block-wise pruning: distilled block scores, and a Markov chain over block widths.
+
+Paper: Liu, Du, Song, Yu: Block-Wisely Supervised Network Pruning with Knowledge Distillation and
+    Markov Chain Monte Carlo, Applied Sciences 2022, 12(21), 10952. Only the abstract could be
+    read ([paper]); no formula, setting or table of the article was seen and no code was found.
+    What follows is in its style and must not be called its reproduction.
+
+Idea: The baseline is divided into small blocks, and each block is shrunk independently and in the
+    same manner [paper]. The baseline's representations supervise the search: each student block
+    imitates the baseline's block, and its score measures both accuracy and efficiency [paper].
+    Blocks are searched with Markov chain Monte Carlo, which samples them from a posterior [paper].
+
+Steps:
+    1. `cut_blocks`: divide the network into blocks whose interfaces keep their widths.
+    2. `make_grid`: list the candidate widths of every block, nested by importance.
+    3. `distil_blocks`: train all student blocks at random widths against the teacher's outputs.
+    4. `score_blocks`: energy and cost of every candidate of every block.
+    5. `finalists`: sample block widths from the posterior, and solve the same table exactly.
+    6. `best_finalist`: re-rank the best states by accuracy on the search split.
+    7. `BlockDistillation`: fine-tune with cross-entropy, block features and logits.
+
+Deviations:
+    - None that could be told: the article's own formulas are unknown, see below.
+
+Unknowns:
+    - Blocks: the paper says "small blocks". Ours are residual units, inverted residuals and plain
+      runs, from the network's own modules and timm's grouping. Groups that reach beyond a block
+      keep all channels, so a budget can be out of reach that other methods meet. A stem or head
+      joins in where whole groups lie in its run of layers.
+    - Shrinkage: channels inside a block at the rates 0.1, 0.2, ..., 1. A block with many widths
+      gets fewer rates for each, at most `candidates` combinations. A squeeze-excite reduction
+      shrinks with the channels that it gates. The largest L1 norms stay, once for all rates.
+    - Block distillation: the mean squared error over the variance of the teacher's output, the
+      teacher in eval mode, the student fed with the teacher's input and normalised by the
+      teacher's statistics, Adam with a cosine, random widths in each step. Whether candidates are
+      trained before they are scored, and for how long, is open: "off" scores sliced weights.
+    - Score: minus the error, minus `lambda_cost` times the share of the whole cost.
+    - Posterior: proportional to exp(score / tau) on states within the budget ("hard"), or without
+      a budget and with the efficiency weight at which the expected cost meets it ("soft").
+    - Proposals: grid steps, fresh values and paired moves; the temperature accepts a set share of
+      the feasible proposals; number and length of the chains, burn-in. Chains start from random
+      feasible states.
+    - Final choice: the best distinct states, filled up to the budget, re-ranked on held-out
+      training images after BatchNorm is recalibrated.
+    - Fine-tuning: all three terms, their weights and the temperature.
+
+Cost: `steps` training batches, each with one teacher pass and one pass forward and backward over
+    all student blocks together, not one pass per block; every candidate of every block once on
+    `score_batches` batches; each finalist once over the search split. Fine-tuning adds a teacher
+    pass for each image.
+
+Names: D_b -> error in `score_blocks`; theta_b -> positions on the grid; F_b -> `costs`; s_b ->
+    minus `energies`; lambda -> `lambda_cost`; tau -> `tau`; beta -> `beta`; X_b -> features of
+    `BlockRunner`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, get_args, get_type_hints
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.core.blocks import Block, BlockRunner, block_macs, cut_blocks
+from zoo.core.chain import (
+    ChainRun,
+    ChoiceTable,
+    Moves,
+    State,
+    balanced_price,
+    effective_sample_size,
+    greedy_state,
+    optimal_state,
+    random_state,
+    sample_chain,
+    split_r_hat,
+    tuned_tau,
+)
+from zoo.core.config import SubnetConfig
+from zoo.core.cost import CostModel
+from zoo.core.distill import Taps, feature_error, relative_feature_error, soft_cross_entropy
+from zoo.core.errors import unknown_name
+from zoo.core.grid import Grid, filled_widths, make_grid
+from zoo.core.problem import Problem
+from zoo.core.pruner import Pruner, Subnet, conclude
+from zoo.core.select import keep_best
+from zoo.core.space import ChannelSpace
+from zoo.core.train import TrainingLoss
+
+__all__ = [
+    "BNP",
+    "BlockDistillation",
+    "distil_blocks",
+    "finalists",
+    "score_blocks",
+]
+
+
+@dataclass(frozen=True)
+class BNP(Pruner):
+    """Distilled block scores, then a Markov chain over block widths. All defaults are ours.
+
+    Attributes:
+        steps: training batches of the block distillation; 0 scores sliced weights.
+        lr: highest rate of its cosine.
+        error: what a block's score measures: the error over the variance of the teacher's output,
+            or the raw mean squared error.
+        feed: whose features enter a student block: the teacher's, or those of the student so far.
+        candidates: most candidate widths of a block.
+        score_batches: training batches on which candidates are scored.
+        lambda_cost: efficiency weight of the score under a hard budget, in units of the error.
+        posterior: "hard" or "soft", see the card.
+        solver: "chain", or for comparison at the same scores "exact", "greedy" or "random".
+        chains: number of chains.
+        chain_steps: proposals of each chain.
+        burn_in: share of them that is left out.
+        acceptance: share of feasible proposals accepted, which sets the temperature.
+        cooling: factor by which the temperature falls along a chain; 1 samples the posterior.
+        pool: best distinct states that are re-ranked.
+        beta: weight of the mean of the block terms in fine-tuning; 0 switches them off.
+        kd: weight of the distillation of the logits; 0 switches it off.
+        temperature: of that distillation.
+    """
+
+    steps: int = 25
+    lr: float = 1e-3
+    error: Literal["relative", "raw"] = "relative"
+    feed: Literal["teacher", "student"] = "teacher"
+    candidates: int = 100
+    score_batches: int = 1
+    lambda_cost: float = 0.0
+    posterior: Literal["hard", "soft"] = "hard"
+    solver: Literal["chain", "exact", "greedy", "random"] = "chain"
+    chains: int = 4
+    chain_steps: int = 20_000
+    burn_in: float = 0.2
+    acceptance: float = 0.3
+    cooling: float = 1.0
+    pool: int = 4
+    beta: float = 1.0
+    kd: float = 0.5
+    temperature: float = 4.0
+
+    def search(self, problem: Problem) -> Subnet:
+        """Score blocks against the teacher's, sample their widths, keep the best sample."""
+        problem.check_feasible()
+        if problem.is_full:
+            return conclude(problem, SubnetConfig.full())
+        _check_names(self)
+        blocks = cut_blocks(problem.model, problem.space)
+        grid = make_grid(problem, blocks, self.candidates)
+        runner = BlockRunner(problem.model, problem.space, blocks)
+        with problem.meter.phase("supernet"):
+            weights = distil_blocks(problem, grid, runner, self)
+        with problem.meter.phase("scoring"):
+            table = score_blocks(problem, grid, runner, weights, self)
+        with problem.meter.phase("search"):
+            states = finalists(problem, table, self)
+            config = best_finalist(problem, grid, table, states, weights)
+        return conclude(problem, config, {**problem.model.state_dict(), **weights})
+
+    def loss(
+        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace
+    ) -> BlockDistillation | None:
+        """Cross-entropy plus block features and logits of the teacher, as far as switched on."""
+        if not (self.beta or self.kd):
+            return None
+        outputs = [block.output for block in cut_blocks(teacher, space)]
+        return BlockDistillation(
+            teacher,
+            outputs,
+            macs=CostModel(space).full_macs,
+            beta=self.beta,
+            kd=self.kd,
+            temperature=self.temperature,
+        )
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """One small training step, few candidates and short chains."""
+        return cls(steps=2, lr=1e-4, candidates=16, chains=2, chain_steps=400, pool=2)
+
+
+def _check_names(settings: BNP) -> None:
+    """Refuse a variant that does not exist."""
+    for name in ("error", "feed", "posterior", "solver"):
+        known = get_args(get_type_hints(BNP)[name])
+        if getattr(settings, name) not in known:
+            raise unknown_name(name, getattr(settings, name), known)
+
+
+def distil_blocks(
+    problem: Problem, grid: Grid, runner: BlockRunner, settings: BNP
+) -> dict[str, Tensor]:
+    """Train the student blocks, all widths in one set of weights, all blocks in one pass.
+
+    Each step draws a batch and one random candidate of every block. The teacher runs once; its
+    features feed all blocks. Blocks share no weights, so the sum of their errors trains each alone.
+
+    Returns:
+        Full-size weights of the blocks, by state-dict name.
+    """
+    if settings.steps == 0 or not grid.blocks:
+        return {}
+    own = dict(problem.model.named_parameters())
+    weights = {n: own[n].detach().clone().requires_grad_() for n in runner.parameters()}
+    optimizer = torch.optim.Adam(weights.values(), lr=settings.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    rng = problem.rng("search")
+    student_macs, n_images, errors = 0, 0, []
+    for images, _ in problem.data.train(settings.steps):
+        state = [int(rng.integers(len(rows))) for rows in grid.rates]
+        config = grid.config(problem.space, state)
+        inputs, targets = _features(problem, runner, images, config, weights, settings)
+        outputs = runner.run(dict(enumerate(inputs)), config, weights)
+        macs = _blocks_macs(problem, grid, config)
+        problem.meter.passes(len(images), macs, backward=True)
+        # D_b: the relative error whatever the score, so that one learning rate suits all blocks.
+        losses = [relative_feature_error(outputs[b], x) for b, x in enumerate(targets)]
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(torch.stack(losses).sum())
+        optimizer.step()
+        schedule.step()
+        student_macs += len(images) * macs
+        n_images += len(images)
+        errors.append(float(torch.stack(losses).detach().mean()))
+    teacher_macs = n_images * problem.cost.full_macs
+    problem.trace(
+        "distil_blocks",
+        blocks=len(grid.blocks),
+        errors=errors,
+        macs_one_pass=teacher_macs + 3 * student_macs,  # backward counts twice
+        macs_pass_per_block=len(grid.blocks) * teacher_macs + 3 * student_macs,
+        images_one_pass=n_images,
+        images_pass_per_block=len(grid.blocks) * n_images,
+    )
+    return {name: weight.detach() for name, weight in weights.items()}
+
+
+def _features(
+    problem: Problem,
+    runner: BlockRunner,
+    images: Tensor,
+    config: SubnetConfig,
+    weights: Mapping[str, Tensor],
+    settings: BNP,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What enters the student blocks, and the teacher's outputs X_b, charged."""
+    inputs, targets = runner.features(images)
+    problem.meter.passes(len(images), problem.cost.full_macs, backward=False)
+    if settings.feed == "student":
+        inputs, _ = runner.features(images, config, weights)
+        problem.meter.passes(len(images), problem.cost.macs(config), backward=False)
+    return inputs, targets
+
+
+def _blocks_macs(problem: Problem, grid: Grid, config: SubnetConfig) -> int:
+    """Multiply-adds of one image through all blocks: the rest of the network never changes."""
+    full = sum(block_macs(problem.space, block) for block in grid.blocks)
+    return full + problem.cost.macs(config) - problem.cost.full_macs
+
+
+def score_blocks(
+    problem: Problem,
+    grid: Grid,
+    runner: BlockRunner,
+    weights: Mapping[str, Tensor],
+    settings: BNP,
+) -> ChoiceTable:
+    """Energy, which is minus the score s_b, and cost of every candidate of every block.
+
+    A candidate's cost is what it adds to the network with full blocks, so it is never positive,
+    and costs add up to the exact cost of the network.
+    """
+    states = [grid.block_states(b) for b in range(len(grid.blocks))]
+    distance = relative_feature_error if settings.error == "relative" else feature_error
+    errors = [np.zeros(len(each)) for each in states]
+    full_config = SubnetConfig.full()
+    block_full = [block_macs(problem.space, block) for block in grid.blocks]
+    with torch.no_grad():
+        for images, _ in problem.data.train(settings.score_batches):
+            inputs, targets = _features(problem, runner, images, full_config, weights, settings)
+            for at in range(max(map(len, states), default=0)):
+                active = [b for b, each in enumerate(states) if at < len(each)]
+                config = _joint(grid, problem.space, [states[b][at] for b in active])
+                outputs = runner.run({b: inputs[b] for b in active}, config, weights)
+                saved = problem.cost.full_macs - problem.cost.macs(config)
+                macs = sum(block_full[b] for b in active) - saved
+                problem.meter.passes(len(images), macs, backward=False)
+                for b in active:
+                    errors[b][at] += float(distance(outputs[b], targets[b]))
+    full_cost = problem.budget.full(problem.cost)
+    energies, costs = [], []
+    for block, each, error in zip(grid.blocks, states, errors, strict=True):
+        shape = _shape(grid, block)
+        widths = np.stack([grid.widths(problem.space, state) for state in each])
+        added = problem.budget.cost_of_widths(problem.cost, widths) - full_cost
+        share = settings.lambda_cost * added / full_cost
+        energies.append((error / settings.score_batches + share).reshape(shape))
+        costs.append(added.reshape(shape))
+    return ChoiceTable(tuple(energies), tuple(costs), problem.budget.limit - full_cost)
+
+
+def _shape(grid: Grid, block: Block) -> tuple[int, ...]:
+    """Number of widths of each coordinate of a block."""
+    lengths = dict(zip(grid.coordinates, map(len, grid.rates), strict=True))
+    return tuple(lengths[names] for names in block.coordinates)
+
+
+def _joint(grid: Grid, space: ChannelSpace, states: Sequence[State]) -> SubnetConfig:
+    """One configuration with a candidate of each of several blocks, each full elsewhere."""
+    return grid.config(space, np.min(np.array(states), axis=0).tolist())
+
+
+def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:
+    """The states to re-rank, best first, and the exact optimum of the table beside them."""
+    optimum = table.energy(optimal_state(table))
+    if settings.solver == "chain":
+        states = _sampled(problem, table, settings)
+    elif settings.solver == "random":
+        rng = problem.rng("search")
+        drawn = {random_state(table, rng) for _ in range(settings.pool)}
+        states = sorted(drawn, key=lambda state: (table.energy(state), state))
+    else:
+        states = [optimal_state(table) if settings.solver == "exact" else greedy_state(table)]
+    energy = table.energy(states[0])
+    problem.trace(
+        "solve",
+        solver=settings.solver,
+        energy=energy,
+        optimum=optimum,
+        gap=energy - optimum,
+        greedy_gap=table.energy(greedy_state(table)) - optimum,
+        cost=table.cost(states[0]) + problem.budget.full(problem.cost),
+        limit=problem.budget.limit,
+    )
+    return states
+
+
+def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:
+    """Best distinct feasible states of several chains, with what the chains say of themselves."""
+    moves = Moves(table.sizes)
+    tuning, *rngs = problem.rng("search").spawn(1 + settings.chains)
+    start = greedy_state(table)
+    tau = tuned_tau(table, start, tuning, acceptance=settings.acceptance, moves=moves)
+    price, target = 0.0, table
+    if settings.posterior == "soft":
+        price = balanced_price(table, tau)
+        target = table.priced(price)
+    runs = [
+        sample_chain(
+            target,
+            random_state(table, rng),
+            steps=settings.chain_steps,
+            tau=tau,
+            rng=rng,
+            moves=moves,
+            cooling=settings.cooling,
+        ).after(settings.burn_in)
+        for rng in rngs
+    ]
+    energies = np.stack([run.energies for run in runs])
+    problem.trace(
+        "chains",
+        tau=tau,
+        price=price * problem.budget.full(problem.cost),
+        accepted=[run.accepted for run in runs],
+        accepted_feasible=[run.accepted_feasible for run in runs],
+        effective_samples=effective_sample_size(energies),
+        split_r_hat=_finite(split_r_hat(energies)),
+    )
+    return _best_feasible(table, runs, settings.pool) or [start]
+
+
+def _best_feasible(table: ChoiceTable, runs: Sequence[ChainRun], count: int) -> list[State]:
+    """The distinct states within the budget of lowest energy, over all chains."""
+    reach = count if table.limit is None else max(count, len(runs[0].energies))
+    found = {state for run in runs for state in run.best(reach) if table.fits(state)}
+    return sorted(found, key=lambda state: (table.energy(state), state))[:count]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def best_finalist(
+    problem: Problem,
+    grid: Grid,
+    table: ChoiceTable,
+    states: Sequence[State],
+    weights: Mapping[str, Tensor],
+) -> SubnetConfig:
+    """The finalist of highest accuracy, each first filled up to the budget; ties go to the first.
+
+    BatchNorm is recalibrated for each on training images; accuracy is taken on the search split.
+    """
+    configs = [
+        keep_best(problem.space, grid.scores, filled_widths(problem, grid, table, state))
+        for state in states
+    ]
+    configs = list(dict.fromkeys(configs))
+    if len(configs) == 1:
+        return configs[0]
+    accuracies = [problem.accuracy(config, weights) for config in configs]
+    problem.trace(
+        "finalists", accuracies=accuracies, energies=[table.energy(state) for state in states]
+    )
+    return configs[int(np.argmax(accuracies))]
+
+
+class BlockDistillation(TrainingLoss):
+    """Cross-entropy + beta * mean over blocks of D_b + kd * distillation of the logits.
+
+    Interfaces have the same widths in both networks, so features are compared as they are.
+
+    Args:
+        teacher: the unpruned parent; it sees the same images, in eval mode, without gradients.
+        outputs: paths of the modules that return the blocks' outputs.
+        macs: multiply-adds of a teacher's pass for one image.
+        beta: weight of the block terms.
+        kd: weight of the divergence from the teacher's softened classes.
+        temperature: of that softening.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        outputs: Sequence[str],
+        *,
+        macs: int,
+        beta: float,
+        kd: float,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
+        self.outputs = tuple(outputs) if beta else ()
+        self.beta = beta
+        self.kd = kd
+        self.temperature = temperature
+        self.macs_per_image = macs
+
+    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar in nats."""
+        with torch.no_grad(), Taps(self._teacher[0], self.outputs) as taps:
+            wide_logits = self._teacher[0](images)
+            wide = taps.features
+        with Taps(student, self.outputs) as taps:
+            logits = student(images)
+            narrow = taps.features
+        loss = F.cross_entropy(logits, labels)
+        if self.outputs:
+            errors = [relative_feature_error(narrow[path], wide[path]) for path in self.outputs]
+            loss = loss + self.beta * torch.stack(errors).mean()
+        if self.kd:
+            loss = loss + self.kd * soft_cross_entropy(logits, wide_logits, self.temperature)
+        return loss

@@ -1,0 +1,363 @@
+"""Blocks: parts of a network with fixed interfaces, whose inner channels can go independently.
+
+The network is read as a chain of modules, from one pass on the meta device: a module that only
+hands the output of each part to the next is taken apart, unless all its parameters are one block
+for timm's ``group_matcher``. What is left are residual units, inverted residuals and single layers.
+A link of the chain in which whole channel groups lie is a block; the layers between blocks form
+plain runs, which end at a pooling layer, and such a run is a block if whole groups lie in it.
+
+The groups that lie in a block are read and written by nobody else, so its input and output keep
+their widths, and its cost depends on its own widths alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from zoo.core.config import SubnetConfig
+from zoo.core.space import ChannelGroup, ChannelSpace
+from zoo.core.supernet import Supernet
+from zoo.core.trace import on_meta
+
+__all__ = ["Block", "BlockRunner", "block_macs", "cut_blocks"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Modules that run one after the other, and the channel groups that lie wholly in them.
+
+    Attributes:
+        modules: module paths in order of execution; the whole network is ``("",)``.
+        coordinates: names of the inner groups that shrink together, one tuple per free width. A
+            group that lies in a gate on another group's channels follows that group.
+    """
+
+    modules: tuple[str, ...]
+    coordinates: tuple[tuple[str, ...], ...]
+
+    @property
+    def output(self) -> str:
+        """Path of the module that returns the block's output."""
+        return self.modules[-1]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of all inner groups."""
+        return tuple(name for names in self.coordinates for name in names)
+
+
+def cut_blocks(model: nn.Module, space: ChannelSpace) -> tuple[Block, ...]:
+    """The blocks of a network in order of execution; groups outside of them are interfaces.
+
+    Args:
+        model: the network that `space` was traced from; not touched.
+        space: its channel groups.
+    """
+    root, counts = _calls(model, space.input_size)
+    runs = _runs(_Cutter(space, _ordinals(model)), root)
+    blocks = []
+    for links in runs:
+        modules = tuple(link.path for link in links)
+        inner = _inner(space, modules)
+        if inner and counts[modules[0]] == 1 == counts[modules[-1]]:
+            blocks.append(Block(modules, _coordinates(inner)))
+    if not blocks and space.groups:
+        blocks.append(Block(("",), _coordinates(space.groups)))
+    return tuple(blocks)
+
+
+def block_macs(space: ChannelSpace, block: Block) -> int:
+    """Multiply-adds of one image through a block at full width."""
+    table = space.table
+    return sum(
+        factor * math.prod(len(table.axes[axis].group) for axis in axes)
+        for module, factor, axes in table.products
+        if _is_in(f"{module}.", block.modules)
+    )
+
+
+class BlockRunner:
+    """Runs blocks one by one, at any widths, on inputs taken from a pass over the network.
+
+    BatchNorm uses the statistics that it is given, so a block at full width with the network's
+    own tensors repeats the network. Nothing is charged.
+
+    Args:
+        model: the network; not touched.
+        space: its channel space.
+        blocks: as `cut_blocks` returns them.
+    """
+
+    def __init__(self, model: nn.Module, space: ChannelSpace, blocks: Sequence[Block]) -> None:
+        self.blocks = tuple(blocks)
+        self.supernet = Supernet(model, space)
+
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that the blocks use."""
+        modules = [path for block in self.blocks for path in block.modules]
+        names = self.supernet.space.table.parameters
+        return tuple(name for name in names if _is_in(name, modules))
+
+    def features(
+        self,
+        images: Tensor,
+        config: SubnetConfig | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What goes into each block, and what comes out, in one pass over a subnet.
+
+        Args:
+            images: shape (N, C, H, W).
+            config: widths of the subnet; the full network if None.
+            weights: full-size tensors to use instead of the network's own.
+
+        Returns:
+            Inputs and outputs, a tensor for each block, without gradients.
+        """
+        config = config or SubnetConfig.full()
+        entered: dict[str, Tensor] = {}
+        left: dict[str, Tensor] = {}
+        values = self.supernet.sliced(config, weights)
+        with (
+            torch.no_grad(),
+            self.supernet.resized(config) as skeleton,
+            _hooked(skeleton.eval(), self.blocks, entered, left),
+        ):
+            functional_call(skeleton, values, (images,))
+        inputs = [entered[block.modules[0]] for block in self.blocks]
+        return inputs, [left[block.output] for block in self.blocks]
+
+    def run(
+        self,
+        inputs: Mapping[int, Tensor],
+        config: SubnetConfig,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> dict[int, Tensor]:
+        """Outputs of single blocks at the widths of a subnet.
+
+        Args:
+            inputs: a tensor for each block to run, by its ordinal.
+            config: gives the widths; those outside of a block do not matter to it.
+            weights: full-size tensors, by name; gradients reach them.
+
+        Returns:
+            A tensor for each input, of the width that the block has in the full network.
+        """
+        values = self.supernet.sliced(config, weights)
+        outputs = {}
+        with self.supernet.resized(config) as skeleton:
+            skeleton.eval()
+            for index, features in inputs.items():
+                features = features.clone()  # a block may begin in place
+                for path in self.blocks[index].modules:
+                    start = f"{path}." if path else ""
+                    own = {n[len(start) :]: v for n, v in values.items() if n.startswith(start)}
+                    module = skeleton.get_submodule(path)
+                    features = functional_call(module, own, (features,))
+                outputs[index] = features
+        return outputs
+
+
+@contextmanager
+def _hooked(
+    skeleton: nn.Module,
+    blocks: Sequence[Block],
+    entered: dict[str, Tensor],
+    left: dict[str, Tensor],
+) -> Iterator[None]:
+    """Keep copies of what enters the first and leaves the last module of each block."""
+    handles = []
+    for block in blocks:
+        first, last = block.modules[0], block.output
+
+        def enter(_module: nn.Module, inputs: tuple[Tensor, ...], path: str = first) -> None:
+            entered[path] = inputs[0].detach().clone()
+
+        def leave(
+            _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor, path: str = last
+        ) -> None:
+            left[path] = output.detach().clone()
+
+        handles.append(skeleton.get_submodule(first).register_forward_pre_hook(enter))
+        handles.append(skeleton.get_submodule(last).register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_Key = tuple[int, int]  # identity and version of a tensor
+
+
+@dataclass
+class _Call:
+    """One call of a module: the tensor that went in, the one that came out, the calls inside."""
+
+    path: str
+    entered: _Key | None
+    left: _Key | None = None
+    is_pooling: bool = False
+    parts: list[_Call] = field(default_factory=list)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether all that the module does is to hand a tensor through its parts."""
+        if not self.parts or None in (self.entered, self.left):
+            return False
+        keys = [self.entered, *(part.left for part in self.parts)]
+        return keys == [*(part.entered for part in self.parts), self.left]
+
+
+def _calls(model: nn.Module, input_size: Sequence[int]) -> tuple[_Call, dict[str, int]]:
+    """The tree of module calls of one pass on the meta device, and calls by path."""
+    meta = on_meta(model)
+    stack: list[_Call] = [_Call("", None)]
+    counts: dict[str, int] = {}
+    alive: list[Any] = []  # whatever modules return; keeps identities from being used again
+
+    def enter(path: str, inputs: tuple[Any, ...]) -> None:
+        call = _Call(path, _key(inputs[0]) if len(inputs) == 1 else None)
+        counts[path] = counts.get(path, 0) + 1
+        stack[-1].parts.append(call)
+        stack.append(call)
+
+    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        call = stack.pop()
+        call.left = _key(output)
+        call.is_pooling = _is_pooling(module, inputs, output)
+        alive.append((inputs, output))
+
+    for path, module in meta.named_modules():
+        module.register_forward_pre_hook(lambda _m, inputs, path=path: enter(path, inputs))
+        module.register_forward_hook(leave)
+    dtype = next((p.dtype for p in meta.parameters()), torch.float32)
+    with torch.no_grad():
+        meta(torch.empty(1, *input_size, device="meta", dtype=dtype))
+    return stack[0].parts[0], counts
+
+
+def _key(tensor: object) -> _Key | None:
+    return (id(tensor), tensor._version) if isinstance(tensor, Tensor) else None
+
+
+def _is_pooling(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> bool:
+    """Whether a module without parameters makes maps smaller; a global pooling leaves no map."""
+    if next(module.parameters(), None) is not None or len(inputs) != 1:
+        return False
+    if not (isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
+        return False
+    if inputs[0].ndim != 4 or output.ndim != 4:
+        return False
+    return 1 < output.shape[2:].numel() < inputs[0].shape[2:].numel()
+
+
+@dataclass(frozen=True)
+class _Cutter:
+    space: ChannelSpace
+    ordinals: dict[str, int]
+
+    def is_one_block(self, path: str) -> bool:
+        """Whether timm counts all parameters of a module as one block."""
+        found = {o for name, o in self.ordinals.items() if _is_in(name, (path,))}
+        return len(found) == 1
+
+    def links(self, call: _Call) -> Iterator[_Call]:
+        """The calls of the chain that a call is."""
+        is_root = call.path == ""
+        if not is_root and (not call.is_chain or self.is_one_block(call.path)):
+            yield call
+            return
+        for part in call.parts:
+            yield from self.links(part)
+
+
+def _runs(cutter: _Cutter, root: _Call) -> Iterator[list[_Call]]:
+    """Links with inner groups one by one, the links between them run by run."""
+    run: list[_Call] = []
+    for link in cutter.links(root):
+        is_unit = bool(_inner(cutter.space, (link.path,)))
+        is_linked = bool(run) and link.entered is not None and run[-1].left == link.entered
+        if run and (is_unit or not is_linked):
+            yield run
+            run = []
+        if is_unit:
+            yield [link]
+            continue
+        run.append(link)
+        if link.is_pooling:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _inner(space: ChannelSpace, modules: Sequence[str]) -> tuple[ChannelGroup, ...]:
+    """The groups all of whose members lie in some modules."""
+    return tuple(
+        group
+        for group in space.groups
+        if all(_is_in(member.tensor, modules) for member in group.members)
+    )
+
+
+def _is_in(tensor: str, modules: Sequence[str]) -> bool:
+    return any(not path or tensor.startswith(f"{path}.") for path in modules)
+
+
+def _coordinates(
+    inner: Sequence[ChannelGroup],
+) -> tuple[tuple[str, ...], ...]:
+    """Inner groups by free width: those within a gate on one other inner group follow it."""
+    leaders: dict[str, str] = {}
+    for group in inner:
+        home = _home(group)
+        others = [
+            other.name
+            for other in inner
+            if _home(other) != home
+            and _is_in(home, (_home(other),))
+            and any(_is_in(member.tensor, (home,)) for member in other.members)
+        ]
+        if len(others) == 1:
+            leaders[group.name] = others[0]
+    followers: dict[str, list[str]] = {
+        group.name: [group.name] for group in inner if group.name not in leaders
+    }
+    for name, leader in leaders.items():
+        followers.setdefault(leader, []).append(name)
+    return tuple(tuple(names) for names in followers.values())
+
+
+def _home(group: ChannelGroup) -> str:
+    """Path of the innermost module that holds all members of a group, ``""`` for the network."""
+    paths = [member.tensor.split(".")[:-2] for member in group.members]
+    shared = []
+    for names in zip(*paths, strict=False):
+        if len(set(names)) > 1:
+            break
+        shared.append(names[0])
+    return ".".join(shared)
+
+
+def _ordinals(model: nn.Module) -> dict[str, int]:
+    """The block of every parameter as timm counts them; empty where the network has no matcher."""
+    host: Any = model  # any network may have timm's group_matcher
+    if not hasattr(host, "group_matcher"):
+        return {}
+    from timm.models import group_parameters
+
+    try:
+        matcher = host.group_matcher(coarse=False)
+    except AssertionError:  # how timm says that a network has no such grouping
+        return {}
+    matched: Any = group_parameters(model, matcher, reverse=True)
+    return {name: int(ordinal) for name, ordinal in matched.items()}
