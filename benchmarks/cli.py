@@ -178,7 +178,8 @@ def list_all() -> None:
 def report(
     results: Results = Path("results"),
     readme: Annotated[
-        Path | None, typer.Option(help="A text whose marked block is replaced by the tables.")
+        Path | None,
+        typer.Option(help="A text in which the results and the pruners are listed anew."),
     ] = None,
 ) -> None:
     """Draw tables (Markdown, CSV, LaTeX) and figures (PNG, PDF) from records."""
@@ -186,11 +187,13 @@ def report(
     _report(console, results, None)
     if readme is not None:
         from benchmarks.record import load_records
+        from benchmarks.cards import methods_table
         from benchmarks.report import compare, replace_block, to_markdown
 
         block = to_markdown(compare(load_records(results / "records")))
-        readme.write_text(replace_block(readme.read_text("utf-8"), block), "utf-8")
-        console.print(f"replaced the table in {readme}")
+        text = replace_block(readme.read_text("utf-8"), block)
+        readme.write_text(replace_block(text, methods_table(), "pruners"), "utf-8")
+        console.print(f"replaced the tables in {readme}")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """How much of timm's convolutional networks can be pruned: ``python -m benchmarks.coverage``.
 
 Traces every architecture that timm registers, and writes docs/coverage.md. A network counts as
-convolutional if it runs at least eight convolutions wider than 1 x 1 and multiplies no two
+convolutional if it has at least eight convolutions wider than 1 x 1 and multiplies no two
 activations (attention).
 """
 
@@ -24,7 +24,6 @@ from rich.progress import track
 from zoo.core.cost import CostModel
 from zoo.core.errors import UnsupportedModel
 from zoo.core.space import ChannelSpace
-from zoo.core.trace import on_meta, trace_model
 
 __all__ = ["Coverage", "cover", "main", "to_markdown"]
 
@@ -58,17 +57,17 @@ def cover(name: str) -> Coverage | None:
         warnings.simplefilter("ignore")  # of deprecated names, which timm still lists
         model = timm.create_model(name).eval()
     size = model.pretrained_cfg.get("input_size", (3, 224, 224))
+    kernels = [m.kernel_size for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    if sum(max(kernel) > 1 for kernel in kernels) < _SPATIAL_CONVOLUTIONS:
+        return None
+    started = time.perf_counter()
     try:
-        trace = trace_model(on_meta(model), size)
-        kernels = [trace.shapes.get(f"{product.module}.weight", ()) for product in trace.products]
-        wide = sum(len(shape) == 4 and max(shape[2:]) > 1 for shape in kernels)
-        if wide < _SPATIAL_CONVOLUTIONS or any(_ATTENTION.match(op.name) for op in trace.ops):
-            return None
-        started = time.perf_counter()
         space = ChannelSpace.trace(model, size)
-        seconds = time.perf_counter() - started
     except UnsupportedModel as error:
         return Coverage(name, 0, 0.0, 0.0, (str(error).split(". ")[0],))
+    seconds = time.perf_counter() - started
+    if any(_ATTENTION.match(op.name) for op in space.trace_record.ops):
+        return None
     cost = CostModel(space)
     one = np.ones((1, len(space.groups)), dtype=np.int64)
     reachable = 1 - int(cost.macs_of_widths(one)[0]) / cost.full_macs
@@ -102,7 +101,7 @@ def to_markdown(rows: Sequence[Coverage]) -> str:
         f"in {int((shares > 0.99).sum())} of them, above 90 % in {int((shares > 0.9).sum())}, and "
         f"below 50 % in {int((shares < 0.5).sum())}. The slowest trace took "
         f"{slowest.seconds:.1f} s on one core ({slowest.name}). A network counts as "
-        f"convolutional if it runs at least {_SPATIAL_CONVOLUTIONS} convolutions "
+        f"convolutional if it has at least {_SPATIAL_CONVOLUTIONS} convolutions "
         "wider than 1 x 1 and no attention. In brackets: "
         "pinned channels; the outputs of the network are always pinned and left out.",
         "",

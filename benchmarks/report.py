@@ -19,6 +19,7 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Row",
+    "block_of",
     "compare",
     "hardware",
     "latency_at",
@@ -31,8 +32,6 @@ __all__ = [
     "write_tables",
 ]
 
-BEGIN = "<!-- zoo report: begin -->"
-END = "<!-- zoo report: end -->"
 UNITS = {"macs": "MACs", "params": "params"}
 REFERENCE = "uniform"
 """The method that differences are taken to."""
@@ -250,17 +249,42 @@ def write_tables(records: Iterable[Record], folder: Path) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def replace_block(text: str, block: str) -> str:
-    """A text with what stands between the two markers replaced.
+def replace_block(text: str, block: str, name: str = "report") -> str:
+    """A text with what stands between the markers of a block replaced.
+
+    Args:
+        text: holds `<!-- zoo NAME: begin -->` and `<!-- zoo NAME: end -->`.
+        block: what to put between them.
+        name: of the block.
 
     Raises:
         ValueError: unless both markers stand there once and in order.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in tail:
-        raise ValueError(f"expected one block between {BEGIN} and {END}; put both markers in")
-    return f"{head}{BEGIN}\n\n{block.strip()}\n\n{END}{tail}"
+    head, _, tail = _partition(text, name)
+    begin, end = _markers(name)
+    return f"{head}{begin}\n\n{block.strip()}\n\n{end}{tail}"
+
+
+def block_of(text: str, name: str = "report") -> str:
+    """What stands between the markers of a block.
+
+    Raises:
+        ValueError: unless both markers stand there once and in order.
+    """
+    return _partition(text, name)[1]
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- zoo {name}: begin -->", f"<!-- zoo {name}: end -->"
+
+
+def _partition(text: str, name: str) -> tuple[str, str, str]:
+    begin, end = _markers(name)
+    head, first, rest = text.partition(begin)
+    block, second, tail = rest.partition(end)
+    if not (first and second) or begin in rest or end in tail:
+        raise ValueError(f"expected one block between {begin} and {end}; put both markers in")
+    return head, block, tail
 
 
 def hardware(record: Record) -> str:

@@ -11,12 +11,15 @@ import torch
 import zoo
 from benchmarks import cli
 from benchmarks.record import load_record, write_record
-from benchmarks.report import BEGIN, END
 from tests.benchmarks.fabricate import record
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--dataset", "digits", "--image-size", "16", "--train-size", "128",
          "--epochs", "1", "--parent-epochs", "1")  # fmt: skip
+
+MARKERS = [
+    f"<!-- zoo {name}: {end} -->" for name in ("report", "pruners") for end in ("begin", "end")
+]
 
 
 @pytest.fixture
@@ -193,7 +196,7 @@ def test_list_shows_methods_baselines_data_and_suites(run):
 
 def test_report_draws_what_records_hold_and_replaces_the_readme_block(run, tmp_path):
     write_record(tmp_path / "results" / "records", record())
-    (tmp_path / "README.md").write_text(f"top\n{BEGIN}\n{END}\nbottom\n")
+    (tmp_path / "README.md").write_text("\n".join(["top", *MARKERS, "bottom\n"]))
     status, out, err = run("report", "--readme", "README.md")
     assert status == 0, err
     assert "tiny_net on digits" in out

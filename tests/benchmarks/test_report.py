@@ -4,8 +4,7 @@ import io
 import pytest
 
 from benchmarks.report import (
-    BEGIN,
-    END,
+    block_of,
     compare,
     estimate,
     replace_block,
@@ -15,6 +14,8 @@ from benchmarks.report import (
     write_tables,
 )
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
+
+BEGIN, END = "<!-- zoo report: begin -->", "<!-- zoo report: end -->"
 
 # One seed, two methods, two budgets, one failure; every number below follows by hand from
 # `fabricate.record`: a parent of 1,000,000 MACs and 2,000 parameters at 90 %, ratios 0.8 and 0.5.
@@ -145,6 +146,9 @@ def test_only_what_stands_between_the_markers_is_replaced():
     once = replace_block(text, "new")
     assert once == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
     assert replace_block(once, "new") == once
+    assert block_of(once).strip() == "new"
+    with pytest.raises(ValueError, match="zoo other: begin"):
+        block_of(once, "other")
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
