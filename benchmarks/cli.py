@@ -186,8 +186,8 @@ def report(
     console = Console()
     _report(console, results, None)
     if readme is not None:
-        from benchmarks.record import load_records
         from benchmarks.cards import methods_table
+        from benchmarks.record import load_records
         from benchmarks.report import compare, replace_block, to_markdown
 
         block = to_markdown(compare(load_records(results / "records")))

@@ -36,8 +36,9 @@ class TraceFailed(UnsupportedModel):
     def __init__(self, where: str, ops: list[Op], error: Exception) -> None:
         reason = str(error).split("\n")[0] or type(error).__name__
         super().__init__(
-            f"module {where!r} cannot be traced: {reason.rstrip('.')}. Networks whose forward pass depends on "
-            "values, or that hold tensors outside parameters and buffers, are not supported."
+            f"module {where!r} cannot be traced: {reason.rstrip('.')}. Networks whose forward pass "
+            "depends on values, or that hold tensors outside parameters and buffers, are not "
+            "supported."
         )
         self.ops = ops
 
