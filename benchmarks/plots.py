@@ -229,8 +229,7 @@ def _accuracy_figure(panels: Sequence[Panel]) -> Figure:
         axis.set_ylabel("Test top-1, %")
         axis.set_title(f"{panel.comparison.title}\n{_seeds(panel.comparison)}", fontsize=10)
         axis.grid(alpha=0.3)
-        axis.margins(x=0.08)
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.06 * axis.dataLim.x1)
         axis.xaxis.set_major_locator(MaxNLocator(6))
     handles = [_handle(name, method) for name, method in sorted(methods.items())]
     parent = Line2D([], [], color="black", marker="*", markersize=10, ls=":", label="parent")
