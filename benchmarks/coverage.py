@@ -29,6 +29,7 @@ __all__ = ["Coverage", "cover", "main", "to_markdown"]
 
 _ATTENTION = re.compile(r"aten\.(bmm|baddbmm|_?scaled_dot_product\w*|_flash\w*)\.")
 _SPATIAL_CONVOLUTIONS = 8
+_WRITE_EVERY = 50  # names between two writings of the table
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,14 @@ def _reasons(space: ChannelSpace) -> Iterable[str]:
         yield f"{reason} ({counted[reason]})"
 
 
-def to_markdown(rows: Sequence[Coverage]) -> str:
-    """Return the table of coverage, with a summary above it."""
+def to_markdown(rows: Sequence[Coverage], looked_at: int, registered: int) -> str:
+    """Return the table of coverage, with a summary above it.
+
+    Args:
+        rows: the convolutional networks.
+        looked_at: how many registered names were looked at.
+        registered: how many there are.
+    """
     traced = [row for row in rows if row.groups]
     shares = np.array([row.reachable for row in traced])
     slowest = max(traced, key=lambda row: row.seconds)
@@ -96,6 +103,7 @@ def to_markdown(rows: Sequence[Coverage]) -> str:
         f"Written by `python -m benchmarks.coverage` with timm {timm.__version__} and torch "
         f"{torch.__version__.split('+')[0]}.",
         "",
+        f"{looked_at} of timm's {registered} names were looked at. "
         f"Of {len(rows)} convolutional architectures {len(traced)} have prunable groups. The share "
         "of MACs that can be reached (that goes when every group keeps one channel) is above 99 % "
         f"in {int((shares > 0.99).sum())} of them, above 90 % in {int((shares > 0.9).sum())}, and "
@@ -123,9 +131,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     arguments = parser.parse_args()
     names = timm.list_models(arguments.models)
+    found: list[Coverage | None] = []
     with ProcessPoolExecutor(arguments.workers) as pool:
-        found = list(track(pool.map(cover, names, chunksize=4), "Tracing", total=len(names)))
-    arguments.output.write_text(to_markdown([row for row in found if row is not None]))
+        for row in track(pool.map(cover, names), "Tracing", total=len(names)):
+            found.append(row)
+            if len(found) % _WRITE_EVERY == 0 or len(found) == len(names):
+                rows = [row for row in found if row is not None]
+                table = to_markdown(rows, len(found), len(timm.list_models()))
+                arguments.output.write_text(table, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,41 @@
+"""What the README says is what the records and the modules say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import timm
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.cards import methods_table
+from benchmarks.record import load_records
+from benchmarks.report import block_of, compare, to_markdown
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_result_table_is_the_one_of_the_reference_records() -> None:
+    records = load_records(ROOT / "results" / "reference" / "records")
+    assert block_of(README, "report").strip() == to_markdown(compare(records)).strip()
+
+
+def test_table_of_pruners_is_made_from_their_cards() -> None:
+    assert block_of(README, "pruners").strip() == methods_table().strip()
+
+
+def test_python_examples_run(tmp_path: Path) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    images = torch.randn(32, 3, 32, 32)
+    loader = DataLoader(TensorDataset(images, torch.arange(32) % 4), batch_size=16)
+    names = {
+        "model": timm.create_model("resnet18", num_classes=4),
+        "train_loader": loader,
+        "val_loader": loader,
+    }
+    assert len(snippets) == 2
+    for snippet in snippets:
+        code = snippet.replace('"pruned"', repr(str(tmp_path / "pruned")))
+        exec(compile(code, "README.md", "exec"), names)
