@@ -269,6 +269,25 @@ def test_an_operator_without_a_rule_pins_its_channels_and_says_why() -> None:
     assert stem.reason == "operator sort in WithoutRule has no rule"
 
 
+ACTIVATIONS = [
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish,
+    nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.LogSigmoid, nn.CELU, nn.SELU,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_let_channels_pass(activation: type[nn.Module]) -> None:
+    class Activated(Branch):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = activation()
+
+        def middle(self, features: Tensor) -> Tensor:
+            return self.act(features)
+
+    assert groups_of(Activated()) == {"stem": 8}
+
+
 class Attended(Branch):
     def middle(self, features: Tensor) -> Tensor:
         tokens = features.flatten(2).transpose(1, 2)

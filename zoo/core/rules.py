@@ -207,10 +207,24 @@ def _pointwise(flow: Flow, call: Call) -> None:
             flow.role(tensor, dim - ndim + tensor.ndim, "other")
         if call.name.startswith("add") and len([t for t, _ in sized if not flow.name(t)]) > 1:
             flow.trace.atoms.added.append(merged[dim])
-    flow.set(call.outputs[0], merged)
+    for out in call.outputs:
+        if out.ndim == ndim:
+            flow.set(out, merged)
 
 
-for _name in ("hardswish", "hardswish_", "copy_", "rsub", "log_sigmoid_forward"):
+# Elementwise operators that torch does not tag as such, in any version from 2.11 on.
+_ACTIVATIONS = (
+    "elu",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "mish",
+    "threshold",
+)
+_UNTAGGED = ("_prelu_kernel", "copy_", "log_sigmoid_forward", "rsub")
+for _name in (*_ACTIVATIONS, *(f"{name}_" for name in _ACTIVATIONS), *_UNTAGGED):
     _RULES[_name] = _pointwise
 
 _SPATIAL = re.compile(
