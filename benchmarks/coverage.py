@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,13 @@ def to_markdown(rows: Sequence[Coverage], looked_at: int, registered: int) -> st
     return "\n".join(lines) + "\n"
 
 
+def _family_by_family(pattern: str) -> list[str]:
+    """Return the first architecture of every family of timm, then the second ones, and so on."""
+    families = [timm.list_models(pattern, module=family) for family in timm.list_modules()]
+    rounds = zip_longest(*families)
+    return list(dict.fromkeys(name for names in rounds for name in names if name is not None))
+
+
 def main() -> None:
     """Trace all architectures and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -130,13 +138,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/coverage.md"))
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     arguments = parser.parse_args()
-    names = timm.list_models(arguments.models)
+    names = _family_by_family(arguments.models)
     found: list[Coverage | None] = []
     with ProcessPoolExecutor(arguments.workers) as pool:
         for row in track(pool.map(cover, names), "Tracing", total=len(names)):
             found.append(row)
             if len(found) % _WRITE_EVERY == 0 or len(found) == len(names):
-                rows = [row for row in found if row is not None]
+                rows = sorted((r for r in found if r is not None), key=lambda r: r.name)
                 table = to_markdown(rows, len(found), len(timm.list_models()))
                 arguments.output.write_text(table, encoding="utf-8")
 

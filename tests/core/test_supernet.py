@@ -123,3 +123,14 @@ def test_recalibration_without_images_is_refused() -> None:
     model, space, config = prepared("test_resnet")
     with pytest.raises(ValueError, match="at least one batch"):
         Supernet(model, space).recalibrated(config, [])
+
+
+def test_chunks_of_one_channel_are_followed() -> None:
+    """A split into equal parts, each left with a single channel, as Res2Net may end up with."""
+    model = timm.create_model("res2net50_26w_4s", num_classes=4).double().eval()
+    space = ChannelSpace.trace(model, SIZE)
+    config = SubnetConfig({group.name: (group.size - 1,) for group in space.groups})
+    images = torch.randn(1, *SIZE, dtype=torch.float64)
+    with torch.no_grad():
+        sliced = Supernet(model, space).forward(images, config)
+        assert torch.allclose(sliced, rebuild(model, space, config)(images), rtol=1e-11, atol=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,6 +152,7 @@ def _start_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return None
+    gc.collect()  # garbage of the phase before would hide what this one takes
     try:
         _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set, and nothing else
     except OSError:

@@ -312,12 +312,11 @@ def _take_part(flow: Flow, call: Call) -> None:
         flow.trace.atoms.pin(label, f"{call.name} of single channels in {flow.where}")
     pieces = _rearranged(flow, call)
     if label is not None and call.name == "split":  # equal chunks stay equal
-        first = pieces[0][dim]
-        for piece in pieces[1:]:
-            if len(piece[dim]) != len(first):
-                flow.trace.atoms.pin(label, f"chunks of unequal size in {flow.where}")
-            else:
-                flow.trace.atoms.unite(first, piece[dim], flow.where)
+        size = call.outputs[0].shape[dim]
+        if len(label) % size:
+            flow.trace.atoms.pin(label, f"chunks of unequal size in {flow.where}")
+        else:
+            flow.trace.atoms.tie(label, len(label) // size, flow.where)
     for out, labels in zip(call.outputs, pieces, strict=True):
         flow.set(out, labels)
 
