@@ -47,11 +47,11 @@ class Study:
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    image_size: int = 16
-    train_size: int = 4_000
+    image_size: int = 32
+    train_size: int = 8_000
     test_size: int = 2_000
     recipe: Recipe = field(
-        default_factory=lambda: Recipe(epochs=6, batch_size=32, lr=0.1, warmup_epochs=0.5)
+        default_factory=lambda: Recipe(epochs=6, batch_size=32, lr=0.05, warmup_epochs=0.5)
     )
 
 

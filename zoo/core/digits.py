@@ -7,8 +7,8 @@ number is asked for, and no glyph serves both training and test.
 
 A training on the cluttered set starts with a plateau at chance, as long as the seed has it. It
 must be long enough to leave it: ResNet-20 on 4,000 images at 32 x 32 with 312 updates of 64 images
-reached 50, 68 and 14 % at half width, with seeds 0, 1 and 2. `docs/cluttered_digits.md` shows 750
-updates of 32 images at 16 x 16.
+reached 50, 68 and 14 % at half width, with seeds 0, 1 and 2. `docs/cluttered_digits.md` shows 1,500
+updates of 32 images.
 """
 
 from __future__ import annotations
