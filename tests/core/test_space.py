@@ -240,6 +240,17 @@ def test_a_number_of_channels_in_code_pins_them() -> None:
     assert "in code" in space.pinned[0].reason
 
 
+class ShapedLike(Branch):
+    """Reshapes something fixed to the shape of its input: nothing that is reshaped has channels."""
+
+    def middle(self, features: Tensor) -> Tensor:
+        return features.new_ones(len(features), 8, 32, 32).reshape(features.shape)
+
+
+def test_channels_that_only_give_their_number_are_pinned() -> None:
+    assert groups_of(ShapedLike()) == {}
+
+
 class Flattened(Branch):
     def __init__(self) -> None:
         super().__init__()

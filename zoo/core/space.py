@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from zoo.core.atoms import Trace
+from zoo.core.atoms import Op, Trace
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel, unknown_name
 from zoo.core.groups import ChannelGroup, ChannelTable, Member, Pinned
@@ -131,12 +131,31 @@ def _pin(trace: Trace, mismatch: Mismatch, meta: nn.Module) -> None:
         return
     kinds = {path or type(meta).__name__: type(module) for path, module in meta.named_modules()}
     culprit = trace.ops[mismatch.step]
-    for op in trace.ops:
-        if op.name == culprit.name and kinds.get(op.module) == kinds.get(culprit.module):
-            for _, labels in (*op.inputs, *op.outputs):
-                for label in labels.values():
-                    reason = f"{op.name} in {op.module} holds its number of channels in code"
-                    trace.atoms.pin(label, reason)
+    alike = [op for op in trace.ops if kinds.get(op.module) == kinds.get(culprit.module)]
+    scopes = [[op for op in alike if op.name == culprit.name], alike]
+    path = culprit.module
+    while path:
+        scopes.append([op for op in trace.ops if op.module.startswith(path)])
+        path = path.rpartition(".")[0]
+    for ops in scopes:  # wider and wider, until something is pinned that was not
+        if _pin_channels(trace, ops, f"{culprit.name} in {culprit.module}"):
+            return
+    raise mismatch
+
+
+def _pin_channels(trace: Trace, ops: Sequence[Op], where: str) -> bool:
+    """Pin what operators read and make; tell whether any of it was free."""
+    known = np.zeros(trace.atoms.count + 1, dtype=bool)
+    known[-1] = True  # fixed positions
+    for label, _ in trace.atoms.pinned:
+        known[label.numpy()] = True
+    is_new = False
+    for op in ops:
+        for _, labels in (*op.inputs, *op.outputs):
+            for label in labels.values():
+                is_new = is_new or not known[label.numpy()].all()
+                trace.atoms.pin(label, f"{where} holds its number of channels in code")
+    return is_new
 
 
 def _ordinals(model: nn.Module, coarse: bool) -> dict[str, int]:
