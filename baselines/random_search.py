@@ -29,18 +29,14 @@ Names: None.
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
 from zoo.core.config import SubnetConfig
 from zoo.core.planted import Golden, planted_golden
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.score import magnitude_scores
-from zoo.core.select import fill_up, keep_best, largest_feasible, legal_widths
+from zoo.core.select import keep_best, random_widths
 
-__all__ = ["RandomSearch", "random_widths"]
-
-SCALES = 256  # candidates on the way from the smallest to the full network
+__all__ = ["RandomSearch"]
 
 
 @dataclass(frozen=True)
@@ -81,18 +77,3 @@ class RandomSearch(Pruner):
         planted = planted_golden()
         story = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
         return Golden(planted.problem, planted.expected, story, {"samples": 30})
-
-
-def random_widths(problem: Problem, rng: np.random.Generator) -> np.ndarray:
-    """Random legal widths just below the budget, shape (G,).
-
-    Each group draws a ratio; all ratios are scaled by one factor, the largest that fits.
-    """
-    sizes = problem.space.sizes
-    ratios = 1.0 - rng.random(len(sizes))
-    factors = np.geomspace(1e-2, 1.0, SCALES) / ratios.min()
-    candidates = legal_widths(problem, np.minimum(factors[:, None] * ratios, 1.0) * sizes)
-    widths = largest_feasible(
-        problem, np.vstack([problem.rules.minimums(problem.space), candidates])
-    )
-    return fill_up(problem, widths, lambda widths: rng.random(len(widths)))

@@ -65,6 +65,10 @@ def run(
         int, typer.Option(min=0, help="Processes of one thread each; 0: one per core, 1 on a GPU.")
     ] = 0,
     results: Results = Path("results"),
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Another data set in place of the suite's, whole; see zoo list."),
+    ] = None,
     data: DataPath = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch data that is missing.")
@@ -84,7 +88,10 @@ def run(
     _require_device(device)
     console = Console()
     job = Job(results, data, download, workers or _default_workers(device))
-    plan = plan_suite(suite, load_suite(suite), job.records, device)
+    asked = load_suite(suite)
+    if dataset is not None:
+        asked = asked.on_dataset(dataset)
+    plan = plan_suite(suite, asked, job.records, device)
     done = len(plan.cells) - len(plan.missing)
     console.print(f"{suite}: {len(plan.cells)} cells, {done} done, {len(plan.missing)} to run")
     if dry_run:
@@ -179,21 +186,17 @@ def report(
     results: Results = Path("results"),
     readme: Annotated[
         Path | None,
-        typer.Option(help="A text in which the results and the pruners are listed anew."),
+        typer.Option(
+            help="A text with marked blocks (report, ablation, ranking, pruners) to renew."
+        ),
     ] = None,
 ) -> None:
     """Draw tables (Markdown, CSV, LaTeX) and figures (PNG, PDF) from records."""
     console = Console()
     _report(console, results, None)
     if readme is not None:
-        from benchmarks.cards import methods_table
-        from benchmarks.record import load_records
-        from benchmarks.report import compare, replace_block, to_markdown
-
-        block = to_markdown(compare(load_records(results / "records")))
-        text = replace_block(readme.read_text("utf-8"), block)
-        readme.write_text(replace_block(text, methods_table(), "pruners"), "utf-8")
-        console.print(f"replaced the tables in {readme}")
+        names = _replace_blocks(readme, results)
+        console.print(f"replaced in {readme}: {', '.join(names)}")
 
 
 @app.command()
@@ -209,7 +212,9 @@ def check(
 
 def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     """Writes tables and figures of all records; prints those of a plan, or all."""
+    from benchmarks.ablation import ablation_table
     from benchmarks.plots import draw_figures
+    from benchmarks.ranking import collect_rankings, ranking_table
     from benchmarks.record import load_records
     from benchmarks.report import compare, write_tables
 
@@ -220,8 +225,48 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     for comparison in compare(record for record in records if record.cell.key in keys):
         console.print(_table(comparison))
     write_tables(records, results / "tables")
+    further = {
+        "ablation.md": ablation_table(compare(records)),
+        "ranking.md": ranking_table(collect_rankings(records)),
+    }
+    for name, text in further.items():
+        if text:
+            (results / "tables" / name).write_text(text, "utf-8")
     draw_figures(records, results / "figures")
     console.print(f"tables in {results / 'tables'}, figures in {results / 'figures'}")
+
+
+def _replace_blocks(path: Path, results: Path) -> list[str]:
+    """Writes anew whatever blocks a text has markers for; returns their names.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    from benchmarks.ablation import ablation_table
+    from benchmarks.cards import methods_table
+    from benchmarks.marked import has_block, replace_block
+    from benchmarks.ranking import collect_rankings, ranking_table
+    from benchmarks.record import load_records
+    from benchmarks.report import compare, to_markdown
+
+    records = load_records(results / "records")
+    blocks = {
+        "report": lambda: to_markdown(compare(records)),
+        "ablation": lambda: ablation_table(compare(records)),
+        "ranking": lambda: ranking_table(collect_rankings(records)),
+        "pruners": methods_table,
+    }
+    text = path.read_text("utf-8")
+    names = [name for name in blocks if has_block(text, name)]
+    if not names:
+        raise ValueError(
+            f"{path} has no block to renew; put markers in: <!-- zoo NAME: begin --> and "
+            f"<!-- zoo NAME: end -->, NAME one of {', '.join(blocks)}"
+        )
+    for name in names:
+        text = replace_block(text, blocks[name](), name)
+    path.write_text(text, "utf-8")
+    return names
 
 
 def _table(comparison: "Comparison") -> Table:

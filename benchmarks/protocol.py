@@ -12,6 +12,7 @@ import contextlib
 import copy
 import functools
 import json
+import math
 import os
 import time
 import traceback
@@ -42,14 +43,16 @@ from benchmarks.record import (
     Phase,
     PhaseCost,
     Record,
+    Sample,
     Schedule,
     Size,
     Status,
     Top1,
-    suggest,
 )
+from benchmarks.sample import PROXIES, draw_sample
+from benchmarks.strict import suggest
 from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
-from zoo.core.batches import Sample
+from zoo.core.batches import Sample as LabelledImage
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import Budget, CostModel
 from zoo.core.data import Batches, MeteredData, Splits, TestSplit, check_classes, load_splits
@@ -60,7 +63,7 @@ from zoo.core.pruner import Pruner, Subnet, create_pruner
 from zoo.core.space import ChannelSpace
 from zoo.core.supernet import recalibrate
 from zoo.core.surgery import rebuild
-from zoo.core.train import Recipe, evaluate, train
+from zoo.core.train import Recipe, TrainingLoss, evaluate, train
 
 __all__ = ["Findings", "Places", "build_problem", "describe", "parent_for", "refuse", "run_cell"]
 
@@ -94,6 +97,7 @@ class Findings:
     config: SubnetConfig | None = None
     problem: Problem | None = None
     pruner: Pruner | None = None
+    scores: tuple[float, ...] = ()
     network: nn.Module | None = None
     error: Exception | None = None
 
@@ -186,35 +190,90 @@ def build_problem(cell: Cell, model: nn.Module, splits: Splits, meter: Meter) ->
 def _follow(cell: Cell, places: Places, findings: Findings) -> None:
     """The steps of the protocol; what each one finds goes into `findings` at once."""
     splits = _splits(cell.data, cell.seed, places)
-    test_split = TestSplit(splits.test)
     findings.images = _image_counts(splits)
     parent = parent_for(cell, places)
     findings.baseline = parent.cost
-    findings.pruner = create_pruner(cell.method, **cell.settings)
     problem = build_problem(cell, parent.model, splits, findings.meter)
     findings.problem = problem
     findings.size = _size(problem, None)
     problem.check_feasible()
+    if cell.sample is None:
+        _prune(cell, problem, splits, findings)
+    elif cell.member is None:
+        _score(cell, problem, cell.sample, findings)
+    else:
+        _train_member(cell, problem, cell.sample, cell.member, splits, findings)
 
+
+def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> None:
+    """Search, surgery, fine-tuning, then the test split and the clock."""
+    parent, test_split = problem.model, TestSplit(splits.test)
+    findings.pruner = create_pruner(cell.method, **cell.settings)
     subnet = findings.pruner.search(problem)
     _accept(problem, subnet, findings)
 
-    pruned = rebuild(parent.model, problem.space, subnet.config, subnet.weights)
+    pruned = rebuild(parent, problem.space, subnet.config, subnet.weights)
     pruned = _laid_out(pruned, cell.finetune)
     recalibrated = _recalibrated(pruned, cell, splits)
-    finetuned = _finetuned(cell, pruned, splits, findings)
+    student = _starting(cell, problem, pruned, subnet.config, splits)
+    loss = findings.pruner.loss(parent, student, problem.space)
+    finetuned = _finetuned(cell, student, splits, findings, loss)
 
     test = _fixed_batches(cell, test_split.open())
     findings.top1 = Top1(
-        parent=evaluate(parent.model, test),
+        parent=evaluate(parent, test),
         pruned=evaluate(pruned, test),
         recalibrated=evaluate(recalibrated, test),
         finetuned=evaluate(finetuned, test),
     )
     findings.latency = measure_pair(
-        parent.model, finetuned, splits.input_size, latency=cell.latency, device=cell.device
+        parent, finetuned, splits.input_size, latency=cell.latency, device=cell.device
     )
     findings.network = finetuned
+
+
+def _score(cell: Cell, problem: Problem, sample: Sample, findings: Findings) -> None:
+    """What a method or a proxy makes of every configuration of the sample."""
+    configs = draw_sample(problem, sample)
+    if cell.method in PROXIES:
+        scores = PROXIES[cell.method](problem, configs)
+    else:
+        findings.pruner = create_pruner(cell.method, **cell.settings)
+        scores = findings.pruner.scores(problem, configs)
+    findings.scores = tuple(float(score) for score in scores)
+    if len(findings.scores) != len(configs) or not all(map(math.isfinite, findings.scores)):
+        raise ValueError(
+            f"{cell.method} gave {len(findings.scores)} scores for {len(configs)} configurations, "
+            "or scores that are not finite"
+        )
+
+
+def _train_member(
+    cell: Cell, problem: Problem, sample: Sample, member: int, splits: Splits, findings: Findings
+) -> None:
+    """One configuration of the sample, trained alone with cross-entropy, and tested."""
+    test_split = TestSplit(splits.test)
+    subnet = Subnet(draw_sample(problem, sample)[member])
+    _accept(problem, subnet, findings)
+    pruned = _laid_out(rebuild(problem.model, problem.space, subnet.config), cell.finetune)
+    student = _starting(cell, problem, pruned, subnet.config, splits)
+    finetuned = _finetuned(cell, student, splits, findings, None)
+    test = _fixed_batches(cell, test_split.open())
+    findings.top1 = Top1(finetuned=evaluate(finetuned, test))
+    findings.network = finetuned
+
+
+def _starting(
+    cell: Cell, problem: Problem, pruned: nn.Module, config: SubnetConfig, splits: Splits
+) -> nn.Module:
+    """The network that training starts from: the pruned one, or its shape with new weights.
+
+    New weights are cut out of a newly drawn full network, so that every architecture keeps its own
+    way of drawing them; behind a batch normalisation their scale does not matter.
+    """
+    if cell.start == "inherited":
+        return copy.deepcopy(pruned)
+    return _laid_out(rebuild(_untrained(cell, splits), problem.space, config), cell.finetune)
 
 
 def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
@@ -249,11 +308,11 @@ def _size(problem: Problem, config: SubnetConfig | None) -> Size:
     )
 
 
-def _finetuned(cell: Cell, pruned: nn.Module, splits: Splits, findings: Findings) -> nn.Module:
-    """A fine-tuned copy of the pruned network."""
-    assert findings.problem and findings.pruner and findings.size and findings.size.macs
-    student = copy.deepcopy(pruned)
-    loss = findings.pruner.loss(findings.problem.model, student, findings.problem.space)
+def _finetuned(
+    cell: Cell, student: nn.Module, splits: Splits, findings: Findings, loss: TrainingLoss | None
+) -> nn.Module:
+    """The network after training, in place, under the cell's recipe."""
+    assert findings.size and findings.size.macs
     with findings.meter.phase("finetune"), _seeded(cell):
         train(
             student,
@@ -340,7 +399,7 @@ def _train_batches(cell: Cell, schedule: Schedule, splits: Splits) -> Batches:
     )
 
 
-def _fixed_batches(cell: Cell, dataset: Dataset[Sample]) -> Batches:
+def _fixed_batches(cell: Cell, dataset: Dataset[LabelledImage]) -> Batches:
     """All images of a split in its own order."""
     return Batches(dataset, cell.finetune.batch_size, seed=cell.seed, device=cell.device)
 
@@ -407,6 +466,7 @@ def _record(
         groups=findings.groups,
         config=_plain(findings.config.to_json()) if findings.config else None,
         trace=tuple(_plain(row) for row in rows),
+        scores=findings.scores,
         environment=environment,
     )
 

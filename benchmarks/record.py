@@ -10,26 +10,18 @@ This module imports neither torch nor zoo, so that tables and figures can be dra
 """
 
 import contextlib
-import difflib
 import hashlib
 import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    model_validator,
-)
-from pydantic import Strict as Typed
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
+
+from benchmarks.strict import Many, Strict, explain
 
 __all__ = [
     "PHASES",
@@ -39,7 +31,6 @@ __all__ = [
     "Environment",
     "Group",
     "Latency",
-    "Many",
     "Measured",
     "Model",
     "Phase",
@@ -47,26 +38,22 @@ __all__ = [
     "Quartiles",
     "Record",
     "Rules",
+    "Sample",
     "Schedule",
     "Size",
+    "Start",
     "Status",
-    "Strict",
     "Top1",
     "current_records",
-    "explain",
     "load_record",
     "load_records",
-    "suggest",
     "write_record",
 ]
 
 SCHEMA = 1
 """Version of the fields below; raised when a field changes its meaning."""
 
-T = TypeVar("T")
-Many = Annotated[tuple[T, ...], Typed(False)]
-"""A tuple that also takes the list that JSON and TOML give; its items are not coerced."""
-
+Start = Literal["inherited", "scratch"]
 Status = Literal["ok", "infeasible", "failed", "cancelled"]
 Phase = Literal["baseline", "scoring", "supernet", "search", "finetune"]
 PHASES: tuple[Phase, ...] = ("baseline", "scoring", "supernet", "search", "finetune")
@@ -74,30 +61,6 @@ PHASES: tuple[Phase, ...] = ("baseline", "scoring", "supernet", "search", "finet
 
 class DamagedRecord(ValueError):
     """A record file that cannot be read back as it was written."""
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The nearest known names as half a sentence, or the first few when none is near."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if near:
-        return "did you mean " + ", ".join(near) + "?"
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"known: {shown}"
-
-
-def explain(error: ValidationError) -> str:
-    """One line for all that pydantic found wrong, each with its place."""
-    parts = []
-    errors = error.errors(include_url=False, include_context=False)
-    inner = {found["loc"][:depth] for found in errors for depth in range(len(found["loc"]))}
-    for found in errors:
-        if found["loc"] and found["loc"] in inner:
-            continue  # the item inside is named already
-        place = ".".join(str(step) for step in found["loc"])
-        message = found["msg"].removeprefix("Value error, ")
-        parts.append(f"{place}: {message}" if place else message)
-    return "; ".join(parts)
 
 
 def as_ratio_or_count(value: object) -> object:
@@ -112,27 +75,6 @@ def as_ratio_or_count(value: object) -> object:
 
 
 BudgetValue = Annotated[float | int, BeforeValidator(as_ratio_or_count)]
-
-
-class Strict(BaseModel):
-    """Frozen, typed without coercion; an unknown key is refused with the nearest known ones."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def refuse_unknown_keys(cls, given: Any) -> Any:  # Any: pydantic hands over raw input
-        """Refuses keys that are no field.
-
-        Raises:
-            ValueError: with the nearest field names.
-        """
-        if not isinstance(given, Mapping):
-            return given
-        for key in given:
-            if key not in cls.model_fields:
-                raise ValueError(f"unknown key {key!r}; {suggest(str(key), cls.model_fields)}")
-        return given
 
 
 class Model(Strict):
@@ -188,8 +130,38 @@ class Latency(Strict):
     memory_format: Literal["contiguous", "channels_last"] = "channels_last"
 
 
+class Sample(Strict):
+    """Configurations inside a narrow band of cost, the same for every method and seed.
+
+    `low` and `high` are shares of the parent's cost. If `inner`, only channels inside blocks go and
+    the blocks' interfaces stay whole, since that is all that some methods can score.
+    """
+
+    count: int = Field(default=20, ge=2)
+    low: float = Field(gt=0, le=1)
+    high: float = Field(gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    inner: bool = False
+
+    @model_validator(mode="after")
+    def order_the_band(self) -> "Sample":
+        """Refuses a band that ends before it begins.
+
+        Raises:
+            ValueError: if `low` is above `high`.
+        """
+        if self.low > self.high:
+            raise ValueError(f"low, {self.low}, is above high, {self.high}")
+        return self
+
+
 class Cell(Strict):
-    """What is asked: one method at one budget on one trained network with one seed."""
+    """What is asked: one method at one budget on one trained network with one seed.
+
+    With a `sample` the cell is part of a ranking: a `member` of the sample is trained alone, by its
+    ordinal, and without a `member` the method scores the whole sample. `start` says which weights
+    the pruned network is trained from: those the method hands on, or newly drawn ones.
+    """
 
     protocol: int
     model: Model
@@ -205,6 +177,9 @@ class Cell(Strict):
     recalibration_batches: int = Field(default=8, ge=1)
     latency: Latency = Latency()
     device: str = "cpu"
+    start: Start = "inherited"
+    sample: Sample | None = None
+    member: int | None = Field(default=None, ge=0)
 
     @property
     def key(self) -> str:
@@ -229,10 +204,18 @@ class Cell(Strict):
         return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude=free))
 
     @property
+    def ranking(self) -> str:
+        """Names the sample and the parents: scores and trainings that share it belong together."""
+        held = {"protocol", "model", "data", "parent", "rules", "metric", "sample", "device"}
+        return _digest(self.model_dump(mode="json", exclude_defaults=True, include=held))
+
+    @property
     def label(self) -> str:
         """`method-model-data-budget-seed`, fit for a file name and a progress line."""
         budget = f"{self.metric}{self.budget:g}"
-        parts = (self.method, self.model.name, self.data.name, budget, f"s{self.seed}")
+        parts = [self.method, self.model.name, self.data.name, budget, f"s{self.seed}"]
+        if self.sample is not None:
+            parts.append("scores" if self.member is None else f"member{self.member}")
         return "-".join(part.replace("/", "_") for part in parts)
 
 
@@ -355,6 +338,7 @@ class Record(Strict):
     groups: Many[Group] = ()
     config: dict[str, JsonValue] | None = None
     trace: Many[dict[str, JsonValue]] = ()
+    scores: Many[float] = ()
     environment: Environment
 
     @model_validator(mode="after")

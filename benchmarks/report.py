@@ -1,4 +1,4 @@
-"""Records to tables: Markdown, CSV and LaTeX, and the generated block of a README.
+"""Records to tables: Markdown, CSV and LaTeX.
 
 Records that were held equal in everything but method, budget and seed, and that ran on the same
 processor, form a comparison and share a table; its rows are means over seeds. Reads records and
@@ -16,16 +16,20 @@ from pathlib import Path
 from benchmarks.record import Cell, Measured, Phase, Record, current_records
 
 __all__ = [
+    "DECIDING",
     "Comparison",
     "Estimate",
     "Row",
-    "block_of",
     "compare",
+    "estimate",
     "hardware",
     "latency_at",
-    "replace_block",
+    "method_name",
     "share",
+    "shown",
     "speedup",
+    "spent_macs",
+    "spent_seconds",
     "to_csv",
     "to_latex",
     "to_markdown",
@@ -71,8 +75,14 @@ class Row:
     @property
     def method(self) -> str:
         """Name of the method with the settings that differ from its defaults."""
-        settings = ", ".join(f"{key}={value}" for key, value in sorted(self.cell.settings.items()))
-        return f"{self.cell.method} ({settings})" if settings else self.cell.method
+        return method_name(self.cell)
+
+    def settings_beyond(self, other: "Row") -> str:
+        """The settings in which this row differs from another of the same method."""
+        mine, theirs = self.cell.settings, other.cell.settings
+        changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
+        undone = {key: "default" for key in theirs if key not in mine}
+        return _named({**changed, **undone})
 
     @property
     def budget(self) -> str:
@@ -173,10 +183,21 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(t.ppf(0.975, len(values) - 1)) * spread)
 
 
+def method_name(cell: Cell) -> str:
+    """Name of a method with the settings that differ from its defaults."""
+    return f"{cell.method} ({_named(cell.settings)})" if cell.settings else cell.method
+
+
+def _named(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
+
+
 def compare(records: Iterable[Record]) -> list[Comparison]:
     """Groups records into comparisons and rows, in the order of model, data and device."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in current_records(list(records)):
+        if record.cell.sample is not None:
+            continue  # part of a ranking
         groups.setdefault((record.cell.comparison, hardware(record)), []).append(record)
     comparisons = [_comparison(group) for group in groups.values()]
     return sorted(
@@ -247,44 +268,6 @@ def write_tables(records: Iterable[Record], folder: Path) -> list[Path]:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
-
-
-def replace_block(text: str, block: str, name: str = "report") -> str:
-    """A text with what stands between the markers of a block replaced.
-
-    Args:
-        text: holds `<!-- zoo NAME: begin -->` and `<!-- zoo NAME: end -->`.
-        block: what to put between them.
-        name: of the block.
-
-    Raises:
-        ValueError: unless both markers stand there once and in order.
-    """
-    head, _, tail = _partition(text, name)
-    begin, end = _markers(name)
-    return f"{head}{begin}\n\n{block.strip()}\n\n{end}{tail}"
-
-
-def block_of(text: str, name: str = "report") -> str:
-    """What stands between the markers of a block.
-
-    Raises:
-        ValueError: unless both markers stand there once and in order.
-    """
-    return _partition(text, name)[1]
-
-
-def _markers(name: str) -> tuple[str, str]:
-    return f"<!-- zoo {name}: begin -->", f"<!-- zoo {name}: end -->"
-
-
-def _partition(text: str, name: str) -> tuple[str, str, str]:
-    begin, end = _markers(name)
-    head, first, rest = text.partition(begin)
-    block, second, tail = rest.partition(end)
-    if not (first and second) or begin in rest or end in tail:
-        raise ValueError(f"expected one block between {begin} and {end}; put both markers in")
-    return head, block, tail
 
 
 def hardware(record: Record) -> str:
@@ -381,15 +364,18 @@ def _parent_ms(record: Record, smallest: bool) -> float | None:
     return measured.parent_ms.median if measured else None
 
 
-def _spent_macs(record: Record, phases: Sequence[Phase]) -> float:
+def spent_macs(record: Record, phases: Sequence[Phase]) -> float:
+    """Multiply-adds of some phases, forward and backward."""
     return sum(record.spent[phase].macs for phase in phases if phase in record.spent)
 
 
-def _spent_seconds(record: Record, phases: Sequence[Phase]) -> float:
+def spent_seconds(record: Record, phases: Sequence[Phase]) -> float:
+    """Wall-clock seconds of some phases."""
     return sum(record.spent[phase].seconds for phase in phases if phase in record.spent)
 
 
-def _shown(found: Estimate | None, pattern: str, scale: float = 1.0) -> str:
+def shown(found: Estimate | None, pattern: str, scale: float = 1.0) -> str:
+    """An estimate scaled and formatted, a dash for what is not known."""
     return found.shown(pattern, scale) if found else "–"
 
 
@@ -418,18 +404,18 @@ NUMBERS: Mapping[str, Callable[[Record], float | None]] = {
     "pruned_ms_large_batch": lambda r: _pruned_ms(r, False),
     "speedup_large_batch": lambda r: speedup(r, False),
     "control_large_batch": lambda r: _control(r, False),
-    "baseline_macs": lambda r: _spent_macs(r, ["baseline"]),
-    "search_macs": lambda r: _spent_macs(r, DECIDING),
-    "finetune_macs": lambda r: _spent_macs(r, ["finetune"]),
-    "search_seconds": lambda r: _spent_seconds(r, DECIDING),
-    "finetune_seconds": lambda r: _spent_seconds(r, ["finetune"]),
+    "baseline_macs": lambda r: spent_macs(r, ["baseline"]),
+    "search_macs": lambda r: spent_macs(r, DECIDING),
+    "finetune_macs": lambda r: spent_macs(r, ["finetune"]),
+    "search_seconds": lambda r: spent_seconds(r, DECIDING),
+    "finetune_seconds": lambda r: spent_seconds(r, ["finetune"]),
 }
 """What the CSV holds of each row, averaged over seeds."""
 
 
 def _number(name: str, pattern: str, scale: float = 1.0) -> Callable[[Row], str]:
     value = NUMBERS[name]
-    return lambda row: _shown(row.mean(value), pattern, scale)
+    return lambda row: shown(row.mean(value), pattern, scale)
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -441,7 +427,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("Top-1 %, pruned", _number("pruned_top1", ".1f", 100)),
     Column("Recalibrated", _number("recalibrated_top1", ".1f", 100)),
     Column("Fine-tuned", _number("finetuned_top1", ".1f", 100)),
-    Column("To uniform", lambda row: _shown(row.gain, "+.1f", 100)),
+    Column("To uniform", lambda row: shown(row.gain, "+.1f", 100)),
     Column("Speed-up, batch {small}", _number("speedup_small_batch", ".2f")),
     Column("Speed-up, batch {large}", _number("speedup_large_batch", ".2f")),
     Column("Search TMACs", _number("search_macs", ".2f", 1e-12)),

@@ -17,26 +17,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.record import (
-    Cell,
-    Record,
-    Status,
-    current_records,
-    load_records,
-    suggest,
-    write_record,
-)
-from benchmarks.suite import Suite, expand
+from benchmarks.record import Cell, Record, Status, current_records, load_records, write_record
+from benchmarks.strict import suggest
+from benchmarks.suite import Suite, Variant, expand, expand_ranking
 
 if TYPE_CHECKING:
     from benchmarks.protocol import Places
@@ -102,9 +94,9 @@ def plan_suite(name: str, suite: Suite, records: Path, device: str = "cpu") -> P
         ValueError: if the suite names a model, data set, method or setting that does not exist.
         DamagedRecord: if a record in the folder cannot be read.
     """
-    methods, settings = _known_methods(suite)
+    jobs, scorers = _jobs(suite), _scorers(suite)
     _refuse_unknown(suite)
-    cells = expand(suite, methods, settings, device)
+    cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
     settled = {
         record.cell.key
         for record in current_records(load_records(records))
@@ -291,24 +283,65 @@ def _require_writable(folder: Path) -> None:
         ) from error
 
 
-def _known_methods(suite: Suite) -> tuple[tuple[str, ...], dict[str, dict[str, JsonValue]]]:
-    """Names of a suite's methods, and for each its settings without defaults."""
-    from zoo.core.pruner import create_pruner, list_pruners
+def _jobs(suite: Suite) -> list[Variant]:
+    """The methods and variants that a suite prunes with, their settings without defaults."""
+    from zoo.core.pruner import list_pruners
 
     methods = list_pruners() if suite.methods == "all" else suite.methods
+    ranked = suite.ranking.scorers if suite.ranking else ()
+    known = {*methods, *(variant.method for variant in (*suite.variants, *ranked))}
     for name in suite.settings:
-        if name not in methods:
+        if name not in known:
             raise ValueError(
-                f"settings for {name!r}, which the suite does not run; {suggest(name, methods)}"
+                f"settings for {name!r}, which the suite does not run; {suggest(name, known)}"
             )
-    chosen: dict[str, dict[str, JsonValue]] = {}
-    for name in methods:
-        given = suite.settings.get(name, {})
-        pruner, default = create_pruner(name, **given), create_pruner(name)
-        names = [field.name for field in fields(cast(Any, pruner))]
-        differing = [name for name in names if getattr(pruner, name) != getattr(default, name)]
-        chosen[name] = {key: value for key, value in given.items() if key in differing}
-    return tuple(methods), chosen
+    wanted = (*(Variant(method=name) for name in methods), *suite.variants)
+    return _distinct([_without_defaults(variant, suite) for variant in wanted])
+
+
+def _scorers(suite: Suite) -> list[Variant]:
+    """What scores the sample of a suite's ranking: methods that can, and zero-cost proxies."""
+    from benchmarks.sample import PROXIES
+    from zoo.core.pruner import get_pruner, list_pruners
+
+    chosen = []
+    for variant in suite.ranking.scorers if suite.ranking else ():
+        if variant.method in PROXIES:
+            if variant.settings:
+                raise ValueError(f"the proxy {variant.method!r} has no settings")
+            chosen.append(variant)
+            continue
+        if variant.method in list_pruners() and not get_pruner(variant.method).can_score():
+            able = [name for name in list_pruners() if get_pruner(name).can_score()]
+            raise ValueError(
+                f"{variant.method!r} scores no configurations; "
+                f"those that do: {', '.join((*able, *PROXIES))}"
+            )
+        chosen.append(_without_defaults(variant, suite))
+    return _distinct(chosen)
+
+
+def _without_defaults(variant: Variant, suite: Suite) -> Variant:
+    """A variant with the suite's settings for its method, less those that change nothing."""
+    from zoo.core.pruner import create_pruner
+
+    given = {**suite.settings.get(variant.method, {}), **variant.settings}
+    pruner, default = create_pruner(variant.method, **given), create_pruner(variant.method)
+    differing = {
+        key: value for key, value in given.items() if getattr(pruner, key) != getattr(default, key)
+    }
+    return Variant(method=variant.method, settings=differing)
+
+
+def _distinct(variants: list[Variant]) -> list[Variant]:
+    """The same list, refused if two are alike: their records could not be told apart."""
+    for place, variant in enumerate(variants):
+        if variant in variants[:place]:
+            raise ValueError(
+                f"{variant.method!r} stands twice in the suite with the settings "
+                f"{variant.settings or 'of its defaults'}; take one out"
+            )
+    return variants
 
 
 def _refuse_unknown(suite: Suite) -> None:
@@ -333,7 +366,11 @@ def _line(record: Record) -> str:
     """One cell, one line: outcome, method, network, budget, and what it reached or why not."""
     cell = record.cell
     name = f"{cell.method} {cell.model.name} {cell.budget:g} s{cell.seed}"
-    if record.status == "ok" and record.top1.finetuned is not None:
+    if cell.member is not None:
+        name += f" member {cell.member}"
+    if record.status == "ok" and record.scores:
+        result = f"scored {len(record.scores)} configurations, {record.seconds or 0:.0f} s"
+    elif record.status == "ok" and record.top1.finetuned is not None:
         result = f"{100 * record.top1.finetuned:.1f} % {record.seconds or 0:.0f} s"
     else:
         result = record.reason or ""

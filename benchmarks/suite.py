@@ -6,41 +6,75 @@ path that ends in `.toml` reads any other.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from benchmarks.record import (
     BudgetValue,
     Cell,
     Data,
     Latency,
-    Many,
     Model,
     Rules,
+    Sample,
     Schedule,
-    Strict,
-    explain,
-    suggest,
+    Start,
 )
+from benchmarks.strict import Many, Strict, explain, suggest
 
-__all__ = ["PROTOCOL", "Suite", "expand", "list_suites", "load_suite"]
+__all__ = [
+    "PROTOCOL",
+    "STANDALONE",
+    "Ranking",
+    "Suite",
+    "Variant",
+    "expand",
+    "expand_ranking",
+    "list_suites",
+    "load_suite",
+]
 
 PROTOCOL = 1
 """Version of the steps in `benchmarks.protocol`; raised when results stop being comparable."""
 
 
+STANDALONE = "standalone"
+"""Stands in the place of a method where a configuration of a sample is trained alone."""
+
+
+class Variant(Strict):
+    """A method and those of its settings that differ from the suite's and the defaults."""
+
+    method: str
+    settings: dict[str, JsonValue] = {}
+
+
+class Ranking(Strict):
+    """A sample of configurations, how each is trained alone, and the methods that score them."""
+
+    sample: Sample
+    train: Schedule
+    start: Start = "inherited"
+    scorers: Many[Variant] = Field(min_length=1)
+
+
 class Suite(Strict):
-    """The fields of a suite file."""
+    """The fields of a suite file.
+
+    `variants` are run beside the `methods`, at the same budgets; a `ranking` at none.
+    """
 
     title: str
     protocol: int = PROTOCOL
     methods: Literal["all"] | Many[str] = "all"
-    budgets: Many[BudgetValue] = Field(min_length=1)
+    variants: Many[Variant] = ()
+    budgets: Many[BudgetValue] = ()
     metric: Literal["macs", "params"] = "macs"
     seeds: Many[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
     models: Many[Model] = Field(min_length=1)
@@ -50,7 +84,24 @@ class Suite(Strict):
     rules: Rules = Rules()
     recalibration_batches: int = Field(default=8, ge=1)
     latency: Latency = Latency()
+    start: Start = "inherited"
     settings: dict[str, dict[str, JsonValue]] = {}
+    ranking: Ranking | None = None
+
+    def on_dataset(self, name: str) -> "Suite":
+        """The suite on one other data set, at its own size and with all its images."""
+        return self.model_copy(update={"datasets": (Data(name=name),)})
+
+    @model_validator(mode="after")
+    def require_something_to_run(self) -> "Suite":
+        """Refuses a suite without cells.
+
+        Raises:
+            ValueError: if there is neither a budget nor a ranking.
+        """
+        if not self.budgets and self.ranking is None:
+            raise ValueError("budgets: List should have at least 1 item, or add a [ranking]")
+        return self
 
     @field_validator("protocol")
     @classmethod
@@ -89,40 +140,74 @@ def load_suite(name: str) -> Suite:
         raise ValueError(f"suite {name!r}: {explain(error)}") from error
 
 
-def expand(
-    suite: Suite,
-    methods: Sequence[str],
-    settings: Mapping[str, Mapping[str, JsonValue]],
-    device: str = "cpu",
-) -> list[Cell]:
+def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[Cell]:
     """Every combination of a suite as a cell, cells that share a parent side by side.
 
     Args:
         suite: what to combine.
-        methods: names of the methods; what `methods = "all"` stands for is the caller's knowledge.
-        settings: per method those settings that differ from its defaults.
+        jobs: methods with those settings that differ from their defaults; what `methods = "all"`
+            stands for and what a default is are the caller's knowledge.
         device: where the cells run.
     """
-    grid = product(suite.models, suite.datasets, suite.seeds, suite.budgets, methods)
-    return [
-        Cell(
+    cells = []
+    for model, data, seed in product(suite.models, suite.datasets, suite.seeds):
+        held = _Held(suite, model, data, seed, device)
+        cells += [held.cell(job, budget=budget) for budget, job in product(suite.budgets, jobs)]
+    return cells
+
+
+def expand_ranking(suite: Suite, scorers: Sequence[Variant], device: str = "cpu") -> list[Cell]:
+    """The cells of a suite's ranking: for each parent every scorer, then every member alone.
+
+    Args:
+        suite: what to combine.
+        scorers: as `jobs` of `expand`.
+        device: where the cells run.
+    """
+    cells: list[Cell] = []
+    if suite.ranking is None:
+        return cells
+    sample, alone = suite.ranking.sample, Variant(method=STANDALONE)
+    trained = {"finetune": suite.ranking.train, "start": suite.ranking.start}
+    for model, data, seed in product(suite.models, suite.datasets, suite.seeds):
+        held = _Held(suite, model, data, seed, device)
+        part = {"budget": sample.high, "sample": sample}
+        cells += [held.cell(scorer, **part) for scorer in scorers]
+        cells += [held.cell(alone, **part, **trained, member=k) for k in range(sample.count)]
+    return cells
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the cells of one parent have in common."""
+
+    suite: Suite
+    model: Model
+    data: Data
+    seed: int
+    device: str
+
+    def cell(self, job: Variant, **own: Any) -> Cell:  # Any: fields of the cell
+        suite = self.suite
+        shared = {
+            "finetune": suite.finetune,
+            "start": suite.start,
+        }
+        return Cell(
             protocol=suite.protocol,
-            model=model,
-            data=data,
-            method=method,
-            settings=dict(settings.get(method, {})),
+            model=self.model,
+            data=self.data,
+            method=job.method,
+            settings=job.settings,
             metric=suite.metric,
-            budget=budget,
-            seed=seed,
+            seed=self.seed,
             parent=suite.parent,
-            finetune=suite.finetune,
             rules=suite.rules,
             recalibration_batches=suite.recalibration_batches,
             latency=suite.latency,
-            device=device,
+            device=self.device,
+            **(shared | own),
         )
-        for model, data, seed, budget, method in grid
-    ]
 
 
 def _is_suite(file_name: str) -> bool:

@@ -24,13 +24,13 @@ CORE_ORDER = (
     "supernet",
     "blocks",
     "surgery",
-    "distill",
     "meter",
     "batches",
     "digits",
     "data",
     "problem",
     "train",
+    "distill",
     "score",
     "select",
     "chain",
@@ -118,8 +118,9 @@ def test_tables_and_figures_read_records_only(name: str, allowed: set[str]) -> N
     assert ours <= {"benchmarks"} | {f"benchmarks.{other}" for other in allowed}
 
 
-def test_records_need_neither_torch_nor_zoo() -> None:
-    tops = {name.split(".")[0] for name in imports(ROOT / "benchmarks/record.py")}
+@pytest.mark.parametrize("name", ["record", "strict"])
+def test_records_need_neither_torch_nor_zoo(name: str) -> None:
+    tops = {name.split(".")[0] for name in imports(ROOT / f"benchmarks/{name}.py")}
     assert not tops & {"torch", "torchvision", "timm", "zoo", "baselines"}
 
 

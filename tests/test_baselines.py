@@ -7,12 +7,13 @@ from torch import nn
 
 from baselines.bn_scale import BNScale, scale_names, scale_scores, sparse_training
 from baselines.fpgm import distance_scores
-from baselines.random_search import RandomSearch, random_widths
+from baselines.random_search import RandomSearch
 from baselines.taylor import squared_sums
 from zoo.core.config import SubnetConfig
 from zoo.core.planted import planted_problem
 from zoo.core.pruner import get_pruner, list_pruners
 from zoo.core.score import magnitude_scores
+from zoo.core.select import random_widths
 from zoo.core.space import ChannelSpace
 from zoo.core.trial import NETWORKS, Trial
 

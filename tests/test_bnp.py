@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import zoo.core.cifar_resnet  # noqa: F401  # registers resnet20_cifar
-from zoo.bnp import BNP, BlockDistillation, distil_blocks, finalists, score_blocks
+from zoo.bnp import BNP, _best_feasible, distil_blocks, finalists, score_blocks
 from zoo.core.batches import Batches, ImageTensors
 from zoo.core.blocks import BlockRunner, cut_blocks
-from zoo.core.chain import ChoiceTable
+from zoo.core.chain import ChainRun, ChoiceTable
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import Budget, CostModel
 from zoo.core.data import MeteredData
-from zoo.core.distill import relative_feature_error, soft_cross_entropy
+from zoo.core.distill import BlockDistillation, relative_feature_error, soft_cross_entropy
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.grid import Grid, filled_widths, make_grid
 from zoo.core.meter import Meter
@@ -321,3 +321,35 @@ def test_block_terms_vanish_for_the_teacher_itself() -> None:
 def test_unknown_variants_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"unknown {name}"):
         replace(BNP.tiny(), **{name: "other"}).search(problem())  # type: ignore[arg-type]
+
+
+def test_scores_of_configurations_are_minus_the_summed_energies() -> None:
+    settings = BNP(steps=2, candidates=16, lambda_cost=0.5)
+    task = problem()
+    grid, table = scored(task, settings)
+    rng = np.random.default_rng(0)
+    states = [tuple(int(rng.integers(size)) for size in table.sizes) for _ in range(5)]
+    configs = [grid.config(task.space, state) for state in states]
+    found = settings.scores(problem(), configs)
+    wanted = [-table.energy(state) for state in states]
+    assert found == pytest.approx(wanted, abs=FLOAT_NOISE)
+
+
+def test_solvers_are_compared_at_the_same_score_table() -> None:
+    digests = {}
+    for solver in ("chain", "exact", "greedy", "random"):
+        task = problem()
+        replace(BNP.tiny(), solver=solver).search(task)  # type: ignore[arg-type]
+        digests[solver] = rows(task, "solve")["table"]
+    other = problem()
+    replace(BNP.tiny(), steps=3).search(other)
+    assert len(set(digests.values())) == 1
+    assert rows(other, "solve")["table"] not in digests.values()
+
+
+def test_states_of_a_soft_posterior_that_miss_the_budget_are_no_finalists() -> None:
+    table = ChoiceTable((np.array([3.0, 2.0, 0.0]),), (np.array([-3, -2, 0]),), -2)
+    energies = np.array([0.0, 0.0, 2.0, 3.0])  # the widest is best, and over the limit
+    states = np.array([[2], [2], [1], [0]], dtype=np.int16)
+    run = ChainRun(states, energies, 1.0, 1.0)
+    assert _best_feasible(table, [run], 3) == [(1,), (0,)]

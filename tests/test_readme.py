@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 from benchmarks.cards import methods_table
+from benchmarks.marked import block_of
 from benchmarks.record import load_records
-from benchmarks.report import block_of, compare, to_markdown
+from benchmarks.report import compare, to_markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -57,13 +57,13 @@ Names: D_b -> error in `score_blocks`; theta_b -> positions on the grid; F_b -> 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args, get_type_hints
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.core.blocks import Block, BlockRunner, block_macs, cut_blocks
@@ -83,18 +83,17 @@ from zoo.core.chain import (
 )
 from zoo.core.config import SubnetConfig
 from zoo.core.cost import CostModel
-from zoo.core.distill import Taps, feature_error, relative_feature_error, soft_cross_entropy
+from zoo.core.distill import BlockDistillation, feature_error, relative_feature_error
 from zoo.core.errors import unknown_name
 from zoo.core.grid import Grid, filled_widths, make_grid
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.select import keep_best
 from zoo.core.space import ChannelSpace
-from zoo.core.train import TrainingLoss
 
 __all__ = [
     "BNP",
-    "BlockDistillation",
+    "block_errors",
     "distil_blocks",
     "finalists",
     "score_blocks",
@@ -164,6 +163,26 @@ class BNP(Pruner):
             config = best_finalist(problem, grid, table, states, weights)
         return conclude(problem, config, {**problem.model.state_dict(), **weights})
 
+    def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
+        """Minus the summed block errors and the price of the cost, that is, minus the energy.
+
+        Raises:
+            ValueError: if a configuration narrows an interface between blocks.
+        """
+        _check_names(self)
+        blocks = cut_blocks(problem.model, problem.space)
+        _check_interfaces(problem.space, blocks, configs)
+        grid = make_grid(problem, blocks, self.candidates)
+        runner = BlockRunner(problem.model, problem.space, blocks)
+        with problem.meter.phase("supernet"):
+            weights = distil_blocks(problem, grid, runner, self)
+        with problem.meter.phase("scoring"):
+            rounds = [(config, range(len(blocks))) for config in configs]
+            errors = block_errors(problem, runner, weights, rounds, self).sum(axis=1)
+        full = problem.budget.full(problem.cost)
+        costs = np.array([problem.budget.cost(problem.cost, config) for config in configs])
+        return [float(s) for s in -errors - self.lambda_cost * (costs - full) / full]
+
     def loss(
         self, teacher: nn.Module, student: nn.Module, space: ChannelSpace
     ) -> BlockDistillation | None:
@@ -192,6 +211,19 @@ def _check_names(settings: BNP) -> None:
         known = get_args(get_type_hints(BNP)[name])
         if getattr(settings, name) not in known:
             raise unknown_name(name, getattr(settings, name), known)
+
+
+def _check_interfaces(
+    space: ChannelSpace, blocks: Sequence[Block], configs: Sequence[SubnetConfig]
+) -> None:
+    inner = {name for block in blocks for name in block.groups}
+    for config in configs:
+        for group in space.groups:
+            if group.name not in inner and len(config.indices(group)) < group.size:
+                raise ValueError(
+                    f"group {group.name!r} is an interface between blocks and has to stay whole; "
+                    "BNP scores configurations that narrow inner groups only"
+                )
 
 
 def distil_blocks(
@@ -278,32 +310,58 @@ def score_blocks(
     and costs add up to the exact cost of the network.
     """
     states = [grid.block_states(b) for b in range(len(grid.blocks))]
-    distance = relative_feature_error if settings.error == "relative" else feature_error
-    errors = [np.zeros(len(each)) for each in states]
-    full_config = SubnetConfig.full()
-    block_full = [block_macs(problem.space, block) for block in grid.blocks]
-    with torch.no_grad():
-        for images, _ in problem.data.train(settings.score_batches):
-            inputs, targets = _features(problem, runner, images, full_config, weights, settings)
-            for at in range(max(map(len, states), default=0)):
-                active = [b for b, each in enumerate(states) if at < len(each)]
-                config = _joint(grid, problem.space, [states[b][at] for b in active])
-                outputs = runner.run({b: inputs[b] for b in active}, config, weights)
-                saved = problem.cost.full_macs - problem.cost.macs(config)
-                macs = sum(block_full[b] for b in active) - saved
-                problem.meter.passes(len(images), macs, backward=False)
-                for b in active:
-                    errors[b][at] += float(distance(outputs[b], targets[b]))
+    rounds = []  # one candidate of each block at a time, of those that have so many
+    for at in range(max(map(len, states), default=0)):
+        active = [b for b, each in enumerate(states) if at < len(each)]
+        rounds.append((_joint(grid, problem.space, [states[b][at] for b in active]), active))
+    errors = block_errors(problem, runner, weights, rounds, settings)
     full_cost = problem.budget.full(problem.cost)
     energies, costs = [], []
-    for block, each, error in zip(grid.blocks, states, errors, strict=True):
+    for b, (block, each) in enumerate(zip(grid.blocks, states, strict=True)):
         shape = _shape(grid, block)
         widths = np.stack([grid.widths(problem.space, state) for state in each])
         added = problem.budget.cost_of_widths(problem.cost, widths) - full_cost
         share = settings.lambda_cost * added / full_cost
-        energies.append((error / settings.score_batches + share).reshape(shape))
+        energies.append((errors[: len(each), b] + share).reshape(shape))
         costs.append(added.reshape(shape))
     return ChoiceTable(tuple(energies), tuple(costs), problem.budget.limit - full_cost)
+
+
+def block_errors(
+    problem: Problem,
+    runner: BlockRunner,
+    weights: Mapping[str, Tensor],
+    rounds: Sequence[tuple[SubnetConfig, Sequence[int]]],
+    settings: BNP,
+) -> np.ndarray:
+    """Error of student blocks against the teacher's outputs, mean over `score_batches`, charged.
+
+    Args:
+        problem: gives the teacher and the batches.
+        runner: runs single blocks.
+        weights: full-size weights of the student blocks.
+        rounds: configurations, each with the ordinals of the blocks to run at its widths.
+        settings: what is measured, on how many batches.
+
+    Returns:
+        Shape (rounds, blocks), float64; zero for a block that was not run.
+    """
+    distance = relative_feature_error if settings.error == "relative" else feature_error
+    errors = np.zeros((len(rounds), len(runner.blocks)))
+    full = [block_macs(problem.space, block) for block in runner.blocks]
+    with torch.no_grad():
+        for images, _ in problem.data.train(settings.score_batches):
+            inputs, targets = _features(
+                problem, runner, images, SubnetConfig.full(), weights, settings
+            )
+            for at, (config, active) in enumerate(rounds):
+                outputs = runner.run({b: inputs[b] for b in active}, config, weights)
+                saved = problem.cost.full_macs - problem.cost.macs(config)
+                macs = sum(full[b] for b in active) - saved
+                problem.meter.passes(len(images), macs, backward=False)
+                for b in active:
+                    errors[at, b] += float(distance(outputs[b], targets[b]))
+    return errors / settings.score_batches
 
 
 def _shape(grid: Grid, block: Block) -> tuple[int, ...]:
@@ -331,6 +389,7 @@ def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State
     energy = table.energy(states[0])
     problem.trace(
         "solve",
+        table=_digest(table),
         solver=settings.solver,
         energy=energy,
         optimum=optimum,
@@ -340,6 +399,16 @@ def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State
         limit=problem.budget.limit,
     )
     return states
+
+
+def _digest(table: ChoiceTable) -> str:
+    """Eight hexadecimal digits that name a score table, so that solvers are compared at equal ones.
+
+    Energies are rounded to eight digits, which one machine repeats.
+    """
+    rows = [np.char.mod("%.8e", energies).ravel() for energies in table.energies]
+    text = ",".join(text for row in rows for text in row.tolist())
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:
@@ -411,52 +480,3 @@ def best_finalist(
         "finalists", accuracies=accuracies, energies=[table.energy(state) for state in states]
     )
     return configs[int(np.argmax(accuracies))]
-
-
-class BlockDistillation(TrainingLoss):
-    """Cross-entropy + beta * mean over blocks of D_b + kd * distillation of the logits.
-
-    Interfaces have the same widths in both networks, so features are compared as they are.
-
-    Args:
-        teacher: the unpruned parent; it sees the same images, in eval mode, without gradients.
-        outputs: paths of the modules that return the blocks' outputs.
-        macs: multiply-adds of a teacher's pass for one image.
-        beta: weight of the block terms.
-        kd: weight of the divergence from the teacher's softened classes.
-        temperature: of that softening.
-    """
-
-    def __init__(
-        self,
-        teacher: nn.Module,
-        outputs: Sequence[str],
-        *,
-        macs: int,
-        beta: float,
-        kd: float,
-        temperature: float,
-    ) -> None:
-        super().__init__()
-        self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
-        self.outputs = tuple(outputs) if beta else ()
-        self.beta = beta
-        self.kd = kd
-        self.temperature = temperature
-        self.macs_per_image = macs
-
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar in nats."""
-        with torch.no_grad(), Taps(self._teacher[0], self.outputs) as taps:
-            wide_logits = self._teacher[0](images)
-            wide = taps.features
-        with Taps(student, self.outputs) as taps:
-            logits = student(images)
-            narrow = taps.features
-        loss = F.cross_entropy(logits, labels)
-        if self.outputs:
-            errors = [relative_feature_error(narrow[path], wide[path]) for path in self.outputs]
-            loss = loss + self.beta * torch.stack(errors).mean()
-        if self.kd:
-            loss = loss + self.kd * soft_cross_entropy(logits, wide_logits, self.temperature)
-        return loss

@@ -3,16 +3,8 @@ import io
 
 import pytest
 
-from benchmarks.report import (
-    block_of,
-    compare,
-    estimate,
-    replace_block,
-    to_csv,
-    to_latex,
-    to_markdown,
-    write_tables,
-)
+from benchmarks.marked import block_of, replace_block
+from benchmarks.report import compare, estimate, to_csv, to_latex, to_markdown, write_tables
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 
 BEGIN, END = "<!-- zoo report: begin -->", "<!-- zoo report: end -->"

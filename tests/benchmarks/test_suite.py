@@ -1,7 +1,8 @@
 import pytest
 
 from benchmarks.record import Data, Model, Schedule
-from benchmarks.suite import Suite, expand, list_suites, load_suite
+from benchmarks.run import plan_suite
+from benchmarks.suite import Suite, Variant, expand, expand_ranking, list_suites, load_suite
 from tests.benchmarks.fabricate import cell
 
 MINIMAL = """
@@ -48,6 +49,8 @@ def test_a_file_is_read_by_its_path(tmp_path):
     [
         ("budgetss = [1]", "unknown key 'budgetss'; did you mean budgets"),
         ("[rules]\ndivisr = 8", "rules: unknown key 'divisr'; did you mean divisor"),
+        ("[[variants]]\nsettings = {}", "variants.0.method: Field required"),
+        ("[ranking.sample]\nlow = 0.6\nhigh = 0.5", "low, 0.6, is above high, 0.5"),
         ("seeds = []", "seeds: .*at least 1 item"),
         ("seeds = [-1]", "seeds.0: .*greater than or equal to 0"),
         ('metric = "flops"', "metric: .*'macs' or 'params'"),
@@ -86,7 +89,8 @@ def test_a_suite_expands_to_every_combination_once():
         parent=Schedule(epochs=1),
         finetune=Schedule(epochs=1),
     )
-    cells = expand(suite, ("uniform", "taylor"), {"taylor": {"batches": 3}})
+    jobs = [Variant(method="uniform"), Variant(method="taylor", settings={"batches": 3})]
+    cells = expand(suite, jobs)
     assert len({c.key for c in cells}) == len(cells) == 2 * 2 * 3 * 2
     assert len({c.parent_key for c in cells}) == 2 * 3
     assert {c.settings.get("batches") for c in cells if c.method == "taylor"} == {3}
@@ -103,6 +107,76 @@ def test_cells_carry_the_device():
         finetune=Schedule(epochs=2),
         latency=cell().latency,
     )
-    assert expand(suite, ("uniform",), {}) == [cell()]
-    (on_gpu,) = expand(suite, ("uniform",), {}, "cuda")
+    assert expand(suite, [Variant(method="uniform")]) == [cell()]
+    (on_gpu,) = expand(suite, [Variant(method="uniform")], "cuda")
     assert on_gpu.device == "cuda" and on_gpu.key != cell().key
+
+
+RANKING = """
+seeds = [0, 1]
+[ranking]
+train = {epochs = 2}
+start = "scratch"
+scorers = [{method = "macs"}, {method = "bnp", settings = {steps = 0}}]
+[ranking.sample]
+count = 3
+low = 0.4
+high = 0.5
+"""
+
+
+def test_a_ranking_is_a_cell_for_each_scorer_and_for_each_member(tmp_path):
+    suite = read(tmp_path, MINIMAL + RANKING)
+    cells = expand_ranking(suite, suite.ranking.scorers)
+    assert len({c.key for c in cells}) == len(cells) == 2 * (2 + 3)
+    assert len({c.ranking for c in cells}) == 1
+    members = [c for c in cells if c.member is not None]
+    assert [c.member for c in members if c.seed == 1] == [0, 1, 2]
+    assert all(c.finetune == Schedule(epochs=2) and c.start == "scratch" for c in members)
+    assert [c.method for c in cells if c.member is None and c.seed == 0] == ["macs", "bnp"]
+
+
+def test_a_suite_of_a_ranking_alone_needs_no_budget(tmp_path):
+    suite = read(tmp_path, MINIMAL.replace("budgets = [0.5]", "") + RANKING)
+    assert expand(suite, [Variant(method="uniform")]) == []
+    with pytest.raises(ValueError, match="at least 1 item, or add a "):
+        read(tmp_path, MINIMAL.replace("budgets = [0.5]", ""))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('[[variants]]\nmethod = "taylr"', "unknown pruner 'taylr'.*taylor"),
+        ('[[variants]]\nmethod = "taylor"\nsettings = {batch = 3}', "unknown setting of taylor"),
+        ('[[variants]]\nmethod = "taylor"', "'taylor' stands twice in the suite"),
+        ("[settings.bnq]", "settings for 'bnq', which the suite does not run"),
+        (RANKING.replace("bnp", "taylor").replace("steps", "batches"), "'taylor' scores no"),
+        (RANKING.replace("bnp", "params"), "the proxy 'params' has no settings"),
+    ],
+)
+def test_what_a_suite_cannot_run_is_refused_before_anything_runs(tmp_path, change, message):
+    suite = read(tmp_path, MINIMAL + change)
+    with pytest.raises(ValueError, match=message):
+        plan_suite("mine", suite, tmp_path)
+
+
+def test_variants_take_the_settings_of_the_suite_for_their_method(tmp_path):
+    text = """
+    methods = ["uniform"]
+    variants = [{method = "bnp"}, {method = "bnp", settings = {solver = "exact", steps = 5}}]
+    [settings.bnp]
+    steps = 7
+    """
+    plan = plan_suite("mine", read(tmp_path, MINIMAL + text), tmp_path)
+    found = [(c.method, c.settings) for c in plan.cells]
+    exact = {"solver": "exact", "steps": 5}
+    assert found == [("uniform", {}), ("bnp", {"steps": 7}), ("bnp", exact)]
+
+
+def test_a_suite_runs_on_another_data_set_whole(tmp_path):
+    suite = load_suite("bnp-headline").on_dataset("digits")
+    cells = plan_suite("mine", suite, tmp_path).cells
+    assert {c.data for c in cells} == {Data(name="digits")}
+    assert {c.budget for c in cells} == {0.3876}
+    with pytest.raises(ValueError, match="unknown dataset 'cifar11'; did you mean cifar10"):
+        plan_suite("mine", suite.on_dataset("cifar11"), tmp_path)

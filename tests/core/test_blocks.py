@@ -172,3 +172,15 @@ def test_running_blocks_leaves_inputs_and_network_alone() -> None:
     assert all(map(torch.equal, inputs, copies))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_block_that_begins_in_place_leaves_its_input_alone() -> None:
+    inner = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), inner, *head)
+    space = ChannelSpace.trace(model, (3, 8, 8))
+    runner = BlockRunner(model, space, [Block(("1",), ((space.groups[-1].name,),))])
+    features = torch.randn(2, 4, 6, 6)
+    before = features.clone()
+    runner.run({0: features}, SubnetConfig.full())
+    assert torch.equal(features, before)

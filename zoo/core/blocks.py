@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo.core.config import SubnetConfig
-from zoo.core.space import ChannelGroup, ChannelSpace
+from zoo.core.space import ChannelGroup, ChannelSpace, timm_ordinals
 from zoo.core.supernet import Supernet
 from zoo.core.trace import on_meta
 
@@ -62,7 +62,7 @@ def cut_blocks(model: nn.Module, space: ChannelSpace) -> tuple[Block, ...]:
         space: its channel groups.
     """
     root, counts = _calls(model, space.input_size)
-    runs = _runs(_Cutter(space, _ordinals(model)), root)
+    runs = _runs(_Cutter(space, timm_ordinals(model, coarse=False)), root)
     blocks = []
     for links in runs:
         modules = tuple(link.path for link in links)
@@ -346,18 +346,3 @@ def _home(group: ChannelGroup) -> str:
             break
         shared.append(names[0])
     return ".".join(shared)
-
-
-def _ordinals(model: nn.Module) -> dict[str, int]:
-    """The block of every parameter as timm counts them; empty where the network has no matcher."""
-    host: Any = model  # any network may have timm's group_matcher
-    if not hasattr(host, "group_matcher"):
-        return {}
-    from timm.models import group_parameters
-
-    try:
-        matcher = host.group_matcher(coarse=False)
-    except AssertionError:  # how timm says that a network has no such grouping
-        return {}
-    matched: Any = group_parameters(model, matcher, reverse=True)
-    return {name: int(ordinal) for name, ordinal in matched.items()}

@@ -11,8 +11,15 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from zoo.core.errors import unknown_name
+from zoo.core.train import TrainingLoss
 
-__all__ = ["Taps", "feature_error", "relative_feature_error", "soft_cross_entropy"]
+__all__ = [
+    "BlockDistillation",
+    "Taps",
+    "feature_error",
+    "relative_feature_error",
+    "soft_cross_entropy",
+]
 
 # Keeps a constant feature from dividing by zero.
 EPSILON = 1e-6
@@ -154,3 +161,52 @@ def _check_shapes(student: Tensor, teacher: Tensor) -> None:
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape; "
             "map the student's channels to the teacher's first"
         )
+
+
+class BlockDistillation(TrainingLoss):
+    """Cross-entropy + beta * mean over blocks of D_b + kd * distillation of the logits.
+
+    Interfaces have the same widths in both networks, so features are compared as they are.
+
+    Args:
+        teacher: the unpruned parent; it sees the same images, in eval mode, without gradients.
+        outputs: paths of the modules that return the blocks' outputs.
+        macs: multiply-adds of a teacher's pass for one image.
+        beta: weight of the block terms.
+        kd: weight of the divergence from the teacher's softened classes.
+        temperature: of that softening.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        outputs: Sequence[str],
+        *,
+        macs: int,
+        beta: float,
+        kd: float,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
+        self.outputs = tuple(outputs) if beta else ()
+        self.beta = beta
+        self.kd = kd
+        self.temperature = temperature
+        self.macs_per_image = macs
+
+    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar in nats."""
+        with torch.no_grad(), Taps(self._teacher[0], self.outputs) as taps:
+            wide_logits = self._teacher[0](images)
+            wide = taps.features
+        with Taps(student, self.outputs) as taps:
+            logits = student(images)
+            narrow = taps.features
+        loss = F.cross_entropy(logits, labels)
+        if self.outputs:
+            errors = [relative_feature_error(narrow[path], wide[path]) for path in self.outputs]
+            loss = loss + self.beta * torch.stack(errors).mean()
+        if self.kd:
+            loss = loss + self.kd * soft_cross_entropy(logits, wide_logits, self.temperature)
+        return loss

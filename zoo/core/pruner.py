@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from types import ModuleType
@@ -84,6 +84,22 @@ class Pruner(ABC):
         """Loss to fine-tune the rebuilt `student` with, or None for plain cross-entropy."""
         del teacher, student, space
         return None
+
+    def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
+        """What the method expects of some configurations; higher is better.
+
+        Only the order counts. What a supernet or a teacher's features cost is charged.
+
+        Raises:
+            NotImplementedError: if the method compares no configurations.
+        """
+        del problem, configs
+        raise NotImplementedError(f"{type(self).__name__} scores no configurations")
+
+    @classmethod
+    def can_score(cls) -> bool:
+        """Whether the method has `scores`."""
+        return cls.scores is not Pruner.scores
 
     @classmethod
     def tiny(cls) -> Self:

@@ -23,8 +23,11 @@ __all__ = [
     "largest_feasible",
     "legal_widths",
     "next_widths",
+    "random_widths",
     "uniform_widths",
 ]
+
+_SCALES = 256  # candidates on the way from the smallest to the full network
 
 
 def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
@@ -91,6 +94,32 @@ def fill_up(
         if not fits.any():
             return widths
         widths = candidates[np.argmax(np.where(fits, priority(widths), -np.inf))]
+
+
+def random_widths(
+    problem: Problem, rng: np.random.Generator, free: np.ndarray | None = None
+) -> np.ndarray:
+    """Random legal widths just below the budget.
+
+    Each group draws a ratio; all ratios are scaled by one factor, the largest that fits.
+
+    Args:
+        problem: gives cost, budget and rules.
+        rng: all that is drawn comes from here.
+        free: which groups may be narrowed, bool, shape (G,); all if None.
+
+    Returns:
+        Legal widths, shape (G,); the narrowest if nothing fits.
+    """
+    sizes = problem.space.sizes
+    free = np.ones(len(sizes), dtype=bool) if free is None else free
+    ratios = 1.0 - rng.random(len(sizes))
+    factors = np.geomspace(1e-2, 1.0, _SCALES) / ratios.min()
+    ratios = np.minimum(factors[:, None] * ratios, 1.0)
+    candidates = legal_widths(problem, np.where(free, ratios, 1.0) * sizes)
+    narrowest = np.where(free, problem.rules.minimums(problem.space), sizes)
+    widths = largest_feasible(problem, np.vstack([narrowest, candidates]))
+    return fill_up(problem, widths, lambda widths: rng.random(len(widths)))
 
 
 def uniform_widths(problem: Problem) -> np.ndarray:

@@ -16,7 +16,7 @@ from zoo.core.groups import ChannelGroup, ChannelTable, Member, Pinned
 from zoo.core.resize import Mismatch, prove, resized_copy
 from zoo.core.trace import on_meta, trace_model
 
-__all__ = ["ChannelGroup", "ChannelSpace", "Member", "Pinned"]
+__all__ = ["ChannelGroup", "ChannelSpace", "Member", "Pinned", "timm_ordinals"]
 
 _PROBES = 64  # rounds of pinning after which a network is given up
 
@@ -68,8 +68,8 @@ class ChannelSpace:
         meta = on_meta(model)
         trace = trace_model(on_meta(meta), size)
         ordinals = {
-            "stages": _ordinals(model, coarse=True),
-            "blocks": _ordinals(model, coarse=False),
+            "stages": timm_ordinals(model, coarse=True),
+            "blocks": timm_ordinals(model, coarse=False),
         }
         for _ in range(_PROBES):
             table = ChannelTable.build(trace, inexact=inexact, **ordinals)
@@ -158,8 +158,11 @@ def _pin_channels(trace: Trace, ops: Sequence[Op], where: str) -> bool:
     return is_new
 
 
-def _ordinals(model: nn.Module, coarse: bool) -> dict[str, int]:
-    """Return the ordinal of the stage (coarse) or block of every parameter, from timm."""
+def timm_ordinals(model: nn.Module, *, coarse: bool) -> dict[str, int]:
+    """Return the ordinal of the stage (coarse) or block of every parameter, as timm counts them.
+
+    Empty where the network has no ``group_matcher``.
+    """
     host: Any = model  # any network may have timm's group_matcher
     if not hasattr(host, "group_matcher"):
         return {}
