@@ -85,6 +85,8 @@ def _reasons(space: ChannelSpace) -> Iterable[str]:
             counted[reason] = counted.get(reason, 0) + pinned.channels
     for reason in sorted(counted, key=lambda reason: -counted[reason]):
         yield f"{reason} ({counted[reason]})"
+    if not counted and not space.groups:
+        yield "every channel is tied to the output of the network"
 
 
 def to_markdown(rows: Sequence[Coverage], looked_at: int, registered: int) -> str:
@@ -97,7 +99,7 @@ def to_markdown(rows: Sequence[Coverage], looked_at: int, registered: int) -> st
     """
     traced = [row for row in rows if row.groups]
     shares = np.array([row.reachable for row in traced])
-    slowest = max(traced, key=lambda row: row.seconds)
+    slowest = max(rows, key=lambda row: row.seconds)
     lines = [
         "# Coverage of timm's convolutional networks",
         "",
