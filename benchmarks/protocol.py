@@ -61,6 +61,7 @@ from zoo.core.meter import Meter
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, create_pruner
 from zoo.core.space import ChannelSpace
+from zoo.core.store import SupernetStore
 from zoo.core.supernet import recalibrate
 from zoo.core.surgery import rebuild
 from zoo.core.train import Recipe, TrainingLoss, evaluate, train
@@ -165,8 +166,10 @@ def parent_for(cell: Cell, places: Places) -> Parent:
     return Parent(_laid_out(model, cell.parent).eval(), cost)
 
 
-def build_problem(cell: Cell, model: nn.Module, splits: Splits, meter: Meter) -> Problem:
-    """What the method of a cell is given.
+def build_problem(
+    cell: Cell, model: nn.Module, splits: Splits, meter: Meter, supernets: Path | None = None
+) -> Problem:
+    """What the method of a cell is given; trained supernets are kept in a folder, if one is given.
 
     Raises:
         ValueError: if the budget is above the parent's cost.
@@ -184,6 +187,7 @@ def build_problem(cell: Cell, model: nn.Module, splits: Splits, meter: Meter) ->
         seed=cell.seed,
         meter=meter,
         method=cell.method,
+        store=None if supernets is None else SupernetStore(supernets, cell.supernet_key),
     )
 
 
@@ -193,7 +197,7 @@ def _follow(cell: Cell, places: Places, findings: Findings) -> None:
     findings.images = _image_counts(splits)
     parent = parent_for(cell, places)
     findings.baseline = parent.cost
-    problem = build_problem(cell, parent.model, splits, findings.meter)
+    problem = build_problem(cell, parent.model, splits, findings.meter, places.cache / "supernets")
     findings.problem = problem
     findings.size = _size(problem, None)
     problem.check_feasible()

@@ -193,6 +193,12 @@ class Cell(Strict):
         return _digest(self.model_dump(mode="json", exclude_defaults=True, include=fields))
 
     @property
+    def supernet_key(self) -> str:
+        """Names all that a supernet is trained from, beside its method's own settings."""
+        given = f"{self.parent_key} {self.finetune.batch_size} {self.rules!r} {self.metric}"
+        return hashlib.sha256(given.encode()).hexdigest()[:8]
+
+    @property
     def variant(self) -> str:
         """Names the cell up to its seed: records that share it are repetitions of each other."""
         return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"seed"}))

@@ -95,7 +95,7 @@ def test_accuracy_counts_the_classes_that_are_left(problem: Problem, recalibrate
     with problem.meter.phase("search"):
         for kept in ((0,), (0, 3, 5), tuple(range(8))):
             config = SubnetConfig({name: kept})
-            assert problem.accuracy(config, recalibrate=recalibrate) == len(kept) / 8
+            assert problem.accuracy(config, recalibration_batches=4 * recalibrate) == len(kept) / 8
 
 
 def test_accuracy_draws_fixed_batches_and_charges_them(problem: Problem) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import time
 from collections.abc import Iterator
@@ -119,16 +120,13 @@ class Meter:
         if backward:
             spent.macs_backward += BACKWARD_MACS * macs
 
+    def add(self, name: Phase, spent: Spent) -> None:
+        """Charge a phase with what the same work cost when it was done before."""
+        self.spent[name] = _sum(self.spent.get(name, Spent()), spent)
+
     def total(self) -> Spent:
         """Sums over all phases; the peak is the highest of any phase."""
-        total = Spent()
-        for spent in self.spent.values():
-            total.images += spent.images
-            total.macs_forward += spent.macs_forward
-            total.macs_backward += spent.macs_backward
-            total.seconds += spent.seconds
-            total.peak_bytes = _larger(total.peak_bytes, spent.peak_bytes)
-        return total
+        return functools.reduce(_sum, self.spent.values(), Spent())
 
     def to_json(self) -> dict[str, dict[str, int | float | None]]:
         """The phases in the order in which they were first opened."""
@@ -145,6 +143,16 @@ class Meter:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _sum(first: Spent, second: Spent) -> Spent:
+    return Spent(
+        first.images + second.images,
+        first.macs_forward + second.macs_forward,
+        first.macs_backward + second.macs_backward,
+        first.seconds + second.seconds,
+        _larger(first.peak_bytes, second.peak_bytes),
+    )
 
 
 def _start_memory(device: torch.device) -> int | None:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from zoo.core.data import MeteredData
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
 from zoo.core.space import ChannelSpace
+from zoo.core.store import SupernetStore
 from zoo.core.supernet import Supernet
 
 __all__ = ["RECALIBRATION_BATCHES", "Problem"]
@@ -42,6 +44,7 @@ class Problem:
         meter: what was spent; must be the meter that `data` charges.
         method: name of the method, which only the "search" stream depends on.
         trace_rows: what the search reported, JSON rows in order.
+        store: where trained supernets are kept for other budgets; None to train each anew.
     """
 
     model: nn.Module
@@ -54,6 +57,7 @@ class Problem:
     meter: Meter = field(default_factory=Meter)
     method: str = ""
     trace_rows: list[dict[str, object]] = field(default_factory=list)
+    store: SupernetStore | None = None
 
     @cached_property
     def supernet(self) -> Supernet:
@@ -105,23 +109,30 @@ class Problem:
         config: SubnetConfig,
         weights: Mapping[str, Tensor] | None = None,
         *,
-        recalibrate: bool = True,
+        recalibration_batches: int = RECALIBRATION_BATCHES,
+        search_batches: int | None = None,
     ) -> float:
         """Top-1 of a subnet on the search split, as a fraction.
 
-        BatchNorm statistics are first re-estimated on `RECALIBRATION_BATCHES` training batches,
-        the same ones for every configuration.
+        BatchNorm statistics are first re-estimated on training batches, the same ones for every
+        configuration.
+
+        Args:
+            config: kept channels.
+            weights: full-size tensors to use instead of the parent's, by state-dict name.
+            recalibration_batches: training batches for the statistics; 0 keeps those there are.
+            search_batches: batches of the search split, the same ones each time; None for all.
         """
         macs = self.cost.macs(config)
         correct = total = 0
         with torch.no_grad():
-            if recalibrate:
-                batches = [images for images, _ in self.data.train(RECALIBRATION_BATCHES)]
+            if recalibration_batches:
+                batches = [images for images, _ in self.data.train(recalibration_batches)]
                 self.meter.passes(sum(map(len, batches)), macs, backward=False)
                 values = self.supernet.recalibrated(config, batches, weights)
             else:
                 values = self.supernet.sliced(config, weights)
-            for images, labels in self.data.search():
+            for images, labels in islice(self.data.search(), search_batches):
                 self.meter.passes(len(images), macs, backward=False)
                 logits = self.supernet.forward(images, config, values)
                 correct += int((logits.argmax(1) == labels).sum())

@@ -14,6 +14,7 @@ from zoo.core.space import ChannelGroup, ChannelSpace, Member
 
 __all__ = [
     "PRODUCERS",
+    "channel_order",
     "channel_rows",
     "channel_scores",
     "magnitude_scores",
@@ -69,6 +70,18 @@ def channel_scores(
 def magnitude_scores(model: nn.Module, space: ChannelSpace) -> dict[str, np.ndarray]:
     """L1 norm of the weights that make each channel, by group name, shape (size,)."""
     return channel_scores(space, model.state_dict(), lambda rows: rows.abs().sum(1))
+
+
+def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarray]:
+    """Scores that nest narrower configurations in wider ones, by group name, shape (size,).
+
+    Args:
+        problem: gives parent and groups.
+        by_magnitude: largest L1 norm in the parent first; otherwise leading channels first.
+    """
+    if by_magnitude:
+        return magnitude_scores(problem.model, problem.space)
+    return {group.name: -np.arange(group.size, dtype=float) for group in problem.space.groups}
 
 
 def weight_gradient_products(

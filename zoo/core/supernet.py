@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo.core.config import SubnetConfig
+from zoo.core.errors import UnsupportedModel
 from zoo.core.resize import Attribute, resize_attributes, resize_tensor
 from zoo.core.space import ChannelSpace
 from zoo.core.trace import on_meta
@@ -106,6 +109,47 @@ class Supernet:
             raise ValueError("batch-norm statistics need at least one batch")
         return values
 
+    def parallel(
+        self,
+        images: Tensor,
+        configs: Sequence[SubnetConfig],
+        weights: Mapping[str, Tensor] | None = None,
+        *,
+        joint_norm: bool = False,
+    ) -> Tensor:
+        """Return the training-mode logits of several subnets in one full-width pass.
+
+        The batch is divided into equal parts, one for each subnet. What a layer reads is masked
+        along the batch: a channel masked where it is made would come back through the bias or the
+        batch-norm shift behind it. Gradients are those of the subnets run one after the other.
+
+        Args:
+            images: shape (N, C, H, W); N is a multiple of the number of subnets.
+            configs: what each subnet keeps.
+            weights: full-size values used instead of the model's own; may be incomplete.
+            joint_norm: take batch statistics over the whole batch, dropped channels and all, not
+                over each part; gradients then differ from those of the subnets alone.
+
+        Returns:
+            Shape (N, classes), part after part.
+
+        Raises:
+            ValueError: if the batch cannot be divided evenly.
+            UnsupportedModel: if masks cannot stand for slices in this network.
+        """
+        if not configs or len(images) % len(configs):
+            raise ValueError(
+                f"{len(images)} images cannot be divided among {len(configs)} subnets evenly"
+            )
+        values = self.sliced(SubnetConfig.full(), weights)
+        size = len(images) // len(configs)
+        self._skeleton.train()
+        with (
+            _masked_inputs(self._skeleton, self.space, configs, images),
+            _norms_by_part(self._skeleton, size if not joint_norm else len(images)),
+        ):
+            return self._run(images, SubnetConfig.full(), values)
+
     @contextmanager
     def resized(self, config: SubnetConfig) -> Iterator[nn.Module]:
         """Lend the skeleton with the attributes of a subnet; its tensors come with each call."""
@@ -152,6 +196,99 @@ def _averaging_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+@contextmanager
+def _masked_inputs(
+    skeleton: nn.Module, space: ChannelSpace, configs: Sequence[SubnetConfig], images: Tensor
+) -> Iterator[None]:
+    """Let every layer that reads channels of a group see zeros where its subnet has none."""
+    inexact = [group.name for group in space.groups if not group.exact]
+    if inexact:
+        raise UnsupportedModel(
+            f"group {inexact[0]!r} is inexact: masks cannot stand for slices; run subnets sliced"
+        )
+    kept = [space.table.kept_positions(config) for config in configs]
+    handles = []
+    try:
+        for name in _reading_weights(space):
+            module = skeleton.get_submodule(name.rpartition(".")[0])
+            mask = _part_mask(space, name, kept)
+            if mask.all():
+                continue
+            mask = mask.repeat(1, _reading_groups(module, name))
+            rows = mask.repeat_interleave(len(images) // len(configs), dim=0)
+            rows = rows.to(images.device, images.dtype)
+            handles.append(module.register_forward_pre_hook(partial(_mask_input, rows)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _reading_weights(space: ChannelSpace) -> list[str]:
+    """Names of the weights that read channels of some group."""
+    members = (member for group in space.groups for member in group.members)
+    return list(dict.fromkeys(member.tensor for member in members if member.role == "in"))
+
+
+def _reading_groups(module: nn.Module, name: str) -> int:
+    """How often the channels that a weight reads are repeated in what its layer reads."""
+    if isinstance(module, nn.modules.conv._ConvNd) and name.endswith("weight"):
+        return module.groups
+    if isinstance(module, nn.Linear):
+        return 1
+    raise UnsupportedModel(
+        f"{name} reads pruned channels in a {type(module).__name__}, whose input cannot be masked; "
+        "run subnets sliced"
+    )
+
+
+def _part_mask(
+    space: ChannelSpace, name: str, kept: Sequence[Sequence[np.ndarray | None]]
+) -> Tensor:
+    """Which positions of a reading weight each subnet keeps, bool, shape (subnets, positions)."""
+    axis = space.table.tensors[name, 1]
+    mask = torch.zeros(len(kept), len(space.table.axes[axis].group), dtype=torch.bool)
+    for row, positions in zip(mask, kept, strict=True):
+        found = positions[axis]
+        if found is None:
+            row[:] = True
+        else:
+            row[torch.from_numpy(found)] = True
+    return mask
+
+
+def _mask_input(rows: Tensor, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Multiply what a layer reads, channels second or, for a linear layer, last."""
+    features = inputs[0]
+    is_last = isinstance(module, nn.Linear)
+    channels = features.shape[-1 if is_last else 1]
+    if features.shape[0] != rows.shape[0] or channels != rows.shape[1]:
+        raise UnsupportedModel(
+            f"a layer reads a tensor of shape {tuple(features.shape)} instead of {rows.shape[0]} "
+            f"images with {rows.shape[1]} channels; run subnets sliced"
+        )
+    ones = (1,) * (features.ndim - 2)
+    shape = (len(rows), *ones, channels) if is_last else (len(rows), channels, *ones)
+    return (features * rows.view(shape), *inputs[1:])
+
+
+@contextmanager
+def _norms_by_part(model: nn.Module, size: int) -> Iterator[None]:
+    """Let batch norms take statistics over parts of the batch, of ``size`` images each."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.forward = partial(_forward_by_part, norm.forward, size)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _forward_by_part(forward: Callable[[Tensor], Tensor], size: int, features: Tensor) -> Tensor:
+    return torch.cat([forward(part) for part in torch.split(features, size)])
 
 
 @contextmanager

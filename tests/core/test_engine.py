@@ -1,0 +1,179 @@
+"""The supernet engine: equal updates by either execution, exact charges, training done once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.problems import BATCH, problem
+from zoo.core.config import SubnetConfig
+from zoo.core.engine import Engine, Execution, starting_weights, train_once
+from zoo.core.errors import Diverged
+from zoo.core.problem import Problem
+from zoo.core.score import channel_order
+from zoo.core.store import SupernetStore, Trained
+from zoo.core.widths import WidthGrid, independent_states
+
+SUBNETS = 4
+TOLERANCE = 1e-10
+
+
+def configs_of(task: Problem, count: int = SUBNETS) -> list[SubnetConfig]:
+    grid = WidthGrid.make(task, 5)
+    order = channel_order(task, by_magnitude=True)
+    states = independent_states(grid, count, np.random.default_rng(0))
+    return [grid.config(state, order) for state in states]
+
+
+def engine(
+    task: Problem, execution: Execution = "sliced", steps: int = 3, **more: object
+) -> Engine:
+    weights = starting_weights(task, "parent")
+    return Engine(task, weights, steps=steps, lr=0.1, execution=execution, **more)  # type: ignore[arg-type]
+
+
+def updated(execution: Execution) -> dict[str, Tensor]:
+    """Weights after three updates with momentum and weight decay."""
+    task = problem()
+    made, configs = engine(task, execution), configs_of(task)
+    with task.meter.phase("supernet"):
+        for images, labels in task.data.train(3):
+            made.update(F.cross_entropy(made.parallel(images, configs), labels))
+    return made.trained()
+
+
+def test_both_executions_make_the_same_updates() -> None:
+    masked, sliced = updated("masked"), updated("sliced")
+    own = problem().model.state_dict()
+    for name, weight in masked.items():
+        scale = float((weight - own[name]).abs().max())
+        assert scale > 0
+        assert float((weight - sliced[name]).abs().max()) < TOLERANCE * max(scale, 1e-3)
+
+
+def test_auto_is_sliced_on_a_cpu_and_masked_where_statistics_are_joint() -> None:
+    assert engine(problem(), "auto").execution == "sliced"
+    assert engine(problem(), "auto", norm="joint").execution == "masked"
+
+
+def test_a_masked_pass_costs_the_full_width_and_a_sliced_one_its_subnets() -> None:
+    for execution in ("masked", "sliced"):
+        task = problem()
+        configs = configs_of(task)
+        made = engine(task, execution)
+        with task.meter.phase("supernet"):
+            made.parallel(torch.randn(BATCH, 3, 8, 8).double(), configs)
+        subnets = sum(BATCH // SUBNETS * task.cost.macs(config) for config in configs)
+        wanted = BATCH * task.cost.full_macs if execution == "masked" else subnets
+        spent = task.meter.spent["supernet"]
+        assert (spent.macs_forward, spent.macs_backward) == (wanted, 2 * wanted)
+        assert made.pairs == BATCH
+
+
+def test_the_learning_rate_falls_to_zero_with_the_last_update() -> None:
+    task = problem()
+    made = engine(task, steps=2)
+    rates = []
+    with task.meter.phase("supernet"):
+        for images, labels in task.data.train(2):
+            rates.append(made._optimizer.param_groups[0]["lr"])
+            made.update(F.cross_entropy(made.logits(images, SubnetConfig.full()), labels))
+    assert rates == pytest.approx([0.1, 0.05])
+    assert made._optimizer.param_groups[0]["lr"] == pytest.approx(0)
+
+
+def test_a_loss_that_is_no_number_stops_the_training() -> None:
+    with pytest.raises(Diverged, match="supernet's loss is nan; lower its learning rate"):
+        engine(problem()).update(torch.tensor(float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"execution": "slice"}, "unknown execution 'slice'.*sliced"),
+        ({"norm": "both"}, "unknown norm 'both'"),
+        ({"execution": "sliced", "norm": "joint"}, "use execution 'masked'"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        engine(problem(), **settings)  # type: ignore[arg-type]
+
+
+def test_training_starts_from_copies_of_the_parents_weights() -> None:
+    task = problem()
+    weights = starting_weights(task, "parent")
+    for name, parameter in task.model.named_parameters():
+        assert torch.equal(weights[name], parameter) and weights[name] is not parameter
+        assert weights[name].requires_grad and weights[name].is_leaf
+
+
+def test_new_weights_repeat_by_seed_and_touch_nothing() -> None:
+    task = problem()
+    before, state = task.model.state_dict()["conv1.weight"].clone(), torch.get_rng_state()
+    first, again = (starting_weights(task, "scratch")["conv1.weight"] for _ in range(2))
+    task.seed = 1
+    other = starting_weights(task, "scratch")["conv1.weight"]
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert not torch.equal(first, before)
+    assert torch.equal(task.model.state_dict()["conv1.weight"], before)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match=r"unknown start 'scrach'.*scratch"):
+        starting_weights(task, "scrach")  # type: ignore[arg-type]
+
+
+def trained_in(store: SupernetStore, settings: dict[str, object]) -> tuple[Problem, Trained, int]:
+    """A training of one update through a store, and how often it ran."""
+    task, ran = problem(), 0
+    task.store = store
+
+    def train() -> Trained:
+        nonlocal ran
+        ran += 1
+        made = engine(task)
+        for images, labels in task.data.train(1):
+            made.update(F.cross_entropy(made.logits(images, SubnetConfig.full()), labels))
+        return Trained(made.trained(), {"losses": np.array([1.5, 2.5])})
+
+    return task, train_once(task, settings, train), ran
+
+
+def test_a_supernet_is_trained_once_and_charged_each_time(tmp_path: Path) -> None:
+    store = SupernetStore(tmp_path, "origin")
+    first, made, ran = trained_in(store, {"steps": 1})
+    second, read, ran_again = trained_in(store, {"steps": 1})
+    assert (ran, ran_again) == (1, 0)
+    assert all(torch.equal(made.weights[name], read.weights[name]) for name in made.weights)
+    assert np.array_equal(read.records["losses"], [1.5, 2.5])
+    assert first.meter.spent["supernet"] == second.meter.spent["supernet"]
+    rows = [task.trace_rows[-1] for task in (first, second)]
+    assert [row["reused"] for row in rows] == [False, True]
+    assert rows[0]["key"] == rows[1]["key"]
+
+
+def test_other_settings_or_another_origin_are_another_supernet(tmp_path: Path) -> None:
+    store = SupernetStore(tmp_path, "origin")
+    runs = [
+        trained_in(store, {"steps": 1})[2],
+        trained_in(store, {"steps": 2})[2],
+        trained_in(SupernetStore(tmp_path, "elsewhere"), {"steps": 1})[2],
+    ]
+    assert runs == [1, 1, 1]
+
+
+def test_a_training_that_breaks_leaves_nothing_behind(tmp_path: Path) -> None:
+    task = problem()
+    task.store = SupernetStore(tmp_path, "origin")
+
+    def broken() -> Trained:
+        raise Diverged("no number")
+
+    with pytest.raises(Diverged):
+        train_once(task, {}, broken)
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert trained_in(task.store, {})[2] == 1

@@ -1,0 +1,190 @@
+"""The supernet engine: one set of full-size weights, trained and scored at many widths.
+
+PSE-Net, AutoSlim, BCNet, single-path training and stage-wise pruning differ in which subnets they
+draw and what these learn from; how a subnet runs, what a step costs and how it is scored is here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from zoo.core.config import SubnetConfig
+from zoo.core.errors import Diverged, unknown_name
+from zoo.core.problem import Problem
+from zoo.core.store import Trained, load_trained, save_trained
+
+__all__ = ["Engine", "Execution", "Norm", "Start", "starting_weights", "train_once"]
+
+Execution = Literal["auto", "masked", "sliced"]
+Norm = Literal["separate", "joint"]
+Start = Literal["parent", "scratch"]
+
+
+class Engine:
+    """Trains one set of weights at many widths; every pass is charged.
+
+    Args:
+        problem: gives network, groups, costs and meter.
+        weights: full-size parameters by state-dict name, leaves that require gradients.
+        steps: updates that will be made, for the cosine of the learning rate.
+        lr: its highest value.
+        momentum: of the gradient descent.
+        weight_decay: not applied to biases and normalisation.
+        execution: how `parallel` runs several subnets at once: "masked" in one full-width pass,
+            "sliced" one after the other, which saves the arithmetic of dropped channels. "auto" is
+            "masked" on a GPU and "sliced" on a CPU.
+        norm: "separate" takes batch statistics for each subnet; "joint" over the whole batch, which
+            changes gradients and needs masks.
+
+    Raises:
+        ValueError: for an unknown or impossible setting.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        weights: Mapping[str, Tensor],
+        *,
+        steps: int,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        execution: Execution = "auto",
+        norm: Norm = "separate",
+    ) -> None:
+        for name, value, known in (
+            ("execution", execution, get_args(Execution)),
+            ("norm", norm, get_args(Norm)),
+        ):
+            if value not in known:
+                raise unknown_name(name, value, known)
+        if norm == "joint" and execution == "sliced":
+            raise ValueError("norm 'joint' runs subnets together; use execution 'masked'")
+        self.problem = problem
+        self.weights = dict(weights)
+        self.norm = norm
+        is_gpu = problem.meter.device.type == "cuda"
+        fits_masks = is_gpu or norm == "joint"
+        auto = "masked" if fits_masks else "sliced"
+        self.execution = auto if execution == "auto" else execution
+        self.pairs = 0
+        decayed = [w for w in self.weights.values() if w.ndim > 1]
+        free = [w for w in self.weights.values() if w.ndim <= 1]
+        self._optimizer = torch.optim.SGD(
+            [
+                {"params": decayed, "weight_decay": weight_decay},
+                {"params": free, "weight_decay": 0.0},
+            ],
+            lr=lr,
+            momentum=momentum,
+        )
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, max(1, steps))
+
+    def logits(self, images: Tensor, config: SubnetConfig) -> Tensor:
+        """Training-mode logits of one subnet, shape (N, classes), with its own batch statistics."""
+        self.pairs += len(images)
+        self._charge(len(images), self.problem.cost.macs(config))
+        supernet = self.problem.supernet
+        values = supernet.sliced(config, self.weights)
+        return supernet.forward(images, config, values, training=True)
+
+    def parallel(self, images: Tensor, configs: Sequence[SubnetConfig]) -> Tensor:
+        """Training-mode logits of several subnets, each on its own part of the batch.
+
+        Args:
+            images: shape (N, C, H, W); N is a multiple of the number of subnets.
+            configs: what each subnet keeps.
+
+        Returns:
+            Shape (N, classes), part after part; the same for both executions.
+        """
+        if self.execution == "sliced":
+            parts = images.chunk(len(configs))
+            return torch.cat([self.logits(p, c) for p, c in zip(parts, configs, strict=True)])
+        self.pairs += len(images)
+        self._charge(len(images), self.problem.cost.full_macs)
+        return self.problem.supernet.parallel(
+            images, configs, self.weights, joint_norm=self.norm == "joint"
+        )
+
+    def update(self, loss: Tensor) -> None:
+        """One step down the gradient of a scalar; the learning rate follows its cosine.
+
+        Raises:
+            Diverged: if the loss is not finite.
+        """
+        if not bool(loss.isfinite()):
+            raise Diverged(f"the supernet's loss is {float(loss)}; lower its learning rate")
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self._schedule.step()
+
+    def trained(self) -> dict[str, Tensor]:
+        """The weights without gradients."""
+        return {name: weight.detach() for name, weight in self.weights.items()}
+
+    def _charge(self, n_images: int, macs: int) -> None:
+        self.problem.meter.passes(n_images, macs, backward=torch.is_grad_enabled())
+
+
+def train_once(
+    problem: Problem, settings: Mapping[str, object], train: Callable[[], Trained]
+) -> Trained:
+    """A trained supernet, from the problem's store if the same was trained before.
+
+    Its cost is charged to the phase "supernet" either way; the trace says whether it was reused,
+    and its key tells which records share one training.
+
+    Args:
+        problem: gives store and meter.
+        settings: all that decides the outcome beside parent, data, seed and device; JSON values.
+        train: does the work, inside the phase.
+    """
+    if problem.store is None:
+        with problem.meter.phase("supernet"):
+            return train()
+    with problem.store.locked(settings) as path:
+        is_reused = path.is_file()
+        if is_reused:
+            trained, spent = load_trained(path, problem.meter.device)
+            problem.meter.add("supernet", spent)
+        else:
+            with problem.meter.phase("supernet") as spent:
+                trained = train()
+            save_trained(path, trained, spent)
+    problem.trace("supernet", key=path.stem, reused=is_reused)
+    return trained
+
+
+def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:
+    """Copies of the parent's parameters, or newly drawn ones, as leaves that require gradients.
+
+    Args:
+        problem: gives the parent; new weights are drawn from its seed.
+        start: "parent" or "scratch".
+    """
+    if start not in get_args(Start):
+        raise unknown_name("start", start, get_args(Start))
+    model = problem.model
+    if start == "scratch":
+        model = _redrawn(model, problem)
+    return {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+
+
+def _redrawn(model: nn.Module, problem: Problem) -> nn.Module:
+    """A copy in which every layer has drawn its parameters again."""
+    fresh = copy.deepcopy(model)
+    devices = [problem.meter.device] if problem.meter.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.random.set_rng_state(problem.generator("weights").get_state())
+        for module in fresh.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return fresh

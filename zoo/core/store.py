@@ -1,0 +1,83 @@
+"""Trained supernets on disk, so that one serves every budget."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zoo.core.meter import Spent
+
+__all__ = ["SupernetStore", "Trained", "load_trained", "save_trained"]
+
+_RECORD = "record:"  # prefix of what is no weight
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What the training of a supernet leaves.
+
+    Attributes:
+        weights: full-size parameters by state-dict name.
+        records: what training saw, arrays by name.
+    """
+
+    weights: Mapping[str, Tensor]
+    records: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SupernetStore:
+    """A folder of trained supernets, each under the hash of what it was trained from and how.
+
+    Attributes:
+        folder: can be deleted at any time.
+        origin: names parent, data, seed and device.
+    """
+
+    folder: Path
+    origin: str
+
+    @contextmanager
+    def locked(self, settings: Mapping[str, object]) -> Iterator[Path]:
+        """The path of a supernet, while no other process trains or reads the same one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(settings)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield path
+
+    def _path(self, settings: Mapping[str, object]) -> Path:
+        text = json.dumps({"origin": self.origin, **settings}, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+
+
+def save_trained(path: Path, trained: Trained, spent: Spent) -> None:
+    """Write a supernet and what it cost, beside the destination first: no half file is read."""
+    tensors = {name: weight.cpu().contiguous() for name, weight in trained.weights.items()}
+    for name, array in trained.records.items():
+        tensors[_RECORD + name] = torch.from_numpy(np.ascontiguousarray(array))
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, hidden, metadata={"spent": json.dumps(spent.to_json())})
+    hidden.replace(path)
+
+
+def load_trained(path: Path, device: torch.device) -> tuple[Trained, Spent]:
+    """Read what `save_trained` wrote."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        spent = Spent(**json.loads(file.metadata()["spent"]))
+    weights = {n: t.to(device) for n, t in tensors.items() if not n.startswith(_RECORD)}
+    records = {n.removeprefix(_RECORD): t.numpy() for n, t in tensors.items() if n not in weights}
+    return Trained(weights, records), spent

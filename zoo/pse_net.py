@@ -1,0 +1,221 @@
+"""PSE-Net: a supernet trained at several widths in parallel, and a search led by its losses.
+
+Paper: Wang, Xie, Liu, Zhang, Cheng: PSE-Net: Channel Pruning for Convolutional Neural Networks with
+    Parallel-subnets Estimator, Neural Networks 174, 2024, arXiv 2408.16233. Only front matter,
+    abstract and short summaries could be read ([paper]); method section, tables and settings were
+    not seen, and no official code was found.
+
+Idea: Peers train a supernet serially, one subnet for each pass, which is slow. Here one forward and
+    backward pass trains several subnets, by discarding superfluous features along the batch
+    dimension [paper]. Losses seen in training give a prior from which the evolutionary search
+    samples, against the long tail of configurations that miss the budget [paper].
+
+Steps:
+    1. `OneShot`: list the candidate widths of every group.
+    2. `train_parallel`: each batch is divided among random subnets, one update for all.
+    3. `fit_prior`: how often each width occurs among the best subnets of about the target's cost.
+    4. `evolve`: search widths drawn and mutated from the prior, scored on the search split.
+    5. `OneShot`: add channels up to the budget, where groups are narrowest.
+
+Deviations:
+    - The supernet starts from the trained parent, and "leading" channels are those of largest L1
+      norm in it. The paper trains a supernet from scratch; `start` = "scratch" does, with channels
+      in their own order. Expected effect: useful scores after far fewer updates.
+    - The network that comes out keeps the supernet's weights and is fine-tuned; the paper trains
+      the winner on its own (a suite's `start` = "scratch").
+
+Unknowns:
+    - Batch normalisation in the parallel pass: ours takes statistics for each subnet, which gives
+      the gradients of serial training exactly; `norm` = "joint" is the other reading.
+    - Number of subnets, and whether an image is seen by one of them: 4, one each.
+    - How widths are drawn: ours cover the range of costs evenly; `sampling` = "independent" draws
+      each group on its own, which leaves out networks far from the middle.
+    - The statistic behind the prior: ours counts widths among the subnets of lowest loss, after
+      what time and cost lead to expect is taken away, in the range of the target's cost.
+    - Granularity, schedule, search settings, recalibration: see the attributes.
+
+Cost: `steps` batches, forward and backward, once for all budgets: at full width if masked, at the
+    subnets' widths if sliced. For each evaluation four training batches and one pass over the
+    search split, forward only, with the subnet.
+
+Names: None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.core.engine import Engine, Execution, Norm, starting_weights
+from zoo.core.errors import unknown_name
+from zoo.core.evolve import Evaluated, evolve, random_candidates
+from zoo.core.oneshot import OneShot, Widths
+from zoo.core.planted import Golden, planted_golden
+from zoo.core.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
+from zoo.core.store import Trained
+from zoo.core.widths import covering_states, independent_states
+
+__all__ = ["PSENet", "train_parallel"]
+
+Source = Literal["prior", "uniform"]
+
+
+@dataclass(frozen=True)
+class PSENet(OneShot):
+    """Parallel-subnets training, then evolution led by a prior. All defaults are ours.
+
+    Attributes:
+        subnets: subnets trained in each update, each on its part of the batch; 1 is single-path
+            one-shot training.
+        execution: "masked", "sliced" or "auto", see `zoo.core.engine.Engine`.
+        norm: batch statistics, "separate" for each subnet or "joint".
+        sampling: how training draws widths, "covering" or "independent".
+        bins: ranges of cost for the prior.
+        best: subnets that count for the prior, of four times as many near the target's cost.
+        smoothing: what is added to each of its counts.
+        warm_up: share of the training that it leaves out.
+        kind: of search, "evolution" or "random", which only draws.
+        init: first generation drawn from the "prior" or "uniform".
+        redraw: mutated widths drawn from the "prior" or "uniform".
+        evaluations: subnets scored.
+        population: children of a generation, and size of the first one.
+        parents: best subnets that have children.
+        mutation: probability with which a group's width mutates.
+    """
+
+    search_fields: ClassVar[frozenset[str]] = frozenset(
+        {"bins", "best", "smoothing", "warm_up", "kind", "init", "redraw"}
+        | {"evaluations", "population", "parents", "mutation"}
+    )
+
+    subnets: int = 4
+    execution: Execution = "auto"
+    norm: Norm = "separate"
+    sampling: Literal["covering", "independent"] = "covering"
+    bins: int = 20
+    best: int = 50
+    smoothing: float = 1.0
+    warm_up: float = 0.3
+    kind: Literal["evolution", "random"] = "evolution"
+    init: Source = "prior"
+    redraw: Source = "prior"
+    evaluations: int = 200
+    population: int = 40
+    parents: int = 10
+    mutation: float = 0.1
+
+    def validate(self) -> None:
+        """Refuse a variant that does not exist."""
+        hints: dict[str, Any] = get_type_hints(PSENet)
+        for name in ("sampling", "kind", "init", "redraw"):
+            if getattr(self, name) not in get_args(hints[name]):
+                raise unknown_name(name, getattr(self, name), get_args(hints[name]))
+        if self.subnets < 1:
+            raise ValueError(f"subnets is {self.subnets}; it must be at least 1")
+
+    def train(self, widths: Widths) -> Trained:
+        """Train several subnets in each update."""
+        return train_parallel(widths, self)
+
+    def choose(self, widths: Widths, trained: Trained) -> np.ndarray:
+        """Evolve widths on the supernet, led by what its training saw."""
+        problem, grid = widths.problem, widths.grid
+        prior = fit_prior(
+            grid,
+            LossRecords(**trained.records),
+            problem.budget.limit,
+            bins=self.bins,
+            best=self.best,
+            smoothing=self.smoothing,
+            warm_up=self.warm_up,
+        )
+        evaluated = Evaluated(
+            lambda state: self.accuracy(widths, widths.config(state), trained.weights)
+        )
+        self.explore(widths, evaluated, prior, problem.rng("search").spawn(2)[1])
+        problem.trace(
+            "search_widths",
+            scores=list(evaluated.scores.values()),
+            prior_means=(prior.probabilities * np.arange(prior.probabilities.shape[1])).sum(1),
+        )
+        return np.array(evaluated.best(1)[0])
+
+    def explore(
+        self, widths: Widths, evaluated: Evaluated, prior: Prior, rng: np.random.Generator
+    ) -> None:
+        """Score states within the budget, by evolution or by drawing alone."""
+        candidates, flat = widths.candidates(self.slack), uniform_prior(widths.grid.sizes)
+        initial = prior if self.init == "prior" else flat
+        if self.kind == "random":
+            drawn = random_candidates(candidates, initial, self.evaluations, rng)
+            evaluated.take(drawn, self.evaluations)
+            return
+        evolve(
+            candidates,
+            evaluated,
+            rng,
+            initial=random_candidates(candidates, initial, self.population, rng),
+            redraw=prior if self.redraw == "prior" else flat,
+            evaluations=self.evaluations,
+            population=self.population,
+            parents=self.parents,
+            mutation=self.mutation,
+        )
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """A few careful updates and a small population."""
+        return cls(steps=3, lr=1e-4, ratios=5, evaluations=8, population=4, parents=2)
+
+    @classmethod
+    def golden(cls) -> Golden:
+        """The planted answer is the best of all feasible width pairs; the parent's weights do."""
+        planted = planted_golden()
+        story = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
+        settings = {"steps": 0, "ratios": 8, "evaluations": 40, "population": 20}
+        return Golden(planted.problem, planted.expected, story, settings)
+
+
+def train_parallel(widths: Widths, settings: PSENet) -> Trained:
+    """Train one set of weights at many widths, several for each batch.
+
+    Returns:
+        The weights, and state, loss and step of every subnet trained.
+    """
+    problem, grid = widths.problem, widths.grid
+    rng = problem.rng("search").spawn(2)[0]
+    draw = covering_states if settings.sampling == "covering" else independent_states
+    engine = Engine(
+        problem,
+        starting_weights(problem, settings.start),
+        steps=settings.steps,
+        lr=settings.lr,
+        execution=settings.execution,
+        norm=settings.norm,
+    )
+    seen = SeenSubnets(len(grid.sizes))
+    for images, labels in problem.data.train(settings.steps):
+        count = min(settings.subnets, len(images))
+        used = len(images) - len(images) % count
+        states = draw(grid, count, rng)
+        logits = engine.parallel(images[:used], [widths.config(state) for state in states])
+        losses = _mean_by_part(logits, labels[:used], count)
+        engine.update(losses.mean())
+        seen.add(states, losses)
+    problem.trace(
+        "train_parallel",
+        execution=engine.execution,
+        pairs=engine.pairs,
+        losses=seen.means(),
+        costs=grid.costs(seen.records["states"]),
+    )
+    return Trained(engine.trained(), seen.records)
+
+
+def _mean_by_part(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Mean cross-entropy of each subnet's images, shape (count,)."""
+    return F.cross_entropy(logits, labels, reduction="none").view(count, -1).mean(1)
