@@ -144,22 +144,22 @@ def slim(widths: Widths, weights: Mapping[str, Tensor], settings: AutoSlim) -> n
     """
     grid, limit = widths.grid, widths.problem.budget.limit
     state = grid.full.copy()
-    cost = int(grid.costs(state[None])[0])
-    known = np.full(len(state), np.inf)  # accuracy without the group's step; unknown ones first
+    top1 = settings.accuracy(widths, widths.config(state), weights)
+    drops = np.full(len(state), -np.inf)  # of accuracy by each group's next step, when last seen
     path: list[dict[str, object]] = []
-    while cost > limit:
+    while int(grid.costs(state[None])[0]) > limit:
         steps = np.flatnonzero(state > 0)
         narrower = state - np.eye(len(state), dtype=np.int64)[steps]
         costs = grid.costs(narrower)
-        is_new = np.isinf(known[steps])
-        order = np.lexsort((costs, -known[steps]))
         count = len(steps) if settings.reevaluate is None else settings.reevaluate
-        for at in order[: max(count, int(is_new.sum()))]:
-            config = widths.config(narrower[at])
-            known[steps[at]] = settings.accuracy(widths, config, weights)
-        best = int(np.lexsort((costs, -known[steps]))[0])
-        state, cost = narrower[best], int(costs[best])
-        path.append({"group": int(steps[best]), "cost": cost, "top1": float(known[steps[best]])})
-        known[steps[best]] = np.inf  # its next step is another
+        count = max(count, int(np.isinf(drops[steps]).sum()))
+        looked_at = np.lexsort((costs, drops[steps]))[:count]
+        found = [settings.accuracy(widths, widths.config(narrower[i]), weights) for i in looked_at]
+        drops[steps[looked_at]] = top1 - np.array(found)
+        best = int(np.lexsort((costs[looked_at], -np.array(found)))[0])
+        state, top1 = narrower[looked_at[best]], found[best]
+        group = int(steps[looked_at[best]])
+        drops[group] = -np.inf  # its next step is another
+        path.append({"group": group, "cost": int(costs[looked_at[best]]), "top1": top1})
     widths.problem.trace("slim", path=path)
     return state
