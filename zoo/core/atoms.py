@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 __all__ = ["FIXED", "Atoms", "Labels", "Op", "Product", "Trace"]
@@ -22,6 +25,18 @@ class Atoms:
     pinned: list[tuple[Tensor, str]] = field(default_factory=list)
     mixed: list[tuple[Tensor, str]] = field(default_factory=list)
     added: list[Tensor] = field(default_factory=list)
+    _known: tuple[int, np.ndarray] | None = field(default=None, repr=False, compare=False)
+
+    def components(self) -> np.ndarray:
+        """Return the component of every atom, int64, shape (atoms,); counted anew after a union."""
+        if self._known is None or self._known[0] != len(self.united):
+            left = np.concatenate([a.numpy() for a, _ in self.united] or [np.empty(0, np.int64)])
+            right = np.concatenate([b.numpy() for _, b in self.united] or [np.empty(0, np.int64)])
+            ones = np.ones(len(left), dtype=np.int8)
+            graph = coo_array((ones, (left, right)), shape=(self.count, self.count))
+            found = connected_components(graph, directed=False)[1].astype(np.int64)
+            self._known = (len(self.united), found)
+        return self._known[1]
 
     def new(self, size: int) -> Tensor:
         """Return ``size`` fresh atoms, shape (size,)."""

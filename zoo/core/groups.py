@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from zoo.core.atoms import FIXED, Atoms, Trace
+from zoo.core.atoms import FIXED, Trace
 from zoo.core.config import SubnetConfig
 
-__all__ = ["Axis", "ChannelGroup", "ChannelTable", "Follower", "Member", "Pinned", "components"]
+__all__ = ["Axis", "ChannelGroup", "ChannelTable", "Follower", "Member", "Pinned"]
 
 Role = Literal[
     "out", "in", "depthwise", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_var", "other"
@@ -164,22 +162,12 @@ class ChannelTable:
         return _Builder(trace, inexact).table(stages, blocks)
 
 
-def components(atoms: Atoms) -> np.ndarray:
-    """Return the component of every atom, int64, shape (atoms,)."""
-    left = np.concatenate([a.numpy() for a, _ in atoms.united] or [np.empty(0, np.int64)])
-    right = np.concatenate([b.numpy() for _, b in atoms.united] or [np.empty(0, np.int64)])
-    ones = np.ones(len(left), dtype=np.int8)
-    graph = coo_array((ones, (left, right)), shape=(atoms.count, atoms.count))
-    found: np.ndarray = connected_components(graph, directed=False)[1].astype(np.int64)
-    return found
-
-
 class _Builder:
     """Groups the components of a trace; every attribute is indexed by component."""
 
     def __init__(self, trace: Trace, inexact: bool) -> None:
         self.trace = trace
-        self.component = components(trace.atoms)
+        self.component = trace.atoms.components()
         self.count = int(self.component.max()) + 1 if len(self.component) else 0
         self.places = [(n, d) for n, labels in trace.tensors.items() for d in labels]
         order = {place: i for i, place in enumerate(trace.roles)}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zoo.core.atoms import Trace
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
-from zoo.core.groups import ChannelTable, components
+from zoo.core.groups import ChannelTable
 from zoo.core.trace import TraceFailed, on_meta, trace_model
 
 __all__ = [
@@ -183,7 +183,7 @@ def _kept_atoms(trace: Trace, table: ChannelTable, config: SubnetConfig) -> np.n
             atoms = trace.tensors[name][dim].numpy()
             alive[atoms] = False
             alive[atoms[kept]] = True
-    component = components(trace.atoms)
+    component = trace.atoms.components()
     dropped = np.zeros(component.max(initial=0) + 1, dtype=bool)
     dropped[component[~alive[:-1]]] = True  # atoms outside of tensors follow their component
     alive[:-1] = ~dropped[component]
@@ -211,23 +211,26 @@ def _wrong_connections(trace: Trace, kept: np.ndarray, found: Trace) -> tuple[st
     Components of the two traces must correspond one to one. Dimensions that were left with one
     channel carry no label, so the ties that ran through them cannot be seen any more.
     """
-    before, after = components(trace.atoms), components(found.atoms)
+    before, after = trace.atoms.components(), found.atoms.components()
     pairs = [np.empty((2, 0), dtype=np.int64)]
-    owners: list[str] = []
+    names, lengths = [""], [0]
     for name, labels in trace.tensors.items():
         for dim, label in labels.items():
             atoms = label.numpy()
             atoms = atoms[kept[atoms]]
             if len(atoms) > 1:
                 pairs.append(np.stack([before[atoms], after[found.tensors[name][dim].numpy()]]))
-                owners += [name] * len(atoms)
-    joined = np.concatenate(pairs, axis=1)
-    distinct = np.unique(joined, axis=1)
-    parents, counts = np.unique(distinct[0], return_counts=True)
-    untied = np.setdiff1d(parents[counts > 1], _lonely(trace, kept, before))
-    children, counts = np.unique(distinct[1], return_counts=True)
-    wrong = np.isin(joined[0], untied) | np.isin(joined[1], children[counts > 1])
-    return tuple(dict.fromkeys(owners[i] for i in np.flatnonzero(wrong)))
+                names.append(name)
+                lengths.append(len(atoms))
+    parents, children = np.concatenate(pairs, axis=1)
+    base = int(children.max(initial=0)) + 1
+    distinct = np.unique(parents * base + children)
+    is_split = np.bincount(distinct // base, minlength=len(before)) > 1
+    is_split[_lonely(trace, kept, before)] = False
+    is_joined = np.bincount(distinct % base) > 1
+    wrong = is_split[parents] | is_joined[children]
+    owners = np.repeat(np.arange(len(names)), lengths)
+    return tuple(dict.fromkeys(names[i] for i in owners[wrong]))
 
 
 def _lonely(trace: Trace, kept: np.ndarray, component: np.ndarray) -> np.ndarray:
