@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import timm
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
+from benchmarks.ablation import ablation_table
 from benchmarks.cards import methods_table
 from benchmarks.marked import block_of
+from benchmarks.ranking import collect_rankings, ranking_table
 from benchmarks.record import load_records
 from benchmarks.report import compare, to_markdown
 
@@ -22,6 +25,27 @@ README = (ROOT / "README.md").read_text("utf-8")
 def test_result_table_is_the_one_of_the_reference_records() -> None:
     records = load_records(ROOT / "results" / "reference" / "records")
     assert block_of(README, "report").strip() == to_markdown(compare(records)).strip()
+
+
+@pytest.mark.parametrize("name", ["ablation", "ranking"])
+def test_the_page_on_bnp_is_made_from_its_records(name: str) -> None:
+    records = load_records(ROOT / "results" / "bnp-ablation" / "records")
+    table = {
+        "ablation": lambda: ablation_table(compare(records)),
+        "ranking": lambda: ranking_table(collect_rankings(records)),
+    }[name]()
+    page = (ROOT / "docs" / "bnp.md").read_text("utf-8")
+    assert block_of(page, name).strip() == table.strip() != ""
+
+
+def test_solvers_of_the_ablation_were_given_equal_score_tables() -> None:
+    tables: dict[int, set[object]] = {}
+    for record in load_records(ROOT / "results" / "bnp-ablation" / "records"):
+        if record.cell.method == "bnp" and set(record.cell.settings) <= {"solver"}:
+            tables.setdefault(record.cell.seed, set()).update(
+                row["table"] for row in record.trace if row["step"] == "solve"
+            )
+    assert [len(found) for found in tables.values()] == [1, 1, 1]
 
 
 def test_table_of_pruners_is_made_from_their_cards() -> None:
