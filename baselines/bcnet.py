@@ -53,7 +53,7 @@ from zoo.core.oneshot import OneShot, Widths
 from zoo.core.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.select import keep_best
 from zoo.core.store import Trained
-from zoo.core.widths import WidthGrid, independent_states
+from zoo.core.widths import StateSpace, independent_states
 
 __all__ = ["BCNet", "complement", "mean_losses", "population_prior", "right_side", "train_coupled"]
 
@@ -159,7 +159,7 @@ def train_coupled(widths: Widths, settings: BCNet) -> Trained:
     return Trained(engine.trained(), seen.records)
 
 
-def complement(grid: WidthGrid, state: np.ndarray) -> np.ndarray:
+def complement(grid: StateSpace, state: np.ndarray) -> np.ndarray:
     """The state that uses what a state leaves: wide where it is narrow, shape (G,)."""
     other: np.ndarray = grid.full - state
     return other
@@ -172,7 +172,7 @@ def right_side(widths: Widths, left: SubnetConfig) -> SubnetConfig:
     return keep_best(space, reversed_order, left.widths(space))
 
 
-def mean_losses(grid: WidthGrid, records: LossRecords, best: int) -> np.ndarray:
+def mean_losses(grid: StateSpace, records: LossRecords, best: int) -> np.ndarray:
     """Mean loss of the best subnets that had a width, for each width of each group.
 
     Returns:
@@ -192,7 +192,7 @@ def mean_losses(grid: WidthGrid, records: LossRecords, best: int) -> np.ndarray:
     return np.where(np.arange(shape[1]) < grid.sizes[:, None], found, np.inf)
 
 
-def population_prior(grid: WidthGrid, losses: np.ndarray, limit: int, temperature: float) -> Prior:
+def population_prior(grid: StateSpace, losses: np.ndarray, limit: int, temperature: float) -> Prior:
     """Width probabilities exp(-loss / temperature - price * width), the price set by the target.
 
     Args:

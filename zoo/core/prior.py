@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from zoo.core.widths import WidthGrid
+from zoo.core.widths import StateSpace
 
 __all__ = [
     "LossRecords",
@@ -104,7 +104,7 @@ def uniform_prior(sizes: np.ndarray) -> Prior:
 
 
 def fit_prior(
-    grid: WidthGrid,
+    grid: StateSpace,
     records: LossRecords,
     limit: int,
     *,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -17,9 +18,24 @@ from zoo.core.config import SubnetConfig
 from zoo.core.problem import Problem
 from zoo.core.select import keep_best
 
-__all__ = ["WidthGrid", "covering_states", "independent_states"]
+__all__ = ["StateSpace", "WidthGrid", "covering_states", "independent_states"]
 
 _SHIFTS = 65  # common shifts tried for one covering draw
+
+
+class StateSpace(Protocol):
+    """What drawing and searching need to know of states; a table of accuracies has it, too."""
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Candidates of each group, int64, shape (G,)."""
+
+    @property
+    def full(self) -> np.ndarray:
+        """The state of the whole network, shape (G,)."""
+
+    def costs(self, states: np.ndarray) -> np.ndarray:
+        """Costs of some states, shape (n,), for (n, G); they grow with every coordinate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +106,7 @@ class WidthGrid:
         return keep_best(self.problem.space, scores, self.widths_of(state[None])[0])
 
 
-def independent_states(grid: WidthGrid, count: int, rng: np.random.Generator) -> np.ndarray:
+def independent_states(grid: StateSpace, count: int, rng: np.random.Generator) -> np.ndarray:
     """States whose groups are drawn independently and uniformly, shape (count, G).
 
     Their costs crowd in a narrow middle: the sum of many independent draws.
@@ -98,7 +114,7 @@ def independent_states(grid: WidthGrid, count: int, rng: np.random.Generator) ->
     return rng.integers(grid.sizes, size=(count, len(grid.sizes)))
 
 
-def covering_states(grid: WidthGrid, count: int, rng: np.random.Generator) -> np.ndarray:
+def covering_states(grid: StateSpace, count: int, rng: np.random.Generator) -> np.ndarray:
     """States whose costs are spread evenly from the narrowest network to the full one.
 
     Each draw has a target cost. Its groups are drawn independently and then shifted together, by
