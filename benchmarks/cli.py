@@ -214,7 +214,7 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     """Writes tables and figures of all records; prints those of a plan, or all."""
     from benchmarks.ablation import ablation_table
     from benchmarks.plots import draw_figures
-    from benchmarks.ranking import collect_rankings, ranking_table
+    from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
     from benchmarks.record import load_records
     from benchmarks.report import compare, write_tables
 
@@ -228,6 +228,7 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     further = {
         "ablation.md": ablation_table(compare(records)),
         "ranking.md": ranking_table(collect_rankings(records)),
+        "supernets.md": supernet_table(collect_rankings(records)),
     }
     for name, text in further.items():
         if text:
@@ -245,7 +246,7 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
     from benchmarks.ablation import ablation_table
     from benchmarks.cards import methods_table
     from benchmarks.marked import has_block, replace_block
-    from benchmarks.ranking import collect_rankings, ranking_table
+    from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
     from benchmarks.record import load_records
     from benchmarks.report import compare, to_markdown
 
@@ -254,6 +255,7 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
         "report": lambda: to_markdown(compare(records)),
         "ablation": lambda: ablation_table(compare(records)),
         "ranking": lambda: ranking_table(collect_rankings(records)),
+        "supernets": lambda: supernet_table(collect_rankings(records)),
         "pruners": methods_table,
     }
     text = path.read_text("utf-8")

@@ -7,16 +7,26 @@ seed's training alone says of the mean of the others. Reads records and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import kendalltau
 
-from benchmarks.record import Cell, Record, current_records
+from benchmarks.record import Cell, PhaseCost, Record, current_records
 from benchmarks.report import DECIDING, hardware, method_name, spent_macs, spent_seconds
 
-__all__ = ["Agreement", "Ranking", "Scorer", "agreement", "collect_rankings", "ranking_table"]
+__all__ = [
+    "Agreement",
+    "Ranking",
+    "Scorer",
+    "agreement",
+    "ceiling",
+    "collect_rankings",
+    "judge",
+    "ranking_table",
+    "supernet_table",
+]
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -28,15 +38,20 @@ class Scorer:
 
     Attributes:
         name: of the method, with the settings that differ from its defaults.
-        scores: by seed, shape (count,).
-        tmacs: multiply-adds spent on them, mean over the seeds, in trillions.
-        seconds: the same in seconds.
+        records: one for each seed.
     """
 
     name: str
-    scores: Mapping[int, np.ndarray]
-    tmacs: float
-    seconds: float
+    records: tuple[Record, ...]
+
+    @property
+    def scores(self) -> Mapping[int, np.ndarray]:
+        """By seed, shape (count,)."""
+        return {record.cell.seed: np.array(record.scores) for record in self.records}
+
+    def mean(self, value: Callable[[Record], float]) -> float:
+        """A number averaged over the seeds."""
+        return float(np.mean([value(record) for record in self.records]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +165,65 @@ def ranking_table(rankings: Sequence[Ranking]) -> str:
     return "\n".join(_one_table(ranking) for ranking in rankings)
 
 
+def supernet_table(rankings: Sequence[Ranking]) -> str:
+    """Markdown: what each supernet's training cost, beside how well its scores rank.
+
+    Scoring with a supernet costs all alike and is left out. The cheapest training comes first.
+    """
+    parts = []
+    for ranking in rankings:
+        trained = [s for s in ranking.scorers if all(_pairs(r) for r in s.records)]
+        trained.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
+        if trained:
+            lines = [_supernet_line(ranking, scorer) for scorer in trained]
+            head = (
+                "| Supernet of | Seeds | Images | Image-subnet pairs | Forward TMACs "
+                "| Backward TMACs | Seconds | Peak memory, MiB | Tau | 95 % interval |"
+            )
+            rule = "|---|" + "---:|" * 9
+            parts.append("\n".join([f"### {ranking.title}\n", head, rule, *lines, ""]))
+    return "\n".join(parts)
+
+
+def _supernet_line(ranking: Ranking, scorer: Scorer) -> str:
+    found = judge(ranking, scorer)
+    peaks = [_training(record).peak_bytes for record in scorer.records]
+    known = [peak for peak in peaks if peak is not None]
+    cells = [
+        scorer.name,
+        f"{len(scorer.records)}",
+        f"{scorer.mean(lambda record: _training(record).images):,.0f}",
+        f"{scorer.mean(_pairs):,.0f}",
+        f"{scorer.mean(lambda record: _training(record).macs_forward) / 1e12:.3f}",
+        f"{scorer.mean(lambda record: _training(record).macs_backward) / 1e12:.3f}",
+        f"{scorer.mean(lambda record: _training(record).seconds):.1f}",
+        f"{np.mean(known) / 2**20:.0f}" if known else "–",
+        f"{found.tau:.2f}",
+        f"{found.low:.2f} to {found.high:.2f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _training(record: Record) -> PhaseCost:
+    """What a record spent on its supernet; nothing where it trained none."""
+    return record.spent.get("supernet", PhaseCost())
+
+
+def _pairs(record: Record) -> float:
+    """Images times subnets that saw them, from the training's own trace; 0 where it says none."""
+    found = [row["pairs"] for row in record.trace if "pairs" in row]
+    return float(sum(value for value in found if isinstance(value, int | float)))
+
+
 def _one_table(ranking: Ranking) -> str:
     rows = [
-        (judge(ranking, scorer), scorer.name, len(scorer.scores), scorer.tmacs, scorer.seconds)
+        (
+            judge(ranking, scorer),
+            scorer.name,
+            len(scorer.records),
+            scorer.mean(lambda record: spent_macs(record, DECIDING)) / 1e12,
+            scorer.mean(lambda record: spent_seconds(record, DECIDING)),
+        )
         for scorer in ranking.scorers
     ]
     rows.sort(key=lambda row: (-np.nan_to_num(row[0].tau, nan=-2.0), row[1]))
@@ -207,13 +278,7 @@ def _ranking(members: Sequence[Record], scored: Sequence[Record]) -> Ranking:
 
 
 def _scorer(name: str, records: Sequence[Record]) -> Scorer:
-    by_seed = sorted(records, key=lambda record: record.cell.seed)
-    return Scorer(
-        name=name,
-        scores={record.cell.seed: np.array(record.scores) for record in by_seed},
-        tmacs=float(np.mean([spent_macs(record, DECIDING) for record in records])) / 1e12,
-        seconds=float(np.mean([spent_seconds(record, DECIDING) for record in records])),
-    )
+    return Scorer(name, tuple(sorted(records, key=lambda record: record.cell.seed)))
 
 
 def _mean_tau(scores: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:

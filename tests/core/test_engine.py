@@ -138,6 +138,7 @@ def trained_in(store: SupernetStore, settings: dict[str, object]) -> tuple[Probl
         made = engine(task)
         for images, labels in task.data.train(1):
             made.update(F.cross_entropy(made.logits(images, SubnetConfig.full()), labels))
+        task.trace("train", pairs=made.pairs)
         return Trained(made.trained(), {"losses": np.array([1.5, 2.5])})
 
     return task, train_once(task, settings, train), ran
@@ -154,6 +155,7 @@ def test_a_supernet_is_trained_once_and_charged_each_time(tmp_path: Path) -> Non
     rows = [task.trace_rows[-1] for task in (first, second)]
     assert [row["reused"] for row in rows] == [False, True]
     assert rows[0]["key"] == rows[1]["key"]
+    assert first.trace_rows[:-1] == second.trace_rows[:-1] == [{"step": "train", "pairs": BATCH}]
 
 
 def test_other_settings_or_another_origin_are_another_supernet(tmp_path: Path) -> None:

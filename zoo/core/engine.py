@@ -138,8 +138,8 @@ def train_once(
 ) -> Trained:
     """A trained supernet, from the problem's store if the same was trained before.
 
-    Its cost is charged to the phase "supernet" either way; the trace says whether it was reused,
-    and its key tells which records share one training.
+    Its cost is charged to the phase "supernet" either way, and what it traced is traced again; one
+    row more says whether it was reused, and under which key, which records of one training share.
 
     Args:
         problem: gives store and meter.
@@ -152,12 +152,14 @@ def train_once(
     with problem.store.locked(settings) as path:
         is_reused = path.is_file()
         if is_reused:
-            trained, spent = load_trained(path, problem.meter.device)
+            trained, spent, rows = load_trained(path, problem.meter.device)
             problem.meter.add("supernet", spent)
+            problem.trace_rows += rows
         else:
+            before = len(problem.trace_rows)
             with problem.meter.phase("supernet") as spent:
                 trained = train()
-            save_trained(path, trained, spent)
+            save_trained(path, trained, spent, problem.trace_rows[before:])
     problem.trace("supernet", key=path.stem, reused=is_reused)
     return trained
 

@@ -21,6 +21,8 @@ from zoo.core.meter import Spent
 
 __all__ = ["SupernetStore", "Trained", "load_trained", "save_trained"]
 
+TraceRow = dict[str, object]
+
 _RECORD = "record:"  # prefix of what is no weight
 
 
@@ -63,21 +65,26 @@ class SupernetStore:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
 
-def save_trained(path: Path, trained: Trained, spent: Spent) -> None:
-    """Write a supernet and what it cost, beside the destination first: no half file is read."""
+def save_trained(path: Path, trained: Trained, spent: Spent, rows: list[TraceRow]) -> None:
+    """Write a supernet, what it cost and what it traced.
+
+    It is written beside the destination first, so that no half file is ever read.
+    """
     tensors = {name: weight.cpu().contiguous() for name, weight in trained.weights.items()}
     for name, array in trained.records.items():
         tensors[_RECORD + name] = torch.from_numpy(np.ascontiguousarray(array))
     hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, hidden, metadata={"spent": json.dumps(spent.to_json())})
+    facts = {"spent": json.dumps(spent.to_json()), "trace": json.dumps(rows)}
+    save_file(tensors, hidden, metadata=facts)
     hidden.replace(path)
 
 
-def load_trained(path: Path, device: torch.device) -> tuple[Trained, Spent]:
+def load_trained(path: Path, device: torch.device) -> tuple[Trained, Spent, list[TraceRow]]:
     """Read what `save_trained` wrote."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        spent = Spent(**json.loads(file.metadata()["spent"]))
+        facts = file.metadata()
     weights = {n: t.to(device) for n, t in tensors.items() if not n.startswith(_RECORD)}
     records = {n.removeprefix(_RECORD): t.numpy() for n, t in tensors.items() if n not in weights}
-    return Trained(weights, records), spent
+    spent = Spent(**json.loads(facts["spent"]))
+    return Trained(weights, records), spent, json.loads(facts["trace"])
