@@ -27,7 +27,7 @@ def grid() -> WidthGrid:
 
 
 def fit(grid: WidthGrid, records: LossRecords, ratio: float, **changes: float) -> Prior:
-    limit = int(ratio * grid.problem.cost.full_macs)
+    limit = int(ratio * int(grid.costs(grid.full[None])[0]))
     return fit_prior(grid, records, limit, **{**SETTINGS, **changes})  # type: ignore[arg-type]
 
 
@@ -35,7 +35,7 @@ def records(grid: WidthGrid, seed: int = 0) -> LossRecords:
     """Losses that fall with cost and with time; at equal cost and time, group 3 wants width 1."""
     rng = np.random.default_rng(seed)
     states = covering_states(grid, SEEN, rng)
-    share = grid.costs(states) / grid.problem.cost.full_macs
+    share = grid.costs(states) / int(grid.costs(grid.full[None])[0])
     steps = np.arange(SEEN)
     losses = 3 - share - steps / SEEN + 0.3 * (states[:, 3] != 1) + rng.normal(0, 0.02, SEEN)
     return LossRecords(states, losses, steps)

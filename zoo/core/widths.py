@@ -7,16 +7,17 @@ are arrays of states, shape (n, G), int64, so that their costs take one call.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
 
-from zoo.core.config import SubnetConfig
+from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.problem import Problem
 from zoo.core.select import keep_best
+from zoo.core.space import ChannelSpace
 
 __all__ = ["StateSpace", "WidthGrid", "covering_states", "independent_states"]
 
@@ -43,19 +44,35 @@ class WidthGrid:
     """Candidate widths of every group, and what they cost.
 
     Attributes:
-        problem: gives space, cost and the budget's metric.
+        space: the groups.
+        cost_of_widths: from widths, shape (n, G), to costs, shape (n,).
         widths: for each group its candidates, ascending, the last one its size.
     """
 
-    problem: Problem
+    space: ChannelSpace
+    cost_of_widths: Callable[[np.ndarray], np.ndarray]
     widths: tuple[np.ndarray, ...]
 
     @classmethod
     def make(cls, problem: Problem, ratios: int) -> WidthGrid:
+        """The grid of a problem, with costs in its budget's metric; see `over`."""
+        cost_of_widths = partial(problem.budget.cost_of_widths, problem.cost)
+        return cls.over(problem.space, cost_of_widths, problem.rules, ratios)
+
+    @classmethod
+    def over(
+        cls,
+        space: ChannelSpace,
+        cost_of_widths: Callable[[np.ndarray], np.ndarray],
+        rules: WidthRules,
+        ratios: int,
+    ) -> WidthGrid:
         """Legal widths at or next below equally spaced ratios from the minimum to all.
 
         Args:
-            problem: gives groups and rules.
+            space: the groups.
+            cost_of_widths: of many configurations.
+            rules: legal widths.
             ratios: candidates of a group; fewer where legal widths coincide.
 
         Raises:
@@ -64,12 +81,12 @@ class WidthGrid:
         if ratios < 2:
             raise ValueError(f"ratios is {ratios}; it must be at least 2")
         columns = []
-        for group in problem.space.groups:
-            lowest = problem.rules.minimum(group.size)
+        for group in space.groups:
+            lowest = rules.minimum(group.size)
             wanted = np.linspace(lowest, group.size, ratios)
-            legal = {problem.rules.round(math.floor(w + 1e-9), group.size) for w in wanted}
+            legal = {rules.round(math.floor(w + 1e-9), group.size) for w in wanted}
             columns.append(np.array(sorted(legal), dtype=np.int64))
-        return cls(problem, tuple(columns))
+        return cls(space, cost_of_widths, tuple(columns))
 
     @cached_property
     def sizes(self) -> np.ndarray:
@@ -94,7 +111,7 @@ class WidthGrid:
 
     def costs(self, states: np.ndarray) -> np.ndarray:
         """Costs of some states in the budget's metric, int64, shape (n,)."""
-        return self.problem.budget.cost_of_widths(self.problem.cost, self.widths_of(states))
+        return self.cost_of_widths(self.widths_of(states))
 
     def config(self, state: np.ndarray, scores: Mapping[str, np.ndarray]) -> SubnetConfig:
         """The channels of highest score at a state's widths, so that narrower is nested in wider.
@@ -103,7 +120,7 @@ class WidthGrid:
             state: shape (G,).
             scores: by group name, shape (size,).
         """
-        return keep_best(self.problem.space, scores, self.widths_of(state[None])[0])
+        return keep_best(self.space, scores, self.widths_of(state[None])[0])
 
 
 def independent_states(grid: StateSpace, count: int, rng: np.random.Generator) -> np.ndarray:
