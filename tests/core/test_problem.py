@@ -1,16 +1,19 @@
 """What a search sees: random streams, trace, passes that are charged, feasibility."""
 
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from tests.problems import problem as float64_problem
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import Budget
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.planted import planted_problem
 from zoo.core.problem import RECALIBRATION_BATCHES, Problem
+from zoo.core.supernet import recalibrate
 from zoo.core.surgery import rebuild
 
 
@@ -131,3 +134,20 @@ def test_full_budget_is_recognised_in_both_metrics(problem: Problem) -> None:
     assert not problem.is_full
     problem.budget = Budget("params", problem.cost.full_params)
     assert problem.is_full
+
+
+@pytest.mark.parametrize("recalibration_batches", [0, 3])
+def test_accuracy_is_that_of_the_rebuilt_network_in_eval_mode(recalibration_batches: int) -> None:
+    task = float64_problem()
+    config = SubnetConfig({g.name: tuple(range(g.size // 2)) for g in task.space.groups})
+    small = rebuild(task.model, task.space, config)
+    images = [images for images, _ in islice(task.data.training._source.epoch(0), 3)]
+    if recalibration_batches:
+        recalibrate(small, images)
+    hits = [small(x).argmax(1) == labels for x, labels in task.data.searching._source.epoch(0)]
+    wanted = float(torch.cat(hits).double().mean())
+    task.supernet.forward(images[0], config, training=True)  # leaves another mode behind
+    with task.meter.phase("search"):
+        found = task.accuracy(config, recalibration_batches=recalibration_batches)
+    assert found == wanted
+    assert 0 < wanted < 1

@@ -132,11 +132,11 @@ class Problem:
                 values = self.supernet.recalibrated(config, batches, weights)
             else:
                 values = self.supernet.sliced(config, weights)
-            for images, labels in islice(self.data.search(), search_batches):
-                self.meter.passes(len(images), macs, backward=False)
-                logits = self.supernet.forward(images, config, values)
-                correct += int((logits.argmax(1) == labels).sum())
-                total += len(labels)
+            with self.supernet.running(config, values) as network:
+                for images, labels in islice(self.data.search(), search_batches):
+                    self.meter.passes(len(images), macs, backward=False)
+                    correct += int((network(images).argmax(1) == labels).sum())
+                    total += len(labels)
         return correct / total
 
     @property

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
@@ -35,6 +35,7 @@ class Supernet:
         self.space = space
         self._own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._skeleton = on_meta(model)
+        self._slots = _slots(self._skeleton)
 
     def sliced(
         self, config: SubnetConfig, weights: Mapping[str, Tensor] | None = None
@@ -102,9 +103,10 @@ class Supernet:
                 if name.endswith("num_batches_tracked"):
                     value.zero_()
             count = 0
-            for images in batches:
-                self._run(images, config, values)
-                count += 1
+            with self._lent(config, values) as network:
+                for images in batches:
+                    network(images)
+                    count += 1
         if not count:
             raise ValueError("batch-norm statistics need at least one batch")
         return values
@@ -158,10 +160,54 @@ class Supernet:
         with _attributes(self._skeleton, changes):
             yield self._skeleton
 
-    def _run(self, images: Tensor, config: SubnetConfig, values: Mapping[str, Tensor]) -> Tensor:
+    @contextmanager
+    def running(
+        self, config: SubnetConfig, values: Mapping[str, Tensor]
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Lend the skeleton as a subnet in eval mode, for any number of batches.
+
+        Args:
+            config: what is kept.
+            values: the subnet's parameters and buffers, as ``sliced`` or ``recalibrated`` return
+                them.
+        """
+        self._skeleton.eval()
+        with self._lent(config, values) as network:
+            yield network
+
+    @contextmanager
+    def _lent(
+        self, config: SubnetConfig, values: Mapping[str, Tensor]
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Lend the skeleton in whatever mode it is."""
         with self.resized(config) as skeleton:
-            logits: Tensor = functional_call(skeleton, dict(values), (images,))
-        return logits
+            before = [slots[key] for slots, key, _ in self._slots]
+            for slots, key, name in self._slots:
+                slots[key] = values[name]
+            try:
+                yield skeleton
+            finally:
+                for (slots, key, _), tensor in zip(self._slots, before, strict=True):
+                    slots[key] = tensor
+
+    def _run(self, images: Tensor, config: SubnetConfig, values: Mapping[str, Tensor]) -> Tensor:
+        with self._lent(config, values) as network:
+            return network(images)
+
+
+_Slot = tuple[dict[str, Any], str, str]  # tensors of a module, key, and state-dict name
+
+
+def _slots(skeleton: nn.Module) -> list[_Slot]:
+    """Where each tensor stands; one that several modules share stands there under one name."""
+    names = {id(t): n for n, t in (*skeleton.named_parameters(), *skeleton.named_buffers())}
+    return [
+        (slots, key, names[id(tensor)])
+        for module in skeleton.modules()
+        for slots in (module._parameters, module._buffers)
+        for key, tensor in slots.items()
+        if tensor is not None
+    ]
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
