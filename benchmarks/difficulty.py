@@ -127,6 +127,8 @@ standard deviation over the seeds.
 |---:|---|---:|---:|---|---:|
 {chr(10).join(rows)}
 
+{_steadiness(curve, len(study.seeds))}
+
 Trained in {minutes:.1f} minutes of processor time on one thread, with torch {torch.__version__}
 and timm {timm.__version__}.
 """
@@ -150,6 +152,17 @@ def _row(ratio: float, curve: Curve, image_size: int) -> str:
             f"{lost} |",
         ]
     )
+
+
+def _steadiness(curve: Curve, seeds: int) -> str:
+    """In how many seeds the accuracy falls at each step."""
+    steps = zip(KEEP_RATIOS, KEEP_RATIOS[1:], strict=False)
+    parts = [
+        f"{sum(w > n for w, n in zip(curve[wide], curve[narrow], strict=True))} of {seeds} "
+        f"from {wide:g} to {narrow:g}"
+        for wide, narrow in steps
+    ]
+    return f"Seeds in which accuracy falls: {', '.join(parts)}."
 
 
 def _macs(ratio: float, image_size: int) -> int:
