@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import timm
@@ -156,11 +157,10 @@ def _row(ratio: float, curve: Curve, image_size: int) -> str:
 
 def _steadiness(curve: Curve, seeds: int) -> str:
     """In how many seeds the accuracy falls at each step."""
-    steps = zip(KEEP_RATIOS, KEEP_RATIOS[1:], strict=False)
     parts = [
         f"{sum(w > n for w, n in zip(curve[wide], curve[narrow], strict=True))} of {seeds} "
         f"from {wide:g} to {narrow:g}"
-        for wide, narrow in steps
+        for wide, narrow in pairwise(KEEP_RATIOS)
     ]
     return f"Seeds in which accuracy falls: {', '.join(parts)}."
 

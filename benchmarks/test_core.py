@@ -18,14 +18,23 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import nn
 
+from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
 from zoo.core.batches import Batches, ImageTensors
 from zoo.core.config import SubnetConfig
-from zoo.core.cost import CostModel
+from zoo.core.cost import Budget, CostModel
+from zoo.core.data import MeteredData
+from zoo.core.engine import Engine, Execution, starting_weights
+from zoo.core.evolve import Evaluated
 from zoo.core.meter import Meter
+from zoo.core.oneshot import Widths
+from zoo.core.prior import uniform_prior
+from zoo.core.problem import Problem
+from zoo.core.score import channel_order
 from zoo.core.space import ChannelSpace
-from zoo.core.supernet import Supernet
 from zoo.core.surgery import rebuild
 from zoo.core.train import Recipe, train
+from zoo.core.widths import WidthGrid, covering_states
+from zoo.pse_net import PSENet
 
 CONFIGS = 100_000
 TORCH_PRUNING_FACTOR = 50
@@ -61,23 +70,93 @@ def test_trace_and_rebuild(benchmark: BenchmarkFixture, name: str) -> None:
     assert _time(benchmark, prune, rounds=5) <= 3.0
 
 
-def test_supernet_step_against_a_rebuilt_network(benchmark: BenchmarkFixture) -> None:
-    """Time of a training step on slices over that of the same network built by surgery."""
-    model = timm.create_model("resnet18", num_classes=10)
-    space = ChannelSpace.trace(model, (3, 64, 64))
-    config = halved(space)
-    supernet, small = Supernet(model, space), rebuild(model, space, config).train()
-    images = torch.randn(16, 3, 64, 64)
+def engine_problem() -> Problem:
+    """A search problem of CIFAR shape on random images."""
+    generator = torch.Generator().manual_seed(0)
+    model = timm.create_model("resnet20_cifar", num_classes=10).eval()
+    space = ChannelSpace.trace(model, (3, 32, 32))
+    cost, meter = CostModel(space), Meter()
+    parts = []
+    for count in (512, 256):
+        images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        labels = torch.arange(count) % 10
+        parts.append(Batches(ImageTensors(images, labels, (0.5,) * 3, (0.25,) * 3), 64, seed=0))
+    data = MeteredData(parts[0], parts[1], meter)
+    return Problem(model, space, cost, Budget.parse(0.5, cost), data, meter=meter)
 
-    def sliced() -> None:
-        logits = supernet.forward(images, config, training=True)
-        logits.sum().backward()  # type: ignore[no-untyped-call]
 
-    def built() -> None:
-        small(images).sum().backward()
+def test_engine_step_against_a_hand_built_network(benchmark: BenchmarkFixture) -> None:
+    """A training step at some widths may cost 5 % more than that of a network built so."""
+    task = engine_problem()
+    config = halved(task.space)
+    engine = Engine(task, starting_weights(task, "parent"), steps=10_000, lr=1e-4)
+    small = timm.create_model("resnet20_cifar", num_classes=10, channels=(8, 16, 32)).train()
+    optimizer = torch.optim.SGD(small.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    images, labels = next(iter(task.data.training._source.epoch(0)))
 
-    benchmark.extra_info["sliced_over_built"] = round(_ratio(sliced, built), 3)
-    _time(benchmark, sliced, rounds=5)
+    def on_the_engine() -> None:
+        engine.update(nn.functional.cross_entropy(engine.logits(images, config), labels))
+
+    def by_hand() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(small(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    with task.meter.phase("supernet"):
+        ratio = _ratio(on_the_engine, by_hand, rounds=41)
+        _time(benchmark, on_the_engine, rounds=5)
+    benchmark.extra_info["engine_over_hand_built"] = round(ratio, 3)
+    assert ratio <= 1.05
+
+
+@pytest.mark.parametrize("execution", ["masked", "sliced"])
+def test_parallel_step(benchmark: BenchmarkFixture, execution: Execution) -> None:
+    """One update of four subnets: compare the two by their medians, on the device at hand."""
+    task = engine_problem()
+    grid = WidthGrid.make(task, 10)
+    order = channel_order(task, by_magnitude=True)
+    rng = np.random.default_rng(0)
+    weights = starting_weights(task, "parent")
+    engine = Engine(task, weights, steps=10_000, lr=1e-4, execution=execution)
+    images, labels = next(iter(task.data.training._source.epoch(0)))
+
+    def step() -> None:
+        configs = [grid.config(state, order) for state in covering_states(grid, 4, rng)]
+        engine.update(nn.functional.cross_entropy(engine.parallel(images, configs), labels))
+
+    with task.meter.phase("supernet"):
+        _time(benchmark, step, rounds=15)
+
+
+def test_search_outside_of_network_passes(benchmark: BenchmarkFixture) -> None:
+    """Less than a twentieth of a search goes to anything but passes through networks."""
+    task = engine_problem()
+    settings = PSENet(evaluations=30, population=10)
+    widths = Widths(task, WidthGrid.make(task, 10), channel_order(task, by_magnitude=True))
+    began, inside = 0.0, 0.0
+
+    def enter(*_: object) -> None:
+        nonlocal began
+        began = time.perf_counter()
+
+    def leave(*_: object) -> None:
+        nonlocal inside
+        inside += time.perf_counter() - began
+
+    task.supernet._skeleton.register_forward_pre_hook(enter)
+    task.supernet._skeleton.register_forward_hook(leave)
+
+    def search() -> None:
+        evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), {}))
+        flat = uniform_prior(widths.grid.sizes)
+        settings.explore(widths, evaluated, flat, np.random.default_rng(0))
+
+    with task.meter.phase("search"):
+        benchmark.pedantic(search, rounds=1)  # type: ignore[no-untyped-call]
+    assert benchmark.stats is not None
+    outside = 1 - inside / benchmark.stats.stats.total
+    benchmark.extra_info["share_outside_of_passes"] = round(outside, 3)
+    assert outside < 0.05
 
 
 def test_training_loop_against_a_bare_loop(benchmark: BenchmarkFixture) -> None:
