@@ -38,6 +38,12 @@ def test_the_page_on_bnp_is_made_from_its_records(name: str) -> None:
     assert block_of(page, name).strip() == table.strip() != ""
 
 
+def test_the_page_on_the_headline_is_made_from_its_records() -> None:
+    records = load_records(ROOT / "results" / "bnp-headline" / "records")
+    page = (ROOT / "docs" / "bnp_headline.md").read_text("utf-8")
+    assert block_of(page, "report").strip() == to_markdown(compare(records)).strip() != ""
+
+
 def test_solvers_of_the_ablation_were_given_equal_score_tables() -> None:
     tables: dict[int, set[object]] = {}
     for record in load_records(ROOT / "results" / "bnp-ablation" / "records"):

@@ -198,9 +198,11 @@ def train_parallel(widths: Widths, settings: PSENet) -> Trained:
         norm=settings.norm,
     )
     seen = SeenSubnets(len(grid.sizes))
+    execution = ""
     for images, labels in problem.data.train(settings.steps):
         count = min(settings.subnets, len(images))
         used = len(images) - len(images) % count
+        execution = engine.chosen(used // count)
         states = draw(grid, count, rng)
         logits = engine.parallel(images[:used], [widths.config(state) for state in states])
         losses = _mean_by_part(logits, labels[:used], count)
@@ -208,7 +210,7 @@ def train_parallel(widths: Widths, settings: PSENet) -> Trained:
         seen.add(states, losses)
     problem.trace(
         "train_parallel",
-        execution=engine.execution,
+        execution=execution,
         pairs=engine.pairs,
         losses=seen.means(),
         costs=grid.costs(seen.records["states"]),

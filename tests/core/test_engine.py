@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.problems import BATCH, problem
 from zoo.core.config import SubnetConfig
-from zoo.core.engine import Engine, Execution, starting_weights, train_once
+from zoo.core.engine import SLICED_FROM, Engine, Execution, starting_weights, train_once
 from zoo.core.errors import Diverged
 from zoo.core.problem import Problem
 from zoo.core.score import channel_order
@@ -56,9 +56,14 @@ def test_both_executions_make_the_same_updates() -> None:
         assert float((weight - sliced[name]).abs().max()) < TOLERANCE * max(scale, 1e-3)
 
 
-def test_auto_is_sliced_on_a_cpu_and_masked_where_statistics_are_joint() -> None:
-    assert engine(problem(), "auto").execution == "sliced"
-    assert engine(problem(), "auto", norm="joint").execution == "masked"
+def test_auto_slices_where_a_part_is_much_work_and_masks_elsewhere() -> None:
+    task = problem()
+    enough = SLICED_FROM // task.cost.full_macs + 1
+    assert engine(task, "auto").chosen(enough) == "sliced"
+    assert engine(task, "auto").chosen(enough - 1) == "masked"
+    assert engine(task, "auto", norm="joint").chosen(enough) == "masked"
+    assert engine(task, "masked").chosen(enough) == "masked"
+    assert engine(task, "sliced").chosen(1) == "sliced"
 
 
 def test_a_masked_pass_costs_the_full_width_and_a_sliced_one_its_subnets() -> None:
