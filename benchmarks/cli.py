@@ -282,7 +282,7 @@ def _table(comparison: "Comparison") -> Table:
         table.add_column(heading, justify="right")
     for row in comparison.rows:
         if not row.ok:
-            table.add_row(row.budget, escape(row.method), f"[red]{row.seeds}[/]")
+            table.add_row(row.budget, escape(comparison.label(row)), f"[red]{row.seeds}[/]")
             continue
         top1 = row.mean(lambda record: record.top1.finetuned)
         macs = row.mean(lambda record: share(record, "macs"))
@@ -293,7 +293,7 @@ def _table(comparison: "Comparison") -> Table:
             row.gain.shown("+.1f", 100) if row.gain else "",
             speed.shown(".2f") + "x" if speed else "",
         )
-        table.add_row(row.budget, escape(row.method), *cells)
+        table.add_row(row.budget, escape(comparison.label(row)), *cells)
     return table
 
 

@@ -177,7 +177,7 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
                 lw=0.4,
             )
             left = [start + width for start, width in zip(left, widths, strict=True)]
-        _name_rows(axis, rows, [f"{row.method}  {row.budget}" for row in rows])
+        _name_rows(axis, rows, [f"{comparison.label(row)}  {row.budget}" for row in rows])
         axis.set_xlabel("MACs spent, forward and backward, trillions")
         axis.set_title(comparison.title, fontsize=10)
         axis.grid(axis="x", alpha=0.3)
@@ -207,7 +207,7 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
             [_kept_shares(row, names) for row in rows],
             vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest",
         )  # fmt: skip
-        _name_rows(axis, rows, [f"{row.method}  {row.budget}" for row in rows])
+        _name_rows(axis, rows, [f"{comparison.label(row)}  {row.budget}" for row in rows])
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
         axis.set_title(comparison.title, fontsize=10)
     figure.colorbar(image, ax=list(grid[:, 0]), label="Keep ratio", shrink=0.6)
@@ -220,7 +220,7 @@ def _accuracy_figure(panels: Sequence[Panel]) -> Figure:
     for axis, panel in zip(axes, panels, strict=False):
         lines: dict[str, list[Row]] = {}
         for row in panel.comparison.rows:
-            lines.setdefault(row.method, []).append(row)
+            lines.setdefault(panel.comparison.label(row), []).append(row)
         for method, rows in lines.items():
             methods[method] = rows[0].cell.method
             _draw_line(axis, rows, panel.cost)

@@ -130,6 +130,11 @@ class Comparison:
         """Network and data."""
         return f"{self.cell.model.name} on {self.cell.data.name}"
 
+    def label(self, row: Row) -> str:
+        """The method's name, with its settings only where the comparison has variants of it."""
+        variants = {other.method for other in self.rows if other.cell.method == row.cell.method}
+        return row.method if len(variants) > 1 else row.cell.method
+
     @property
     def caption(self) -> str:
         """What was held equal, in a sentence or two."""

@@ -147,3 +147,14 @@ def test_only_what_stands_between_the_markers_is_replaced():
 def test_a_text_without_one_block_is_refused(text):
     with pytest.raises(ValueError, match="expected one block"):
         replace_block(text, "new")
+
+
+def test_a_label_names_settings_only_where_there_are_variants():
+    found = [
+        record(cell=cell("taylor", settings={"batches": 3})),
+        record(cell=cell("bnp", settings={"steps": 3})),
+        record("bnp"),
+    ]
+    (comparison,) = compare(found)
+    labels = {comparison.label(row) for row in comparison.rows}
+    assert labels == {"taylor", "bnp", "bnp (steps=3)"}
