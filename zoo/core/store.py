@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -56,8 +56,7 @@ class SupernetStore:
         """The path of a supernet, while no other process trains or reads the same one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(settings)
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(path.with_suffix(".lock")):
             yield path
 
     def _path(self, settings: Mapping[str, object]) -> Path:
