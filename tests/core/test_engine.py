@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +186,22 @@ def test_a_training_that_breaks_leaves_nothing_behind(tmp_path: Path) -> None:
         train_once(task, {}, broken)
     assert not list(tmp_path.glob("*.safetensors"))
     assert trained_in(task.store, {})[2] == 1
+
+
+def test_two_trainings_of_one_supernet_take_turns(tmp_path: Path) -> None:
+    store, seen = SupernetStore(tmp_path, "origin"), []
+    is_inside = threading.Event()
+
+    def first() -> None:
+        with store.locked({}):
+            is_inside.set()
+            time.sleep(0.3)
+            seen.append("first leaves")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    is_inside.wait()
+    with store.locked({}):
+        seen.append("second enters")
+    thread.join()
+    assert seen == ["first leaves", "second enters"]
