@@ -95,7 +95,7 @@ class AutoSlim(OneShot):
     def tiny(cls) -> Self:
         """A few careful updates and a coarse grid."""
         return cls(
-            steps=2, lr=1e-4, ratios=4, reevaluate=2, search_batches=1, recalibration_batches=1
+            steps=2, lr=1e-4, ratios=3, reevaluate=1, search_batches=1, recalibration_batches=1
         )
 
     @classmethod

@@ -201,7 +201,8 @@ def population_prior(grid: StateSpace, losses: np.ndarray, limit: int, temperatu
         limit: what a drawn state costs on average, where a price leads there.
         temperature: nats.
     """
-    places = np.random.default_rng(0).random((_DRAWS, len(grid.sizes), 1))
+    rng = np.random.default_rng(0)
+    places = rng.random((_DRAWS, len(grid.sizes), 1))
     share = np.arange(losses.shape[1]) / np.maximum(grid.sizes - 1, 1)[:, None]
 
     def priced(price: float) -> Prior:

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from benchmarks.ablation import ablation_table
 from benchmarks.ranking import (
@@ -11,6 +12,7 @@ from benchmarks.ranking import (
     ceiling,
     collect_rankings,
     judge,
+    kendall_tau,
     ranking_table,
     supernet_table,
 )
@@ -50,6 +52,14 @@ def tau_by_hand(first, second):
         for i, j in combinations(range(len(first)), 2)
     ]
     return np.mean(signs)
+
+
+def test_tau_b_is_that_of_scipy_with_and_without_ties():
+    rng = np.random.default_rng(0)
+    for levels in (3, 8, 1000):
+        first, second = rng.integers(levels, size=(2, 25)).astype(float)
+        assert kendall_tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
+    assert np.isnan(kendall_tau(np.ones(5), np.arange(5.0)))
 
 
 def test_tau_is_the_share_of_concordant_pairs_less_that_of_discordant_ones():

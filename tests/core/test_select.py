@@ -1,15 +1,19 @@
 """Selection rules: widths within a budget on the recounted cost."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
+from tests.problems import problem as float64_problem
 from zoo.core.config import SubnetConfig, WidthRules
+from zoo.core.cost import Budget
 from zoo.core.planted import planted_problem
 from zoo.core.problem import Problem
 from zoo.core.pruner import get_pruner
 from zoo.core.select import (
+    fill_closely,
     fill_up,
     global_widths,
     keep_best,
@@ -122,3 +126,26 @@ def test_keep_best_prefers_the_lower_index_among_equals() -> None:
     scores = {names[0]: np.array([0.0, 5, 0, 5, 0, 0, 7, 0]), names[1]: np.zeros(8)}
     config = keep_best(problem.space, scores, np.array([4, 2]))
     assert config == SubnetConfig({names[0]: (0, 1, 3, 6), names[1]: (0, 1)})
+
+
+def test_a_channel_is_given_up_where_every_single_step_is_too_large() -> None:
+    problem = float64_problem("test_efficientnet", keep_ratio=0.5)
+    sizes = problem.space.sizes
+    names = [group.name for group in problem.space.groups]
+    widths = np.where([name == names[0] for name in names], 4, sizes)
+    wider = np.where([name == names[0] for name in names], 5, sizes)
+    cost, next_cost = problem.cost.macs_of_widths(np.stack([widths, wider])).tolist()
+    tight = replace(problem, budget=Budget("macs", cost + (9 * (next_cost - cost)) // 10))
+
+    def share(found: np.ndarray) -> float:
+        return float(problem.cost.macs_of_widths(found[None])[0] / tight.budget.limit)
+
+    def priority(now: np.ndarray) -> np.ndarray:
+        found: np.ndarray = -now / sizes
+        return found
+
+    assert np.array_equal(fill_up(tight, widths, priority), widths)
+    slack = (1 - share(widths)) / 10
+    found = fill_closely(tight, widths, priority, slack=slack)
+    assert share(widths) < 1 - slack <= share(found) <= 1
+    assert (found >= problem.rules.minimums(problem.space)).all() and (found <= sizes).all()

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from zoo.core.batches import fixed_random
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import Diverged, unknown_name
 from zoo.core.problem import Problem
@@ -186,18 +187,15 @@ def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:
     """
     if start not in get_args(Start):
         raise unknown_name("start", start, get_args(Start))
-    model = problem.model
-    if start == "scratch":
-        model = _redrawn(model, problem)
-    return {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+    model = problem.model if start == "parent" else _redrawn(problem.model, problem.seed)
+    device = problem.meter.device
+    return {n: p.detach().clone().to(device).requires_grad_() for n, p in model.named_parameters()}
 
 
-def _redrawn(model: nn.Module, problem: Problem) -> nn.Module:
-    """A copy in which every layer has drawn its parameters again."""
-    fresh = copy.deepcopy(model)
-    devices = [problem.meter.device] if problem.meter.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.random.set_rng_state(problem.generator("weights").get_state())
+def _redrawn(model: nn.Module, seed: int) -> nn.Module:
+    """A copy on the CPU in which every layer has drawn its parameters again."""
+    fresh = copy.deepcopy(model).cpu()
+    with fixed_random("weights", seed):
         for module in fresh.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):

@@ -21,7 +21,7 @@ from zoo.core.evolve import Candidates
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.score import channel_order
-from zoo.core.select import fill_up, keep_best
+from zoo.core.select import fill_closely, keep_best
 from zoo.core.store import Trained
 from zoo.core.widths import WidthGrid
 
@@ -72,7 +72,7 @@ class OneShot(Pruner):
     lr: float = 0.02
     start: Start = "parent"
     ratios: int = 10
-    slack: float = 0.05
+    slack: float = 0.02
 
     @abstractmethod
     def train(self, widths: Widths) -> Trained:
@@ -105,7 +105,7 @@ class OneShot(Pruner):
             state = self.choose(widths, trained)
         sizes = problem.space.sizes
         chosen = widths.grid.widths_of(state[None])[0]
-        filled = fill_up(problem, chosen, lambda now: -now / sizes)
+        filled = fill_closely(problem, chosen, lambda now: -now / sizes, slack=self.slack)
         weights = {**problem.model.state_dict(), **trained.weights}
         return conclude(problem, keep_best(problem.space, widths.order, filled), weights)
 

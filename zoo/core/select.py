@@ -17,6 +17,7 @@ from zoo.core.problem import Problem
 from zoo.core.space import ChannelSpace
 
 __all__ = [
+    "fill_closely",
     "fill_up",
     "global_widths",
     "keep_best",
@@ -94,6 +95,60 @@ def fill_up(
         if not fits.any():
             return widths
         widths = candidates[np.argmax(np.where(fits, priority(widths), -np.inf))]
+
+
+def fill_closely(
+    problem: Problem,
+    widths: np.ndarray,
+    priority: Callable[[np.ndarray], np.ndarray],
+    *,
+    slack: float,
+) -> np.ndarray:
+    """Fill up; where every single step is too large, take one and give up channels elsewhere.
+
+    Args:
+        problem: gives cost, budget and rules.
+        widths: legal widths within the budget, shape (G,).
+        priority: as `fill_up` takes it.
+        slack: share of the budget that may stay unused.
+
+    Returns:
+        Widths within the budget, shape (G,); more may stay unused where no exchange helps.
+    """
+    wanted = (1 - slack) * problem.budget.limit
+    widths = fill_up(problem, widths, priority)
+    cost = _cost(problem, widths)
+    while cost < wanted:
+        wider = next_widths(problem, widths)
+        exchanged = []
+        for group in np.flatnonzero(wider > widths).tolist():
+            one_wider = np.where(np.arange(len(widths)) == group, wider, widths)
+            exchanged.append(fill_up(problem, _fitted(problem, one_wider, group), priority))
+        best = max(exchanged, key=lambda each: _cost(problem, each), default=widths)
+        if not cost < _cost(problem, best) <= problem.budget.limit:
+            break
+        widths, cost = best, _cost(problem, best)
+    return widths
+
+
+def _fitted(problem: Problem, widths: np.ndarray, kept: int) -> np.ndarray:
+    """Widths narrowed step by step in any group but one until they fit, as little as may be."""
+    minimums = problem.rules.minimums(problem.space)
+    while (cost := _cost(problem, widths)) > problem.budget.limit:
+        eye = np.eye(len(widths), dtype=bool)
+        narrower = np.maximum(legal_widths(problem, np.where(eye, widths - 1, widths)), minimums)
+        costs = problem.budget.cost_of_widths(problem.cost, narrower)
+        costs[kept] = cost
+        if (costs >= cost).all():
+            break
+        fits = costs <= problem.budget.limit
+        pick = np.where(fits, costs, -1).argmax() if fits.any() else costs.argmin()
+        widths = narrower[pick]
+    return widths
+
+
+def _cost(problem: Problem, widths: np.ndarray) -> int:
+    return int(problem.budget.cost_of_widths(problem.cost, widths[None])[0])
 
 
 def random_widths(
