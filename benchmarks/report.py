@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.record import Cell, Measured, Phase, Record, current_records
+from benchmarks.record import Cell, Measured, Phase, Record, Schedule, current_records
 
 __all__ = [
     "DECIDING",
@@ -140,8 +140,8 @@ class Comparison:
         """What was held equal, in a sentence or two."""
         records = [record for row in self.rows for record in row.ok]
         sentences = [
-            f"Parent trained for {self.cell.parent.epochs} epochs, every pruned network "
-            f"fine-tuned for {self.cell.finetune.epochs} epochs."
+            f"Parent trained for {_epochs(self.cell.parent)}, every pruned network "
+            f"fine-tuned for {_epochs(self.cell.finetune)}."
         ]
         if records and (size := records[0].size):
             top1 = self.mean_parent_top1(records)
@@ -321,6 +321,10 @@ def _row_order(row: Row) -> tuple[str, bool, float, float, str]:
         -top1.mean if top1 else math.inf,
         row.method,
     )
+
+
+def _epochs(schedule: Schedule) -> str:
+    return "1 epoch" if schedule.epochs == 1 else f"{schedule.epochs} epochs"
 
 
 def _where(record: Record) -> str:
