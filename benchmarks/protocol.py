@@ -225,7 +225,7 @@ def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> 
 
     test = _fixed_batches(cell, test_split.open())
     findings.top1 = Top1(
-        parent=evaluate(parent, test),
+        parent=_parent_top1(cell, parent, test),
         pruned=evaluate(pruned, test),
         recalibrated=evaluate(recalibrated, test),
         finetuned=evaluate(finetuned, test),
@@ -234,6 +234,17 @@ def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> 
         parent, finetuned, splits.input_size, latency=cell.latency, device=cell.device
     )
     findings.network = finetuned
+
+
+_PARENT_TOP1: dict[str, float] = {}
+"""Of the parents that this process has tested: neighbouring cells share them."""
+
+
+def _parent_top1(cell: Cell, parent: nn.Module, test: Batches) -> float:
+    """Test accuracy of the unpruned network, which is the same for every cell that starts there."""
+    if cell.parent_key not in _PARENT_TOP1:
+        _PARENT_TOP1[cell.parent_key] = evaluate(parent, test)
+    return _PARENT_TOP1[cell.parent_key]
 
 
 def _score(cell: Cell, problem: Problem, sample: Sample, findings: Findings) -> None:
