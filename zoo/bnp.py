@@ -66,7 +66,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.core.blocks import Block, BlockRunner, block_macs, cut_blocks
+from zoo.core.blocks import Block, BlockRunner, block_macs, check_interfaces, cut_blocks
 from zoo.core.chain import (
     ChainRun,
     ChoiceTable,
@@ -171,7 +171,8 @@ class BNP(Pruner):
         """
         _check_names(self)
         blocks = cut_blocks(problem.model, problem.space)
-        _check_interfaces(problem.space, blocks, configs)
+        inner = {name for block in blocks for name in block.groups}
+        check_interfaces(problem.space, inner, configs)
         grid = make_grid(problem, blocks, self.candidates)
         runner = BlockRunner(problem.model, problem.space, blocks)
         with problem.meter.phase("supernet"):
@@ -211,19 +212,6 @@ def _check_names(settings: BNP) -> None:
         known = get_args(get_type_hints(BNP)[name])
         if getattr(settings, name) not in known:
             raise unknown_name(name, getattr(settings, name), known)
-
-
-def _check_interfaces(
-    space: ChannelSpace, blocks: Sequence[Block], configs: Sequence[SubnetConfig]
-) -> None:
-    inner = {name for block in blocks for name in block.groups}
-    for config in configs:
-        for group in space.groups:
-            if group.name not in inner and len(config.indices(group)) < group.size:
-                raise ValueError(
-                    f"group {group.name!r} is an interface between blocks and has to stay whole; "
-                    "BNP scores configurations that narrow inner groups only"
-                )
 
 
 def distil_blocks(

@@ -13,21 +13,21 @@ their widths, and its cost depends on its own widths alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo.core.config import SubnetConfig
-from zoo.core.space import ChannelGroup, ChannelSpace, timm_ordinals
+from zoo.core.groups import is_in
+from zoo.core.links import Call, inner_groups, read_links
+from zoo.core.space import ChannelGroup, ChannelSpace
 from zoo.core.supernet import Supernet
-from zoo.core.trace import on_meta
 
-__all__ = ["Block", "BlockRunner", "block_macs", "cut_blocks"]
+__all__ = ["Block", "BlockRunner", "block_macs", "check_interfaces", "cut_blocks"]
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,35 @@ def cut_blocks(model: nn.Module, space: ChannelSpace) -> tuple[Block, ...]:
         model: the network that `space` was traced from; not touched.
         space: its channel groups.
     """
-    root, counts = _calls(model, space.input_size)
-    runs = _runs(_Cutter(space, timm_ordinals(model, coarse=False)), root)
+    chain, _, counts = read_links(model, space.input_size)
+    runs = _runs(space, chain)
     blocks = []
     for links in runs:
         modules = tuple(link.path for link in links)
-        inner = _inner(space, modules)
+        inner = inner_groups(space, modules)
         if inner and counts[modules[0]] == 1 == counts[modules[-1]]:
             blocks.append(Block(modules, _coordinates(inner)))
     if not blocks and space.groups:
         blocks.append(Block(("",), _coordinates(space.groups)))
     return tuple(blocks)
+
+
+def check_interfaces(
+    space: ChannelSpace, inner: Collection[str], configs: Sequence[SubnetConfig]
+) -> None:
+    """Refuse configurations that narrow a group outside of some inner ones.
+
+    Raises:
+        ValueError: with the first such group.
+    """
+    for config in configs:
+        for group in space.groups:
+            if group.name not in inner and len(config.indices(group)) < group.size:
+                raise ValueError(
+                    f"group {group.name!r} is an interface between parts that are scored alone, "
+                    "and has to stay whole; only configurations that narrow inner groups have "
+                    "scores here"
+                )
 
 
 def block_macs(space: ChannelSpace, block: Block) -> int:
@@ -80,7 +98,7 @@ def block_macs(space: ChannelSpace, block: Block) -> int:
     return sum(
         factor * math.prod(len(table.axes[axis].group) for axis in axes)
         for module, factor, axes in table.products
-        if _is_in(f"{module}.", block.modules)
+        if is_in(f"{module}.", block.modules)
     )
 
 
@@ -104,7 +122,7 @@ class BlockRunner:
         """Names of the parameters that the blocks use."""
         modules = [path for block in self.blocks for path in block.modules]
         names = self.supernet.space.table.parameters
-        return tuple(name for name in names if _is_in(name, modules))
+        return tuple(name for name in names if is_in(name, modules))
 
     def features(
         self,
@@ -195,96 +213,11 @@ def _hooked(
             handle.remove()
 
 
-_Key = tuple[int, int]  # identity and version of a tensor
-
-
-@dataclass
-class _Call:
-    """One call of a module: the tensor that went in, the one that came out, the calls inside."""
-
-    path: str
-    entered: _Key | None
-    left: _Key | None = None
-    is_pooling: bool = False
-    parts: list[_Call] = field(default_factory=list)
-
-    @property
-    def is_chain(self) -> bool:
-        """Whether all that the module does is to hand a tensor through its parts."""
-        if not self.parts or None in (self.entered, self.left):
-            return False
-        keys = [self.entered, *(part.left for part in self.parts)]
-        return keys == [*(part.entered for part in self.parts), self.left]
-
-
-def _calls(model: nn.Module, input_size: Sequence[int]) -> tuple[_Call, dict[str, int]]:
-    """The tree of module calls of one pass on the meta device, and calls by path."""
-    meta = on_meta(model)
-    stack: list[_Call] = [_Call("", None)]
-    counts: dict[str, int] = {}
-    alive: list[Any] = []  # whatever modules return; keeps identities from being used again
-
-    def enter(path: str, inputs: tuple[Any, ...]) -> None:
-        call = _Call(path, _key(inputs[0]) if len(inputs) == 1 else None)
-        counts[path] = counts.get(path, 0) + 1
-        stack[-1].parts.append(call)
-        stack.append(call)
-
-    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        call = stack.pop()
-        call.left = _key(output)
-        call.is_pooling = _is_pooling(module, inputs, output)
-        alive.append((inputs, output))
-
-    for path, module in meta.named_modules():
-        module.register_forward_pre_hook(lambda _m, inputs, path=path: enter(path, inputs))
-        module.register_forward_hook(leave)
-    dtype = next((p.dtype for p in meta.parameters()), torch.float32)
-    with torch.no_grad():
-        meta(torch.empty(1, *input_size, device="meta", dtype=dtype))
-    return stack[0].parts[0], counts
-
-
-def _key(tensor: object) -> _Key | None:
-    return (id(tensor), tensor._version) if isinstance(tensor, Tensor) else None
-
-
-def _is_pooling(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> bool:
-    """Whether a module without parameters makes maps smaller; a global pooling leaves no map."""
-    if next(module.parameters(), None) is not None or len(inputs) != 1:
-        return False
-    if not (isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
-        return False
-    if inputs[0].ndim != 4 or output.ndim != 4:
-        return False
-    return 1 < output.shape[2:].numel() < inputs[0].shape[2:].numel()
-
-
-@dataclass(frozen=True)
-class _Cutter:
-    space: ChannelSpace
-    ordinals: dict[str, int]
-
-    def is_one_block(self, path: str) -> bool:
-        """Whether timm counts all parameters of a module as one block."""
-        found = {o for name, o in self.ordinals.items() if _is_in(name, (path,))}
-        return len(found) == 1
-
-    def links(self, call: _Call) -> Iterator[_Call]:
-        """The calls of the chain that a call is."""
-        is_root = call.path == ""
-        if not is_root and (not call.is_chain or self.is_one_block(call.path)):
-            yield call
-            return
-        for part in call.parts:
-            yield from self.links(part)
-
-
-def _runs(cutter: _Cutter, root: _Call) -> Iterator[list[_Call]]:
+def _runs(space: ChannelSpace, chain: Sequence[Call]) -> Iterator[list[Call]]:
     """Links with inner groups one by one, the links between them run by run."""
-    run: list[_Call] = []
-    for link in cutter.links(root):
-        is_unit = bool(_inner(cutter.space, (link.path,)))
+    run: list[Call] = []
+    for link in chain:
+        is_unit = bool(inner_groups(space, (link.path,)))
         is_linked = bool(run) and link.entered is not None and run[-1].left == link.entered
         if run and (is_unit or not is_linked):
             yield run
@@ -300,19 +233,6 @@ def _runs(cutter: _Cutter, root: _Call) -> Iterator[list[_Call]]:
         yield run
 
 
-def _inner(space: ChannelSpace, modules: Sequence[str]) -> tuple[ChannelGroup, ...]:
-    """The groups all of whose members lie in some modules."""
-    return tuple(
-        group
-        for group in space.groups
-        if all(_is_in(member.tensor, modules) for member in group.members)
-    )
-
-
-def _is_in(tensor: str, modules: Sequence[str]) -> bool:
-    return any(not path or tensor.startswith(f"{path}.") for path in modules)
-
-
 def _coordinates(
     inner: Sequence[ChannelGroup],
 ) -> tuple[tuple[str, ...], ...]:
@@ -324,8 +244,8 @@ def _coordinates(
             other.name
             for other in inner
             if _home(other) != home
-            and _is_in(home, (_home(other),))
-            and any(_is_in(member.tensor, (home,)) for member in other.members)
+            and is_in(home, (_home(other),))
+            and any(is_in(member.tensor, (home,)) for member in other.members)
         ]
         if len(others) == 1:
             leaders[group.name] = others[0]

@@ -13,7 +13,15 @@ import numpy as np
 
 from zoo.core.prior import Prior
 
-__all__ = ["Candidates", "Evaluated", "evolve", "random_candidates", "repaired"]
+__all__ = [
+    "Candidates",
+    "Evaluated",
+    "State",
+    "children",
+    "evolve",
+    "random_candidates",
+    "repaired",
+]
 
 State = tuple[int, ...]
 
@@ -129,18 +137,19 @@ def evolve(
     stale = 0
     while len(evaluated.scores) < evaluations and stale < 5:
         before = len(evaluated.scores)
-        children = _children(evaluated.best(parents), population, redraw, mutation, rng)
-        evaluated.take(repaired(candidates, children, rng), evaluations)
+        born = children(evaluated.best(parents), population, redraw, mutation, rng)
+        evaluated.take(repaired(candidates, born, rng), evaluations)
         stale = stale + 1 if len(evaluated.scores) == before else 0
 
 
-def _children(
+def children(
     parents: Sequence[State],
     count: int,
     redraw: Prior,
     mutation: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
+    """Half mutants of a parent, half uniform crossings of two, shape (count, G)."""
     pool = np.array(parents, dtype=np.int64)
     first = pool[rng.integers(len(pool), size=count)]
     second = pool[rng.integers(len(pool), size=count)]

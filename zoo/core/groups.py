@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.core.atoms import FIXED, Trace
 from zoo.core.config import SubnetConfig
 
-__all__ = ["Axis", "ChannelGroup", "ChannelTable", "Follower", "Member", "Pinned"]
+__all__ = ["Axis", "ChannelGroup", "ChannelTable", "Follower", "Member", "Pinned", "is_in"]
 
 Role = Literal[
     "out", "in", "depthwise", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_var", "other"
@@ -160,6 +160,11 @@ class ChannelTable:
             blocks: block ordinal of each parameter name; empty if unknown.
         """
         return _Builder(trace, inexact).table(stages, blocks)
+
+
+def is_in(tensor: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor, by its state-dict name, lies in one of some modules."""
+    return any(not path or tensor.startswith(f"{path}.") for path in modules)
 
 
 class _Builder:

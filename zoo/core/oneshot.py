@@ -95,6 +95,11 @@ class OneShot(Pruner):
         """Score of a configuration: top-1 on the search split, BatchNorm recalibrated."""
         return widths.problem.accuracy(config, weights)
 
+    def filled(self, widths: Widths, chosen: np.ndarray) -> np.ndarray:
+        """Chosen widths, shape (G,), with channels added up to the budget."""
+        problem, sizes = widths.problem, widths.problem.space.sizes
+        return fill_closely(problem, chosen, lambda now: -now / sizes, slack=self.slack)
+
     def search(self, problem: Problem) -> Subnet:
         """Train the supernet, or take it from the store, and choose widths on it."""
         problem.check_feasible()
@@ -103,9 +108,7 @@ class OneShot(Pruner):
         widths, trained = self._prepare(problem)
         with problem.meter.phase("search"):
             state = self.choose(widths, trained)
-        sizes = problem.space.sizes
-        chosen = widths.grid.widths_of(state[None])[0]
-        filled = fill_closely(problem, chosen, lambda now: -now / sizes, slack=self.slack)
+        filled = self.filled(widths, widths.grid.widths_of(state[None])[0])
         weights = {**problem.model.state_dict(), **trained.weights}
         return conclude(problem, keep_best(problem.space, widths.order, filled), weights)
 

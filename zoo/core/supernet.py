@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
+from zoo.core.groups import is_in
 from zoo.core.resize import Attribute, resize_attributes, resize_tensor
 from zoo.core.space import ChannelSpace
 from zoo.core.trace import on_meta
@@ -38,7 +39,10 @@ class Supernet:
         self._slots = _slots(self._skeleton)
 
     def sliced(
-        self, config: SubnetConfig, weights: Mapping[str, Tensor] | None = None
+        self,
+        config: SubnetConfig,
+        weights: Mapping[str, Tensor] | None = None,
+        modules: Sequence[str] = ("",),
     ) -> dict[str, Tensor]:
         """Return the parameters and buffers of a subnet by state-dict name.
 
@@ -48,12 +52,15 @@ class Supernet:
         Args:
             config: what to keep.
             weights: full-size values used instead of the model's own; may be incomplete.
+            modules: paths of the modules whose tensors are wanted.
         """
         config.check(self.space)
         table, parameters = self.space.table, set(self.space.table.parameters)
         kept = table.kept_positions(config)
         values = {}
         for name, own in self._own.items():
+            if not is_in(name, modules):
+                continue
             full = own if weights is None else weights.get(name, own)
             part = resize_tensor(table, kept, name, full)
             values[name] = part if name in parameters else part.detach().clone()
@@ -79,11 +86,34 @@ class Supernet:
         self._skeleton.train(training)
         return self._run(images, config, self.sliced(config) if values is None else values)
 
+    def through(
+        self,
+        modules: Sequence[str],
+        features: Tensor,
+        config: SubnetConfig,
+        values: Mapping[str, Tensor],
+        *,
+        training: bool = False,
+    ) -> Tensor:
+        """Return what some modules of a subnet, one after the other, make of features.
+
+        Args:
+            modules: paths in order of execution.
+            features: what enters the first, already narrowed; it is not changed.
+            config: what is kept.
+            values: the parameters and buffers of these modules, as ``sliced`` returns them.
+            training: use batch statistics, and update those in ``values``.
+        """
+        self._skeleton.train(training)
+        with self._lent(config, values) as network:
+            return _through(network, modules, features)
+
     def recalibrated(
         self,
         config: SubnetConfig,
         batches: Iterable[Tensor],
         weights: Mapping[str, Tensor] | None = None,
+        modules: Sequence[str] = ("",),
     ) -> dict[str, Tensor]:
         """Return a subnet's tensors with batch-norm statistics measured on ``batches``.
 
@@ -91,13 +121,14 @@ class Supernet:
 
         Args:
             config: what to keep.
-            batches: images, each of shape (N, C, H, W).
+            batches: images, each of shape (N, C, H, W), or what enters the first of the modules.
             weights: full-size values used instead of the model's own; may be incomplete.
+            modules: paths of the modules to measure, which run one after the other.
 
         Raises:
             ValueError: if there is no batch.
         """
-        values = self.sliced(config, weights)
+        values = self.sliced(config, weights, modules)
         with torch.no_grad(), _averaging_statistics(self._skeleton):
             for name, value in values.items():
                 if name.endswith("num_batches_tracked"):
@@ -105,7 +136,7 @@ class Supernet:
             count = 0
             with self._lent(config, values) as network:
                 for images in batches:
-                    network(images)
+                    _through(network, modules, images)
                     count += 1
         if not count:
             raise ValueError("batch-norm statistics need at least one batch")
@@ -176,23 +207,31 @@ class Supernet:
             yield network
 
     @contextmanager
-    def _lent(
-        self, config: SubnetConfig, values: Mapping[str, Tensor]
-    ) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _lent(self, config: SubnetConfig, values: Mapping[str, Tensor]) -> Iterator[nn.Module]:
         """Lend the skeleton in whatever mode it is."""
         with self.resized(config) as skeleton:
-            before = [slots[key] for slots, key, _ in self._slots]
-            for slots, key, name in self._slots:
+            filled = [(slots, key, name) for slots, key, name in self._slots if name in values]
+            before = [slots[key] for slots, key, _ in filled]
+            for slots, key, name in filled:
                 slots[key] = values[name]
             try:
                 yield skeleton
             finally:
-                for (slots, key, _), tensor in zip(self._slots, before, strict=True):
+                for (slots, key, _), tensor in zip(filled, before, strict=True):
                     slots[key] = tensor
 
     def _run(self, images: Tensor, config: SubnetConfig, values: Mapping[str, Tensor]) -> Tensor:
         with self._lent(config, values) as network:
-            return network(images)
+            output: Tensor = network(images)
+            return output
+
+
+def _through(network: nn.Module, modules: Sequence[str], features: Tensor) -> Tensor:
+    """Run modules one after the other; the first may work in place."""
+    features = features.clone() if modules != ("",) else features
+    for path in modules:
+        features = network.get_submodule(path)(features)
+    return features
 
 
 _Slot = tuple[dict[str, Any], str, str]  # tensors of a module, key, and state-dict name

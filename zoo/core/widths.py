@@ -19,7 +19,7 @@ from zoo.core.problem import Problem
 from zoo.core.select import keep_best
 from zoo.core.space import ChannelSpace
 
-__all__ = ["StateSpace", "WidthGrid", "covering_states", "independent_states"]
+__all__ = ["GridPart", "StateSpace", "WidthGrid", "covering_states", "independent_states"]
 
 _SHIFTS = 65  # common shifts tried for one covering draw
 
@@ -121,6 +121,42 @@ class WidthGrid:
             scores: by group name, shape (size,).
         """
         return keep_best(self.space, scores, self.widths_of(state[None])[0])
+
+
+@dataclass(frozen=True, eq=False)
+class GridPart:
+    """Some groups of a grid, while the others are held; it is a `StateSpace` of its own.
+
+    Attributes:
+        grid: of all groups.
+        held: a state of the whole grid, shape (G,); the free groups' entries do not matter.
+        free: ordinals of the groups that vary, int64, shape (F,).
+    """
+
+    grid: WidthGrid
+    held: np.ndarray
+    free: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Candidates of each free group, int64, shape (F,)."""
+        sizes: np.ndarray = self.grid.sizes[self.free]
+        return sizes
+
+    @property
+    def full(self) -> np.ndarray:
+        """All free groups at full width, shape (F,)."""
+        return self.sizes - 1
+
+    def whole(self, states: np.ndarray) -> np.ndarray:
+        """States of the whole grid, shape (n, G), for states of the free groups, shape (n, F)."""
+        whole = np.tile(self.held, (len(states), 1))
+        whole[:, self.free] = states
+        return whole
+
+    def costs(self, states: np.ndarray) -> np.ndarray:
+        """Costs of whole networks, int64, shape (n,), for states (n, F)."""
+        return self.grid.costs(self.whole(states))
 
 
 def independent_states(grid: StateSpace, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,215 @@
+"""Scoring and searching single stages against the full network's features, in any process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.core.archive import Archive, evolve_archive
+from zoo.core.config import SubnetConfig
+from zoo.core.distill import relative_feature_error, soft_cross_entropy
+from zoo.core.evolve import State
+from zoo.core.problem import RECALIBRATION_BATCHES, Problem
+from zoo.core.stages import Stage, StageRunner, free_names, stage_costs
+from zoo.core.widths import GridPart, WidthGrid
+
+__all__ = [
+    "Levels",
+    "StageScorer",
+    "StageSearch",
+    "StagedGrid",
+    "run_searches",
+    "stage_error",
+    "stage_scorers",
+]
+
+
+def stage_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """How far a stage's output is from the fullnet's; zero for equal ones, a scalar.
+
+    For maps, shape (N, C, H, W), the squared error over the variance of the teacher's; for logits,
+    shape (N, classes), the divergence from the teacher's classes in nats. No gradient reaches the
+    teacher.
+    """
+    if student.ndim == 2:
+        return soft_cross_entropy(student, teacher)
+    return relative_feature_error(student, teacher)
+
+
+Levels = tuple[int, ...]
+"""For each junction, which of its widths; 0 is all of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class StagedGrid:
+    """A grid of widths over a network cut into stages.
+
+    Attributes:
+        grid: of all groups.
+        stages: as `cut_stages` returns them.
+        is_junction_free: whether the groups at junctions may be narrowed.
+    """
+
+    grid: WidthGrid
+    stages: tuple[Stage, ...]
+    is_junction_free: bool
+
+    @property
+    def free(self) -> GridPart:
+        """All groups that may be narrowed, the others full."""
+        names = free_names(self.stages, self.is_junction_free)
+        return GridPart(self.grid, self.grid.full, self._ordinals(names))
+
+    def inner(self, stage: int, held: np.ndarray) -> GridPart:
+        """The inner groups of a stage, all others as in a state, shape (G,)."""
+        return GridPart(self.grid, held, self._ordinals(self.stages[stage].inner))
+
+    def between(self, count: int) -> dict[Levels, np.ndarray]:
+        """The network at every choice of junction widths, shape (G,), all else full.
+
+        Args:
+            count: evenly spaced widths of a free junction; there is one choice if none is free.
+        """
+        junctions = [self._ordinals(stage.junction) for stage in self.stages[:-1]]
+        counts = [count if self.is_junction_free and len(groups) else 1 for groups in junctions]
+        held = {}
+        for levels in product(*map(range, counts)):
+            state = self.grid.full.copy()
+            for level, groups, choices in zip(levels, junctions, counts, strict=True):
+                state[groups] = np.round(state[groups] * (1 - level / max(1, choices - 1)))
+            held[levels] = state
+        return held
+
+    def _ordinals(self, names: Sequence[str]) -> np.ndarray:
+        found = [i for i, group in enumerate(self.grid.space.groups) if group.name in names]
+        return np.array(found, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class StageScorer:
+    """Error of one stage at any widths, on features kept from one pass of the fullnet.
+
+    Attributes:
+        runner: of the stages.
+        index: of the stage.
+        weights: full-size tensors by state-dict name.
+        entering: F_(k-1) of training batches, for the batch-norm statistics.
+        pairs: F_(k-1) and F_k of the batches of the search split.
+    """
+
+    runner: StageRunner
+    index: int
+    weights: Mapping[str, Tensor]
+    entering: tuple[Tensor, ...]
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+
+    def loss(self, config: SubnetConfig) -> float:
+        """Mean error over the search split, BatchNorm recalibrated; see `stage_error`."""
+        runner, k = self.runner, self.index
+        narrow = (runner.narrowed(k, features, config) for features in self.entering)
+        modules = runner.stages[k].modules
+        total = 0.0
+        with torch.no_grad():
+            values = runner.supernet.recalibrated(config, narrow, self.weights, modules)
+            for entering, leaving in self.pairs:
+                student = runner.output(k, entering, config, values, training=False)
+                error = stage_error(student, runner.narrowed(k + 1, leaving, config))
+                total += len(entering) * float(error)
+        return total / sum(len(entering) for entering, _ in self.pairs)
+
+    def charge(self, problem: Problem, widths: np.ndarray) -> None:
+        """Charge what scoring some configurations costs, widths (n, G)."""
+        images = sum(map(len, self.entering)) + sum(len(entering) for entering, _ in self.pairs)
+        stage = self.runner.stages[self.index]
+        macs = int(stage_costs(problem.space, stage).macs_of_widths(widths).sum())
+        problem.meter.passes(images, macs, backward=False)
+
+
+def stage_scorers(
+    problem: Problem, stages: Sequence[Stage], weights: Mapping[str, Tensor]
+) -> list[StageScorer]:
+    """A scorer for each stage; the fullnet, recalibrated, runs once for all of them."""
+    runner = StageRunner(problem.supernet, stages)
+    with torch.no_grad():
+        images = [batch for batch, _ in problem.data.train(RECALIBRATION_BATCHES)]
+        values = problem.supernet.recalibrated(SubnetConfig.full(), images, weights)
+        train = [runner.features(batch, values, training=False) for batch in images]
+        search = [
+            runner.features(batch, values, training=False) for batch, _ in problem.data.search()
+        ]
+    passes = 2 * sum(map(len, images)) + sum(len(features[0]) for features in search)
+    problem.meter.passes(passes, problem.cost.full_macs, backward=False)
+    return [
+        StageScorer(
+            runner,
+            k,
+            weights,
+            tuple(features[k] for features in train),
+            tuple((features[k], features[k + 1]) for features in search),
+        )
+        for k in range(len(stages))
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class StageSearch:
+    """The search of one stage between junctions of given widths; needs nothing from outside.
+
+    Attributes:
+        scorer: of the stage.
+        part: the stage's inner groups, all others held.
+        order: scores that nest narrower configurations in wider ones, by group name.
+        evaluations: subnets scored.
+        population: children of a generation.
+        mutation: probability with which a group's width mutates.
+        rng: all that is drawn comes from here.
+    """
+
+    scorer: StageScorer
+    part: GridPart
+    order: Mapping[str, np.ndarray]
+    evaluations: int
+    population: int
+    mutation: float
+    rng: np.random.Generator
+
+    def run(self) -> Archive:
+        """Evolve the trade-offs between error and cost."""
+        return evolve_archive(
+            self.part,
+            self._loss,
+            self.rng,
+            evaluations=self.evaluations,
+            population=self.population,
+            mutation=self.mutation,
+        )
+
+    def _loss(self, state: State) -> float:
+        whole = self.part.whole(np.array([state]))[0]
+        return self.scorer.loss(self.part.grid.config(whole, self.order))
+
+
+def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
+    """The results of some searches, in order; the same for any number of processes."""
+    if workers == 1 or len(tasks) == 1:
+        return [task.run() for task in tasks]
+    with ProcessPoolExecutor(
+        min(workers, len(tasks)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(torch.get_num_threads(),),  # sums may be split by threads
+    ) as pool:
+        return list(pool.map(_run_packed, [pickle.dumps(task) for task in tasks]))
+
+
+def _run_packed(packed: bytes) -> Archive:
+    task: StageSearch = pickle.loads(packed)
+    return task.run()

@@ -1,0 +1,497 @@
+"""Stage-wise pruning: stages trained and searched alone, against the full network's features.
+
+Paper: Zhang, Yu, Rong, Ou: Effective Model Compression via Stage-wise Pruning, 2020, arXiv
+    2011.04908 v2; Machine Intelligence Research 20(6), 2023. Only the abstracts, the first lines of
+    the introduction ([paper]) and a third party's summary of the journal version ([digest]) could
+    be read; method section, tables and settings were not seen, and no official code was found.
+
+Idea: A whole-network supernet holds too many subnets to train any of them fully, and samples its
+    channels with unequal probability [paper]. Cut into stages, it holds few; each stage is
+    supervised by in-place distillation, and the fullnet and the tinynet are trained in every
+    iteration, so that every channel is trained sufficiently [paper]. The fullnet supervises both
+    the training and the searching of subnets [paper].
+
+Steps:
+    1. `cut_stages`: cut the network where timm's feature_info ends a stage.
+    2. `train_stagewise`: in each iteration the fullnet on labels, and for every stage the tinynet
+       and random subnets, fed with the fullnet's detached features and compared with its detached
+       output; gradients are summed, one step.
+    3. `search_stages`: evolve the trade-offs between error and cost of each stage, on its own.
+    4. `combine`: the combinations of least summed error within the budget, exactly.
+    5. `best_assembled`: re-rank them as assembled networks, BatchNorm recalibrated.
+
+Deviations:
+    - The supernet starts from the trained parent, and leading channels are those of largest L1 norm
+      in it; `start` = "scratch" does without. Expected effect: useful errors after far fewer
+      updates.
+    - The network that comes out keeps the supernet's weights and is fine-tuned; the paper trains
+      final networks from scratch [digest] (a suite's or a variant's `start` = "scratch").
+
+Unknowns:
+    - Stages: one for each resolution that feature_info names, at most four; `stages` sets another
+      number, and 1 is the whole-network supernet.
+    - Widths at the junctions of stages, where a feature loss needs as many channels as the fullnet
+      has. `junctions` = "full" keeps them: the error is exact and stages are independent, but with
+      many stages little is left to prune, and small budgets are out of reach. "leading" prunes them
+      and compares the kept channels alone: every budget is in reach, but a narrow junction is
+      easier to match, so errors are not comparable between junction widths. The search then fixes
+      the junctions first, at `junction_widths` widths each, and the assembled networks decide.
+    - Loss of a stage: squared error over the detached variance, so that all stages count alike and
+      a fullnet gains nothing by shrinking its features; for the logits, which end the last stage,
+      the divergence from the fullnet's classes. Weights of the stages: equal.
+    - Number of random subnets: 1. Whether the fullnet is trained along (here it is) or frozen.
+    - Batch normalisation: every pass normalises by its own batch, so fullnet, tinynet and random
+      subnets never share statistics; scoring recalibrates those of each candidate.
+    - What "distributed" means: here the searches of the stages, which share nothing and can run in
+      `workers` processes, with the same answer for any number of them.
+    - Ratio grid, smallest ratio, schedule, search settings: see the attributes.
+
+Cost: `steps` batches, each with forward and backward passes of the fullnet, the tinynet and
+    `random_subnets` subnets, once for all budgets. Each evaluation passes four training batches and
+    the search split through one stage, forward only, on features kept from one pass of the fullnet.
+    Re-ranking: for each of the `pool` four training batches and the search split. More stages need
+    more memory, because features are kept.
+
+Names: F_k -> `features`; G_k -> `StageRunner.output`; c^k -> states of `GridPart`; K -> `stages`;
+    M -> `random_subnets`; l_k -> `stage_error`; w_k -> 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.core.archive import Archive, best_combinations, skyband
+from zoo.core.blocks import check_interfaces
+from zoo.core.config import SubnetConfig
+from zoo.core.engine import Engine, starting_weights
+from zoo.core.errors import InfeasibleBudget, unknown_name
+from zoo.core.evolve import Candidates, Evaluated, State, evolve, random_candidates
+from zoo.core.oneshot import OneShot, Widths
+from zoo.core.planted import Golden, planted_golden
+from zoo.core.prior import uniform_prior
+from zoo.core.problem import Problem
+from zoo.core.select import fill_up, keep_best
+from zoo.core.stages import Stage, StageRunner, cut_stages, free_names, stage_costs
+from zoo.core.stagesearch import (
+    Levels,
+    StagedGrid,
+    StageScorer,
+    StageSearch,
+    run_searches,
+    stage_error,
+    stage_scorers,
+)
+from zoo.core.store import Trained
+from zoo.core.widths import GridPart, independent_states
+
+__all__ = [
+    "Stagewise",
+    "best_assembled",
+    "combine",
+    "search_stages",
+    "stage_error",
+    "train_stagewise",
+]
+
+
+@dataclass(frozen=True)
+class Stagewise(OneShot):
+    """Stage-wise supernets and searches. All defaults are ours.
+
+    Attributes:
+        stages: number of stages; None for those of feature_info, at most four; 1 for a
+            whole-network supernet.
+        junctions: "full" keeps the width of what passes from stage to stage, "leading" prunes it
+            and compares the channels that are kept.
+        random_subnets: random subnets of each stage in each iteration.
+        fullnet: train the fullnet on labels in each iteration; it teaches either way.
+        tinynet: train the narrowest subnet in each iteration.
+        supervision: "features" compares a stage's output with the fullnet's; "labels" hands it on
+            through the stages behind it at full width and takes the cross-entropy.
+        evolution: "stages" searches each stage alone, "network" all widths at once.
+        evaluations: subnets scored: of each stage, or of the network.
+        population: children of a generation, and size of the first one.
+        parents: best subnets that have children, where the network evolves; in a stage, those that
+            none beats in both error and cost have.
+        mutation: probability with which a group's width mutates.
+        junction_widths: widths of each junction that the search tries if they are pruned.
+        pool: best combinations that are assembled and compared.
+        workers: processes among which the searches of the stages are divided. A script that asks
+            for several needs the guard `if __name__ == "__main__"`.
+        score: what `scores` returns: minus the summed errors of the "stages", or the accuracy of
+            the "assembled" network.
+    """
+
+    search_fields: ClassVar[frozenset[str]] = frozenset(
+        {"evolution", "evaluations", "population", "parents", "mutation", "junction_widths"}
+        | {"pool", "workers", "score"}
+    )
+
+    stages: int | None = None
+    junctions: Literal["full", "leading"] = "full"
+    random_subnets: int = 1
+    fullnet: bool = True
+    tinynet: bool = True
+    supervision: Literal["features", "labels"] = "features"
+    evolution: Literal["stages", "network"] = "stages"
+    evaluations: int = 100
+    population: int = 20
+    parents: int = 10
+    mutation: float = 0.1
+    junction_widths: int = 3
+    pool: int = 8
+    workers: int = 1
+    score: Literal["stages", "assembled"] = "stages"
+
+    def validate(self) -> None:
+        """Refuse a variant that does not exist, or that trains nothing."""
+        hints: dict[str, Any] = get_type_hints(Stagewise)
+        for name in ("junctions", "supervision", "evolution", "score"):
+            if getattr(self, name) not in get_args(hints[name]):
+                raise unknown_name(name, getattr(self, name), get_args(hints[name]))
+        for name, least in (("workers", 1), ("junction_widths", 1), ("random_subnets", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.supervision == "labels" and self.junctions == "leading":
+            raise ValueError(
+                "supervision 'labels' hands narrow features to full stages; use junctions 'full'"
+            )
+        if not (self.fullnet or self.tinynet or self.random_subnets):
+            raise ValueError("no network is trained; switch one of fullnet and tinynet on")
+
+    def train(self, widths: Widths) -> Trained:
+        """Train all stages in each update."""
+        return train_stagewise(widths, self._staged(widths), self)
+
+    def choose(self, widths: Widths, trained: Trained) -> np.ndarray:
+        """Search the stages, combine what was found, and take the best assembled network."""
+        staged = self._staged(widths)
+        _check_reach(widths.problem, staged)
+        scorers = stage_scorers(widths.problem, staged.stages, trained.weights)
+        if self.evolution == "network":
+            states = evolve_network(widths, staged, scorers, self)
+        else:
+            found = search_stages(widths, staged, scorers, self)
+            states = combine(widths, found, self)
+        return best_assembled(widths, states, trained.weights)
+
+    def filled(self, widths: Widths, chosen: np.ndarray) -> np.ndarray:
+        """Wider where groups are narrowest; no junction is narrowed for it."""
+        sizes = widths.problem.space.sizes
+        return fill_up(widths.problem, chosen, lambda now: -now / sizes)
+
+    def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
+        """Minus the summed errors of a configuration's stages, or its assembled accuracy.
+
+        Raises:
+            ValueError: if a configuration narrows what the stages hold at full width.
+        """
+        stages = cut_stages(problem.model, problem.space, self.stages)
+        check_interfaces(problem.space, free_names(stages, self.junctions == "leading"), configs)
+        widths, trained = self._prepare(problem)
+        ranked = [keep_best(problem.space, widths.order, c.widths(problem.space)) for c in configs]
+        with problem.meter.phase("search"):
+            if self.score == "assembled":
+                return [self.accuracy(widths, config, trained.weights) for config in ranked]
+            scorers = stage_scorers(problem, stages, trained.weights)
+            for scorer in scorers:
+                scorer.charge(problem, np.stack([c.widths(problem.space) for c in ranked]))
+            return [-sum(scorer.loss(config) for scorer in scorers) for config in ranked]
+
+    def _staged(self, widths: Widths) -> StagedGrid:
+        stages = cut_stages(widths.problem.model, widths.problem.space, self.stages)
+        return StagedGrid(widths.grid, stages, self.junctions == "leading")
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """A few careful updates and small populations."""
+        return cls(steps=2, lr=1e-4, ratios=5, evaluations=8, population=4, pool=2)
+
+    @classmethod
+    def golden(cls) -> Golden:
+        """The planted answer is the best of all feasible width pairs; the parent's weights do."""
+        planted = planted_golden()
+        story = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
+        settings = {"steps": 0, "ratios": 8, "stages": 1, "evaluations": 64, "pool": 8}
+        return Golden(planted.problem, planted.expected, story, settings)
+
+
+# Step 2: training
+
+
+def train_stagewise(widths: Widths, staged: StagedGrid, settings: Stagewise) -> Trained:
+    """Train fullnet, tinynet and random subnets of every stage, one update for all.
+
+    Returns:
+        The weights.
+    """
+    problem = widths.problem
+    runner, part = StageRunner(problem.supernet, staged.stages), staged.free
+    rng = problem.rng("search").spawn(2)[0]
+    weights = starting_weights(problem, settings.start)
+    engine = Engine(problem, weights, steps=settings.steps, lr=settings.lr)
+    tiny = [np.zeros((1, len(part.free)), dtype=np.int64)] if settings.tinynet else []
+    losses = []
+    for images, labels in problem.data.train(settings.steps):
+        drawn = independent_states(part, settings.random_subnets, rng)
+        features, terms = _fullnet_pass(engine, runner, images, labels, settings)
+        for state in part.whole(np.concatenate([*tiny, drawn])):
+            config = widths.config(state)
+            if settings.supervision == "labels":
+                terms += _label_losses(engine, runner, features, labels, config)
+            else:
+                terms += stage_losses(engine, runner, features, config)
+        engine.update(torch.stack(terms).sum())
+        losses.append([float(term.detach()) for term in terms])
+    problem.trace(
+        "train_stagewise",
+        stages=[stage.output for stage in staged.stages],
+        pairs=engine.pairs,
+        losses=losses,
+    )
+    return Trained(engine.trained(), {})
+
+
+def _fullnet_pass(
+    engine: Engine, runner: StageRunner, images: Tensor, labels: Tensor, settings: Stagewise
+) -> tuple[list[Tensor], list[Tensor]]:
+    """F_0 to F_K, detached, and the fullnet's own loss if it is trained."""
+    if len(runner.stages) == 1 and settings.supervision == "labels" and not settings.fullnet:
+        return [images], []  # nobody learns from its features
+    values = runner.supernet.sliced(SubnetConfig.full(), engine.weights)
+    with torch.set_grad_enabled(settings.fullnet):
+        features = runner.features(images, values, training=True)
+        terms = [F.cross_entropy(features[-1], labels)] if settings.fullnet else []
+    full_macs = engine.problem.cost.full_macs
+    engine.problem.meter.passes(len(images), full_macs, backward=settings.fullnet)
+    engine.pairs += len(images) if settings.fullnet else 0
+    return [feature.detach() for feature in features], terms
+
+
+def stage_losses(
+    engine: Engine, runner: StageRunner, features: Sequence[Tensor], config: SubnetConfig
+) -> list[Tensor]:
+    """l_k of every stage of a subnet, each fed with the fullnet's features; charged.
+
+    Args:
+        engine: gives weights and meter.
+        runner: of the stages.
+        features: F_0 to F_K, detached.
+        config: what the subnet keeps.
+
+    Returns:
+        K scalars; gradients reach the weights of each one's stage and nothing else.
+    """
+    values = runner.supernet.sliced(config, engine.weights)
+    losses = []
+    for k in range(len(runner.stages)):
+        student = runner.output(k, features[k], config, values, training=True)
+        target = runner.narrowed(k + 1, features[k + 1], config)
+        losses.append(stage_error(student, target))
+    count = len(features[0])
+    engine.problem.meter.passes(count, engine.problem.cost.macs(config), backward=True)
+    engine.pairs += count
+    return losses
+
+
+def _label_losses(
+    engine: Engine,
+    runner: StageRunner,
+    features: Sequence[Tensor],
+    labels: Tensor,
+    config: SubnetConfig,
+) -> list[Tensor]:
+    """Cross-entropy of the fullnet in which one stage after the other is a subnet's; charged."""
+    losses, problem = [], engine.problem
+    before = 0  # multiply-adds of the stages whose features are at hand
+    for k, stage in enumerate(runner.stages):
+        alone = SubnetConfig({n: kept for n, kept in config.keep.items() if n in stage.inner})
+        values = runner.supernet.sliced(alone, engine.weights)
+        modules = [path for later in runner.stages[k:] for path in later.modules]
+        logits = runner.supernet.through(modules, features[k], alone, values, training=True)
+        losses.append(F.cross_entropy(logits, labels))
+        macs = problem.cost.macs(alone) - before
+        problem.meter.passes(len(labels), macs, backward=True)
+        before += stage_costs(problem.space, stage).full_macs
+    engine.pairs += len(labels)
+    return losses
+
+
+# Step 3: searching
+
+
+@dataclass(frozen=True, eq=False)
+class Between:
+    """What was found between junctions of certain widths.
+
+    Attributes:
+        held: the network with these junctions and all else at full width, shape (G,).
+        parts: the inner groups of each stage.
+        archives: of each stage; costs are those of whole networks, all else at full width.
+    """
+
+    held: np.ndarray
+    parts: tuple[GridPart, ...]
+    archives: tuple[Archive, ...]
+
+    def added(self, stage: int) -> np.ndarray:
+        """What each archived state of a stage adds to the cost, shape (n,), never positive."""
+        part = self.parts[stage]
+        added: np.ndarray = self.archives[stage].costs - int(part.costs(part.full[None])[0])
+        return added
+
+
+def search_stages(
+    widths: Widths,
+    staged: StagedGrid,
+    scorers: Sequence[StageScorer],
+    settings: Stagewise,
+) -> list[Between]:
+    """Search every stage between junctions of every width that is tried.
+
+    A stage is touched by the junctions before and behind it alone, so it is searched once for each
+    choice of these two.
+    """
+    problem = widths.problem
+    stages, held = staged.stages, staged.between(settings.junction_widths)
+    rngs = problem.rng("search").spawn(2)[1].spawn(len(held) * len(stages))
+    tasks: dict[tuple[int, Levels], StageSearch] = {}
+    for levels, state in held.items():
+        for k in range(len(stages)):
+            part = staged.inner(k, state)
+            search = StageSearch(
+                scorers[k],
+                part,
+                widths.order,
+                settings.evaluations,
+                settings.population,
+                settings.mutation,
+                rngs[len(tasks)],
+            )
+            tasks.setdefault(_beside(k, levels), search)
+    archives = dict(zip(tasks, run_searches(list(tasks.values()), settings.workers), strict=True))
+    for (k, _), (task, archive) in zip(
+        tasks, zip(tasks.values(), archives.values(), strict=True), strict=True
+    ):
+        _report(problem, stages[k], task, archive)
+    between = []
+    for levels, state in held.items():
+        keys = [_beside(k, levels) for k in range(len(stages))]
+        parts = tuple(tasks[key].part for key in keys)
+        between.append(Between(state, parts, tuple(archives[key] for key in keys)))
+    return between
+
+
+def _beside(stage: int, levels: Levels) -> tuple[int, Levels]:
+    """A stage and the widths of the junctions before and behind it."""
+    return stage, levels[max(0, stage - 1) : stage + 1]
+
+
+def _report(problem: Problem, stage: Stage, task: StageSearch, archive: Archive) -> None:
+    """Charge a search and trace the trade-offs that it found."""
+    task.scorer.charge(problem, task.part.grid.widths_of(task.part.whole(archive.states)))
+    front = skyband(archive.losses, archive.costs)
+    problem.trace(
+        "search_stages",
+        stage=stage.output,
+        evaluations=len(archive.losses),
+        losses=archive.losses[front],
+        costs=archive.costs[front],
+    )
+
+
+def evolve_network(
+    widths: Widths,
+    staged: StagedGrid,
+    scorers: Sequence[StageScorer],
+    settings: Stagewise,
+) -> list[np.ndarray]:
+    """The best states, shape (G,), when all widths evolve at once; for comparison."""
+    problem = widths.problem
+    part = staged.free
+    limit = problem.budget.limit
+    candidates = Candidates(part.sizes, part.costs, limit, int((1 - settings.slack) * limit))
+
+    def score(state: State) -> float:
+        config = widths.config(part.whole(np.array([state]))[0])
+        return -sum(scorer.loss(config) for scorer in scorers)
+
+    evaluated, flat = Evaluated(score), uniform_prior(part.sizes)
+    rng = problem.rng("search").spawn(2)[1]
+    evolve(
+        candidates,
+        evaluated,
+        rng,
+        initial=random_candidates(candidates, flat, settings.population, rng),
+        redraw=flat,
+        evaluations=settings.evaluations,
+        population=settings.population,
+        parents=settings.parents,
+        mutation=settings.mutation,
+    )
+    tried = part.whole(np.array(list(evaluated.scores)))
+    for scorer in scorers:
+        scorer.charge(problem, widths.grid.widths_of(tried))
+    problem.trace("evolve_network", scores=list(evaluated.scores.values()))
+    return list(part.whole(np.array(evaluated.best(settings.pool))))
+
+
+# Steps 4 and 5: putting together
+
+
+def combine(widths: Widths, between: Sequence[Between], settings: Stagewise) -> list[np.ndarray]:
+    """States, shape (G,), of the combinations of least summed error, for each junction widths.
+
+    Errors between different junctions are not comparable, so each of them sends at least one.
+
+    Raises:
+        InfeasibleBudget: if no combination fits.
+    """
+    budget = widths.problem.budget
+    each = max(1, settings.pool // len(between))
+    states, errors = [], []
+    for found in between:
+        losses = [archive.losses for archive in found.archives]
+        added = [found.added(k) for k in range(len(losses))]
+        limit = budget.limit - int(widths.grid.costs(found.held[None])[0])
+        for picked in best_combinations(losses, added, limit, each):
+            state = found.held.copy()
+            for part, archive, at in zip(found.parts, found.archives, picked, strict=True):
+                state[part.free] = archive.states[at]
+            states.append(state)
+            errors.append(sum(float(loss[at]) for loss, at in zip(losses, picked, strict=True)))
+    if not states:
+        raise InfeasibleBudget(
+            f"no combination of what the stages found is within {budget.limit:,} {budget.metric}; "
+            "raise the budget, evaluations or junction_widths, or use fewer stages"
+        )
+    widths.problem.trace("combine", errors=errors, costs=widths.grid.costs(np.stack(states)))
+    return states
+
+
+def best_assembled(
+    widths: Widths, states: Sequence[np.ndarray], weights: Mapping[str, Tensor]
+) -> np.ndarray:
+    """The state whose network is most accurate on the search split, BatchNorm recalibrated."""
+    scores = [widths.problem.accuracy(widths.config(state), weights) for state in states]
+    widths.problem.trace("best_assembled", scores=scores)
+    return states[int(np.argmax(scores))]
+
+
+def _check_reach(problem: Problem, staged: StagedGrid) -> None:
+    """Refuse a budget below the narrowest stages between junctions that keep their widths."""
+    part, budget = staged.free, problem.budget
+    smallest = int(part.costs(np.zeros((1, len(part.free)), dtype=np.int64))[0])
+    if smallest > budget.limit:
+        raise InfeasibleBudget(
+            f"budget {budget.limit:,} {budget.metric} is below {smallest:,}, the narrowest stages "
+            "between junctions that keep their widths; raise it, use fewer stages or junctions "
+            "'leading', or lower min_keep"
+        )
