@@ -91,7 +91,7 @@ def test_a_scoring_cell_records_a_score_for_every_member(places, method):
 def test_bnp_refuses_a_sample_that_narrows_interfaces(places):
     asked = cell("bnp", sample=Sample(count=2, low=0.3, high=0.6), settings={"steps": 1})
     record, _ = run_cell(asked, suite="test", places=places)
-    assert record.status == "failed" and "is an interface between blocks" in record.reason
+    assert record.status == "failed" and "is an interface between parts" in record.reason
 
 
 def test_a_member_is_trained_alone_and_tested(places):

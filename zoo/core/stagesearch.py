@@ -136,27 +136,25 @@ class StageScorer:
 def stage_scorers(
     problem: Problem, stages: Sequence[Stage], weights: Mapping[str, Tensor]
 ) -> list[StageScorer]:
-    """A scorer for each stage; the fullnet, recalibrated, runs once for all of them."""
-    runner = StageRunner(problem.supernet, stages)
-    with torch.no_grad():
-        images = [batch for batch, _ in problem.data.train(RECALIBRATION_BATCHES)]
-        values = problem.supernet.recalibrated(SubnetConfig.full(), images, weights)
-        train = [runner.features(batch, values, training=False) for batch in images]
-        search = [
-            runner.features(batch, values, training=False) for batch, _ in problem.data.search()
-        ]
-    passes = 2 * sum(map(len, images)) + sum(len(features[0]) for features in search)
+    """A scorer for each stage; the fullnet runs once for all of them, recalibrated stage by stage.
+
+    Its stages are recalibrated as those of any candidate, so their own error is zero.
+    """
+    runner, full = StageRunner(problem.supernet, stages), SubnetConfig.full()
+    train = [images for images, _ in problem.data.train(RECALIBRATION_BATCHES)]
+    search = [images for images, _ in problem.data.search()]
+    passes = 2 * sum(map(len, train)) + sum(map(len, search))
     problem.meter.passes(passes, problem.cost.full_macs, backward=False)
-    return [
-        StageScorer(
-            runner,
-            k,
-            weights,
-            tuple(features[k] for features in train),
-            tuple((features[k], features[k + 1]) for features in search),
-        )
-        for k in range(len(stages))
-    ]
+    scorers = []
+    with torch.no_grad():
+        for k, stage in enumerate(stages):
+            values = problem.supernet.recalibrated(full, train, weights, stage.modules)
+            leaving = [runner.output(k, x, full, values, training=False) for x in search]
+            pairs = tuple(zip(search, leaving, strict=True))
+            scorers.append(StageScorer(runner, k, weights, tuple(train), pairs))
+            train = [runner.output(k, x, full, values, training=False) for x in train]
+            search = leaving
+    return scorers
 
 
 @dataclass(frozen=True, eq=False)

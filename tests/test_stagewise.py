@@ -1,0 +1,395 @@
+"""Stage-wise pruning: what trains on what, and what the search makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.problems import BATCH, SIDE, problem
+from zoo.core.config import SubnetConfig
+from zoo.core.engine import Engine, starting_weights
+from zoo.core.errors import InfeasibleBudget
+from zoo.core.oneshot import Widths
+from zoo.core.problem import Problem
+from zoo.core.score import channel_order
+from zoo.core.stages import StageRunner, cut_stages
+from zoo.core.stagesearch import StagedGrid, stage_error, stage_scorers
+from zoo.core.widths import WidthGrid
+from zoo.pse_net import PSENet, train_parallel
+from zoo.stagewise import (
+    Stagewise,
+    _fullnet_pass,
+    combine,
+    search_stages,
+    stage_losses,
+    train_stagewise,
+)
+
+TOLERANCE = 1e-10
+
+
+def widths_of(task: Problem, ratios: int = 5) -> Widths:
+    grid = WidthGrid.make(task, ratios)
+    return Widths(task, grid, channel_order(task, by_magnitude=True))
+
+
+def staged_of(widths: Widths, count: int = 3, is_junction_free: bool = False) -> StagedGrid:
+    problem = widths.problem
+    stages = cut_stages(problem.model, problem.space, count)
+    return StagedGrid(widths.grid, stages, is_junction_free)
+
+
+def engine_of(task: Problem) -> Engine:
+    return Engine(task, starting_weights(task, "parent"), steps=2, lr=0.1)
+
+
+def images_of() -> tuple[Tensor, Tensor]:
+    drawn = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, SIDE, SIDE, dtype=torch.float64, generator=drawn)
+    return images, torch.randint(10, (BATCH,), generator=drawn)
+
+
+def narrow(staged: StagedGrid, widths: Widths, state: int = 1) -> SubnetConfig:
+    """Every free group at the same place of the grid."""
+    free = staged.free
+    whole = free.whole(np.minimum(state, free.full)[None])[0]
+    return widths.config(whole)
+
+
+def gradients(engine: Engine, loss: Tensor) -> Mapping[str, Tensor | None]:
+    names = list(engine.weights)
+    found = torch.autograd.grad(
+        loss, [engine.weights[name] for name in names], allow_unused=True, retain_graph=True
+    )
+    return dict(zip(names, found, strict=True))
+
+
+def passed(
+    task: Problem, *, is_junction_free: bool = False
+) -> tuple[Engine, StageRunner, StagedGrid, Widths, list[Tensor]]:
+    widths = widths_of(task)
+    staged = staged_of(widths, is_junction_free=is_junction_free)
+    engine, runner = engine_of(task), StageRunner(task.supernet, staged.stages)
+    features, _ = _fullnet_pass(engine, runner, *images_of(), Stagewise())
+    return engine, runner, staged, widths, features
+
+
+# Training
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "test_efficientnet"])
+def test_stages_at_full_width_have_no_error_at_all(name: str) -> None:
+    task = problem(name)
+    with task.meter.phase("supernet"):
+        engine, runner, _, _, features = passed(task)
+        losses = stage_losses(engine, runner, features, SubnetConfig.full())
+    assert [float(loss.detach()) for loss in losses] == [0.0] * 3
+
+
+@pytest.mark.parametrize("is_junction_free", [False, True])
+def test_a_stage_loss_reaches_the_weights_of_its_stage_and_no_others(
+    is_junction_free: bool,
+) -> None:
+    task = problem()
+    with task.meter.phase("supernet"):
+        engine, runner, staged, widths, features = passed(task, is_junction_free=is_junction_free)
+        losses = stage_losses(engine, runner, features, narrow(staged, widths))
+    assert not any(feature.requires_grad for feature in features)
+    for loss, stage in zip(losses, staged.stages, strict=True):
+        for name, gradient in gradients(engine, loss).items():
+            is_inside = any(name.startswith(f"{path}.") for path in stage.modules)
+            has_gradient = gradient is not None and bool(gradient.any())
+            assert has_gradient == is_inside, name
+
+
+def test_the_target_of_a_stage_is_a_constant() -> None:
+    """The gradient is that towards numbers, though the same weights made them."""
+    task = problem()
+    with task.meter.phase("supernet"):
+        engine, runner, staged, widths, features = passed(task)
+        config = narrow(staged, widths)
+        losses = stage_losses(engine, runner, features, config)
+    numbers = [torch.tensor(feature.numpy()) for feature in features]
+    values = task.supernet.sliced(config, engine.weights)
+    for k, loss in enumerate(losses):
+        student = runner.output(k, numbers[k], config, values, training=True)
+        wanted = gradients(engine, stage_error(student, numbers[k + 1]))
+        found = gradients(engine, loss)
+        for name, gradient in wanted.items():
+            if gradient is not None:
+                assert torch.equal(found[name], gradient)  # type: ignore[arg-type]
+
+
+def test_a_gradient_would_reach_the_fullnet_without_the_detach() -> None:
+    """What the tests above guard against can happen: the graph of the fullnet is there."""
+    task = problem()
+    with task.meter.phase("supernet"):
+        engine, runner, staged, widths, _ = passed(task)
+        values = task.supernet.sliced(SubnetConfig.full(), engine.weights)
+        attached = runner.features(images_of()[0], values, training=True)
+        losses = stage_losses(engine, runner, attached, narrow(staged, widths))
+    assert gradients(engine, losses[2])["conv1.weight"] is not None
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "test_efficientnet"])
+def test_every_channel_gets_a_gradient_in_every_iteration(name: str) -> None:
+    task = problem(name)
+    settings = replace(Stagewise(), steps=1, ratios=5)
+    seen: list[dict[str, Tensor]] = []
+
+    class Watched(Engine):
+        def update(self, loss: Tensor) -> None:
+            grads = torch.autograd.grad(loss, list(self.weights.values()), retain_graph=True)
+            seen.append(dict(zip(self.weights, grads, strict=True)))
+            super().update(loss)
+
+    with pytest.MonkeyPatch.context() as patch, task.meter.phase("supernet"):
+        patch.setattr("zoo.stagewise.Engine", Watched)
+        widths = widths_of(task)
+        train_stagewise(widths, staged_of(widths), settings)
+    for group in task.space.groups:
+        for member in group.members:
+            if member.role in ("out", "depthwise"):
+                rows = seen[0][member.tensor].movedim(member.dim, 0)[member.index.ravel()]
+                assert bool(rows.flatten(1).any(1).all()), (group.name, member.tensor)
+
+
+def test_one_stage_on_labels_without_fullnet_and_tinynet_is_single_path_training() -> None:
+    settings = Stagewise(
+        steps=3, lr=0.1, ratios=5, stages=1, fullnet=False, tinynet=False, supervision="labels"
+    )
+    task, again = problem(), problem()
+    with task.meter.phase("supernet"):
+        widths = widths_of(task)
+        trained = train_stagewise(widths, staged_of(widths, 1), settings)
+    single = PSENet(steps=3, lr=0.1, ratios=5, subnets=1, sampling="independent")
+    with again.meter.phase("supernet"):
+        wanted = train_parallel(widths_of(again), replace(single, execution="sliced"))
+    for name, weight in wanted.weights.items():
+        assert torch.equal(trained.weights[name], weight)
+    mine, other = task.meter.spent["supernet"], again.meter.spent["supernet"]
+    assert (mine.images, mine.macs) == (other.images, other.macs)
+
+
+def test_an_iteration_by_hand() -> None:
+    """Fullnet on labels, tinynet and a random subnet on the fullnet's features, one summed step."""
+    settings = Stagewise(steps=1, lr=0.1, ratios=5, stages=2)
+    task, again = problem(), problem()
+    with task.meter.phase("supernet"):
+        widths = widths_of(task)
+        staged = staged_of(widths, 2)
+        trained = train_stagewise(widths, staged, settings)
+    (images, labels) = next(iter(again.data.training._source.epoch(0)))
+    engine = engine_of(again)
+    supernet, runner = again.supernet, StageRunner(again.supernet, staged.stages)
+    whole = supernet.sliced(SubnetConfig.full(), engine.weights)
+    middle = supernet.through(
+        staged.stages[0].modules, images, SubnetConfig.full(), whole, training=True
+    )
+    logits = supernet.through(
+        staged.stages[1].modules, middle, SubnetConfig.full(), whole, training=True
+    )
+    drawn = task.rng("search").spawn(2)[0].integers(staged.free.sizes)
+    total = F.cross_entropy(logits, labels)
+    for state in (np.zeros_like(drawn), drawn):
+        config = widths.config(staged.free.whole(state[None])[0])
+        values = supernet.sliced(config, engine.weights)
+        first = runner.output(0, images, config, values, training=True)
+        variance = middle.detach().var(dim=(0, 2, 3), correction=0).mean()
+        total = total + (first - middle.detach()).square().mean() / (variance + 1e-6)
+        second = runner.output(1, middle.detach(), config, values, training=True)
+        target = logits.detach().log_softmax(1)
+        divergence = target.exp() * (target - second.log_softmax(1))
+        total = total + divergence.sum(1).mean()
+    with again.meter.phase("supernet"):
+        engine.update(total)
+    for name, weight in engine.trained().items():
+        assert float((weight - trained.weights[name]).abs().max()) < TOLERANCE
+    macs = sum(
+        task.cost.macs(widths.config(staged.free.whole(state[None])[0]))
+        for state in (staged.free.full, np.zeros_like(drawn), drawn)
+    )
+    assert task.meter.spent["supernet"].macs == 3 * BATCH * macs
+
+
+def test_labels_train_a_stage_within_the_fullnet() -> None:
+    settings = Stagewise(
+        steps=1, lr=0.1, ratios=5, stages=2, fullnet=False, tinynet=False, supervision="labels"
+    )
+    task, again = problem(), problem()
+    with task.meter.phase("supernet"):
+        widths = widths_of(task)
+        staged = staged_of(widths, 2)
+        trained = train_stagewise(widths, staged, settings)
+    (images, labels) = next(iter(again.data.training._source.epoch(0)))
+    engine = engine_of(again)
+    drawn = task.rng("search").spawn(2)[0].integers(staged.free.sizes)
+    config = widths.config(staged.free.whole(drawn[None])[0])
+    alone = [
+        SubnetConfig({n: kept for n, kept in config.keep.items() if n in stage.inner})
+        for stage in staged.stages
+    ]
+    with again.meter.phase("supernet"), torch.no_grad():
+        full = again.supernet.sliced(SubnetConfig.full(), engine.weights)
+        middle = again.supernet.through(
+            staged.stages[0].modules, images, SubnetConfig.full(), full, training=True
+        )
+    with again.meter.phase("supernet"):
+        first = F.cross_entropy(engine.logits(images, alone[0]), labels)
+        values = again.supernet.sliced(alone[1], engine.weights)
+        logits = again.supernet.through(
+            staged.stages[1].modules, middle, alone[1], values, training=True
+        )
+        engine.update(first + F.cross_entropy(logits, labels))
+    for name, weight in engine.trained().items():
+        assert float((weight - trained.weights[name]).abs().max()) < TOLERANCE
+
+
+# Searching
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_any_number_of_processes_finds_the_same(workers: int) -> None:
+    found = []
+    for count in (1, workers):
+        task = problem()
+        subnet = replace(Stagewise.tiny(), workers=count).search(task)
+        macs = {name: spent.macs for name, spent in task.meter.spent.items()}
+        found.append((subnet.config, task.trace_rows, macs))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("is_junction_free", [False, True])
+def test_what_stages_add_to_the_cost_is_the_cost_of_the_whole(is_junction_free: bool) -> None:
+    task = problem("test_efficientnet")
+    widths = widths_of(task)
+    staged = staged_of(widths, is_junction_free=is_junction_free)
+    settings = replace(Stagewise.tiny(), evaluations=5)
+    with task.meter.phase("search"):
+        scorers = stage_scorers(task, staged.stages, {})
+        between = search_stages(widths, staged, scorers, settings)
+    assert len(between) == (settings.junction_widths**2 if is_junction_free else 1)
+    for found in between:
+        base = int(widths.grid.costs(found.held[None])[0])
+        for picked in product(range(2), repeat=3):
+            state = found.held.copy()
+            for part, archive, at in zip(found.parts, found.archives, picked, strict=True):
+                state[part.free] = archive.states[at]
+            added = sum(int(found.added(k)[at]) for k, at in enumerate(picked))
+            assert base + added == int(widths.grid.costs(state[None])[0])
+
+
+def test_combinations_are_the_best_of_everything_found() -> None:
+    task = problem(keep_ratio=0.5)
+    widths = widths_of(task)
+    staged = staged_of(widths)
+    settings = replace(Stagewise.tiny(), evaluations=6, population=6, pool=3)
+    with task.meter.phase("search"):
+        scorers = stage_scorers(task, staged.stages, {})
+        (found,) = search_stages(widths, staged, scorers, settings)
+    states = combine(widths, [found], settings)
+    tried = {}
+    for picked in product(*(range(len(archive.losses)) for archive in found.archives)):
+        state = found.held.copy()
+        for part, archive, at in zip(found.parts, found.archives, picked, strict=True):
+            state[part.free] = archive.states[at]
+        if int(widths.grid.costs(state[None])[0]) <= task.budget.limit:
+            chosen = zip(found.archives, picked, strict=True)
+            tried[tuple(state)] = sum(float(a.losses[at]) for a, at in chosen)
+    assert len(tried) > 3
+    assert [tuple(state) for state in states] == sorted(tried, key=tried.__getitem__)[:3]
+
+
+def test_scores_are_minus_the_summed_errors_of_the_stages_run_alone() -> None:
+    task = problem()
+    pruner = replace(Stagewise.tiny(), stages=3, steps=0, ratios=5)
+    widths = widths_of(task)
+    staged = staged_of(widths)
+    config = narrow(staged, widths, state=2)
+    (score, best) = pruner.scores(task, [config, SubnetConfig.full()])
+    again = problem()
+    supernet, runner = again.supernet, StageRunner(again.supernet, staged.stages)
+    train = [images for images, _ in again.data.training._source.epoch(0)]
+    (first, second) = (images for images, _ in again.data.searching._source.epoch(0))
+    everything = SubnetConfig.full()
+    total, parts = 0.0, [first, second]
+    with torch.no_grad():
+        for k, stage in enumerate(staged.stages):
+            modules = stage.modules
+            full = supernet.recalibrated(everything, train, modules=modules)
+            values = supernet.recalibrated(config, train, modules=modules)
+            teacher = [supernet.through(modules, x, everything, full) for x in parts]
+            student = [runner.output(k, x, config, values, training=False) for x in parts]
+            pairs = zip(student, teacher, strict=True)
+            total += float(np.mean([float(stage_error(*pair)) for pair in pairs]))
+            train = [supernet.through(modules, x, everything, full) for x in train]
+            parts = teacher
+    assert score == pytest.approx(-total, rel=1e-12)
+    assert best == 0.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"stages": 1}, {"stages": 4}, {"junctions": "leading"}, {"supervision": "labels"},
+     {"fullnet": False}, {"tinynet": False}, {"random_subnets": 0}, {"random_subnets": 2},
+     {"evolution": "network"}, {"start": "scratch"}],
+    ids=str,
+)  # fmt: skip
+def test_every_ingredient_can_be_switched_and_the_budget_is_met(change: dict[str, object]) -> None:
+    task = problem()
+    subnet = replace(Stagewise.tiny(), **change).search(task)  # type: ignore[arg-type]
+    assert 0.98 < task.cost.macs(subnet.config) / task.budget.limit <= 1
+    (row,) = [row for row in task.trace_rows if row["step"] == "best_assembled"]
+    assert len(row["scores"]) >= 1  # type: ignore[arg-type]
+
+
+def test_junctions_that_are_kept_stay_whole() -> None:
+    task = problem()
+    subnet = Stagewise.tiny().search(task)
+    stages = cut_stages(task.model, task.space)
+    inner = {name for stage in stages for name in stage.inner}
+    for group in task.space.groups:
+        if group.name not in inner:
+            assert len(subnet.config.indices(group)) == group.size
+
+
+def test_only_pruned_junctions_reach_a_small_budget() -> None:
+    with pytest.raises(InfeasibleBudget, match="fewer stages or junctions 'leading'"):
+        Stagewise.tiny().search(problem(keep_ratio=0.1))
+    task = problem(keep_ratio=0.1)
+    subnet = replace(Stagewise.tiny(), junctions="leading").search(task)
+    assert task.cost.macs(subnet.config) <= task.budget.limit
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"junctions": "none"}, "unknown junctions 'none'.*full"),
+        ({"supervision": "label"}, "unknown supervision 'label'.*labels"),
+        ({"evolution": "stage"}, "unknown evolution 'stage'.*stages"),
+        ({"score": "x"}, "unknown score 'x'"),
+        ({"workers": 0}, "workers is 0; it must be at least 1"),
+        ({"stages": 0}, "stages is 0; it must be at least 1"),
+        ({"supervision": "labels", "junctions": "leading"}, "use junctions 'full'"),
+        ({"fullnet": False, "tinynet": False, "random_subnets": 0}, "no network is trained"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(Stagewise.tiny(), **change).search(problem())  # type: ignore[arg-type]
+
+
+def test_a_configuration_that_narrows_a_kept_junction_has_no_score() -> None:
+    task = problem()
+    config = SubnetConfig({"layer2.0.conv2": (0, 1)})
+    with pytest.raises(ValueError, match=r"'layer2.0.conv2' is an interface"):
+        Stagewise.tiny().scores(task, [config])
+    (score,) = replace(Stagewise.tiny(), junctions="leading").scores(task, [config])
+    assert score < 0
