@@ -286,7 +286,7 @@ def _starting(
     New weights are cut out of a newly drawn full network, so that every architecture keeps its own
     way of drawing them; behind a batch normalisation their scale does not matter.
     """
-    if cell.start == "inherited":
+    if not cell.is_redrawn:
         return copy.deepcopy(pruned)
     return _laid_out(rebuild(_untrained(cell, splits), problem.space, config), cell.finetune)
 
@@ -331,8 +331,8 @@ def _finetuned(
     with findings.meter.phase("finetune"), _seeded(cell):
         train(
             student,
-            _train_batches(cell, cell.finetune, splits),
-            _recipe(cell.finetune),
+            _train_batches(cell, cell.last_training, splits),
+            _recipe(cell.last_training),
             loss=loss,
             meter=findings.meter,
             macs_per_image=findings.size.macs,

@@ -160,7 +160,9 @@ class Cell(Strict):
 
     With a `sample` the cell is part of a ranking: a `member` of the sample is trained alone, by its
     ordinal, and without a `member` the method scores the whole sample. `start` says which weights
-    the pruned network is trained from: those the method hands on, or newly drawn ones.
+    the pruned network is trained from: those the method hands on, or newly drawn ones. With
+    `scratch` it is trained from newly drawn ones under that recipe, in place of fine-tuning, beside
+    cells that are fine-tuned.
     """
 
     protocol: int
@@ -180,6 +182,17 @@ class Cell(Strict):
     start: Start = "inherited"
     sample: Sample | None = None
     member: int | None = Field(default=None, ge=0)
+    scratch: Schedule | None = None
+
+    @property
+    def last_training(self) -> Schedule:
+        """The recipe of the network that is tested last."""
+        return self.scratch or self.finetune
+
+    @property
+    def is_redrawn(self) -> bool:
+        """Whether that network starts from newly drawn weights."""
+        return self.scratch is not None or self.start == "scratch"
 
     @property
     def key(self) -> str:
@@ -205,8 +218,11 @@ class Cell(Strict):
 
     @property
     def comparison(self) -> str:
-        """Names what is held equal: cells that share it differ in method, budget and seed only."""
-        free = {"method", "settings", "budget", "metric", "seed"}
+        """Names what is held equal: cells that share it differ in method, budget and seed only.
+
+        A method's networks may beside that be trained from scratch, and say so by name.
+        """
+        free = {"method", "settings", "budget", "metric", "seed", "scratch"}
         return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude=free))
 
     @property

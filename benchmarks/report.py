@@ -79,7 +79,7 @@ class Row:
 
     def settings_beyond(self, other: "Row") -> str:
         """The settings in which this row differs from another of the same method."""
-        mine, theirs = self.cell.settings, other.cell.settings
+        mine, theirs = _settings(self.cell), _settings(other.cell)
         changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
         undone = {key: "default" for key in theirs if key not in mine}
         return _named({**changed, **undone})
@@ -190,7 +190,15 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def method_name(cell: Cell) -> str:
     """Name of a method with the settings that differ from its defaults."""
-    return f"{cell.method} ({_named(cell.settings)})" if cell.settings else cell.method
+    settings = _named(_settings(cell))
+    return f"{cell.method} ({settings})" if settings else cell.method
+
+
+def _settings(cell: Cell) -> dict[str, object]:
+    """Settings that differ from the method's defaults, and how its networks are trained."""
+    if cell.scratch is None:
+        return dict(cell.settings)
+    return {**cell.settings, "from scratch": _epochs(cell.scratch)}
 
 
 def _named(settings: Mapping[str, object]) -> str:

@@ -330,7 +330,7 @@ def _without_defaults(variant: Variant, suite: Suite) -> Variant:
     differing = {
         key: value for key, value in given.items() if getattr(pruner, key) != getattr(default, key)
     }
-    return Variant(method=variant.method, settings=differing)
+    return variant.model_copy(update={"settings": differing})
 
 
 def _distinct(variants: list[Variant]) -> list[Variant]:

@@ -49,10 +49,14 @@ STANDALONE = "standalone"
 
 
 class Variant(Strict):
-    """A method and those of its settings that differ from the suite's and the defaults."""
+    """A method and those of its settings that differ from the suite's and the defaults.
+
+    With `scratch`, its networks are trained from newly drawn weights under that recipe.
+    """
 
     method: str
     settings: dict[str, JsonValue] = {}
+    scratch: Schedule | None = None
 
 
 class Ranking(Strict):
@@ -192,6 +196,7 @@ class _Held:
         shared = {
             "finetune": suite.finetune,
             "start": suite.start,
+            "scratch": job.scratch,
         }
         return Cell(
             protocol=suite.protocol,

@@ -423,3 +423,19 @@ def group_is_gone(group):
             return
         assert time.monotonic() < deadline, "a worker outlived the run"
         time.sleep(0.05)
+
+
+def test_networks_from_scratch_are_trained_under_their_own_recipe(places):
+    anew = run(cell(scratch={"epochs": 2, "batch_size": 32}), places)[0]
+    tuned, _ = run(cell(), places)
+    assert anew.status == "ok" and anew.config == tuned.config
+    assert anew.spent["finetune"].images == 2 * tuned.spent["finetune"].images
+    assert anew.top1.pruned == tuned.top1.pruned  # as surgery leaves it
+
+
+def test_networks_from_scratch_keep_no_weight_of_the_parent(places):
+    untrained = {"epochs": 0, "batch_size": 32}
+    _, anew = run(cell(scratch=untrained), places)
+    _, kept = run(cell(finetune=untrained), places)
+    pairs = zip(anew.network.parameters(), kept.network.parameters(), strict=True)
+    assert not any(torch.equal(a, b) for a, b in pairs if a.ndim == 4)

@@ -180,3 +180,14 @@ def test_a_suite_runs_on_another_data_set_whole(tmp_path):
     assert {c.budget for c in cells} == {0.3876}
     with pytest.raises(ValueError, match="unknown dataset 'cifar11'; did you mean cifar10"):
         plan_suite("mine", suite.on_dataset("cifar11"), tmp_path)
+
+
+def test_a_variant_trained_from_scratch_stands_beside_the_fine_tuned_ones() -> None:
+    suite = load_suite("ranking")
+    plain, *_ = cells = expand(suite, [Variant(method="stagewise"), *suite.variants])
+    anew = [cell for cell in cells if cell.scratch is not None]
+    assert {cell.method for cell in anew} == {"stagewise", "uniform"}
+    assert {cell.comparison for cell in cells} == {plain.comparison}
+    assert all(cell.is_redrawn and cell.last_training == cell.scratch for cell in anew)
+    assert not plain.is_redrawn and plain.last_training == plain.finetune
+    assert len({cell.key for cell in cells}) == len(cells)
