@@ -132,6 +132,10 @@ def prune(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from timm's published weights.")
     ] = False,
+    width: Annotated[
+        float,
+        typer.Option(min=1, max=8, help="Widen the network before it is trained and pruned."),
+    ] = 1.0,
     image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels.")] = None,
     train_size: Annotated[int | None, typer.Option(min=1, help="Training images to use.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
@@ -145,6 +149,7 @@ def prune(
     _require_device(device)
     request = Request(
         model=model,
+        width=width,
         method=method,
         budget=_budget(macs, params),
         metric="macs" if params is None else "params",

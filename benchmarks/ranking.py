@@ -87,7 +87,7 @@ class Ranking:
         sample = self.cell.sample
         assert sample is not None
         return (
-            f"{self.cell.model.name} on {self.cell.data.name}, {sample.count} configurations at "
+            f"{self.cell.model.title} on {self.cell.data.name}, {sample.count} configurations at "
             f"{100 * sample.low:g} to {100 * sample.high:g} % of {self.cell.metric}"
         )
 

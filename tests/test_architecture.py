@@ -26,6 +26,7 @@ CORE_ORDER = (
     "surgery",
     "meter",
     "batches",
+    "widen",
     "digits",
     "data",
     "store",

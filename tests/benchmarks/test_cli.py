@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 import zoo
@@ -169,6 +170,19 @@ def test_prune_saves_a_smaller_network_that_loads(run, tmp_path):
                              "--out", "other", *SMALL)  # fmt: skip
         assert status == 2 and message in err, (budget, err)
     assert not (tmp_path / "other").exists()
+
+
+def test_prune_from_a_wider_network_to_an_absolute_budget(run, tmp_path):
+    space = zoo.ChannelSpace.trace(timm.create_model("test_resnet", num_classes=10), (3, 16, 16))
+    limit = zoo.CostModel(space).full_macs
+    status, _, err = run("prune", "test_resnet", "--method", "l1_norm", "--width", "1.5",
+                         "--macs", str(limit), *SMALL)  # fmt: skip
+    assert status == 0, err
+    network = zoo.load_pruned(tmp_path / "pruned")
+    record = load_record(next((tmp_path / "pruned").glob("*-l1_norm-*.json")))
+    assert record.cell.model.width == 1.5
+    assert record.size.macs <= limit < record.size.full_macs
+    assert sum(p.numel() for p in network.parameters()) == record.size.params
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ as the kept channels of the parent were.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from zoo.core.trace import TraceFailed, on_meta, trace_model
 
 __all__ = [
     "Mismatch",
+    "axis_sizes",
     "compare_traces",
+    "copy_resized",
     "prove",
     "resize_attributes",
     "resize_tensor",
@@ -71,11 +73,21 @@ def resize_tensor(
     return tensor
 
 
+def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:
+    """Return how many positions of every axis are kept."""
+    return [len(a.group) if k is None else len(k) for a, k in zip(table.axes, kept, strict=True)]
+
+
 def resize_attributes(
-    model: nn.Module, table: ChannelTable, kept: Sequence[np.ndarray | None]
+    model: nn.Module, table: ChannelTable, sizes: Sequence[int]
 ) -> list[Attribute]:
-    """Return the attributes that must change with the widths, for a model of the parent's size."""
-    sizes = [len(a.group) if k is None else len(k) for a, k in zip(table.axes, kept, strict=True)]
+    """Return the attributes that must change with the widths, for a model of the parent's size.
+
+    Args:
+        model: a network of the size that ``table`` describes.
+        table: its table.
+        sizes: new size of every axis.
+    """
     changes: list[Attribute] = []
     for path, module in model.named_modules():
         changes += [
@@ -110,18 +122,38 @@ def resized_copy(
         weights: full-size values by state-dict name, to be used instead of the model's own.
     """
     kept = table.kept_positions(config)
-    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
-    named = (*model.named_parameters(), *model.named_buffers())
-    for name, tensor in named:
+
+    def smaller(name: str, tensor: Tensor) -> Tensor:
         source = (weights or {}).get(name, tensor).detach().to(tensor)
-        small = resize_tensor(table, kept, name, source).clone()
+        return resize_tensor(table, kept, name, source).clone()
+
+    return copy_resized(model, table, axis_sizes(table, kept), smaller)
+
+
+def copy_resized(
+    model: nn.Module,
+    table: ChannelTable,
+    sizes: Sequence[int],
+    resize: Callable[[str, Tensor], Tensor],
+) -> nn.Module:
+    """Return a copy of ``model`` with other tensors and the attributes that belong to them.
+
+    Args:
+        model: not touched.
+        table: its table.
+        sizes: new size of every axis.
+        resize: gives the new value of a parameter or buffer, from its state-dict name and value.
+    """
+    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        new = resize(name, tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if is_parameter else small
-    changes = resize_attributes(model, table, kept)
-    smaller = copy.deepcopy(model, memo)
+        memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+    changes = resize_attributes(model, table, sizes)
+    resized = copy.deepcopy(model, memo)
     for path, name, value in changes:
-        setattr(smaller.get_submodule(path), name, value)
-    return smaller
+        setattr(resized.get_submodule(path), name, value)
+    return resized
 
 
 def prove(

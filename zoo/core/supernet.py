@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
-from zoo.core.resize import Attribute, resize_attributes, resize_tensor
+from zoo.core.resize import Attribute, axis_sizes, resize_attributes, resize_tensor
 from zoo.core.space import ChannelSpace
 from zoo.core.trace import on_meta
 
@@ -156,7 +156,8 @@ class Supernet:
     def resized(self, config: SubnetConfig) -> Iterator[nn.Module]:
         """Lend the skeleton with the attributes of a subnet; its tensors come with each call."""
         kept = self.space.table.kept_positions(config)
-        changes = resize_attributes(self._skeleton, self.space.table, kept)
+        sizes = axis_sizes(self.space.table, kept)
+        changes = resize_attributes(self._skeleton, self.space.table, sizes)
         with _attributes(self._skeleton, changes):
             yield self._skeleton
 
