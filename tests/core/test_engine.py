@@ -58,6 +58,45 @@ def test_both_executions_make_the_same_updates() -> None:
         assert float((weight - sliced[name]).abs().max()) < TOLERANCE * max(scale, 1e-3)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_whole_leading_and_gathered_slices_add_up_exactly(
+    layout: torch.memory_format,
+) -> None:
+    task = problem("test_efficientnet")
+    weights = {
+        name: weight.detach().to(memory_format=layout).requires_grad_()
+        if weight.ndim == 4
+        else weight
+        for name, weight in starting_weights(task, "parent").items()
+    }
+    made = Engine(task, weights, steps=3, lr=0.01, momentum=0.0)
+    leading = SubnetConfig.from_widths(
+        task.space, {g.name: (g.size + 1) // 2 for g in task.space.groups}
+    )
+    configs = [SubnetConfig.full(), leading, *configs_of(task, 2)]
+    rates = (0.01, 0.0075)  # the cosine of three updates
+    for step in range(2):  # buffers of the first update must not leak into the second
+        images = torch.randn(BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(step)).double()
+        used = configs if step == 0 else configs[1:]
+        copies = {n: w.detach().clone().requires_grad_() for n, w in made.weights.items()}
+        supernet = task.supernet
+        wanted = sum(
+            supernet.forward(images, c, supernet.sliced(c, copies), training=True).square().sum()
+            for c in used
+        )
+        torch.autograd.backward(wanted)
+        with task.meter.phase("supernet"):
+            made.update(torch.stack([made.logits(images, c).square().sum() for c in used]).sum())
+        for name, weight in made.weights.items():
+            expected, found = copies[name].grad, weight.grad
+            assert expected is not None and found is not None
+            scale = float(expected.abs().max())
+            assert float((found - expected).abs().max()) <= TOLERANCE * max(scale, 1.0), name
+            decay = 5e-4 if weight.ndim > 1 else 0.0
+            after = copies[name].detach() - rates[step] * (expected + decay * copies[name].detach())
+            assert float((weight.detach() - after).abs().max()) <= TOLERANCE * max(scale, 1.0), name
+
+
 def test_auto_slices_where_a_part_is_much_work_and_masks_elsewhere() -> None:
     task = problem()
     enough = SLICED_FROM // task.cost.full_macs + 1

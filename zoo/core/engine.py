@@ -79,6 +79,9 @@ class Engine:
         self.norm = norm
         self.execution = execution
         self.pairs = 0
+        self._values = self.trained()
+        self._lent: list[tuple[str, SubnetConfig, Tensor]] = []
+        self._gradients: dict[str, Tensor] = {}
         decayed = [w for w in self.weights.values() if w.ndim > 1]
         free = [w for w in self.weights.values() if w.ndim <= 1]
         self._optimizer = torch.optim.SGD(
@@ -88,6 +91,7 @@ class Engine:
             ],
             lr=lr,
             momentum=momentum,
+            fused=True,
         )
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, max(1, steps))
 
@@ -95,9 +99,8 @@ class Engine:
         """Training-mode logits of one subnet, shape (N, classes), with its own batch statistics."""
         self.pairs += len(images)
         self._charge(len(images), self.problem.cost.macs(config))
-        supernet = self.problem.supernet
-        values = supernet.sliced(config, self.weights)
-        return supernet.forward(images, config, values, training=True)
+        values = self._sliced(config)
+        return self.problem.supernet.forward(images, config, values, training=True)
 
     def parallel(self, images: Tensor, configs: Sequence[SubnetConfig]) -> Tensor:
         """Training-mode logits of several subnets, each on its own part of the batch.
@@ -136,12 +139,41 @@ class Engine:
             raise Diverged(f"the supernet's loss is {float(loss)}; lower its learning rate")
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        self._gather_gradients()
         self._optimizer.step()
         self._schedule.step()
 
     def trained(self) -> dict[str, Tensor]:
         """The weights without gradients."""
         return {name: weight.detach() for name, weight in self.weights.items()}
+
+    def _sliced(self, config: SubnetConfig) -> dict[str, Tensor]:
+        """A subnet's tensors; those of its parameters that are cut are leaves of their own.
+
+        A slice with a graph behind it would cost a full-size gradient for each dimension it is cut
+        along, and a convolution that reads a view is slower than one that reads dense weights.
+        """
+        values = self.problem.supernet.sliced(config, self._values)
+        for name, weight in self.weights.items():
+            if values[name].shape == weight.shape:
+                values[name] = weight
+            elif torch.is_grad_enabled():
+                values[name] = _dense_like(values[name], weight).requires_grad_()
+                self._lent.append((name, config, values[name]))
+        return values
+
+    def _gather_gradients(self) -> None:
+        """Add the gradients of lent slices where they belong in those of the full weights."""
+        for name, config, part in self._lent:
+            if part.grad is None:
+                continue
+            weight = self.weights[name]
+            if weight.grad is None:
+                if name not in self._gradients:
+                    self._gradients[name] = torch.empty_like(weight)
+                weight.grad = self._gradients[name].zero_()
+            self.problem.supernet.add_part(config, name, weight.grad, part.grad)
+        self._lent.clear()
 
     def _charge(self, n_images: int, macs: int) -> None:
         self.problem.meter.passes(n_images, macs, backward=torch.is_grad_enabled())
@@ -190,6 +222,13 @@ def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:
     model = problem.model if start == "parent" else _redrawn(problem.model, problem.seed)
     device = problem.meter.device
     return {n: p.detach().clone().to(device).requires_grad_() for n, p in model.named_parameters()}
+
+
+def _dense_like(part: Tensor, whole: Tensor) -> Tensor:
+    """A copy of a part in the memory format of the whole."""
+    is_last = whole.ndim == 4 and not whole.is_contiguous()
+    memory_format = torch.channels_last if is_last else torch.contiguous_format
+    return part.clone(memory_format=memory_format)
 
 
 def _redrawn(model: nn.Module, seed: int) -> nn.Module:

@@ -18,16 +18,17 @@ from torch import Tensor, nn
 from zoo.core.atoms import Trace
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
-from zoo.core.groups import ChannelTable
+from zoo.core.groups import ChannelTable, Follower
 from zoo.core.trace import TraceFailed, on_meta, trace_model
 
 __all__ = [
     "Mismatch",
+    "SizedAttributes",
+    "add_part",
     "axis_sizes",
     "compare_traces",
     "copy_resized",
     "prove",
-    "resize_attributes",
     "resize_tensor",
     "resized_copy",
 ]
@@ -73,38 +74,89 @@ def resize_tensor(
     return tensor
 
 
+def add_part(
+    table: ChannelTable,
+    kept: Sequence[np.ndarray | None],
+    name: str,
+    full: Tensor,
+    part: Tensor,
+) -> None:
+    """Add to ``full``, in place, what ``resize_tensor`` would cut from it, for the same arguments.
+
+    Args:
+        table: the table of the network that ``full`` belongs to.
+        kept: kept positions of every axis.
+        name: state-dict name of ``full``.
+        full: changed.
+        part: of the shape that ``resize_tensor`` returns.
+    """
+    gathered: list[tuple[int, np.ndarray]] = []
+    for dim in range(min(full.ndim, 2)):
+        axis = table.tensors.get((name, dim))
+        positions = None if axis is None else kept[axis]
+        if positions is None:
+            continue
+        if positions[-1] == len(positions) - 1:
+            full = full.narrow(dim, 0, len(positions))
+        else:
+            gathered.append((dim, positions))
+    if not gathered:
+        full += part
+        return
+    places = [torch.arange(size, device=full.device) for size in full.shape[:2]]
+    for dim, positions in gathered:
+        places[dim] = torch.from_numpy(positions).to(full.device)
+    index = torch.meshgrid(*places, indexing="ij") if len(places) == 2 else tuple(places)
+    full.index_put_(index, part, accumulate=True)
+
+
 def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:
     """Return how many positions of every axis are kept."""
     return [len(a.group) if k is None else len(k) for a, k in zip(table.axes, kept, strict=True)]
 
 
-def resize_attributes(
-    model: nn.Module, table: ChannelTable, sizes: Sequence[int]
-) -> list[Attribute]:
-    """Return the attributes that must change with the widths, for a model of the parent's size.
+class SizedAttributes:
+    """The attributes of a network that must change with the widths, found once.
 
     Args:
         model: a network of the size that ``table`` describes.
         table: its table.
-        sizes: new size of every axis.
     """
-    changes: list[Attribute] = []
-    for path, module in model.named_modules():
-        changes += [
-            (path, name, new)
-            for name, new in _layer_sizes(path, module, table, sizes).items()
-            if getattr(module, name, new) != new
+
+    def __init__(self, model: nn.Module, table: ChannelTable) -> None:
+        self._table = table
+        full = axis_sizes(table, [None] * len(table.axes))
+        self._layers = [
+            (path, module)
+            for path, module in model.named_modules()
+            if _layer_sizes(path, module, table, full)
         ]
-    for follower in table.followers:
-        module = model.get_submodule(_path(follower.module, model))
-        if isinstance(module, _LAYERS):
-            continue
-        new = tuple(sizes[axis] for axis in follower.axes)
-        for name, value in vars(module).items():
-            replaced = _replaced(value, follower.sizes, new)
-            if replaced is not None and new != follower.sizes:
-                changes.append((_path(follower.module, model), name, replaced))
-    return changes
+        self._held: list[tuple[str, str, Any, Follower]] = []
+        for follower in table.followers:
+            path = _path(follower.module, model)
+            module = model.get_submodule(path)
+            if isinstance(module, _LAYERS):
+                continue
+            self._held += [
+                (path, name, value, follower)
+                for name, value in vars(module).items()
+                if _replaced(value, follower.sizes, follower.sizes) is not None
+            ]
+
+    def at(self, sizes: Sequence[int]) -> list[Attribute]:
+        """Return what changes where the axes have some sizes, in order of their index."""
+        changes: list[Attribute] = []
+        for path, module in self._layers:
+            changes += [
+                (path, name, new)
+                for name, new in _layer_sizes(path, module, self._table, sizes).items()
+                if getattr(module, name, new) != new
+            ]
+        for path, name, value, follower in self._held:
+            new = tuple(sizes[axis] for axis in follower.axes)
+            if new != follower.sizes:
+                changes.append((path, name, _replaced(value, follower.sizes, new)))
+        return changes
 
 
 def resized_copy(
@@ -149,7 +201,7 @@ def copy_resized(
         new = resize(name, tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
-    changes = resize_attributes(model, table, sizes)
+    changes = SizedAttributes(model, table).at(sizes)
     resized = copy.deepcopy(model, memo)
     for path, name, value in changes:
         setattr(resized.get_submodule(path), name, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
-from zoo.core.resize import Attribute, axis_sizes, resize_attributes, resize_tensor
+from zoo.core.resize import SizedAttributes, add_part, axis_sizes, resize_tensor
 from zoo.core.space import ChannelSpace
 from zoo.core.trace import on_meta
 
@@ -36,6 +36,9 @@ class Supernet:
         self._own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._skeleton = on_meta(model)
         self._slots = _slots(self._skeleton)
+        self._modules = dict(self._skeleton.named_modules())
+        self._attributes = SizedAttributes(self._skeleton, space.table)
+        self._kept = lru_cache(maxsize=16)(space.table.kept_positions)
 
     def sliced(
         self, config: SubnetConfig, weights: Mapping[str, Tensor] | None = None
@@ -51,13 +54,17 @@ class Supernet:
         """
         config.check(self.space)
         table, parameters = self.space.table, set(self.space.table.parameters)
-        kept = table.kept_positions(config)
+        kept = self._kept(config)
         values = {}
         for name, own in self._own.items():
             full = own if weights is None else weights.get(name, own)
             part = resize_tensor(table, kept, name, full)
             values[name] = part if name in parameters else part.detach().clone()
         return values
+
+    def add_part(self, config: SubnetConfig, name: str, full: Tensor, part: Tensor) -> None:
+        """Add a subnet's part of a tensor to the full one, in place, where it was cut from."""
+        add_part(self.space.table, self._kept(config), name, full, part)
 
     def forward(
         self,
@@ -155,11 +162,16 @@ class Supernet:
     @contextmanager
     def resized(self, config: SubnetConfig) -> Iterator[nn.Module]:
         """Lend the skeleton with the attributes of a subnet; its tensors come with each call."""
-        kept = self.space.table.kept_positions(config)
-        sizes = axis_sizes(self.space.table, kept)
-        changes = resize_attributes(self._skeleton, self.space.table, sizes)
-        with _attributes(self._skeleton, changes):
+        sizes = axis_sizes(self.space.table, self._kept(config))
+        changes = [(self._modules[path], *rest) for path, *rest in self._attributes.at(sizes)]
+        before = [getattr(module, name) for module, name, _ in changes]
+        for module, name, value in changes:
+            setattr(module, name, value)
+        try:
             yield self._skeleton
+        finally:
+            for (module, name, _), value in zip(changes, before, strict=True):
+                setattr(module, name, value)
 
     @contextmanager
     def running(
@@ -336,16 +348,3 @@ def _norms_by_part(model: nn.Module, size: int) -> Iterator[None]:
 
 def _forward_by_part(forward: Callable[[Tensor], Tensor], size: int, features: Tensor) -> Tensor:
     return torch.cat([forward(part) for part in torch.split(features, size)])
-
-
-@contextmanager
-def _attributes(model: nn.Module, changes: list[Attribute]) -> Iterator[None]:
-    old = [(model.get_submodule(path), name) for path, name, _ in changes]
-    before = [getattr(module, name) for module, name in old]
-    for (module, name), (_, _, value) in zip(old, changes, strict=True):
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for (module, name), value in zip(old, before, strict=True):
-            setattr(module, name, value)
