@@ -192,7 +192,7 @@ def report(
     readme: Annotated[
         Path | None,
         typer.Option(
-            help="A text with marked blocks (report, ablation, ranking, pruners) to renew."
+            help="A text with marked blocks to renew, such as README.md or a page in docs."
         ),
     ] = None,
 ) -> None:
@@ -219,9 +219,10 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     """Writes tables and figures of all records; prints those of a plan, or all."""
     from benchmarks.ablation import ablation_table
     from benchmarks.plots import draw_figures
-    from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
+    from benchmarks.ranking import collect_rankings, ranking_table
     from benchmarks.record import load_records
     from benchmarks.report import compare, write_tables
+    from benchmarks.supernets import reach_table, sharing_table, supernet_table
 
     records = load_records(results / "records")
     if not records:
@@ -234,6 +235,8 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
         "ablation.md": ablation_table(compare(records)),
         "ranking.md": ranking_table(collect_rankings(records)),
         "supernets.md": supernet_table(collect_rankings(records)),
+        "supernet-reach.md": reach_table(collect_rankings(records)),
+        "supernet-sharing.md": sharing_table(compare(records)),
     }
     for name, text in further.items():
         if text:
@@ -243,17 +246,23 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
 
 
 def _replace_blocks(path: Path, results: Path) -> list[str]:
-    """Writes anew whatever blocks a text has markers for; returns their names.
+    """Writes anew whatever blocks a text has markers for and the records have something to say on.
+
+    A page can so be made from the records of several folders, one after the other.
+
+    Returns:
+        The names of the blocks that were written.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if it has no markers.
     """
     from benchmarks.ablation import ablation_table
     from benchmarks.cards import methods_table
     from benchmarks.marked import has_block, replace_block
-    from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
+    from benchmarks.ranking import collect_rankings, ranking_table
     from benchmarks.record import load_records
     from benchmarks.report import compare, to_markdown
+    from benchmarks.supernets import reach_table, sharing_table, supernet_table
 
     records = load_records(results / "records")
     blocks = {
@@ -261,6 +270,8 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
         "ablation": lambda: ablation_table(compare(records)),
         "ranking": lambda: ranking_table(collect_rankings(records)),
         "supernets": lambda: supernet_table(collect_rankings(records)),
+        "supernet-reach": lambda: reach_table(collect_rankings(records)),
+        "supernet-sharing": lambda: sharing_table(compare(records)),
         "pruners": methods_table,
     }
     text = path.read_text("utf-8")
@@ -270,10 +281,11 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
             f"{path} has no block to renew; put markers in: <!-- zoo NAME: begin --> and "
             f"<!-- zoo NAME: end -->, NAME one of {', '.join(blocks)}"
         )
-    for name in names:
-        text = replace_block(text, blocks[name](), name)
+    written = {name: block for name in names if (block := blocks[name]())}
+    for name, block in written.items():
+        text = replace_block(text, block, name)
     path.write_text(text, "utf-8")
-    return names
+    return list(written)
 
 
 def _table(comparison: "Comparison") -> Table:

@@ -96,6 +96,22 @@ def test_a_batch_that_does_not_divide_loses_its_rest() -> None:
     assert rows(task, "train_parallel")["pairs"] == BATCH - BATCH % 3
 
 
+def test_joint_statistics_report_their_gradient_error_once_and_charge_it() -> None:
+    found = {}
+    for norm in ("separate", "joint"):
+        task = problem()
+        settings = replace(PSENet.tiny(), execution="masked", norm=norm)  # type: ignore[arg-type]
+        with task.meter.phase("supernet"):
+            train_parallel(space_of(task), settings)
+        found[norm] = task
+    assert not [row for row in found["separate"].trace_rows if row["step"] == "joint_norm"]
+    assert float(rows(found["joint"], "joint_norm")["gradient_error"]) > 0.01  # type: ignore[arg-type]
+    spent = [found[norm].meter.spent["supernet"] for norm in ("separate", "joint")]
+    two_passes = 2 * BATCH * found["joint"].cost.full_macs
+    assert spent[1].macs_forward - spent[0].macs_forward == two_passes
+    assert spent[1].macs_backward - spent[0].macs_backward == 2 * two_passes
+
+
 @pytest.mark.parametrize(
     "change",
     [{"kind": "random"}, {"init": "uniform"}, {"redraw": "uniform"}, {"sampling": "independent"},

@@ -26,7 +26,8 @@ Deviations:
 
 Unknowns:
     - Batch normalisation in the parallel pass: ours takes statistics for each subnet, which gives
-      the gradients of serial training exactly; `norm` = "joint" is the other reading.
+      the gradients of serial training exactly; `norm` = "joint" is the other reading, and traces
+      how far its gradient is from theirs on the first batch.
     - Number of subnets, and whether an image is seen by one of them: 4, one each.
     - How widths are drawn: ours cover the range of costs evenly; `sampling` = "independent" draws
       each group on its own, which leaves out networks far from the middle.
@@ -43,6 +44,7 @@ Names: None.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
@@ -50,12 +52,14 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.core.config import SubnetConfig
 from zoo.core.engine import Engine, Execution, Norm, starting_weights
 from zoo.core.errors import unknown_name
 from zoo.core.evolve import Evaluated, evolve, random_candidates
 from zoo.core.oneshot import OneShot, Widths
 from zoo.core.planted import Golden, planted_golden
 from zoo.core.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
+from zoo.core.problem import Problem
 from zoo.core.store import Trained
 from zoo.core.widths import covering_states, independent_states
 
@@ -202,9 +206,12 @@ def train_parallel(widths: Widths, settings: PSENet) -> Trained:
     for images, labels in problem.data.train(settings.steps):
         count = min(settings.subnets, len(images))
         used = len(images) - len(images) % count
-        execution = engine.chosen(used // count)
         states = draw(grid, count, rng)
-        logits = engine.parallel(images[:used], [widths.config(state) for state in states])
+        configs = [widths.config(state) for state in states]
+        if settings.norm == "joint" and not execution:
+            _trace_norm_error(problem, engine, images[:used], labels[:used], configs)
+        execution = engine.chosen(used // count)
+        logits = engine.parallel(images[:used], configs)
         losses = _mean_by_part(logits, labels[:used], count)
         engine.update(losses.mean())
         seen.add(states, losses)
@@ -216,6 +223,18 @@ def train_parallel(widths: Widths, settings: PSENet) -> Trained:
         costs=grid.costs(seen.records["states"]),
     )
     return Trained(engine.trained(), seen.records)
+
+
+def _trace_norm_error(
+    problem: Problem,
+    engine: Engine,
+    images: Tensor,
+    labels: Tensor,
+    configs: Sequence[SubnetConfig],
+) -> None:
+    """Report what joint batch statistics do to the gradient of the first batch."""
+    error = engine.joint_norm_error(images, configs, lambda logits: F.cross_entropy(logits, labels))
+    problem.trace("joint_norm", gradient_error=error)
 
 
 def _mean_by_part(logits: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -220,6 +220,17 @@ def test_report_draws_what_records_hold_and_replaces_the_readme_block(run, tmp_p
     assert (tmp_path / "results" / "tables" / "results.tex").is_file()
 
 
+def test_report_leaves_blocks_that_the_records_say_nothing_of(run, tmp_path):
+    write_record(tmp_path / "results" / "records", record())
+    page = tmp_path / "page.md"
+    kept = "<!-- zoo supernets: begin -->\n\nfrom other records\n\n<!-- zoo supernets: end -->\n"
+    page.write_text(kept + "\n".join(MARKERS[:2]))
+    status, out, err = run("report", "--readme", str(page))
+    assert status == 0, err
+    assert page.read_text().startswith(kept) and "tiny_net on digits" in page.read_text()
+    assert out.strip().endswith(": report")
+
+
 def test_report_without_records_says_how_to_make_some(run):
     status, _, err = run("report")
     assert status == 2 and "zoo run" in err

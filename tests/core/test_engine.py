@@ -97,6 +97,36 @@ def test_gradients_of_whole_leading_and_gathered_slices_add_up_exactly(
             assert float((weight.detach() - after).abs().max()) <= TOLERANCE * max(scale, 1.0), name
 
 
+def test_the_error_of_joint_statistics_is_that_to_the_gradient_of_serial_passes() -> None:
+    task = problem()
+    made, configs = engine(task, "masked", norm="joint"), configs_of(task)
+    images = torch.randn(BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    before = made.trained()
+    before = {name: weight.clone() for name, weight in before.items()}
+
+    def loss(logits: Tensor) -> Tensor:
+        return logits.square().mean()
+
+    with task.meter.phase("supernet"):
+        found = made.joint_norm_error(images, configs, loss)
+        alone = made.joint_norm_error(images, configs[:1], loss)
+    assert task.meter.spent["supernet"].macs_forward == 4 * BATCH * task.cost.full_macs
+    assert all(torch.equal(before[name], weight) for name, weight in made.trained().items())
+    assert alone == 0  # one subnet has the whole batch to itself either way
+    supernet, weights = task.supernet, list(made.weights.values())
+    parts = [
+        supernet.forward(part, c, supernet.sliced(c, made.weights), training=True)
+        for part, c in zip(images.chunk(SUBNETS), configs, strict=True)
+    ]
+    joint = supernet.parallel(images, configs, made.weights, joint_norm=True)
+    serial, wrong = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss(out), weights)])
+        for out in (torch.cat(parts), joint)
+    )
+    assert found == pytest.approx(float((wrong - serial).norm() / serial.norm()), rel=1e-8)
+    assert found > 0.01
+
+
 def test_auto_slices_where_a_part_is_much_work_and_masks_elsewhere() -> None:
     task = problem()
     enough = SLICED_FROM // task.cost.full_macs + 1

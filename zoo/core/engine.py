@@ -129,6 +129,35 @@ class Engine:
         is_gpu = self.problem.meter.device.type == "cuda"
         return "masked" if is_gpu or is_small or self.norm == "joint" else "sliced"
 
+    def joint_norm_error(
+        self, images: Tensor, configs: Sequence[SubnetConfig], loss: Callable[[Tensor], Tensor]
+    ) -> float:
+        """How far joint batch statistics lead a gradient astray, relative to its norm.
+
+        The gradient of a parallel pass with statistics over the whole batch is compared with that
+        of separate statistics, which is that of the subnets run one after the other. Both passes
+        are charged; weights stay as they are.
+
+        Args:
+            images: shape (N, C, H, W); N is a multiple of the number of subnets.
+            configs: what each subnet keeps.
+            loss: a scalar from logits, shape (N, classes).
+
+        Returns:
+            Norm of the difference over norm of the gradient with separate statistics.
+        """
+        found = []
+        for is_joint in (False, True):
+            self._charge(len(images), self.problem.cost.full_macs)
+            logits = self.problem.supernet.parallel(
+                images, configs, self.weights, joint_norm=is_joint
+            )
+            leaves = list(self.weights.values())
+            gradients = torch.autograd.grad(loss(logits), leaves, materialize_grads=True)
+            found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        separate, joint = found
+        return float((joint - separate).norm() / separate.norm())
+
     def update(self, loss: Tensor) -> None:
         """One step down the gradient of a scalar; the learning rate follows its cosine.
 
