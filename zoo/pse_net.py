@@ -44,7 +44,7 @@ Names: None.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
@@ -55,8 +55,8 @@ from torch import Tensor
 from zoo.core.config import SubnetConfig
 from zoo.core.engine import Engine, Execution, Norm, starting_weights
 from zoo.core.errors import unknown_name
-from zoo.core.evolve import Evaluated, evolve, random_candidates
-from zoo.core.oneshot import OneShot, Widths
+from zoo.core.evolve import Evaluated, draw_only, evolve, random_candidates
+from zoo.core.oneshot import OneShot, Range, Widths
 from zoo.core.planted import Golden, planted_golden
 from zoo.core.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
 from zoo.core.problem import Problem
@@ -96,6 +96,16 @@ class PSENet(OneShot):
         | {"evaluations", "population", "parents", "mutation"}
     )
 
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **OneShot.ranges,
+        **dict.fromkeys(
+            ("subnets", "bins", "best", "evaluations", "population", "parents"), "at least 1"
+        ),
+        "smoothing": "above 0",
+        "warm_up": "at least 0 and below 1",
+        "mutation": "between 0 and 1",
+    }
+
     subnets: int = 4
     execution: Execution = "auto"
     norm: Norm = "separate"
@@ -113,13 +123,12 @@ class PSENet(OneShot):
     mutation: float = 0.1
 
     def validate(self) -> None:
-        """Refuse a variant that does not exist."""
+        """Refuse a number out of range and a variant that does not exist."""
+        super().validate()
         hints: dict[str, Any] = get_type_hints(PSENet)
         for name in ("sampling", "kind", "init", "redraw"):
             if getattr(self, name) not in get_args(hints[name]):
                 raise unknown_name(name, getattr(self, name), get_args(hints[name]))
-        if self.subnets < 1:
-            raise ValueError(f"subnets is {self.subnets}; it must be at least 1")
 
     def train(self, widths: Widths) -> Trained:
         """Train several subnets in each update."""
@@ -155,8 +164,7 @@ class PSENet(OneShot):
         candidates, flat = widths.candidates(self.slack), uniform_prior(widths.grid.sizes)
         initial = prior if self.init == "prior" else flat
         if self.kind == "random":
-            drawn = random_candidates(candidates, initial, self.evaluations, rng)
-            evaluated.take(drawn, self.evaluations)
+            draw_only(candidates, evaluated, rng, prior=initial, evaluations=self.evaluations)
             return
         evolve(
             candidates,

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tests.problems import BATCH, problem
 from zoo.core.config import SubnetConfig
+from zoo.core.cost import Budget, CostModel
 from zoo.core.engine import SLICED_FROM, Engine, Execution, starting_weights, train_once
 from zoo.core.errors import Diverged
 from zoo.core.problem import Problem
 from zoo.core.score import channel_order
+from zoo.core.space import ChannelSpace
 from zoo.core.store import SupernetStore, Trained
 from zoo.core.widths import WidthGrid, independent_states
 
@@ -135,6 +138,21 @@ def test_auto_slices_where_a_part_is_much_work_and_masks_elsewhere() -> None:
     assert engine(task, "auto", norm="joint").chosen(enough) == "masked"
     assert engine(task, "masked").chosen(enough) == "masked"
     assert engine(task, "sliced").chosen(1) == "sliced"
+
+
+def test_auto_slices_where_masks_cannot_stand_for_slices() -> None:
+    model = timm.create_model("ecaresnet26t", num_classes=10).double()
+    given = problem()
+    exact, free = (ChannelSpace.trace(model, (3, 8, 8), inexact=i) for i in (False, True))
+    for space, wanted in ((exact, "masked"), (free, "sliced")):
+        cost = CostModel(space)
+        task = Problem(model, space, cost, Budget.parse(0.5, cost), given.data, meter=given.meter)
+        made = engine(task, "auto")
+        assert made.chosen(1) == wanted
+    configs = configs_of(task, 2)
+    with task.meter.phase("supernet"):
+        logits = made.parallel(torch.randn(4, 3, 8, 8).double(), configs)
+    assert logits.shape == (4, 10)
 
 
 def test_a_masked_pass_costs_the_full_width_and_a_sliced_one_its_subnets() -> None:

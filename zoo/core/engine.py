@@ -46,7 +46,8 @@ class Engine:
         weight_decay: not applied to biases and normalisation.
         execution: how `parallel` runs several subnets at once: "masked" in one full-width pass,
             "sliced" one after the other, which saves the arithmetic of dropped channels. "auto" is
-            "masked" on a GPU, and on a CPU where a subnet's part of the batch is small work.
+            "masked" on a GPU, and on a CPU where a subnet's part of the batch is small work, unless
+            the network has layers that cannot be masked.
         norm: "separate" takes batch statistics for each subnet; "joint" over the whole batch, which
             changes gradients and needs masks.
 
@@ -125,6 +126,8 @@ class Engine:
         """What "auto" comes to where each subnet has a number of images; the same every time."""
         if self.execution != "auto":
             return self.execution
+        if self.norm == "separate" and not self.problem.supernet.is_maskable:
+            return "sliced"
         is_small = part * self.problem.cost.full_macs < SLICED_FROM
         is_gpu = self.problem.meter.device.type == "cuda"
         return "masked" if is_gpu or is_small or self.norm == "joint" else "sliced"

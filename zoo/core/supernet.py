@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -159,6 +159,16 @@ class Supernet:
         ):
             return self._run(images, SubnetConfig.full(), values)
 
+    @cached_property
+    def is_maskable(self) -> bool:
+        """Whether ``parallel`` can run, as far as the layers tell."""
+        layers = (
+            (name, self._modules[name.rpartition(".")[0]]) for name in _reading_weights(self.space)
+        )
+        return all(group.exact for group in self.space.groups) and all(
+            _can_mask(module, name) for name, module in layers
+        )
+
     @contextmanager
     def resized(self, config: SubnetConfig) -> Iterator[nn.Module]:
         """Lend the skeleton with the attributes of a subnet; its tensors come with each call."""
@@ -291,16 +301,20 @@ def _reading_weights(space: ChannelSpace) -> list[str]:
     return list(dict.fromkeys(member.tensor for member in members if member.role == "in"))
 
 
+def _can_mask(module: nn.Module, name: str) -> bool:
+    """Whether the module whose own weight is called ``name`` is a layer that reads channels."""
+    is_convolution = isinstance(module, nn.modules.conv._ConvNd) and name.endswith("weight")
+    return is_convolution or isinstance(module, nn.Linear)
+
+
 def _reading_groups(module: nn.Module, name: str) -> int:
     """How often the channels that a weight reads are repeated in what its layer reads."""
-    if isinstance(module, nn.modules.conv._ConvNd) and name.endswith("weight"):
-        return module.groups
-    if isinstance(module, nn.Linear):
-        return 1
-    raise UnsupportedModel(
-        f"{name} reads pruned channels in a {type(module).__name__}, whose input cannot be masked; "
-        "run subnets sliced"
-    )
+    if not _can_mask(module, name):
+        raise UnsupportedModel(
+            f"{name} reads pruned channels in a {type(module).__name__}, whose input cannot be "
+            "masked; run subnets sliced"
+        )
+    return module.groups if isinstance(module, nn.modules.conv._ConvNd) else 1
 
 
 def _part_mask(
