@@ -173,6 +173,7 @@ class Engine:
         torch.autograd.backward(loss)
         self._gather_gradients()
         self._optimizer.step()
+        self._clear_gradients()
         self._schedule.step()
 
     def trained(self) -> dict[str, Tensor]:
@@ -185,7 +186,7 @@ class Engine:
         A slice with a graph behind it would cost a full-size gradient for each dimension it is cut
         along, and a convolution that reads a view is slower than one that reads dense weights.
         """
-        values = self.problem.supernet.sliced(config, self._values)
+        values = self.problem.supernet.sliced(config, self._values, with_statistics=False)
         for name, weight in self.weights.items():
             if values[name].shape == weight.shape:
                 values[name] = weight
@@ -202,9 +203,15 @@ class Engine:
             weight = self.weights[name]
             if weight.grad is None:
                 if name not in self._gradients:
-                    self._gradients[name] = torch.empty_like(weight)
-                weight.grad = self._gradients[name].zero_()
+                    self._gradients[name] = torch.zeros_like(weight)
+                weight.grad = self._gradients[name]
             self.problem.supernet.add_part(config, name, weight.grad, part.grad)
+
+    def _clear_gradients(self) -> None:
+        """Put zeros where slices have left gradients, which is less than everywhere."""
+        for name, config, _ in self._lent:
+            if name in self._gradients:
+                self.problem.supernet.add_part(config, name, self._gradients[name], None)
         self._lent.clear()
 
     def _charge(self, n_images: int, macs: int) -> None:

@@ -79,18 +79,18 @@ def add_part(
     kept: Sequence[np.ndarray | None],
     name: str,
     full: Tensor,
-    part: Tensor,
+    part: Tensor | None,
 ) -> None:
-    """Add to ``full``, in place, what ``resize_tensor`` would cut from it, for the same arguments.
+    """Add to ``full``, in place, where ``resize_tensor`` would cut from it for the same arguments.
 
     Args:
         table: the table of the network that ``full`` belongs to.
         kept: kept positions of every axis.
         name: state-dict name of ``full``.
         full: changed.
-        part: of the shape that ``resize_tensor`` returns.
+        part: of the shape that ``resize_tensor`` returns; None sets these places to zero.
     """
-    gathered: list[tuple[int, np.ndarray]] = []
+    gathered: dict[int, np.ndarray] = {}
     for dim in range(min(full.ndim, 2)):
         axis = table.tensors.get((name, dim))
         positions = None if axis is None else kept[axis]
@@ -99,15 +99,18 @@ def add_part(
         if positions[-1] == len(positions) - 1:
             full = full.narrow(dim, 0, len(positions))
         else:
-            gathered.append((dim, positions))
-    if not gathered:
+            gathered[dim] = positions
+    if gathered:
+        places = [
+            torch.from_numpy(gathered[dim] if dim in gathered else np.arange(size)).to(full.device)
+            for dim, size in enumerate(full.shape[:2])
+        ]
+        new = full.new_zeros(()) if part is None else part
+        full.index_put_(torch.meshgrid(*places, indexing="ij"), new, accumulate=part is not None)
+    elif part is None:
+        full.zero_()
+    else:
         full += part
-        return
-    places = [torch.arange(size, device=full.device) for size in full.shape[:2]]
-    for dim, positions in gathered:
-        places[dim] = torch.from_numpy(positions).to(full.device)
-    index = torch.meshgrid(*places, indexing="ij") if len(places) == 2 else tuple(places)
-    full.index_put_(index, part, accumulate=True)
 
 
 def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:

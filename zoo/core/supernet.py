@@ -36,12 +36,17 @@ class Supernet:
         self._own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._skeleton = on_meta(model)
         self._slots = _slots(self._skeleton)
+        self._statistics = _statistics(self._skeleton)
         self._modules = dict(self._skeleton.named_modules())
         self._attributes = SizedAttributes(self._skeleton, space.table)
         self._kept = lru_cache(maxsize=16)(space.table.kept_positions)
 
     def sliced(
-        self, config: SubnetConfig, weights: Mapping[str, Tensor] | None = None
+        self,
+        config: SubnetConfig,
+        weights: Mapping[str, Tensor] | None = None,
+        *,
+        with_statistics: bool = True,
     ) -> dict[str, Tensor]:
         """Return the parameters and buffers of a subnet by state-dict name.
 
@@ -51,19 +56,23 @@ class Supernet:
         Args:
             config: what to keep.
             weights: full-size values used instead of the model's own; may be incomplete.
+            with_statistics: with the running statistics of batch norms, which a pass in training
+                mode only writes.
         """
         config.check(self.space)
         table, parameters = self.space.table, set(self.space.table.parameters)
         kept = self._kept(config)
         values = {}
         for name, own in self._own.items():
+            if name in self._statistics and not with_statistics:
+                continue
             full = own if weights is None else weights.get(name, own)
             part = resize_tensor(table, kept, name, full)
             values[name] = part if name in parameters else part.detach().clone()
         return values
 
-    def add_part(self, config: SubnetConfig, name: str, full: Tensor, part: Tensor) -> None:
-        """Add a subnet's part of a tensor to the full one, in place, where it was cut from."""
+    def add_part(self, config: SubnetConfig, name: str, full: Tensor, part: Tensor | None) -> None:
+        """Add a subnet's part of a tensor to the full one, in place; None puts zeros there."""
         add_part(self.space.table, self._kept(config), name, full, part)
 
     def forward(
@@ -206,7 +215,7 @@ class Supernet:
         with self.resized(config) as skeleton:
             before = [slots[key] for slots, key, _ in self._slots]
             for slots, key, name in self._slots:
-                slots[key] = values[name]
+                slots[key] = values.get(name) if name in self._statistics else values[name]
             try:
                 yield skeleton
             finally:
@@ -231,6 +240,16 @@ def _slots(skeleton: nn.Module) -> list[_Slot]:
         for key, tensor in slots.items()
         if tensor is not None
     ]
+
+
+def _statistics(model: nn.Module) -> frozenset[str]:
+    """Names of the buffers of batch norms."""
+    return frozenset(
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for name, _ in module.named_buffers()
+    )
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
