@@ -43,7 +43,7 @@ from torch import Tensor
 
 from zoo.core.config import SubnetConfig
 from zoo.core.engine import Engine, starting_weights
-from zoo.core.oneshot import OneShot, Widths
+from zoo.core.oneshot import OneShot, Range, Widths
 from zoo.core.planted import Golden, planted_golden
 from zoo.core.prior import SeenSubnets
 from zoo.core.store import Trained
@@ -66,6 +66,14 @@ class AutoSlim(OneShot):
     search_fields: ClassVar[frozenset[str]] = frozenset(
         {"reevaluate", "search_batches", "recalibration_batches"}
     )
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **OneShot.ranges,
+        "random_subnets": "at least 0",
+        "reevaluate": "at least 1",
+        "search_batches": "at least 1",
+        "recalibration_batches": "at least 0",
+    }
 
     random_subnets: int = 2
     reevaluate: int | None = None

@@ -49,7 +49,7 @@ from torch import Tensor
 from zoo.core.config import SubnetConfig
 from zoo.core.engine import Engine, starting_weights
 from zoo.core.evolve import Evaluated, evolve, random_candidates
-from zoo.core.oneshot import OneShot, Widths
+from zoo.core.oneshot import OneShot, Range, Widths
 from zoo.core.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.select import keep_best
 from zoo.core.store import Trained
@@ -81,6 +81,13 @@ class BCNet(OneShot):
     search_fields: ClassVar[frozenset[str]] = frozenset(
         {"best", "temperature", "evaluations", "population", "parents", "mutation"}
     )
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **OneShot.ranges,
+        **dict.fromkeys(("best", "evaluations", "population", "parents"), "at least 1"),
+        "temperature": "above 0",
+        "mutation": "between 0 and 1",
+    }
 
     best: int = 100
     temperature: float = 0.05

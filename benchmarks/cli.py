@@ -132,6 +132,10 @@ def prune(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from timm's published weights.")
     ] = False,
+    width: Annotated[
+        float,
+        typer.Option(min=1, max=8, help="Widen the network before it is trained and pruned."),
+    ] = 1.0,
     image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels.")] = None,
     train_size: Annotated[int | None, typer.Option(min=1, help="Training images to use.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
@@ -145,6 +149,7 @@ def prune(
     _require_device(device)
     request = Request(
         model=model,
+        width=width,
         method=method,
         budget=_budget(macs, params),
         metric="macs" if params is None else "params",
@@ -187,7 +192,7 @@ def report(
     readme: Annotated[
         Path | None,
         typer.Option(
-            help="A text with marked blocks (report, ablation, ranking, pruners) to renew."
+            help="A text with marked blocks to renew, such as README.md or a page in docs."
         ),
     ] = None,
 ) -> None:
@@ -214,9 +219,10 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     """Writes tables and figures of all records; prints those of a plan, or all."""
     from benchmarks.ablation import ablation_table
     from benchmarks.plots import draw_figures
-    from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
+    from benchmarks.ranking import collect_rankings, ranking_table
     from benchmarks.record import load_records
     from benchmarks.report import compare, write_tables
+    from benchmarks.supernets import reach_table, sharing_table, supernet_table
 
     records = load_records(results / "records")
     if not records:
@@ -229,6 +235,8 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
         "ablation.md": ablation_table(compare(records)),
         "ranking.md": ranking_table(collect_rankings(records)),
         "supernets.md": supernet_table(collect_rankings(records)),
+        "supernet-reach.md": reach_table(collect_rankings(records)),
+        "supernet-sharing.md": sharing_table(compare(records)),
     }
     for name, text in further.items():
         if text:
@@ -238,17 +246,23 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
 
 
 def _replace_blocks(path: Path, results: Path) -> list[str]:
-    """Writes anew whatever blocks a text has markers for; returns their names.
+    """Writes anew whatever blocks a text has markers for and the records have something to say on.
+
+    A page can so be made from the records of several folders, one after the other.
+
+    Returns:
+        The names of the blocks that were written.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if it has no markers.
     """
     from benchmarks.ablation import ablation_table
     from benchmarks.cards import methods_table
     from benchmarks.marked import has_block, replace_block
-    from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
+    from benchmarks.ranking import collect_rankings, ranking_table
     from benchmarks.record import load_records
     from benchmarks.report import compare, to_markdown
+    from benchmarks.supernets import reach_table, sharing_table, supernet_table
 
     records = load_records(results / "records")
     blocks = {
@@ -256,6 +270,8 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
         "ablation": lambda: ablation_table(compare(records)),
         "ranking": lambda: ranking_table(collect_rankings(records)),
         "supernets": lambda: supernet_table(collect_rankings(records)),
+        "supernet-reach": lambda: reach_table(collect_rankings(records)),
+        "supernet-sharing": lambda: sharing_table(compare(records)),
         "pruners": methods_table,
     }
     text = path.read_text("utf-8")
@@ -265,10 +281,11 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
             f"{path} has no block to renew; put markers in: <!-- zoo NAME: begin --> and "
             f"<!-- zoo NAME: end -->, NAME one of {', '.join(blocks)}"
         )
-    for name in names:
-        text = replace_block(text, blocks[name](), name)
+    written = {name: block for name in names if (block := blocks[name]())}
+    for name, block in written.items():
+        text = replace_block(text, block, name)
     path.write_text(text, "utf-8")
-    return names
+    return list(written)
 
 
 def _table(comparison: "Comparison") -> Table:

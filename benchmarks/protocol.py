@@ -8,7 +8,6 @@ same recipe. The test split is opened after the last decision and scores all net
 parent, the pruned one as surgery leaves it, the recalibrated one and the fine-tuned one.
 """
 
-import contextlib
 import copy
 import functools
 import json
@@ -16,14 +15,13 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import timm
 import torch
 from pydantic import JsonValue
 from safetensors import safe_open
@@ -33,6 +31,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.environment import capture
 from benchmarks.measure import measure_pair
+from benchmarks.network import seeded, untrained
 from benchmarks.record import (
     PHASES,
     Cell,
@@ -50,12 +49,10 @@ from benchmarks.record import (
     Top1,
 )
 from benchmarks.sample import PROXIES, draw_sample
-from benchmarks.strict import suggest
-from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
 from zoo.core.batches import Sample as LabelledImage
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import Budget, CostModel
-from zoo.core.data import Batches, MeteredData, Splits, TestSplit, check_classes, load_splits
+from zoo.core.data import Batches, MeteredData, Splits, TestSplit, load_splits
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
 from zoo.core.problem import Problem
@@ -156,7 +153,7 @@ def parent_for(cell: Cell, places: Places) -> Parent:
         Diverged: if its loss is not finite.
     """
     splits = _splits(cell.data, cell.seed, places)
-    model = _untrained(cell, splits)
+    model = untrained(cell, splits)
     path = places.cache / f"{cell.model.name.replace('/', '_')}-{cell.parent_key}.safetensors"
     if path.is_file():
         cost = _load_parent(path, model)
@@ -288,7 +285,7 @@ def _starting(
     """
     if not cell.is_redrawn:
         return copy.deepcopy(pruned)
-    return _laid_out(rebuild(_untrained(cell, splits), problem.space, config), cell.finetune)
+    return _laid_out(rebuild(untrained(cell, splits), problem.space, config), cell.finetune)
 
 
 def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
@@ -328,7 +325,7 @@ def _finetuned(
 ) -> nn.Module:
     """The network after training, in place, under the cell's recipe."""
     assert findings.size and findings.size.macs
-    with findings.meter.phase("finetune"), _seeded(cell):
+    with findings.meter.phase("finetune"), seeded(cell):
         train(
             student,
             _train_batches(cell, cell.last_training, splits),
@@ -357,25 +354,13 @@ def _splits(data: Data, seed: int, places: Places) -> Splits:
     )
 
 
-def _untrained(cell: Cell, splits: Splits) -> nn.Module:
-    name, args = cell.model.name, dict(cell.model.args)
-    if not timm.is_model(name):
-        raise ValueError(f"unknown model {name!r}; {suggest(name, timm.list_models())}")
-    head = args.setdefault("num_classes", splits.num_classes)
-    check_classes(cell.data.name, splits.num_classes, cast(int, head))
-    args.setdefault("in_chans", splits.input_size[0])
-    with _seeded(cell):
-        model: nn.Module = timm.create_model(name, **args)
-    return model.to(cell.device)
-
-
 def _train_parent(cell: Cell, model: nn.Module, splits: Splits) -> PhaseCost:
     if cell.parent.epochs == 0:
         return PhaseCost()
     meter = Meter(cell.device)
     macs = CostModel(ChannelSpace.trace(model, splits.input_size)).full_macs
     batches = _train_batches(cell, cell.parent, splits)
-    with meter.phase("baseline"), _seeded(cell):
+    with meter.phase("baseline"), seeded(cell):
         train(model, batches, _recipe(cell.parent), meter=meter, macs_per_image=macs)
     return PhaseCost.model_validate(meter.spent["baseline"].to_json())
 
@@ -436,15 +421,6 @@ def _laid_out(model: nn.Module, schedule: Schedule) -> nn.Module:
     if not schedule.channels_last:
         return model
     return model.to(memory_format=torch.channels_last)
-
-
-@contextlib.contextmanager
-def _seeded(cell: Cell) -> Iterator[None]:
-    """Weight initialisation and dropout draw from torch's global generator: lent and put back."""
-    devices = [torch.device(cell.device)] if cell.device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(cell.seed)
-        yield
 
 
 def _record(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.record import Cell, PhaseCost, Record, current_records
+from benchmarks.record import Cell, Record, current_records
 from benchmarks.report import DECIDING, hardware, method_name, spent_macs, spent_seconds
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "judge",
     "kendall_tau",
     "ranking_table",
-    "supernet_table",
 ]
 
 RESAMPLES = 1000
@@ -87,7 +86,7 @@ class Ranking:
         sample = self.cell.sample
         assert sample is not None
         return (
-            f"{self.cell.model.name} on {self.cell.data.name}, {sample.count} configurations at "
+            f"{self.cell.model.title} on {self.cell.data.name}, {sample.count} configurations at "
             f"{100 * sample.low:g} to {100 * sample.high:g} % of {self.cell.metric}"
         )
 
@@ -163,56 +162,6 @@ def judge(ranking: Ranking, scorer: Scorer) -> Agreement:
 def ranking_table(rankings: Sequence[Ranking]) -> str:
     """Markdown: one heading, caption and table for each ranking, the best tau first."""
     return "\n".join(_one_table(ranking) for ranking in rankings)
-
-
-def supernet_table(rankings: Sequence[Ranking]) -> str:
-    """Markdown: what each supernet's training cost, beside how well its scores rank.
-
-    Scoring with a supernet costs all alike and is left out. The cheapest training comes first.
-    """
-    parts = []
-    for ranking in rankings:
-        trained = [s for s in ranking.scorers if all(_pairs(r) for r in s.records)]
-        trained.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
-        if trained:
-            lines = [_supernet_line(ranking, scorer) for scorer in trained]
-            head = (
-                "| Supernet of | Seeds | Images | Image-subnet pairs | Forward TMACs "
-                "| Backward TMACs | Seconds | Peak memory, MiB | Tau | 95 % interval |"
-            )
-            rule = "|---|" + "---:|" * 9
-            parts.append("\n".join([f"### {ranking.title}\n", head, rule, *lines, ""]))
-    return "\n".join(parts)
-
-
-def _supernet_line(ranking: Ranking, scorer: Scorer) -> str:
-    found = judge(ranking, scorer)
-    peaks = [_training(record).peak_bytes for record in scorer.records]
-    known = [peak for peak in peaks if peak is not None]
-    cells = [
-        scorer.name,
-        f"{len(scorer.records)}",
-        f"{scorer.mean(lambda record: _training(record).images):,.0f}",
-        f"{scorer.mean(_pairs):,.0f}",
-        f"{scorer.mean(lambda record: _training(record).macs_forward) / 1e12:.3f}",
-        f"{scorer.mean(lambda record: _training(record).macs_backward) / 1e12:.3f}",
-        f"{scorer.mean(lambda record: _training(record).seconds):.1f}",
-        f"{np.mean(known) / 2**20:.0f}" if known else "–",
-        f"{found.tau:.2f}",
-        f"{found.low:.2f} to {found.high:.2f}",
-    ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def _training(record: Record) -> PhaseCost:
-    """What a record spent on its supernet; nothing where it trained none."""
-    return record.spent.get("supernet", PhaseCost())
-
-
-def _pairs(record: Record) -> float:
-    """Images times subnets that saw them, from the training's own trace; 0 where it says none."""
-    found = [row["pairs"] for row in record.trace if "pairs" in row]
-    return float(sum(value for value in found if isinstance(value, int | float)))
 
 
 def _one_table(ranking: Ranking) -> str:

@@ -78,10 +78,20 @@ BudgetValue = Annotated[float | int, BeforeValidator(as_ratio_or_count)]
 
 
 class Model(Strict):
-    """A timm model and the keyword arguments it is created with."""
+    """A timm model, the keyword arguments it is created with, and how much wider it is made.
+
+    The parent of a cell is the network with `width` times the channels: a keep ratio is a share of
+    that one's cost, so a wide parent asks for a budget in absolute numbers.
+    """
 
     name: str
     args: dict[str, JsonValue] = {}
+    width: float = Field(default=1.0, ge=1, le=8)
+
+    @property
+    def title(self) -> str:
+        """The name, with the width where it is not the model's own."""
+        return self.name if self.width == 1 else f"{self.name} x {self.width:g}"
 
 
 class Data(Strict):
@@ -235,7 +245,8 @@ class Cell(Strict):
     def label(self) -> str:
         """`method-model-data-budget-seed`, fit for a file name and a progress line."""
         budget = f"{self.metric}{self.budget:g}"
-        parts = [self.method, self.model.name, self.data.name, budget, f"s{self.seed}"]
+        model = self.model.title.replace(" ", "")
+        parts = [self.method, model, self.data.name, budget, f"s{self.seed}"]
         if self.sample is not None:
             parts.append("scores" if self.member is None else f"member{self.member}")
         return "-".join(part.replace("/", "_") for part in parts)

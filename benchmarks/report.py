@@ -128,7 +128,7 @@ class Comparison:
     @property
     def title(self) -> str:
         """Network and data."""
-        return f"{self.cell.model.name} on {self.cell.data.name}"
+        return f"{self.cell.model.title} on {self.cell.data.name}"
 
     def label(self, row: Row) -> str:
         """The method's name, with its settings only where the comparison has variants of it."""

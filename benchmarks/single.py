@@ -42,6 +42,7 @@ class Request:
     """What `zoo prune` is asked for."""
 
     model: str
+    width: float
     method: str
     budget: float
     metric: Literal["macs", "params"]
@@ -62,7 +63,11 @@ class Request:
         """
         return Cell(
             protocol=PROTOCOL,
-            model=Model(name=self.model, args={"pretrained": True} if self.is_pretrained else {}),
+            model=Model(
+                name=self.model,
+                args={"pretrained": True} if self.is_pretrained else {},
+                width=self.width,
+            ),
             data=Data(name=self.dataset, image_size=self.image_size, train_size=self.train_size),
             method=self.method,
             metric=self.metric,
@@ -95,7 +100,7 @@ def prune_one(
     out.mkdir(parents=True)
     try:
         places = Places(cache=cache, data=data)
-        with console.status(f"training {cell.model.name} on {cell.data.name}"):
+        with console.status(f"training {cell.model.title} on {cell.data.name}"):
             parent_for(cell, places)
         with console.status(f"pruning with {cell.method}, fine-tuning"):
             record, findings = run_cell(cell, suite="", places=places)

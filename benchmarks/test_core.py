@@ -86,12 +86,18 @@ def engine_problem() -> Problem:
 
 
 def test_engine_step_against_a_hand_built_network(benchmark: BenchmarkFixture) -> None:
-    """A training step at some widths against that of a network built so; aimed at is 1.05."""
+    """A training step at some widths against that of a network built so; aimed at is 1.05.
+
+    Both run one fused optimizer step; the engine's is over all weights, which moves those that the
+    subnet does not use by momentum and decay. Times are of the processor, not of the clock.
+    """
     task = engine_problem()
     config = halved(task.space)
     engine = Engine(task, starting_weights(task, "parent"), steps=10_000, lr=1e-4)
     small = timm.create_model("resnet20_cifar", num_classes=10, channels=(8, 16, 32)).train()
-    optimizer = torch.optim.SGD(small.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        small.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=True
+    )
     images, labels = next(iter(task.data.training._source.epoch(0)))
 
     def on_the_engine() -> None:
@@ -106,7 +112,7 @@ def test_engine_step_against_a_hand_built_network(benchmark: BenchmarkFixture) -
         ratio = _ratio(on_the_engine, by_hand, rounds=41)
         _time(benchmark, on_the_engine, rounds=5)
     benchmark.extra_info["engine_over_hand_built"] = round(ratio, 3)
-    assert ratio <= 1.2
+    assert ratio <= 1.15
 
 
 @pytest.mark.parametrize("execution", ["masked", "sliced"])
@@ -244,8 +250,8 @@ def _ratio(first: Callable[[], object], second: Callable[[], object], rounds: in
     for _ in range(rounds + 1):
         times = []
         for call in (first, second):
-            started = time.perf_counter()
+            started = time.process_time()
             call()
-            times.append(time.perf_counter() - started)
+            times.append(time.process_time() - started)
         ratios.append(times[0] / times[1])
     return statistics.median(ratios[1:])

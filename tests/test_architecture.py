@@ -28,6 +28,7 @@ CORE_ORDER = (
     "surgery",
     "meter",
     "batches",
+    "widen",
     "digits",
     "data",
     "store",

@@ -17,6 +17,7 @@ from benchmarks.marked import block_of
 from benchmarks.ranking import collect_rankings, ranking_table
 from benchmarks.record import load_records
 from benchmarks.report import compare, to_markdown
+from benchmarks.supernets import sharing_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -42,6 +43,13 @@ def test_the_page_on_the_headline_is_made_from_its_records() -> None:
     records = load_records(ROOT / "results" / "bnp-headline" / "records")
     page = (ROOT / "docs" / "bnp_headline.md").read_text("utf-8")
     assert block_of(page, "report").strip() == to_markdown(compare(records)).strip() != ""
+
+
+def test_the_page_on_supernets_shows_the_sharing_of_the_reference_records() -> None:
+    records = load_records(ROOT / "results" / "reference" / "records")
+    page = (ROOT / "docs" / "supernets.md").read_text("utf-8")
+    table = sharing_table(compare(records)).strip()
+    assert block_of(page, "supernet-sharing").strip() == table != ""
 
 
 def test_solvers_of_the_ablation_were_given_equal_score_tables() -> None:

@@ -19,13 +19,14 @@ from zoo.core.errors import InfeasibleBudget
 from zoo.core.oneshot import Widths
 from zoo.core.problem import Problem
 from zoo.core.score import channel_order
-from zoo.core.stages import StageRunner, cut_stages
+from zoo.core.stages import StageRunner, cut_stages, stage_costs
 from zoo.core.stagesearch import StagedGrid, stage_error, stage_scorers
 from zoo.core.widths import WidthGrid
 from zoo.pse_net import PSENet, train_parallel
 from zoo.stagewise import (
     Stagewise,
     _fullnet_pass,
+    best_assembled,
     combine,
     search_stages,
     stage_losses,
@@ -64,11 +65,18 @@ def narrow(staged: StagedGrid, widths: Widths, state: int = 1) -> SubnetConfig:
 
 
 def gradients(engine: Engine, loss: Tensor) -> Mapping[str, Tensor | None]:
-    names = list(engine.weights)
-    found = torch.autograd.grad(
-        loss, [engine.weights[name] for name in names], allow_unused=True, retain_graph=True
-    )
-    return dict(zip(names, found, strict=True))
+    """What a loss sends to the full weights, slices included."""
+    torch.autograd.backward(loss, retain_graph=True)
+    engine._gather_gradients()
+    found = {
+        name: None if weight.grad is None else weight.grad.clone()
+        for name, weight in engine.weights.items()
+    }
+    for tensor in (*engine.weights.values(), *(part for _, _, part in engine._lent)):
+        tensor.grad = None
+    for buffer in engine._gradients.values():
+        buffer.zero_()
+    return found
 
 
 def passed(
@@ -117,7 +125,7 @@ def test_the_target_of_a_stage_is_a_constant() -> None:
         config = narrow(staged, widths)
         losses = stage_losses(engine, runner, features, config)
     numbers = [torch.tensor(feature.numpy()) for feature in features]
-    values = task.supernet.sliced(config, engine.weights)
+    values = engine.sliced(config)
     for k, loss in enumerate(losses):
         student = runner.output(k, numbers[k], config, values, training=True)
         wanted = gradients(engine, stage_error(student, numbers[k + 1]))
@@ -132,7 +140,7 @@ def test_a_gradient_would_reach_the_fullnet_without_the_detach() -> None:
     task = problem()
     with task.meter.phase("supernet"):
         engine, runner, staged, widths, _ = passed(task)
-        values = task.supernet.sliced(SubnetConfig.full(), engine.weights)
+        values = engine.sliced(SubnetConfig.full())
         attached = runner.features(images_of()[0], values, training=True)
         losses = stage_losses(engine, runner, attached, narrow(staged, widths))
     assert gradients(engine, losses[2])["conv1.weight"] is not None
@@ -146,8 +154,8 @@ def test_every_channel_gets_a_gradient_in_every_iteration(name: str) -> None:
 
     class Watched(Engine):
         def update(self, loss: Tensor) -> None:
-            grads = torch.autograd.grad(loss, list(self.weights.values()), retain_graph=True)
-            seen.append(dict(zip(self.weights, grads, strict=True)))
+            found = gradients(self, loss)
+            seen.append({name: grad for name, grad in found.items() if grad is not None})
             super().update(loss)
 
     with pytest.MonkeyPatch.context() as patch, task.meter.phase("supernet"):
@@ -248,6 +256,9 @@ def test_labels_train_a_stage_within_the_fullnet() -> None:
             staged.stages[1].modules, middle, alone[1], values, training=True
         )
         engine.update(first + F.cross_entropy(logits, labels))
+    second_alone = task.cost.macs(alone[1]) - stage_costs(task.space, staged.stages[0]).full_macs
+    passes = task.cost.full_macs + 3 * (task.cost.macs(alone[0]) + second_alone)
+    assert task.meter.spent["supernet"].macs == BATCH * passes
     for name, weight in engine.trained().items():
         assert float((weight - trained.weights[name]).abs().max()) < TOLERANCE
 
@@ -305,6 +316,17 @@ def test_combinations_are_the_best_of_everything_found() -> None:
             tried[tuple(state)] = sum(float(a.losses[at]) for a, at in chosen)
     assert len(tried) > 3
     assert [tuple(state) for state in states] == sorted(tried, key=tried.__getitem__)[:3]
+
+
+def test_the_most_accurate_assembled_network_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = problem()
+    widths = widths_of(task)
+    free = staged_of(widths).free
+    states = list(free.whole(np.stack([np.full_like(free.full, at) for at in range(3)])))
+    known = [0.2, 0.7, 0.7]
+    drawn = iter(known)
+    monkeypatch.setattr(task, "accuracy", lambda config, weights: next(drawn))
+    assert best_assembled(widths, states, {}) is states[1]
 
 
 def test_scores_are_minus_the_summed_errors_of_the_stages_run_alone() -> None:
@@ -377,6 +399,7 @@ def test_only_pruned_junctions_reach_a_small_budget() -> None:
         ({"score": "x"}, "unknown score 'x'"),
         ({"workers": 0}, "workers is 0; it must be at least 1"),
         ({"stages": 0}, "stages is 0; it must be at least 1"),
+        ({"mutation": 1.5}, "mutation is 1.5; it must be between 0 and 1"),
         ({"supervision": "labels", "junctions": "leading"}, "use junctions 'full'"),
         ({"fullnet": False, "tinynet": False, "random_subnets": 0}, "no network is trained"),
     ],

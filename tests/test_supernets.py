@@ -23,8 +23,9 @@ from baselines.bcnet import (
 from tests.problems import BATCH, problem
 from zoo.core.config import SubnetConfig
 from zoo.core.engine import Engine, starting_weights
+from zoo.core.evolve import Evaluated
 from zoo.core.oneshot import OneShot, Widths
-from zoo.core.prior import LossRecords
+from zoo.core.prior import LossRecords, Prior
 from zoo.core.problem import Problem
 from zoo.core.score import channel_order
 from zoo.core.widths import WidthGrid
@@ -94,6 +95,59 @@ def test_a_batch_that_does_not_divide_loses_its_rest() -> None:
         trained = train_parallel(space_of(task), replace(PSENet.tiny(), steps=1, subnets=3))
     assert len(trained.records["losses"]) == 3
     assert rows(task, "train_parallel")["pairs"] == BATCH - BATCH % 3
+
+
+def test_joint_statistics_report_their_gradient_error_once_and_charge_it() -> None:
+    found = {}
+    for norm in ("separate", "joint"):
+        task = problem()
+        settings = replace(PSENet.tiny(), execution="masked", norm=norm)  # type: ignore[arg-type]
+        with task.meter.phase("supernet"):
+            train_parallel(space_of(task), settings)
+        found[norm] = task
+    assert not [row for row in found["separate"].trace_rows if row["step"] == "joint_norm"]
+    assert float(rows(found["joint"], "joint_norm")["gradient_error"]) > 0.01  # type: ignore[arg-type]
+    spent = [found[norm].meter.spent["supernet"] for norm in ("separate", "joint")]
+    two_passes = 2 * BATCH * found["joint"].cost.full_macs
+    assert spent[1].macs_forward - spent[0].macs_forward == two_passes
+    assert spent[1].macs_backward - spent[0].macs_backward == 2 * two_passes
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        (PSENet, {"evaluations": 0}, "evaluations is 0; it must be at least 1"),
+        (PSENet, {"parents": 0}, "parents is 0"),
+        (PSENet, {"best": 0}, "best is 0"),
+        (PSENet, {"subnets": 0}, "subnets is 0"),
+        (PSENet, {"steps": -1}, "steps is -1; it must be at least 0"),
+        (PSENet, {"warm_up": 1.0}, "warm_up is 1.0; it must be at least 0 and below 1"),
+        (PSENet, {"slack": 1.5}, "slack is 1.5"),
+        (PSENet, {"mutation": 1.5}, "mutation is 1.5; it must be between 0 and 1"),
+        (PSENet, {"kind": "evolve"}, "unknown kind 'evolve'"),
+        (AutoSlim, {"reevaluate": 0}, "reevaluate is 0"),
+        (AutoSlim, {"random_subnets": -1}, "random_subnets is -1; it must be at least 0"),
+        (BCNet, {"population": 0}, "population is 0"),
+        (BCNet, {"temperature": 0.0}, "temperature is 0.0; it must be above 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_trained(
+    method: type[OneShot], change: dict[str, object], message: str
+) -> None:
+    task = problem()
+    with pytest.raises(ValueError, match=message):
+        replace(method.tiny(), **change).search(task)  # type: ignore[arg-type]
+    assert not task.meter.spent
+
+
+def test_random_search_scores_as_many_as_evolution_where_draws_repeat() -> None:
+    task = problem()
+    widths = space_of(task, ratios=2)
+    settings = replace(PSENet.tiny(), ratios=2, kind="random", slack=0.9, evaluations=100)
+    evaluated = Evaluated(lambda state: float(sum(state)))
+    last_only = Prior(np.tile([0.97, 0.03], (len(widths.grid.sizes), 1)))
+    settings.explore(widths, evaluated, last_only, np.random.default_rng(0))
+    assert len(evaluated.scores) == 100
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from zoo.core.space import ChannelGroup, ChannelSpace
 from zoo.core.supernet import Supernet, recalibrate
 from zoo.core.surgery import rebuild
 from zoo.core.train import Recipe
+from zoo.core.widen import widen
 
 __all__ = [
     "Budget",
@@ -43,4 +44,5 @@ __all__ = [
     "rebuild",
     "recalibrate",
     "save_pruned",
+    "widen",
 ]

@@ -26,7 +26,8 @@ Deviations:
 
 Unknowns:
     - Batch normalisation in the parallel pass: ours takes statistics for each subnet, which gives
-      the gradients of serial training exactly; `norm` = "joint" is the other reading.
+      the gradients of serial training exactly; `norm` = "joint" is the other reading, and traces
+      how far its gradient is from theirs on the first batch.
     - Number of subnets, and whether an image is seen by one of them: 4, one each.
     - How widths are drawn: ours cover the range of costs evenly; `sampling` = "independent" draws
       each group on its own, which leaves out networks far from the middle.
@@ -43,6 +44,7 @@ Names: None.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
@@ -50,12 +52,14 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.core.config import SubnetConfig
 from zoo.core.engine import Engine, Execution, Norm, starting_weights
 from zoo.core.errors import unknown_name
-from zoo.core.evolve import Evaluated, evolve, random_candidates
-from zoo.core.oneshot import OneShot, Widths
+from zoo.core.evolve import Evaluated, draw_only, evolve, random_candidates
+from zoo.core.oneshot import OneShot, Range, Widths
 from zoo.core.planted import Golden, planted_golden
 from zoo.core.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
+from zoo.core.problem import Problem
 from zoo.core.store import Trained
 from zoo.core.widths import covering_states, independent_states
 
@@ -92,6 +96,16 @@ class PSENet(OneShot):
         | {"evaluations", "population", "parents", "mutation"}
     )
 
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **OneShot.ranges,
+        **dict.fromkeys(
+            ("subnets", "bins", "best", "evaluations", "population", "parents"), "at least 1"
+        ),
+        "smoothing": "above 0",
+        "warm_up": "at least 0 and below 1",
+        "mutation": "between 0 and 1",
+    }
+
     subnets: int = 4
     execution: Execution = "auto"
     norm: Norm = "separate"
@@ -109,13 +123,12 @@ class PSENet(OneShot):
     mutation: float = 0.1
 
     def validate(self) -> None:
-        """Refuse a variant that does not exist."""
+        """Refuse a number out of range and a variant that does not exist."""
+        super().validate()
         hints: dict[str, Any] = get_type_hints(PSENet)
         for name in ("sampling", "kind", "init", "redraw"):
             if getattr(self, name) not in get_args(hints[name]):
                 raise unknown_name(name, getattr(self, name), get_args(hints[name]))
-        if self.subnets < 1:
-            raise ValueError(f"subnets is {self.subnets}; it must be at least 1")
 
     def train(self, widths: Widths) -> Trained:
         """Train several subnets in each update."""
@@ -151,8 +164,7 @@ class PSENet(OneShot):
         candidates, flat = widths.candidates(self.slack), uniform_prior(widths.grid.sizes)
         initial = prior if self.init == "prior" else flat
         if self.kind == "random":
-            drawn = random_candidates(candidates, initial, self.evaluations, rng)
-            evaluated.take(drawn, self.evaluations)
+            draw_only(candidates, evaluated, rng, prior=initial, evaluations=self.evaluations)
             return
         evolve(
             candidates,
@@ -202,9 +214,12 @@ def train_parallel(widths: Widths, settings: PSENet) -> Trained:
     for images, labels in problem.data.train(settings.steps):
         count = min(settings.subnets, len(images))
         used = len(images) - len(images) % count
-        execution = engine.chosen(used // count)
         states = draw(grid, count, rng)
-        logits = engine.parallel(images[:used], [widths.config(state) for state in states])
+        configs = [widths.config(state) for state in states]
+        if settings.norm == "joint" and not execution:
+            _trace_norm_error(problem, engine, images[:used], labels[:used], configs)
+        execution = engine.chosen(used // count)
+        logits = engine.parallel(images[:used], configs)
         losses = _mean_by_part(logits, labels[:used], count)
         engine.update(losses.mean())
         seen.add(states, losses)
@@ -216,6 +231,18 @@ def train_parallel(widths: Widths, settings: PSENet) -> Trained:
         costs=grid.costs(seen.records["states"]),
     )
     return Trained(engine.trained(), seen.records)
+
+
+def _trace_norm_error(
+    problem: Problem,
+    engine: Engine,
+    images: Tensor,
+    labels: Tensor,
+    configs: Sequence[SubnetConfig],
+) -> None:
+    """Report what joint batch statistics do to the gradient of the first batch."""
+    error = engine.joint_norm_error(images, configs, lambda logits: F.cross_entropy(logits, labels))
+    problem.trace("joint_norm", gradient_error=error)
 
 
 def _mean_by_part(logits: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -73,7 +73,7 @@ from zoo.core.config import SubnetConfig
 from zoo.core.engine import Engine, starting_weights
 from zoo.core.errors import InfeasibleBudget, unknown_name
 from zoo.core.evolve import Candidates, Evaluated, State, evolve, random_candidates
-from zoo.core.oneshot import OneShot, Widths
+from zoo.core.oneshot import OneShot, Range, Widths
 from zoo.core.planted import Golden, planted_golden
 from zoo.core.prior import uniform_prior
 from zoo.core.problem import Problem
@@ -134,6 +134,14 @@ class Stagewise(OneShot):
         | {"pool", "workers", "score"}
     )
 
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **OneShot.ranges,
+        "random_subnets": "at least 0",
+        "mutation": "between 0 and 1",
+        **dict.fromkeys(("stages", "evaluations", "population", "parents"), "at least 1"),
+        **dict.fromkeys(("junction_widths", "pool", "workers"), "at least 1"),
+    }
+
     stages: int | None = None
     junctions: Literal["full", "leading"] = "full"
     random_subnets: int = 1
@@ -152,13 +160,11 @@ class Stagewise(OneShot):
 
     def validate(self) -> None:
         """Refuse a variant that does not exist, or that trains nothing."""
+        super().validate()
         hints: dict[str, Any] = get_type_hints(Stagewise)
         for name in ("junctions", "supervision", "evolution", "score"):
             if getattr(self, name) not in get_args(hints[name]):
                 raise unknown_name(name, getattr(self, name), get_args(hints[name]))
-        for name, least in (("workers", 1), ("junction_widths", 1), ("random_subnets", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.supervision == "labels" and self.junctions == "leading":
             raise ValueError(
                 "supervision 'labels' hands narrow features to full stages; use junctions 'full'"
@@ -265,7 +271,7 @@ def _fullnet_pass(
     """F_0 to F_K, detached, and the fullnet's own loss if it is trained."""
     if len(runner.stages) == 1 and settings.supervision == "labels" and not settings.fullnet:
         return [images], []  # nobody learns from its features
-    values = runner.supernet.sliced(SubnetConfig.full(), engine.weights)
+    values = engine.sliced(SubnetConfig.full())
     with torch.set_grad_enabled(settings.fullnet):
         features = runner.features(images, values, training=True)
         terms = [F.cross_entropy(features[-1], labels)] if settings.fullnet else []
@@ -289,7 +295,7 @@ def stage_losses(
     Returns:
         K scalars; gradients reach the weights of each one's stage and nothing else.
     """
-    values = runner.supernet.sliced(config, engine.weights)
+    values = engine.sliced(config)
     losses = []
     for k in range(len(runner.stages)):
         student = runner.output(k, features[k], config, values, training=True)
@@ -309,16 +315,14 @@ def _label_losses(
     config: SubnetConfig,
 ) -> list[Tensor]:
     """Cross-entropy of the fullnet in which one stage after the other is a subnet's; charged."""
-    losses, problem = [], engine.problem
-    before = 0  # multiply-adds of the stages whose features are at hand
+    problem, losses, before = engine.problem, [], 0  # MACs of stages whose features are at hand
     for k, stage in enumerate(runner.stages):
         alone = SubnetConfig({n: kept for n, kept in config.keep.items() if n in stage.inner})
-        values = runner.supernet.sliced(alone, engine.weights)
+        values = engine.sliced(alone)
         modules = [path for later in runner.stages[k:] for path in later.modules]
         logits = runner.supernet.through(modules, features[k], alone, values, training=True)
         losses.append(F.cross_entropy(logits, labels))
-        macs = problem.cost.macs(alone) - before
-        problem.meter.passes(len(labels), macs, backward=True)
+        problem.meter.passes(len(labels), problem.cost.macs(alone) - before, backward=True)
         before += stage_costs(problem.space, stage).full_macs
     engine.pairs += len(labels)
     return losses
@@ -377,10 +381,8 @@ def search_stages(
             )
             tasks.setdefault(_beside(k, levels), search)
     archives = dict(zip(tasks, run_searches(list(tasks.values()), settings.workers), strict=True))
-    for (k, _), (task, archive) in zip(
-        tasks, zip(tasks.values(), archives.values(), strict=True), strict=True
-    ):
-        _report(problem, stages[k], task, archive)
+    for key, archive in archives.items():
+        _report(problem, stages[key[0]], tasks[key], archive)
     between = []
     for levels, state in held.items():
         keys = [_beside(k, levels) for k in range(len(stages))]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 import zoo
@@ -171,6 +172,19 @@ def test_prune_saves_a_smaller_network_that_loads(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_prune_from_a_wider_network_to_an_absolute_budget(run, tmp_path):
+    space = zoo.ChannelSpace.trace(timm.create_model("test_resnet", num_classes=10), (3, 16, 16))
+    limit = zoo.CostModel(space).full_macs
+    status, _, err = run("prune", "test_resnet", "--method", "l1_norm", "--width", "1.5",
+                         "--macs", str(limit), *SMALL)  # fmt: skip
+    assert status == 0, err
+    network = zoo.load_pruned(tmp_path / "pruned")
+    record = load_record(next((tmp_path / "pruned").glob("*-l1_norm-*.json")))
+    assert record.cell.model.width == 1.5
+    assert record.size.macs <= limit < record.size.full_macs
+    assert sum(p.numel() for p in network.parameters()) == record.size.params
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -204,6 +218,17 @@ def test_report_draws_what_records_hold_and_replaces_the_readme_block(run, tmp_p
     assert text.startswith("top\n") and "| uniform |" in text and text.endswith("bottom\n")
     assert (tmp_path / "results" / "figures" / "accuracy_macs.png").is_file()
     assert (tmp_path / "results" / "tables" / "results.tex").is_file()
+
+
+def test_report_leaves_blocks_that_the_records_say_nothing_of(run, tmp_path):
+    write_record(tmp_path / "results" / "records", record())
+    page = tmp_path / "page.md"
+    kept = "<!-- zoo supernets: begin -->\n\nfrom other records\n\n<!-- zoo supernets: end -->\n"
+    page.write_text(kept + "\n".join(MARKERS[:2]))
+    status, out, err = run("report", "--readme", str(page))
+    assert status == 0, err
+    assert page.read_text().startswith(kept) and "tiny_net on digits" in page.read_text()
+    assert out.strip().endswith(": report")
 
 
 def test_report_without_records_says_how_to_make_some(run):

@@ -145,6 +145,19 @@ def test_a_loss_that_diverges_is_recorded_as_failed_with_what_was_spent(places):
     assert record.top1.finetuned is None
 
 
+def test_a_wide_parent_is_pruned_to_the_cost_of_the_narrow_one(places):
+    narrow, _ = run(cell(budget=0.9), places)
+    wide = Model(name="test_resnet", width=1.5)
+    record, findings = run(cell(model=wide, budget=narrow.size.full_macs), places)
+    assert record.status == "ok", record.reason
+    assert record.size.limit == narrow.size.full_macs < record.size.full_macs / 2
+    assert 0.97 * record.size.limit < record.size.macs <= record.size.limit
+    assert record.cell.model.width == 1.5
+    sizes = zip(record.groups, narrow.groups, strict=True)
+    assert all(group.size == 1.5 * other.size for group, other in sizes)
+    assert findings.network(torch.zeros(1, *findings.problem.space.input_size)).shape == (1, 10)
+
+
 def test_whatever_a_method_raises_becomes_a_record(places, stub):
     class Broken(Stub):
         def search(self, problem):

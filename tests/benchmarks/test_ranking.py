@@ -14,9 +14,8 @@ from benchmarks.ranking import (
     judge,
     kendall_tau,
     ranking_table,
-    supernet_table,
 )
-from benchmarks.record import PhaseCost, Sample, Schedule
+from benchmarks.record import Sample, Schedule
 from benchmarks.report import compare
 from benchmarks.suite import STANDALONE
 from tests.benchmarks.fabricate import cell, record
@@ -175,25 +174,3 @@ def test_a_setting_put_back_to_its_default_is_named():
 
 def test_methods_without_variants_give_no_ablation():
     assert ablation_table(compare([record("uniform"), record("taylor")])) == ""
-
-
-def test_supernets_are_listed_with_what_their_training_cost_and_the_cheapest_first():
-    def trained(method, images, pairs, *rows):
-        cost = PhaseCost(
-            images=images, macs_forward=10**12, macs_backward=2 * images * 10**10, seconds=7.0,
-            peak_bytes=3 * 2**20,
-        )  # fmt: skip
-        trace = ({"step": "train", "pairs": pairs},)
-        return scores(method, *rows, spent={"supernet": cost}, trace=trace)
-
-    found = [
-        *members(),
-        *scores("macs", (1.0, 2, 3, 4)),
-        *trained("autoslim", 90, 360, (1.0, 2, 4, 3)),
-        *trained("pse_net", 30, 30, (1.0, 2, 4, 3)),
-    ]
-    table = supernet_table(collect_rankings(found))
-    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
-    assert len(lines) == 2
-    assert lines[0].startswith("| pse_net | 1 | 30 | 30 | 1.000 | 0.600 | 7.0 | 3 | ")
-    assert lines[1].startswith("| autoslim | 1 | 90 | 360 | 1.000 | 1.800 | 7.0 | 3 | ")

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from benchmarks.record import (
     Cell,
     DamagedRecord,
+    Model,
     Record,
     Schedule,
     current_records,
@@ -18,6 +19,7 @@ from benchmarks.record import (
     load_records,
     write_record,
 )
+from benchmarks.report import compare
 from tests.benchmarks.fabricate import cell, record
 
 
@@ -56,6 +58,20 @@ def test_the_hash_is_over_settings_without_defaults():
 def test_a_setting_spelled_out_at_its_default_changes_no_hash():
     assert cell(finetune=Schedule(epochs=2, lr=0.1)).key == cell().key
     assert cell(finetune=Schedule(epochs=2, lr=0.2)).key != cell().key
+
+
+def test_a_width_of_one_changes_no_hash_and_another_one_is_named():
+    plain = cell(model=Model(name="tiny_net", width=1.0))
+    assert (plain.key, plain.parent_key, plain.label) == (
+        cell().key, cell().parent_key, cell().label,
+    )  # fmt: skip
+    wide = cell(model=Model(name="tiny_net", width=1.5))
+    assert wide.key != cell().key and wide.parent_key != cell().parent_key
+    assert "-tiny_netx1.5-" in wide.label
+    (comparison,) = compare([record(cell=wide)])
+    assert comparison.title == "tiny_net x 1.5 on digits"
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Model(name="tiny_net", width=0.5)
 
 
 @pytest.mark.parametrize("field", ["budget", "method", "seed"])

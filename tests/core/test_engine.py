@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tests.problems import BATCH, problem
 from zoo.core.config import SubnetConfig
+from zoo.core.cost import Budget, CostModel
 from zoo.core.engine import SLICED_FROM, Engine, Execution, starting_weights, train_once
 from zoo.core.errors import Diverged
 from zoo.core.problem import Problem
 from zoo.core.score import channel_order
+from zoo.core.space import ChannelSpace
 from zoo.core.store import SupernetStore, Trained
 from zoo.core.widths import WidthGrid, independent_states
 
@@ -58,6 +61,81 @@ def test_both_executions_make_the_same_updates() -> None:
         assert float((weight - sliced[name]).abs().max()) < TOLERANCE * max(scale, 1e-3)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_whole_leading_and_gathered_slices_add_up_exactly(
+    layout: torch.memory_format,
+) -> None:
+    task = problem("test_efficientnet")
+    weights = {
+        name: weight.detach().to(memory_format=layout).requires_grad_()
+        if weight.ndim == 4
+        else weight
+        for name, weight in starting_weights(task, "parent").items()
+    }
+    made = Engine(task, weights, steps=3, lr=0.01, momentum=0.0)
+    taken: dict[str, Tensor] = {}
+
+    def take(*_: object) -> None:
+        taken.update({n: w.grad.clone() for n, w in made.weights.items() if w.grad is not None})
+
+    made._optimizer.register_step_pre_hook(take)
+    leading = SubnetConfig.from_widths(
+        task.space, {g.name: (g.size + 1) // 2 for g in task.space.groups}
+    )
+    configs = [SubnetConfig.full(), leading, *configs_of(task, 2)]
+    rates = (0.01, 0.0075)  # the cosine of three updates
+    for step in range(2):  # buffers of the first update must not leak into the second
+        images = torch.randn(BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(step)).double()
+        used = configs if step == 0 else configs[1:]
+        copies = {n: w.detach().clone().requires_grad_() for n, w in made.weights.items()}
+        supernet = task.supernet
+        wanted = sum(
+            supernet.forward(images, c, supernet.sliced(c, copies), training=True).square().sum()
+            for c in used
+        )
+        torch.autograd.backward(wanted)
+        with task.meter.phase("supernet"):
+            made.update(torch.stack([made.logits(images, c).square().sum() for c in used]).sum())
+        for name, weight in made.weights.items():
+            expected, found = copies[name].grad, taken[name]
+            assert expected is not None
+            scale = float(expected.abs().max())
+            assert float((found - expected).abs().max()) <= TOLERANCE * max(scale, 1.0), name
+            decay = 5e-4 if weight.ndim > 1 else 0.0
+            after = copies[name].detach() - rates[step] * (expected + decay * copies[name].detach())
+            assert float((weight.detach() - after).abs().max()) <= TOLERANCE * max(scale, 1.0), name
+
+
+def test_the_error_of_joint_statistics_is_that_to_the_gradient_of_serial_passes() -> None:
+    task = problem()
+    made, configs = engine(task, "masked", norm="joint"), configs_of(task)
+    images = torch.randn(BATCH, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    before = made.trained()
+    before = {name: weight.clone() for name, weight in before.items()}
+
+    def loss(logits: Tensor) -> Tensor:
+        return logits.square().mean()
+
+    with task.meter.phase("supernet"):
+        found = made.joint_norm_error(images, configs, loss)
+        alone = made.joint_norm_error(images, configs[:1], loss)
+    assert task.meter.spent["supernet"].macs_forward == 4 * BATCH * task.cost.full_macs
+    assert all(torch.equal(before[name], weight) for name, weight in made.trained().items())
+    assert alone == 0  # one subnet has the whole batch to itself either way
+    supernet, weights = task.supernet, list(made.weights.values())
+    parts = [
+        supernet.forward(part, c, supernet.sliced(c, made.weights), training=True)
+        for part, c in zip(images.chunk(SUBNETS), configs, strict=True)
+    ]
+    joint = supernet.parallel(images, configs, made.weights, joint_norm=True)
+    serial, wrong = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss(out), weights)])
+        for out in (torch.cat(parts), joint)
+    )
+    assert found == pytest.approx(float((wrong - serial).norm() / serial.norm()), rel=1e-8)
+    assert found > 0.01
+
+
 def test_auto_slices_where_a_part_is_much_work_and_masks_elsewhere() -> None:
     task = problem()
     enough = SLICED_FROM // task.cost.full_macs + 1
@@ -66,6 +144,21 @@ def test_auto_slices_where_a_part_is_much_work_and_masks_elsewhere() -> None:
     assert engine(task, "auto", norm="joint").chosen(enough) == "masked"
     assert engine(task, "masked").chosen(enough) == "masked"
     assert engine(task, "sliced").chosen(1) == "sliced"
+
+
+def test_auto_slices_where_masks_cannot_stand_for_slices() -> None:
+    model = timm.create_model("ecaresnet26t", num_classes=10).double()
+    given = problem()
+    exact, free = (ChannelSpace.trace(model, (3, 8, 8), inexact=i) for i in (False, True))
+    for space, wanted in ((exact, "masked"), (free, "sliced")):
+        cost = CostModel(space)
+        task = Problem(model, space, cost, Budget.parse(0.5, cost), given.data, meter=given.meter)
+        made = engine(task, "auto")
+        assert made.chosen(1) == wanted
+    configs = configs_of(task, 2)
+    with task.meter.phase("supernet"):
+        logits = made.parallel(torch.randn(4, 3, 8, 8).double(), configs)
+    assert logits.shape == (4, 10)
 
 
 def test_a_masked_pass_costs_the_full_width_and_a_sliced_one_its_subnets() -> None:

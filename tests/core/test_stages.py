@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 
 from tests.problems import SIDE, parent
 from zoo.core.config import SubnetConfig
@@ -57,6 +58,8 @@ def test_a_group_made_in_two_stages_is_neither_inner_nor_at_a_junction() -> None
     stages = cut_stages(model, space, 6)  # cuts inside layer1, so its residual group crosses
     assert stages[0].output == "layer1.0"
     assert all("conv1" not in (*stage.inner, *stage.junction) for stage in stages)
+    six = cut_stages(model, space, 6)
+    assert all("layer3.0.conv2" not in (*stage.inner, *stage.junction) for stage in six[:-1])
     three = cut_stages(model, space, 3)
     assert three[0].junction == ("conv1",) and three[1].junction == ("layer2.0.conv2",)
 
@@ -139,6 +142,30 @@ def test_running_a_stage_changes_neither_its_input_nor_other_stages() -> None:
     changed = {name for name in values if not torch.equal(values[name], before[name])}
     assert torch.equal(entering, kept)
     assert changed and all(name.startswith("layer2.") for name in changed)
+
+
+class InPlace(nn.Sequential):
+    """Its second stage begins in place."""
+
+    feature_info = ({"module": "1"},)
+
+    def __init__(self) -> None:
+        widths = ((3, 4), (4, 4), None, (4, 4), (4, 2))
+        super().__init__(*(nn.Conv2d(*w, 1) if w else nn.ReLU(inplace=True) for w in widths))
+
+
+def test_a_stage_that_begins_in_place_leaves_the_features_as_they_are() -> None:
+    model = InPlace().eval()
+    space = ChannelSpace.trace(model, (3, 4, 4))
+    supernet = Supernet(model, space)
+    runner = StageRunner(supernet, cut_stages(model, space, 2))
+    assert runner.stages[0].modules == ("0", "1")
+    images = torch.randn(2, 3, 4, 4)
+    full = SubnetConfig.full()
+    with torch.no_grad():
+        features = runner.features(images, supernet.sliced(full), training=False)
+        assert torch.equal(features[1], model[:2](images))
+        assert bool((features[1] < 0).any())
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -46,7 +46,8 @@ class Engine:
         weight_decay: not applied to biases and normalisation.
         execution: how `parallel` runs several subnets at once: "masked" in one full-width pass,
             "sliced" one after the other, which saves the arithmetic of dropped channels. "auto" is
-            "masked" on a GPU, and on a CPU where a subnet's part of the batch is small work.
+            "masked" on a GPU, and on a CPU where a subnet's part of the batch is small work, unless
+            the network has layers that cannot be masked.
         norm: "separate" takes batch statistics for each subnet; "joint" over the whole batch, which
             changes gradients and needs masks.
 
@@ -79,6 +80,9 @@ class Engine:
         self.norm = norm
         self.execution = execution
         self.pairs = 0
+        self._values = self.trained()
+        self._lent: list[tuple[str, SubnetConfig, Tensor]] = []
+        self._gradients: dict[str, Tensor] = {}
         decayed = [w for w in self.weights.values() if w.ndim > 1]
         free = [w for w in self.weights.values() if w.ndim <= 1]
         self._optimizer = torch.optim.SGD(
@@ -88,6 +92,7 @@ class Engine:
             ],
             lr=lr,
             momentum=momentum,
+            fused=True,
         )
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, max(1, steps))
 
@@ -95,9 +100,8 @@ class Engine:
         """Training-mode logits of one subnet, shape (N, classes), with its own batch statistics."""
         self.pairs += len(images)
         self._charge(len(images), self.problem.cost.macs(config))
-        supernet = self.problem.supernet
-        values = supernet.sliced(config, self.weights)
-        return supernet.forward(images, config, values, training=True)
+        values = self.sliced(config)
+        return self.problem.supernet.forward(images, config, values, training=True)
 
     def parallel(self, images: Tensor, configs: Sequence[SubnetConfig]) -> Tensor:
         """Training-mode logits of several subnets, each on its own part of the batch.
@@ -122,9 +126,56 @@ class Engine:
         """What "auto" comes to where each subnet has a number of images; the same every time."""
         if self.execution != "auto":
             return self.execution
+        if self.norm == "separate" and not self.problem.supernet.is_maskable:
+            return "sliced"
         is_small = part * self.problem.cost.full_macs < SLICED_FROM
         is_gpu = self.problem.meter.device.type == "cuda"
         return "masked" if is_gpu or is_small or self.norm == "joint" else "sliced"
+
+    def sliced(self, config: SubnetConfig) -> dict[str, Tensor]:
+        """A subnet's tensors; those of its parameters that are cut are leaves of their own.
+
+        `update` brings their gradients to the full weights. A slice with a graph behind it would
+        cost a full-size gradient for each dimension it is cut along, and a convolution that reads a
+        view is slower than one that reads dense weights.
+        """
+        values = self.problem.supernet.sliced(config, self._values, with_statistics=False)
+        for name, weight in self.weights.items():
+            if values[name].shape == weight.shape:
+                values[name] = weight
+            elif torch.is_grad_enabled():
+                values[name] = _dense_like(values[name], weight).requires_grad_()
+                self._lent.append((name, config, values[name]))
+        return values
+
+    def joint_norm_error(
+        self, images: Tensor, configs: Sequence[SubnetConfig], loss: Callable[[Tensor], Tensor]
+    ) -> float:
+        """How far joint batch statistics lead a gradient astray, relative to its norm.
+
+        The gradient of a parallel pass with statistics over the whole batch is compared with that
+        of separate statistics, which is that of the subnets run one after the other. Both passes
+        are charged; weights stay as they are.
+
+        Args:
+            images: shape (N, C, H, W); N is a multiple of the number of subnets.
+            configs: what each subnet keeps.
+            loss: a scalar from logits, shape (N, classes).
+
+        Returns:
+            Norm of the difference over norm of the gradient with separate statistics.
+        """
+        found = []
+        for is_joint in (False, True):
+            self._charge(len(images), self.problem.cost.full_macs)
+            logits = self.problem.supernet.parallel(
+                images, configs, self.weights, joint_norm=is_joint
+            )
+            leaves = list(self.weights.values())
+            gradients = torch.autograd.grad(loss(logits), leaves, materialize_grads=True)
+            found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        separate, joint = found
+        return float((joint - separate).norm() / separate.norm())
 
     def update(self, loss: Tensor) -> None:
         """One step down the gradient of a scalar; the learning rate follows its cosine.
@@ -136,12 +187,33 @@ class Engine:
             raise Diverged(f"the supernet's loss is {float(loss)}; lower its learning rate")
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        self._gather_gradients()
         self._optimizer.step()
+        self._clear_gradients()
         self._schedule.step()
 
     def trained(self) -> dict[str, Tensor]:
         """The weights without gradients."""
         return {name: weight.detach() for name, weight in self.weights.items()}
+
+    def _gather_gradients(self) -> None:
+        """Add the gradients of lent slices where they belong in those of the full weights."""
+        for name, config, part in self._lent:
+            if part.grad is None:
+                continue
+            weight = self.weights[name]
+            if weight.grad is None:
+                if name not in self._gradients:
+                    self._gradients[name] = torch.zeros_like(weight)
+                weight.grad = self._gradients[name]
+            self.problem.supernet.add_part(config, name, weight.grad, part.grad)
+
+    def _clear_gradients(self) -> None:
+        """Put zeros where slices have left gradients, which is less than everywhere."""
+        for name, config, _ in self._lent:
+            if name in self._gradients:
+                self.problem.supernet.add_part(config, name, self._gradients[name], None)
+        self._lent.clear()
 
     def _charge(self, n_images: int, macs: int) -> None:
         self.problem.meter.passes(n_images, macs, backward=torch.is_grad_enabled())
@@ -190,6 +262,13 @@ def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:
     model = problem.model if start == "parent" else _redrawn(problem.model, problem.seed)
     device = problem.meter.device
     return {n: p.detach().clone().to(device).requires_grad_() for n, p in model.named_parameters()}
+
+
+def _dense_like(part: Tensor, whole: Tensor) -> Tensor:
+    """A copy of a part in the memory format of the whole."""
+    is_last = whole.ndim == 4 and not whole.is_contiguous()
+    memory_format = torch.channels_last if is_last else torch.contiguous_format
+    return part.clone(memory_format=memory_format)
 
 
 def _redrawn(model: nn.Module, seed: int) -> nn.Module:

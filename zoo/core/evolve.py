@@ -18,12 +18,14 @@ __all__ = [
     "Evaluated",
     "State",
     "children",
+    "draw_only",
     "evolve",
     "random_candidates",
     "repaired",
 ]
 
 State = tuple[int, ...]
+_STALE = 5  # rounds without anything new after which a search ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,30 @@ def random_candidates(
     return repaired(candidates, prior.draw(count, rng), rng)
 
 
+def draw_only(
+    candidates: Candidates,
+    evaluated: Evaluated,
+    rng: np.random.Generator,
+    *,
+    prior: Prior,
+    evaluations: int,
+) -> None:
+    """Score distinct states drawn from a prior: random search.
+
+    Args:
+        candidates: what may be chosen.
+        evaluated: scores states and remembers them.
+        rng: all that is drawn comes from here.
+        prior: what is drawn from.
+        evaluations: states scored in all; fewer if draws bring nothing new.
+    """
+    stale = 0
+    while len(evaluated.scores) < evaluations and stale < _STALE:
+        before = len(evaluated.scores)
+        evaluated.take(random_candidates(candidates, prior, evaluations, rng), evaluations)
+        stale = stale + 1 if len(evaluated.scores) == before else 0
+
+
 def evolve(
     candidates: Candidates,
     evaluated: Evaluated,
@@ -135,7 +161,7 @@ def evolve(
     """
     evaluated.take(initial, evaluations)
     stale = 0
-    while len(evaluated.scores) < evaluations and stale < 5:
+    while len(evaluated.scores) < evaluations and stale < _STALE:
         before = len(evaluated.scores)
         born = children(evaluated.best(parents), population, redraw, mutation, rng)
         evaluated.take(repaired(candidates, born, rng), evaluations)

@@ -8,9 +8,9 @@ differ by the idea alone.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -25,7 +25,17 @@ from zoo.core.select import fill_closely, keep_best
 from zoo.core.store import Trained
 from zoo.core.widths import WidthGrid
 
-__all__ = ["OneShot", "Widths"]
+__all__ = ["OneShot", "Range", "Widths"]
+
+
+Range = Literal["at least 0", "at least 1", "above 0", "between 0 and 1", "at least 0 and below 1"]
+_IS_IN: Mapping[Range, Callable[[float], bool]] = {
+    "at least 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "above 0": lambda value: value > 0,
+    "between 0 and 1": lambda value: 0 <= value <= 1,
+    "at least 0 and below 1": lambda value: 0 <= value < 1,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +77,12 @@ class OneShot(Pruner):
 
     search_fields: ClassVar[frozenset[str]] = frozenset()
     """Settings that do not touch the training, whose supernets are therefore the same."""
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "steps": "at least 0",
+        "lr": "above 0",
+        "slack": "at least 0 and below 1",
+    }
+    """What numbers settings may be; one that is None is not a number."""
 
     steps: int = 1000
     lr: float = 0.02
@@ -83,11 +99,15 @@ class OneShot(Pruner):
         """The best state within the budget, shape (G,), inside the phase of the search."""
 
     def validate(self) -> None:
-        """Refuse settings that do not exist.
+        """Refuse settings that cannot work.
 
         Raises:
-            ValueError: with the setting and what is known.
+            ValueError: with the setting and what it may be.
         """
+        for name, allowed in self.ranges.items():
+            value = getattr(self, name)
+            if value is not None and not _IS_IN[allowed](value):
+                raise ValueError(f"{name} is {value}; it must be {allowed}")
 
     def accuracy(
         self, widths: Widths, config: SubnetConfig, weights: Mapping[str, Tensor]

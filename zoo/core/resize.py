@@ -8,7 +8,7 @@ as the kept channels of the parent were.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,17 @@ from torch import Tensor, nn
 from zoo.core.atoms import Trace
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
-from zoo.core.groups import ChannelTable
+from zoo.core.groups import ChannelTable, Follower
 from zoo.core.trace import TraceFailed, on_meta, trace_model
 
 __all__ = [
     "Mismatch",
+    "SizedAttributes",
+    "add_part",
+    "axis_sizes",
     "compare_traces",
+    "copy_resized",
     "prove",
-    "resize_attributes",
     "resize_tensor",
     "resized_copy",
 ]
@@ -71,28 +74,92 @@ def resize_tensor(
     return tensor
 
 
-def resize_attributes(
-    model: nn.Module, table: ChannelTable, kept: Sequence[np.ndarray | None]
-) -> list[Attribute]:
-    """Return the attributes that must change with the widths, for a model of the parent's size."""
-    sizes = [len(a.group) if k is None else len(k) for a, k in zip(table.axes, kept, strict=True)]
-    changes: list[Attribute] = []
-    for path, module in model.named_modules():
-        changes += [
-            (path, name, new)
-            for name, new in _layer_sizes(path, module, table, sizes).items()
-            if getattr(module, name, new) != new
-        ]
-    for follower in table.followers:
-        module = model.get_submodule(_path(follower.module, model))
-        if isinstance(module, _LAYERS):
+def add_part(
+    table: ChannelTable,
+    kept: Sequence[np.ndarray | None],
+    name: str,
+    full: Tensor,
+    part: Tensor | None,
+) -> None:
+    """Add to ``full``, in place, where ``resize_tensor`` would cut from it for the same arguments.
+
+    Args:
+        table: the table of the network that ``full`` belongs to.
+        kept: kept positions of every axis.
+        name: state-dict name of ``full``.
+        full: changed.
+        part: of the shape that ``resize_tensor`` returns; None sets these places to zero.
+    """
+    gathered: dict[int, np.ndarray] = {}
+    for dim in range(min(full.ndim, 2)):
+        axis = table.tensors.get((name, dim))
+        positions = None if axis is None else kept[axis]
+        if positions is None:
             continue
-        new = tuple(sizes[axis] for axis in follower.axes)
-        for name, value in vars(module).items():
-            replaced = _replaced(value, follower.sizes, new)
-            if replaced is not None and new != follower.sizes:
-                changes.append((_path(follower.module, model), name, replaced))
-    return changes
+        if positions[-1] == len(positions) - 1:
+            full = full.narrow(dim, 0, len(positions))
+        else:
+            gathered[dim] = positions
+    if gathered:
+        places = [
+            torch.from_numpy(gathered[dim] if dim in gathered else np.arange(size)).to(full.device)
+            for dim, size in enumerate(full.shape[:2])
+        ]
+        new = full.new_zeros(()) if part is None else part
+        full.index_put_(torch.meshgrid(*places, indexing="ij"), new, accumulate=part is not None)
+    elif part is None:
+        full.zero_()
+    else:
+        full += part
+
+
+def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:
+    """Return how many positions of every axis are kept."""
+    return [len(a.group) if k is None else len(k) for a, k in zip(table.axes, kept, strict=True)]
+
+
+class SizedAttributes:
+    """The attributes of a network that must change with the widths, found once.
+
+    Args:
+        model: a network of the size that ``table`` describes.
+        table: its table.
+    """
+
+    def __init__(self, model: nn.Module, table: ChannelTable) -> None:
+        self._table = table
+        full = axis_sizes(table, [None] * len(table.axes))
+        self._layers = [
+            (path, module)
+            for path, module in model.named_modules()
+            if _layer_sizes(path, module, table, full)
+        ]
+        self._held: list[tuple[str, str, Any, Follower]] = []
+        for follower in table.followers:
+            path = _path(follower.module, model)
+            module = model.get_submodule(path)
+            if isinstance(module, _LAYERS):
+                continue
+            self._held += [
+                (path, name, value, follower)
+                for name, value in vars(module).items()
+                if _replaced(value, follower.sizes, follower.sizes) is not None
+            ]
+
+    def at(self, sizes: Sequence[int]) -> list[Attribute]:
+        """Return what changes where the axes have some sizes, in order of their index."""
+        changes: list[Attribute] = []
+        for path, module in self._layers:
+            changes += [
+                (path, name, new)
+                for name, new in _layer_sizes(path, module, self._table, sizes).items()
+                if getattr(module, name, new) != new
+            ]
+        for path, name, value, follower in self._held:
+            new = tuple(sizes[axis] for axis in follower.axes)
+            if new != follower.sizes:
+                changes.append((path, name, _replaced(value, follower.sizes, new)))
+        return changes
 
 
 def resized_copy(
@@ -110,18 +177,38 @@ def resized_copy(
         weights: full-size values by state-dict name, to be used instead of the model's own.
     """
     kept = table.kept_positions(config)
-    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
-    named = (*model.named_parameters(), *model.named_buffers())
-    for name, tensor in named:
+
+    def smaller(name: str, tensor: Tensor) -> Tensor:
         source = (weights or {}).get(name, tensor).detach().to(tensor)
-        small = resize_tensor(table, kept, name, source).clone()
+        return resize_tensor(table, kept, name, source).clone()
+
+    return copy_resized(model, table, axis_sizes(table, kept), smaller)
+
+
+def copy_resized(
+    model: nn.Module,
+    table: ChannelTable,
+    sizes: Sequence[int],
+    resize: Callable[[str, Tensor], Tensor],
+) -> nn.Module:
+    """Return a copy of ``model`` with other tensors and the attributes that belong to them.
+
+    Args:
+        model: not touched.
+        table: its table.
+        sizes: new size of every axis.
+        resize: gives the new value of a parameter or buffer, from its state-dict name and value.
+    """
+    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        new = resize(name, tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if is_parameter else small
-    changes = resize_attributes(model, table, kept)
-    smaller = copy.deepcopy(model, memo)
+        memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+    changes = SizedAttributes(model, table).at(sizes)
+    resized = copy.deepcopy(model, memo)
     for path, name, value in changes:
-        setattr(smaller.get_submodule(path), name, value)
-    return smaller
+        setattr(resized.get_submodule(path), name, value)
+    return resized
 
 
 def prove(

@@ -18,6 +18,7 @@ from torch import nn
 from zoo.core.config import SubnetConfig
 from zoo.core.space import ChannelSpace
 from zoo.core.surgery import rebuild
+from zoo.core.widen import widen
 
 __all__ = ["Architecture", "Saveable", "load_pruned", "save_pruned"]
 
@@ -107,6 +108,7 @@ def save_pruned(result: Saveable, directory: str | os.PathLike[str]) -> None:
             "args": result.architecture.args,
             "input_size": list(result.space.input_size),
             "inexact": result.space.inexact,
+            "parent_widths": {group.name: group.size for group in result.space.groups},
             "keep": result.config.to_json(),
             "channels_last": _is_channels_last(result.model),
             "sha256": hashlib.sha256(hidden[0].read_bytes()).hexdigest(),
@@ -122,8 +124,8 @@ def save_pruned(result: Saveable, directory: str | os.PathLike[str]) -> None:
 def load_pruned(directory: str | os.PathLike[str], parent: nn.Module | None = None) -> nn.Module:
     """Return the network that ``save_pruned`` wrote, on the CPU and in eval mode.
 
-    The parent's architecture is made anew, traced, and cut to the saved configuration; then the
-    saved tensors are loaded. Nothing in the files is executed.
+    The parent's architecture is made anew, traced, widened if the parent was, and cut to the saved
+    configuration; then the saved tensors are loaded. Nothing in the files is executed.
 
     Args:
         directory: the folder.
@@ -144,6 +146,10 @@ def load_pruned(directory: str | os.PathLike[str], parent: nn.Module | None = No
     if parent is None:
         parent = _make(structure, folder)
     space = ChannelSpace.trace(parent, structure["input_size"], inexact=structure["inexact"])
+    widths = structure.get("parent_widths", {})  # absent from folders of older versions
+    if any(space.group(name).size != width for name, width in widths.items()):
+        parent = widen(parent, space, widths)
+        space = ChannelSpace.trace(parent, space.input_size, inexact=space.inexact)
     model = rebuild(parent, space, SubnetConfig.from_json(structure["keep"]))
     try:
         model.load_state_dict(load_file(path))

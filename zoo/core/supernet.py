@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
 from zoo.core.groups import is_in
-from zoo.core.resize import Attribute, resize_attributes, resize_tensor
+from zoo.core.resize import SizedAttributes, add_part, axis_sizes, resize_tensor
 from zoo.core.space import ChannelSpace
 from zoo.core.trace import on_meta
 
@@ -37,12 +37,26 @@ class Supernet:
         self._own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._skeleton = on_meta(model)
         self._slots = _slots(self._skeleton)
+        self._statistics = _statistics(self._skeleton)
+        self._modules = dict(self._skeleton.named_modules())
+        self._attributes = SizedAttributes(self._skeleton, space.table)
+        self._kept = lru_cache(maxsize=16)(space.table.kept_positions)
+
+    def __getstate__(self) -> dict[str, object]:
+        """All but the cache, which another process starts anew."""
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        vars(self).update(state)
+        self._kept = lru_cache(maxsize=16)(self.space.table.kept_positions)
 
     def sliced(
         self,
         config: SubnetConfig,
         weights: Mapping[str, Tensor] | None = None,
         modules: Sequence[str] = ("",),
+        *,
+        with_statistics: bool = True,
     ) -> dict[str, Tensor]:
         """Return the parameters and buffers of a subnet by state-dict name.
 
@@ -53,18 +67,25 @@ class Supernet:
             config: what to keep.
             weights: full-size values used instead of the model's own; may be incomplete.
             modules: paths of the modules whose tensors are wanted.
+            with_statistics: with the running statistics of batch norms, which a pass in training
+                mode only writes.
         """
         config.check(self.space)
         table, parameters = self.space.table, set(self.space.table.parameters)
-        kept = table.kept_positions(config)
+        kept = self._kept(config)
         values = {}
         for name, own in self._own.items():
-            if not is_in(name, modules):
+            is_left_out = name in self._statistics and not with_statistics
+            if is_left_out or not is_in(name, modules):
                 continue
             full = own if weights is None else weights.get(name, own)
             part = resize_tensor(table, kept, name, full)
             values[name] = part if name in parameters else part.detach().clone()
         return values
+
+    def add_part(self, config: SubnetConfig, name: str, full: Tensor, part: Tensor | None) -> None:
+        """Add a subnet's part of a tensor to the full one, in place; None puts zeros there."""
+        add_part(self.space.table, self._kept(config), name, full, part)
 
     def forward(
         self,
@@ -183,13 +204,29 @@ class Supernet:
         ):
             return self._run(images, SubnetConfig.full(), values)
 
+    @cached_property
+    def is_maskable(self) -> bool:
+        """Whether ``parallel`` can run, as far as the layers tell."""
+        layers = (
+            (name, self._modules[name.rpartition(".")[0]]) for name in _reading_weights(self.space)
+        )
+        return all(group.exact for group in self.space.groups) and all(
+            _can_mask(module, name) for name, module in layers
+        )
+
     @contextmanager
     def resized(self, config: SubnetConfig) -> Iterator[nn.Module]:
         """Lend the skeleton with the attributes of a subnet; its tensors come with each call."""
-        kept = self.space.table.kept_positions(config)
-        changes = resize_attributes(self._skeleton, self.space.table, kept)
-        with _attributes(self._skeleton, changes):
+        sizes = axis_sizes(self.space.table, self._kept(config))
+        changes = [(self._modules[path], *rest) for path, *rest in self._attributes.at(sizes)]
+        before = [getattr(module, name) for module, name, _ in changes]
+        for module, name, value in changes:
+            setattr(module, name, value)
+        try:
             yield self._skeleton
+        finally:
+            for (module, name, _), value in zip(changes, before, strict=True):
+                setattr(module, name, value)
 
     @contextmanager
     def running(
@@ -210,10 +247,14 @@ class Supernet:
     def _lent(self, config: SubnetConfig, values: Mapping[str, Tensor]) -> Iterator[nn.Module]:
         """Lend the skeleton in whatever mode it is."""
         with self.resized(config) as skeleton:
-            filled = [(slots, key, name) for slots, key, name in self._slots if name in values]
+            filled = [
+                (slots, key, name)
+                for slots, key, name in self._slots
+                if name in values or name in self._statistics
+            ]
             before = [slots[key] for slots, key, _ in filled]
             for slots, key, name in filled:
-                slots[key] = values[name]
+                slots[key] = values.get(name)
             try:
                 yield skeleton
             finally:
@@ -247,6 +288,16 @@ def _slots(skeleton: nn.Module) -> list[_Slot]:
         for key, tensor in slots.items()
         if tensor is not None
     ]
+
+
+def _statistics(model: nn.Module) -> frozenset[str]:
+    """Names of the buffers of batch norms."""
+    return frozenset(
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for name, _ in module.named_buffers()
+    )
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -317,16 +368,20 @@ def _reading_weights(space: ChannelSpace) -> list[str]:
     return list(dict.fromkeys(member.tensor for member in members if member.role == "in"))
 
 
+def _can_mask(module: nn.Module, name: str) -> bool:
+    """Whether the module whose own weight is called ``name`` is a layer that reads channels."""
+    is_convolution = isinstance(module, nn.modules.conv._ConvNd) and name.endswith("weight")
+    return is_convolution or isinstance(module, nn.Linear)
+
+
 def _reading_groups(module: nn.Module, name: str) -> int:
     """How often the channels that a weight reads are repeated in what its layer reads."""
-    if isinstance(module, nn.modules.conv._ConvNd) and name.endswith("weight"):
-        return module.groups
-    if isinstance(module, nn.Linear):
-        return 1
-    raise UnsupportedModel(
-        f"{name} reads pruned channels in a {type(module).__name__}, whose input cannot be masked; "
-        "run subnets sliced"
-    )
+    if not _can_mask(module, name):
+        raise UnsupportedModel(
+            f"{name} reads pruned channels in a {type(module).__name__}, whose input cannot be "
+            "masked; run subnets sliced"
+        )
+    return module.groups if isinstance(module, nn.modules.conv._ConvNd) else 1
 
 
 def _part_mask(
@@ -374,16 +429,3 @@ def _norms_by_part(model: nn.Module, size: int) -> Iterator[None]:
 
 def _forward_by_part(forward: Callable[[Tensor], Tensor], size: int, features: Tensor) -> Tensor:
     return torch.cat([forward(part) for part in torch.split(features, size)])
-
-
-@contextmanager
-def _attributes(model: nn.Module, changes: list[Attribute]) -> Iterator[None]:
-    old = [(model.get_submodule(path), name) for path, name, _ in changes]
-    before = [getattr(module, name) for module, name in old]
-    for (module, name), (_, _, value) in zip(old, changes, strict=True):
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for (module, name), value in zip(old, before, strict=True):
-            setattr(module, name, value)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from zoo.core.config import SubnetConfig
-from zoo.core.resize import prove, resized_copy
+from zoo.core.groups import ChannelTable
+from zoo.core.resize import axis_sizes, prove, resized_copy
 from zoo.core.space import ChannelSpace
 
-__all__ = ["rebuild"]
+__all__ = ["rebuild", "refresh_metadata"]
 
 
 def rebuild(
@@ -40,7 +41,8 @@ def rebuild(
     _check_shapes(model, space)
     smaller = resized_copy(model, space.table, config, weights)
     prove(space.trace_record, space.table, config, smaller, space.input_size)
-    _refresh_metadata(model, smaller, space, config)
+    sizes = axis_sizes(space.table, space.table.kept_positions(config))
+    refresh_metadata(model, smaller, space.table, sizes)
     return smaller
 
 
@@ -54,26 +56,32 @@ def _check_shapes(model: nn.Module, space: ChannelSpace) -> None:
             )
 
 
-def _refresh_metadata(
-    parent: nn.Module, smaller: nn.Module, space: ChannelSpace, config: SubnetConfig
+def refresh_metadata(
+    parent: nn.Module, resized: nn.Module, table: ChannelTable, sizes: Sequence[int]
 ) -> None:
-    """Bring the widths that timm keeps beside the layers up to date."""
-    table, kept = space.table, space.table.kept_positions(config)
-    widths: dict[str, tuple[int, int]] = {}
-    for path, (old, axis) in table.outputs.items():
-        positions = None if axis is None else kept[axis]
-        widths[path] = old, old if positions is None else len(positions)
+    """Bring the widths that timm keeps beside the layers up to date.
+
+    Args:
+        parent: the network that was resized.
+        resized: the result; changed.
+        table: the table of ``parent``.
+        sizes: new size of every axis.
+    """
+    widths = {
+        path: (old, old if axis is None else sizes[axis])
+        for path, (old, axis) in table.outputs.items()
+    }
     for name in ("num_features", "head_hidden_size"):
         stated = getattr(parent, name, None)
         last = [new for old, new in widths.values() if type(stated) is int and old == stated]
         if last:
-            setattr(smaller, name, last[-1])
+            setattr(resized, name, last[-1])
     for path, module in parent.named_modules():
         for name in ("in_features", "num_features", "hidden_size"):
             old = vars(module).get(name)
             if type(old) is int and not hasattr(module, "weight") and path:
-                _refresh_head(module, smaller.get_submodule(path), name, old)
-    _refresh_feature_info(smaller, widths)
+                _refresh_head(module, resized.get_submodule(path), name, old)
+    _refresh_feature_info(resized, widths)
 
 
 def _refresh_head(parent: nn.Module, smaller: nn.Module, name: str, old: int) -> None:
