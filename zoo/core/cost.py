@@ -43,9 +43,7 @@ class CostModel:
         slopes = np.zeros((len(table.axes), groups), dtype=np.int64)
         fixed = np.zeros(len(table.axes), dtype=np.int64)
         for index, axis in enumerate(table.axes):
-            fixed[index] = np.count_nonzero(axis.group < 0)
-            positions = np.bincount(axis.group[axis.group >= 0], minlength=groups)
-            slopes[index] = positions // np.maximum(space.sizes, 1)
+            slopes[index], fixed[index] = axis.slopes(space.sizes)
         self._macs = _Products(
             slopes, fixed, [(factor, axes) for _, factor, axes in table.products]
         )
