@@ -171,7 +171,8 @@ def monotone(times: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
 
     Args:
         times: nanoseconds, shape (R, C).
-        rows, columns: sizes that the axes stand for, ascending, shapes (R,) and (C,).
+        rows: sizes that the first axis stands for, ascending, shape (R,).
+        columns: the same for the second, shape (C,).
 
     Returns:
         Int64, same shape.

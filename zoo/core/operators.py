@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +44,8 @@ class _Spec:
 
     @classmethod
     def of(cls, tensor: Tensor) -> _Spec:
-        order = sorted(range(tensor.ndim), key=lambda dim: -tensor.stride(dim))
+        strides = tensor.stride()
+        order = sorted(range(tensor.ndim), key=lambda dim: -strides[dim])
         return cls(tuple(tensor.shape), tuple(order), tensor.dtype)
 
     def make(self, device: torch.device) -> Tensor:
@@ -94,10 +96,20 @@ class CaseGrid:
     cases: tuple[tuple[Case, ...], ...]
 
 
-def grid_widths(space: ChannelSpace, ratios: Sequence[float]) -> np.ndarray:
-    """Widths of all groups at common keep ratios, at least 1, int64, shape (K, G)."""
-    widths = np.rint(np.array(ratios)[:, None] * space.sizes)
-    return np.maximum(widths, 1).astype(np.int64)
+def grid_widths(space: ChannelSpace, ratios: Sequence[float], divisor: int = 1) -> np.ndarray:
+    """Widths of all groups near common keep ratios, int64, shape (K, G).
+
+    Multiples of the divisor; without one, odd numbers: kernels favour round widths, and among all
+    widths these are rare. A ratio of 1 is the whole group.
+    """
+    sizes = space.sizes
+    wanted = np.array(ratios)[:, None] * sizes
+    if divisor > 1:
+        widths = np.maximum(np.rint(wanted / divisor), 1) * divisor
+    else:
+        widths = np.floor(wanted / 2) * 2 + 1
+    whole = np.array(ratios)[:, None] >= 1
+    return np.asarray(np.where(whole, sizes, np.minimum(widths, sizes)), dtype=np.int64)
 
 
 def list_cases(
@@ -121,9 +133,7 @@ def list_cases(
         UnsupportedModel: if a pass differs from the trace that the space was made from.
     """
     widths = grid_widths(space, ratios)
-    passes = [
-        _recorded(model, space, _config(space, row), batch, memory_format) for row in widths
-    ]
+    passes = [_recorded(model, space, _config(space, row), batch, memory_format) for row in widths]
     ops = space.trace_record.ops
     for calls in passes:
         if [str(call.func) for call in calls] != [op.name for op in ops]:
@@ -213,9 +223,7 @@ def _grid(
     if len(parts) == 2 and len(made) == 1 and _has_equal_numbers(calls):
         read = next(part for part in parts if part is not made[0])
         cases = tuple(tuple(_mixed(row, column, read) for column in calls) for row in calls)
-        return CaseGrid(
-            _coordinate(space, widths, [read]), _coordinate(space, widths, made), cases
-        )
+        return CaseGrid(_coordinate(space, widths, [read]), _coordinate(space, widths, made), cases)
     still = Coordinate(np.zeros(len(space.groups), dtype=np.int64), 0, np.zeros(1, dtype=np.int64))
     return CaseGrid(still, _coordinate(space, widths, parts), (tuple(calls),))
 
@@ -240,7 +248,8 @@ def _connected(moving: Sequence[_Moving]) -> list[list[_Moving]]:
     parts: list[list[_Moving]] = []
     for one in moving:
         touching = [p for p in parts if any(m.groups & one.groups for m in p)]
-        parts = [p for p in parts if p not in touching] + [[*sum(touching, []), one]]
+        apart = [p for p in parts if not any(m.groups & one.groups for m in p)]
+        parts = [*apart, [*chain.from_iterable(touching), one]]
     return parts
 
 

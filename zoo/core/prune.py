@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from zoo.core.batches import LoaderBatches
 from zoo.core.config import SubnetConfig, WidthRules
-from zoo.core.cost import Budget, CostModel, Metric
+from zoo.core.cost import NS_PER_MS, Budget, BudgetUnit, CostModel
 from zoo.core.data import MeteredData
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 from zoo.core.meter import Meter, Spent
@@ -25,15 +26,32 @@ from zoo.core.save import Architecture
 from zoo.core.space import ChannelSpace
 from zoo.core.supernet import recalibrate
 from zoo.core.surgery import rebuild
+from zoo.core.timing import Timing, measure_latency, pass_ns
 from zoo.core.train import Recipe, evaluate, train
 
-__all__ = ["PruneResult", "prune"]
+__all__ = ["LatencyCheck", "PruneResult", "prune"]
 
 Tell = Callable[[str, int, int | None], None]  # what is done, steps done, steps in all
 
 _FINETUNE = Recipe(epochs=5, lr=0.01)
 _RULES = WidthRules()
+_TIMING = Timing()
 _RECALIBRATION_BATCHES = 10
+
+
+@dataclass(frozen=True)
+class LatencyCheck:
+    """Latency of a network and its pruned form, as predicted from the table and as measured whole.
+
+    Attributes:
+        predicted_ms, measured_ms: of the pruned network, in milliseconds a pass.
+        parent_predicted_ms, parent_measured_ms: of the given network.
+    """
+
+    predicted_ms: float
+    measured_ms: float
+    parent_predicted_ms: float
+    parent_measured_ms: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,7 @@ class PruneResult:
             have used these images: report accuracy on others.
         space: the channel space of the given network.
         architecture: how timm makes the given network, for ``save_pruned``.
+        latency: predicted against measured latency; None unless the budget limits latency.
     """
 
     model: nn.Module
@@ -65,6 +84,7 @@ class PruneResult:
     parent_val_top1: float
     space: ChannelSpace = field(repr=False)
     architecture: Architecture = field(repr=False)
+    latency: LatencyCheck | None = None
 
 
 def prune(
@@ -75,6 +95,10 @@ def prune(
     macs: float | None = None,
     *,
     params: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
+    timing: Timing = _TIMING,
+    cache: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     recipe: Recipe = _FINETUNE,
     rules: WidthRules = _RULES,
@@ -92,7 +116,12 @@ def prune(
         val_loader: the same, held out; searches compare candidates on it.
         method: name of a pruner (``zoo.list_pruners()``), or a pruner.
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
-        params: the budget in parameters instead. One of the two must be given.
+        params: the budget in parameters instead.
+        latency: the budget as a share of the parent's latency instead, at most 1, predicted from
+            operator times that are measured first, on the device of ``model``.
+        latency_ms: the same in milliseconds a pass. One of the four must be given.
+        timing: batch, threads and layout that latency is measured with.
+        cache: folder of measured operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
         recipe: how to fine-tune.
         rules: the widths that are allowed.
@@ -108,18 +137,20 @@ def prune(
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
     """
+    value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
     device = next(model.parameters()).device
     batches = LoaderBatches(train_loader, seed=seed, device=device)
     validation = LoaderBatches(val_loader, seed=seed, device=device)
     parent = copy.deepcopy(model).eval()
     space = _prunable_space(parent, train_loader, inexact)
-    cost, meter = CostModel(space), Meter(device)
-    budget, data = _budget(macs, params, cost), MeteredData(batches, validation, meter)
-    name = type(pruner).__module__.rpartition(".")[2]
-    problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
-    problem.check_feasible()
     with _bar(progress) as tell:
+        cost = _cost(parent, space, metric, timing, cache, tell)
+        meter = Meter(device)
+        budget, data = _budget(value, metric, cost), MeteredData(batches, validation, meter)
+        name = type(pruner).__module__.rpartition(".")[2]
+        problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
+        problem.check_feasible()
         tell("searching", 0, None)
         subnet = pruner.search(problem)
         _check_decision(problem, subnet.config)
@@ -127,8 +158,9 @@ def prune(
         _finetune(small, problem, pruner, batches, recipe, subnet.config, tell)
         tell("validating", 0, None)
         top1, parent_top1 = evaluate(small, validation), evaluate(parent, validation)
+        check = _check_latency(problem, subnet.config, small, timing)
     architecture = Architecture.of(parent, **(model_args or {}))
-    return _result(problem, subnet.config, small, (top1, parent_top1), architecture)
+    return _result(problem, subnet.config, small, (top1, parent_top1), architecture, check)
 
 
 def _result(
@@ -137,6 +169,7 @@ def _result(
     small: nn.Module,
     top1: tuple[float, float],
     architecture: Architecture,
+    latency: LatencyCheck | None,
 ) -> PruneResult:
     cost = problem.cost
     return PruneResult(
@@ -152,6 +185,44 @@ def _result(
         parent_val_top1=top1[1],
         space=problem.space,
         architecture=architecture,
+        latency=latency,
+    )
+
+
+def _cost(
+    parent: nn.Module,
+    space: ChannelSpace,
+    metric: BudgetUnit,
+    timing: Timing,
+    cache: str | Path | None,
+    tell: Tell,
+) -> CostModel:
+    """The cost model, with a table of operator times where latency is limited."""
+    if metric not in ("latency", "latency_ms"):
+        return CostModel(space)
+    table = measure_latency(
+        parent,
+        space,
+        timing,
+        folder=None if cache is None else Path(cache),
+        tell=lambda done, total: tell("timing operators", done, total),
+    )
+    return CostModel(space, table)
+
+
+def _check_latency(
+    problem: Problem, config: SubnetConfig, small: nn.Module, timing: Timing
+) -> LatencyCheck | None:
+    """Predicted against measured latency, both networks timed side by side."""
+    if problem.budget.metric != "latency":
+        return None
+    predicted = problem.budget.cost(problem.cost, config)
+    measured, parent_measured = pass_ns([small, problem.model], problem.space, timing)
+    return LatencyCheck(
+        predicted_ms=predicted / NS_PER_MS,
+        measured_ms=measured / NS_PER_MS,
+        parent_predicted_ms=problem.budget.full(problem.cost) / NS_PER_MS,
+        parent_measured_ms=parent_measured / NS_PER_MS,
     )
 
 
@@ -190,16 +261,24 @@ def _prunable_space(parent: nn.Module, loader: DataLoader[Any], inexact: bool) -
     return space
 
 
-def _budget(macs: float | None, params: float | None, cost: CostModel) -> Budget:
-    if (macs is None) == (params is None):
-        raise ValueError("give one budget: macs=0.5 for half the multiply-adds, or params=...")
-    metric: Metric = "macs" if params is None else "params"
-    value = macs if params is None else params
-    assert value is not None
+def _one_budget(**given: float | None) -> tuple[float, BudgetUnit]:
+    """The number that was given, and what it limits."""
+    found = [(value, name) for name, value in given.items() if value is not None]
+    if len(found) != 1:
+        names = " and ".join(name for _, name in found) or "none"
+        raise ValueError(
+            "give one budget: macs=0.5 for half the multiply-adds, or params=..., latency=... or "
+            f"latency_ms=...; given: {names}"
+        )
+    value, name = found[0]
+    return value, cast(BudgetUnit, name)
+
+
+def _budget(value: float, metric: BudgetUnit, cost: CostModel) -> Budget:
     budget = Budget.parse(value, cost, metric)
     if budget.limit >= budget.full(cost):
         raise ValueError(
-            f"budget {value} keeps all {budget.limit:,} {metric}; nothing would be pruned"
+            f"budget {value} keeps all {budget.told(budget.limit)}; nothing would be pruned"
         )
     return budget
 
@@ -210,8 +289,8 @@ def _check_decision(problem: Problem, config: SubnetConfig) -> None:
     reached = problem.budget.cost(problem.cost, config)
     if reached > problem.budget.limit:
         raise InfeasibleBudget(
-            f"the method returned {reached:,} {problem.budget.metric}, above its budget of "
-            f"{problem.budget.limit:,}"
+            f"the method returned {problem.budget.told(reached)}, above its budget of "
+            f"{problem.budget.told(problem.budget.limit)}"
         )
 
 

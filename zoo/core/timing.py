@@ -1,7 +1,8 @@
 """Measure a latency table on the device in use, and keep it in a file with its environment.
 
 Every distinct operator call of the network is timed alone on a grid of sizes, layers of equal shape
-once, in rounds that go over all of them; the median counts. Two whole networks are timed in the
+once, in rounds that go over all of them; the lower quartile counts, since neighbours on the
+machine can only add time. Two whole networks are timed in the
 same rounds, the full one and a narrow one: a factor and a constant bring the sum over the operators
 to what these two take, Python and the calls between the operators included.
 """
@@ -9,6 +10,7 @@ to what these two take, Python and the calls between the operators included.
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import logging
@@ -20,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ NARROW = 2
 _VERSION = 1
 _NETWORKS = ("network at full width", f"network at {RATIOS[NARROW]:g} of its width")
 _MOST_PASSES = 1000
+_QUANTILE = 0.25  # neighbours on the machine can only add time
 
 Prepare = Callable[[], Callable[[], object]]
 Tell = Callable[[int, int], None]
@@ -64,14 +66,14 @@ class Timing:
         batch: images of a pass.
         threads: of the CPU.
         memory_format: of images and weights.
-        rounds: over all operators; the median over them counts.
+        rounds: over all operators; the lower quartile over them counts.
         block_ms: least time of a timed block of calls, ten times that for a whole network.
     """
 
     batch: int = 1
     threads: int = 1
     memory_format: MemoryFormat = "channels_last"
-    rounds: int = 7
+    rounds: int = 9
     block_ms: float = 1.0
 
     def __post_init__(self) -> None:
@@ -174,7 +176,7 @@ def _factor(measured: tuple[float, float], summed: tuple[float, float]) -> float
 
 
 def pass_ns(networks: Sequence[nn.Module], space: ChannelSpace, timing: Timing) -> list[float]:
-    """Nanoseconds of one pass over whole networks, medians of interleaved rounds.
+    """Nanoseconds of one pass over whole networks, timed in interleaved rounds.
 
     Args:
         networks: the parent of `space` or smaller ones, all on one device; copied.
@@ -186,6 +188,7 @@ def pass_ns(networks: Sequence[nn.Module], space: ChannelSpace, timing: Timing) 
     return list(_timed(calls, device, timing, None).values())
 
 
+@functools.cache
 def cpu_model() -> str | None:
     """Name of the processor, as far as the system tells."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -248,7 +251,7 @@ def _timed(
     timing: Timing,
     tell: Tell | None,
 ) -> dict[str, float]:
-    """Median nanoseconds of calls, each with the number of blocks that it is timed for."""
+    """Nanoseconds of calls, each with the number of blocks that it is timed for."""
     samples: dict[str, list[float]] = {key: [] for key in calls}
     with _threads(timing.threads), torch.inference_mode():
         for done in range(timing.rounds):
@@ -256,7 +259,7 @@ def _timed(
                 samples[key].append(_block_ns(prepare(), 1e6 * timing.block_ms * blocks, device))
             if tell is not None:
                 tell(done + 1, timing.rounds)
-    return {key: median(values) for key, values in samples.items()}
+    return {key: float(np.quantile(values, _QUANTILE)) for key, values in samples.items()}
 
 
 def _block_ns(call: Callable[[], object], block_ns: float, device: torch.device) -> float:
