@@ -118,7 +118,7 @@ def list_cases(
     *,
     batch: int,
     memory_format: MemoryFormat,
-    ratios: Sequence[float],
+    widths: np.ndarray,
 ) -> list[CaseGrid]:
     """Every operator of one pass over the network, in order, without those that move no data.
 
@@ -127,13 +127,13 @@ def list_cases(
         space: its channel groups.
         batch: images of a pass.
         memory_format: of images and weights.
-        ratios: keep ratios of the grid, ascending, the last one 1.
+        widths: of all groups, ascending together up to the full network, shape (K, G), as
+            `grid_widths` returns them.
 
     Raises:
         UnsupportedModel: if a pass differs from the trace that the space was made from.
     """
-    widths = grid_widths(space, ratios)
-    passes = [_recorded(model, space, _config(space, row), batch, memory_format) for row in widths]
+    passes = [_recorded(model, space, row, batch, memory_format) for row in widths]
     ops = space.trace_record.ops
     for calls in passes:
         if [str(call.func) for call in calls] != [op.name for op in ops]:
@@ -149,19 +149,16 @@ def list_cases(
     ]
 
 
-def _config(space: ChannelSpace, widths: np.ndarray) -> SubnetConfig:
-    names = [group.name for group in space.groups]
-    return SubnetConfig.from_widths(space, dict(zip(names, widths.tolist(), strict=True)))
-
-
 def _recorded(
     model: nn.Module,
     space: ChannelSpace,
-    config: SubnetConfig,
+    widths: np.ndarray,
     batch: int,
     memory_format: MemoryFormat,
 ) -> list[Case]:
     """The calls of one pass over a subnet, on the meta device."""
+    names = [group.name for group in space.groups]
+    config = SubnetConfig.from_widths(space, dict(zip(names, widths.tolist(), strict=True)))
     small = resized_copy(on_meta(model), space.table, config)
     layout: Any = MEMORY_FORMATS[memory_format]
     small = small.to(memory_format=layout)

@@ -19,6 +19,7 @@ from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import NS_PER_MS, Budget, BudgetUnit, CostModel
 from zoo.core.data import MeteredData
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel
+from zoo.core.latency import LatencyTable
 from zoo.core.meter import Meter, Spent
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, create_pruner
@@ -145,7 +146,9 @@ def prune(
     parent = copy.deepcopy(model).eval()
     space = _prunable_space(parent, train_loader, inexact)
     with _bar(progress) as tell:
-        cost = _cost(parent, space, metric, timing, cache, tell)
+        cost = CostModel(space)
+        if metric in ("latency", "latency_ms"):
+            cost = CostModel(space, _latency_table(parent, space, timing, rules, cache, tell))
         meter = Meter(device)
         budget, data = _budget(value, metric, cost), MeteredData(batches, validation, meter)
         name = type(pruner).__module__.rpartition(".")[2]
@@ -189,25 +192,22 @@ def _result(
     )
 
 
-def _cost(
+def _latency_table(
     parent: nn.Module,
     space: ChannelSpace,
-    metric: BudgetUnit,
     timing: Timing,
+    rules: WidthRules,
     cache: str | Path | None,
     tell: Tell,
-) -> CostModel:
-    """The cost model, with a table of operator times where latency is limited."""
-    if metric not in ("latency", "latency_ms"):
-        return CostModel(space)
-    table = measure_latency(
+) -> LatencyTable:
+    return measure_latency(
         parent,
         space,
         timing,
+        divisor=rules.divisor,
         folder=None if cache is None else Path(cache),
         tell=lambda done, total: tell("timing operators", done, total),
     )
-    return CostModel(space, table)
 
 
 def _check_latency(

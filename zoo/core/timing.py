@@ -10,7 +10,6 @@ to what these two take, Python and the calls between the operators included.
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import json
 import logging
@@ -21,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,20 @@ NARROW = 2
 """Which of them the narrow network has that is timed as a whole."""
 
 _VERSION = 1
-_NETWORKS = ("network at full width", f"network at {RATIOS[NARROW]:g} of its width")
+_NETWORKS = ("full network", "narrow network")
+_NETWORK_BLOCKS = 10
 _MOST_PASSES = 1000
 _QUANTILE = 0.25  # neighbours on the machine can only add time
 
-Prepare = Callable[[], Callable[[], object]]
 Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Something to time: makes what is called, and is timed for a number of blocks."""
+
+    prepare: Callable[[], Callable[[], object]]
+    blocks: int = 1
 
 
 class DamagedTable(ValueError):
@@ -89,6 +97,7 @@ def measure_latency(
     space: ChannelSpace,
     timing: Timing | None = None,
     *,
+    divisor: int = 1,
     folder: Path | None = None,
     tell: Tell | None = None,
 ) -> LatencyTable:
@@ -98,6 +107,7 @@ def measure_latency(
         model: the network that `space` was traced from, on the device to time; not touched.
         space: its channel groups; latency holds for its input size.
         timing: batch, threads, layout and rounds.
+        divisor: of the widths that will occur, see `WidthRules`; decides where is measured.
         folder: where tables are kept, one file for each network, timing and environment; None for
             `default_folder()`.
         tell: called with rounds done and rounds in all.
@@ -107,14 +117,11 @@ def measure_latency(
         UnsupportedModel: if the operators of a pass depend on the batch.
     """
     timing = timing or Timing()
+    widths = grid_widths(space, RATIOS, divisor)
     grids = list_cases(
-        model,
-        space,
-        batch=timing.batch,
-        memory_format=timing.memory_format,
-        ratios=RATIOS,
+        model, space, batch=timing.batch, memory_format=timing.memory_format, widths=widths
     )
-    facts = _facts(model, space, timing)
+    facts = _facts(model, space, timing) | {"divisor": divisor}
     keys = sorted(_keys(grids))
     path = (folder or default_folder()) / f"{_digest(facts, keys)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,9 +129,11 @@ def measure_latency(
         if path.is_file():
             times = _load(path, facts, keys)
         else:
-            times = _measure(model, space, grids, timing, tell)
+            calls = _calls(model, space, grids, widths[NARROW], timing)
+            _log.info("timing %d calls, %d rounds", len(calls), timing.rounds)
+            times = _timed(calls, next(model.parameters()).device, timing, tell)
             _save(path, facts, times)
-    return tabulate(space, grids, times)
+    return tabulate(space, grids, times, widths[NARROW])
 
 
 def default_folder() -> Path:
@@ -134,7 +143,10 @@ def default_folder() -> Path:
 
 
 def tabulate(
-    space: ChannelSpace, grids: Sequence[CaseGrid], times: Mapping[str, float]
+    space: ChannelSpace,
+    grids: Sequence[CaseGrid],
+    times: Mapping[str, float],
+    narrow: np.ndarray,
 ) -> LatencyTable:
     """The table that measured times make.
 
@@ -146,22 +158,22 @@ def tabulate(
         space: the channel groups.
         grids: the operators, as `list_cases` returns them.
         times: nanoseconds of every operator call and of both networks, by key.
+        narrow: widths of the narrow network, shape (G,).
     """
     raw = [
         Unit(g.read, g.made, np.array([[times[c.key] for c in row] for row in g.cases]))
         for g in grids
     ]
     plain = LatencyTable(raw, 0, len(space.groups))
-    full, narrow = (times[name] for name in _NETWORKS)
-    sums = plain.ns_of_widths(grid_widths(space, (1.0, RATIOS[NARROW])))
-    factor = _factor((full, narrow), (float(sums[0]), float(sums[1])))
+    sums = plain.ns_of_widths(np.stack([space.sizes, narrow])).tolist()
+    factor = _factor([times[name] for name in _NETWORKS], sums)
     units = [Unit(unit.read, unit.made, unit.times * factor) for unit in raw]
     corrected = LatencyTable(units, 0, len(space.groups))
-    rest = full - float(corrected.ns_of_widths(space.sizes[None])[0])
+    rest = times[_NETWORKS[0]] - float(corrected.ns_of_widths(space.sizes[None])[0])
     return LatencyTable(units, max(0, round(rest)), len(space.groups))
 
 
-def _factor(measured: tuple[float, float], summed: tuple[float, float]) -> float:
+def _factor(measured: Sequence[float], summed: Sequence[float]) -> float:
     """What operator times are multiplied by; a constant makes up for the rest.
 
     Args:
@@ -184,11 +196,11 @@ def pass_ns(networks: Sequence[nn.Module], space: ChannelSpace, timing: Timing) 
         timing: as for a table.
     """
     device = next(networks[0].parameters()).device
-    calls = {str(i): (_network(n, space, timing), 10.0) for i, n in enumerate(networks)}
+    calls = {str(i): _network(network, space, timing) for i, network in enumerate(networks)}
     return list(_timed(calls, device, timing, None).values())
 
 
-@functools.cache
+@cache
 def cpu_model() -> str | None:
     """Name of the processor, as far as the system tells."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -203,37 +215,26 @@ def _keys(grids: Sequence[CaseGrid]) -> set[str]:
     return {case.key for grid in grids for row in grid.cases for case in row} | {*_NETWORKS}
 
 
-def _measure(
+def _calls(
     model: nn.Module,
     space: ChannelSpace,
     grids: Sequence[CaseGrid],
+    narrow: np.ndarray,
     timing: Timing,
-    tell: Tell | None,
-) -> dict[str, float]:
-    """Nanoseconds of every distinct operator call and of both networks, by key."""
+) -> dict[str, _Call]:
+    """Every distinct operator call, and both networks, by key."""
     device = next(model.parameters()).device
     cases = {case.key: case for grid in grids for row in grid.cases for case in row}
-    calls: dict[str, tuple[Prepare, float]] = {
-        key: (lambda case=case: case.prepared(device), 1.0)  # type: ignore[misc]
-        for key, case in cases.items()
-    }
-    narrow = dict(
-        zip(
-            (group.name for group in space.groups),
-            grid_widths(space, RATIOS)[NARROW].tolist(),
-            strict=True,
-        )
-    )
-    for name, config in zip(
-        _NETWORKS, (SubnetConfig.full(), SubnetConfig.from_widths(space, narrow)), strict=True
-    ):
-        small = resized_copy(model, space.table, config)
-        calls[name] = _network(small, space, timing), 10.0
-    _log.info("timing %d operator calls, %d rounds", len(cases), timing.rounds)
-    return _timed(calls, device, timing, tell)
+    calls = {key: _Call(partial(case.prepared, device)) for key, case in cases.items()}
+    names = [group.name for group in space.groups]
+    config = SubnetConfig.from_widths(space, dict(zip(names, narrow.tolist(), strict=True)))
+    small = resized_copy(model, space.table, config)
+    for name, network in zip(_NETWORKS, (model, small), strict=True):
+        calls[name] = _network(network, space, timing)
+    return calls
 
 
-def _network(network: nn.Module, space: ChannelSpace, timing: Timing) -> Prepare:
+def _network(network: nn.Module, space: ChannelSpace, timing: Timing) -> _Call:
     """A pass over a copy of a network, on random images."""
     layout: Any = MEMORY_FORMATS[timing.memory_format]
     still = copy.deepcopy(network).eval().to(memory_format=layout)
@@ -242,21 +243,22 @@ def _network(network: nn.Module, space: ChannelSpace, timing: Timing) -> Prepare
         timing.batch, *space.input_size, generator=torch.Generator().manual_seed(0)
     ).to(anchor.device, anchor.dtype)
     images = images.contiguous(memory_format=layout)
-    return lambda: lambda: still(images)
+    return _Call(lambda: lambda: still(images), _NETWORK_BLOCKS)
 
 
 def _timed(
-    calls: Mapping[str, tuple[Prepare, float]],
+    calls: Mapping[str, _Call],
     device: torch.device,
     timing: Timing,
     tell: Tell | None,
 ) -> dict[str, float]:
-    """Nanoseconds of calls, each with the number of blocks that it is timed for."""
+    """Nanoseconds of calls, timed one after the other in every round."""
     samples: dict[str, list[float]] = {key: [] for key in calls}
     with _threads(timing.threads), torch.inference_mode():
         for done in range(timing.rounds):
-            for key, (prepare, blocks) in calls.items():
-                samples[key].append(_block_ns(prepare(), 1e6 * timing.block_ms * blocks, device))
+            for key, call in calls.items():
+                least_ns = 1e6 * timing.block_ms * call.blocks
+                samples[key].append(_block_ns(call.prepare(), least_ns, device))
             if tell is not None:
                 tell(done + 1, timing.rounds)
     return {key: float(np.quantile(values, _QUANTILE)) for key, values in samples.items()}
