@@ -100,7 +100,7 @@ def grid_widths(space: ChannelSpace, ratios: Sequence[float], divisor: int = 1) 
     """Widths of all groups near common keep ratios, int64, shape (K, G).
 
     Multiples of the divisor; without one, odd numbers: kernels favour round widths, and among all
-    widths these are rare. A ratio of 1 is the whole group.
+    widths these are rare. A ratio of 1 is the whole group, and the least width is that of 0.
     """
     sizes = space.sizes
     wanted = np.array(ratios)[:, None] * sizes

@@ -39,8 +39,8 @@ __all__ = ["DamagedTable", "Timing", "cpu_model", "measure_latency", "pass_ns", 
 
 _log = logging.getLogger(__name__)
 
-RATIOS = (0.05, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
-"""Keep ratios of the grid, common to all groups, at which operators are measured."""
+RATIOS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+"""Keep ratios of the grid, common to all groups; the first stands for a single channel."""
 
 NARROW = 2
 """Which of them the narrow network has that is timed as a whole."""
@@ -133,7 +133,7 @@ def measure_latency(
             _log.info("timing %d calls, %d rounds", len(calls), timing.rounds)
             times = _timed(calls, next(model.parameters()).device, timing, tell)
             _save(path, facts, times)
-    return tabulate(space, grids, times, widths[NARROW])
+    return tabulate(space, grids, times)
 
 
 def default_folder() -> Path:
@@ -146,7 +146,6 @@ def tabulate(
     space: ChannelSpace,
     grids: Sequence[CaseGrid],
     times: Mapping[str, float],
-    narrow: np.ndarray,
 ) -> LatencyTable:
     """The table that measured times make.
 
@@ -158,19 +157,22 @@ def tabulate(
         space: the channel groups.
         grids: the operators, as `list_cases` returns them.
         times: nanoseconds of every operator call and of both networks, by key.
-        narrow: widths of the narrow network, shape (G,).
     """
     raw = [
         Unit(g.read, g.made, np.array([[times[c.key] for c in row] for row in g.cases]))
         for g in grids
     ]
-    plain = LatencyTable(raw, 0, len(space.groups))
-    sums = plain.ns_of_widths(np.stack([space.sizes, narrow])).tolist()
+    sums = [sum(_at(unit.times, point) for unit in raw) for point in (len(RATIOS) - 1, NARROW)]
     factor = _factor([times[name] for name in _NETWORKS], sums)
     units = [Unit(unit.read, unit.made, unit.times * factor) for unit in raw]
     corrected = LatencyTable(units, 0, len(space.groups))
     rest = times[_NETWORKS[0]] - float(corrected.ns_of_widths(space.sizes[None])[0])
     return LatencyTable(units, max(0, round(rest)), len(space.groups))
+
+
+def _at(times: np.ndarray, point: int) -> float:
+    """Time where all groups have the ratio of one grid point."""
+    return float(times[point if len(times) > 1 else 0, point])
 
 
 def _factor(measured: Sequence[float], summed: Sequence[float]) -> float:
