@@ -195,9 +195,9 @@ def _tell(record: Record, out: Path, console: Console) -> None:
         )
     if (predicted := record.predicted_latency) is not None:
         console.print(
-            f"predicted at batch {predicted.batch}: {predicted.parent_ms:.2f} ms -> "
-            f"{predicted.pruned_ms:.2f} ms, within {predicted.limit_ms:.2f} ms; "
-            f"{predicted.error:+.1%} of what was measured"
+            f"predicted for batch {predicted.batch}: {predicted.parent_ms:.2f} ms -> "
+            f"{predicted.pruned_ms:.2f} ms, the budget being {predicted.limit_ms:.2f} ms; that is "
+            f"{abs(predicted.error):.1%} {'above' if predicted.error > 0 else 'below'} measured"
         )
     console.print(f"saved in {out}")
 

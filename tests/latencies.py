@@ -12,7 +12,7 @@ from zoo.core.operators import grid_widths, list_cases
 from zoo.core.space import ChannelSpace
 from zoo.core.timing import NARROW, RATIOS, Timing, tabulate
 
-TICK = 1000  # nanoseconds for an element
+TICK = 1_000_000  # nanoseconds for an element
 CONSTANT = 5_000_000  # nanoseconds that no operator accounts for
 
 

@@ -109,7 +109,7 @@ def test_prediction_is_the_sum_over_the_operators_of_the_rebuilt_network(
     predicted = table.ns_of_widths(widths)
     exact = TICK * np.array([counted(model, space, row) for row in widths])
     slack = 2 * sum(u.read.grid[-1] + u.made.grid[-1] for u in table.units)
-    assert np.abs((predicted - predicted[0]) - (exact - exact[0])).max() <= slack < TICK * 64
+    assert np.abs((predicted - predicted[0]) - (exact - exact[0])).max() <= slack < TICK
 
 
 def test_full_network_takes_what_it_was_measured_to_take() -> None:
@@ -213,7 +213,7 @@ def test_knapsack_items_weigh_the_time_that_making_a_channel_takes() -> None:
     cost = CostModel(base.space, table)
     by_time = replace(base, cost=cost, budget=Budget.parse(0.7, cost, "latency"))
     by_weights = replace(base, cost=cost, budget=Budget.parse(0.7, cost, "params"))
-    assert (channel_costs(by_time) // TICK == channel_costs(by_weights)).all()
+    assert (np.rint(channel_costs(by_time) / TICK) == channel_costs(by_weights)).all()
 
 
 def test_budget_of_latency_is_a_ratio_or_milliseconds() -> None:
@@ -224,8 +224,8 @@ def test_budget_of_latency_is_a_ratio_or_milliseconds() -> None:
     assert Budget.parse(0.8, cost, "latency_ms") == Budget("latency", 800_000)
     with pytest.raises(ValueError, match=r"budget 2 is no keep ratio; .* as latency_ms"):
         Budget.parse(2, cost, "latency")
-    with pytest.raises(ValueError, match=r"5e\+04 ms is above the parent's"):
-        Budget.parse(5e4, cost, "latency_ms")
+    with pytest.raises(ValueError, match=r"1e\+09 ms is above the parent's"):
+        Budget.parse(1e9, cost, "latency_ms")
     with pytest.raises(ValueError, match="not a positive number"):
         Budget.parse(0, cost, "latency_ms")
     with pytest.raises(ValueError, match="latency was not measured"):

@@ -162,12 +162,13 @@ def tabulate(
         Unit(g.read, g.made, np.array([[times[c.key] for c in row] for row in g.cases]))
         for g in grids
     ]
-    sums = [sum(_at(unit.times, point) for unit in raw) for point in (len(RATIOS) - 1, NARROW)]
+    steady = LatencyTable(raw, 0, len(space.groups)).units
+    sums = [sum(_at(unit.times, point) for unit in steady) for point in (len(RATIOS) - 1, NARROW)]
     factor = _factor([times[name] for name in _NETWORKS], sums)
     units = [Unit(unit.read, unit.made, unit.times * factor) for unit in raw]
     corrected = LatencyTable(units, 0, len(space.groups))
     rest = times[_NETWORKS[0]] - float(corrected.ns_of_widths(space.sizes[None])[0])
-    return LatencyTable(units, max(0, round(rest)), len(space.groups))
+    return LatencyTable(units, round(rest), len(space.groups))
 
 
 def _at(times: np.ndarray, point: int) -> float:
