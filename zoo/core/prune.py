@@ -22,7 +22,7 @@ from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 from zoo.core.latency import LatencyTable
 from zoo.core.meter import Meter, Spent
 from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, create_pruner
+from zoo.core.pruner import Pruner, Subnet, create_pruner
 from zoo.core.save import Architecture
 from zoo.core.space import ChannelSpace
 from zoo.core.supernet import recalibrate
@@ -146,33 +146,35 @@ def prune(
     parent = copy.deepcopy(model).eval()
     space = _prunable_space(parent, train_loader, inexact)
     with _bar(progress) as tell:
-        cost = CostModel(space)
-        if metric in ("latency", "latency_ms"):
-            cost = CostModel(space, _latency_table(parent, space, timing, rules, cache, tell))
-        meter = Meter(device)
+        table = _latency_table(parent, space, metric, timing, rules, cache, tell)
+        cost, meter = CostModel(space, table), Meter(device)
         budget, data = _budget(value, metric, cost), MeteredData(batches, validation, meter)
         name = type(pruner).__module__.rpartition(".")[2]
         problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
-        problem.check_feasible()
-        tell("searching", 0, None)
-        subnet = pruner.search(problem)
-        _check_decision(problem, subnet.config)
+        subnet = _search(pruner, problem, tell)
         small = rebuild(parent, space, subnet.config, subnet.weights)
         _finetune(small, problem, pruner, batches, recipe, subnet.config, tell)
         tell("validating", 0, None)
-        top1, parent_top1 = evaluate(small, validation), evaluate(parent, validation)
-        check = _check_latency(problem, subnet.config, small, timing)
-    architecture = Architecture.of(parent, **(model_args or {}))
-    return _result(problem, subnet.config, small, (top1, parent_top1), architecture, check)
+        architecture = Architecture.of(parent, **(model_args or {}))
+        return _result(problem, subnet.config, small, validation, timing, architecture)
+
+
+def _search(pruner: Pruner, problem: Problem, tell: Tell) -> Subnet:
+    """The pruner's decision, checked."""
+    problem.check_feasible()
+    tell("searching", 0, None)
+    subnet = pruner.search(problem)
+    _check_decision(problem, subnet.config)
+    return subnet
 
 
 def _result(
     problem: Problem,
     config: SubnetConfig,
     small: nn.Module,
-    top1: tuple[float, float],
+    validation: LoaderBatches,
+    timing: Timing,
     architecture: Architecture,
-    latency: LatencyCheck | None,
 ) -> PruneResult:
     cost = problem.cost
     return PruneResult(
@@ -184,22 +186,26 @@ def _result(
         params=cost.params(config),
         parent_macs=cost.full_macs,
         parent_params=cost.full_params,
-        val_top1=top1[0],
-        parent_val_top1=top1[1],
+        val_top1=evaluate(small, validation),
+        parent_val_top1=evaluate(problem.model, validation),
         space=problem.space,
         architecture=architecture,
-        latency=latency,
+        latency=_check_latency(problem, config, small, timing),
     )
 
 
 def _latency_table(
     parent: nn.Module,
     space: ChannelSpace,
+    metric: BudgetUnit,
     timing: Timing,
     rules: WidthRules,
     cache: str | Path | None,
     tell: Tell,
-) -> LatencyTable:
+) -> LatencyTable | None:
+    """The operator times of the parent, where latency is what the budget limits."""
+    if metric not in ("latency", "latency_ms"):
+        return None
     return measure_latency(
         parent,
         space,
