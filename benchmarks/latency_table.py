@@ -44,6 +44,9 @@ CASES = (
 
 CONFIGURATIONS = 10
 
+QUIET, ATTEMPTS = 0.05, 2
+"""A control above this means busy neighbours: everything is measured anew, so often at most."""
+
 HEADINGS = (
     "Network",
     "Pixels",
@@ -99,9 +102,19 @@ def main() -> None:
     folder = parser.parse_args().docs
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    trials = [try_table(*case) for case in CASES]
+    trials = [quiet_trial(*case) for case in CASES]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latency.md").write_text(page(trials), encoding="utf-8")
+
+
+def quiet_trial(name: str, side: int, batch: int) -> Trial:
+    """The first trial whose control is small, or else the one where it was smallest."""
+    trials = []
+    for _ in range(ATTEMPTS):
+        trials.append(try_table(name, side, batch))
+        if abs(trials[-1].control) <= QUIET:
+            break
+    return min(trials, key=lambda trial: abs(trial.control))
 
 
 def try_table(name: str, side: int, batch: int) -> Trial:
@@ -177,7 +190,8 @@ Below are {CONFIGURATIONS} random configurations of each network, timed whole be
 The error is that of the share of the parent's latency, which is what a budget limits, averaged
 over the configurations; beside it the same for the share of MACs. The control is how much the
 parent's time moved between the table and the networks: where it is far from zero, neighbours kept
-the machine busy, and the errors hold their noise, too.
+the machine busy, and the errors hold their noise, too. Above {100 * QUIET:.0f} % all is measured
+anew, at most {ATTEMPTS} times, and the trial of the smallest control is shown.
 
 {_line(HEADINGS)}
 |{"---|" * len(HEADINGS)}

@@ -206,6 +206,7 @@ class Cell(Strict):
     def supernet_key(self) -> str:
         """Names all that a supernet is trained from, beside its method's own settings."""
         given = f"{self.parent_key} {self.finetune.batch_size} {self.rules!r} {self.metric}"
+        given += f" {self.latency!r}" if self.limits_latency else ""
         return hashlib.sha256(given.encode()).hexdigest()[:8]
 
     @property
