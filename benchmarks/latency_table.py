@@ -191,9 +191,9 @@ The error is that of the share of the parent's latency, which is what a budget l
 over the configurations; beside it the same for the share of MACs. The control is how much the
 parent's time moved between the table and the networks: where it is far from zero, neighbours kept
 the machine busy, and the errors hold their noise, too. Above {100 * QUIET:.0f} % all is measured
-anew, at most {ATTEMPTS} times, and the trial of the smallest control is shown. Where a smaller network is slower
-than a larger one, as the lists below show where it happened, no prediction that grows with every
-width can follow.
+anew, at most {ATTEMPTS} times, and the trial of the smallest control is shown.
+Where a smaller network is slower than a larger one, as the lists below show where it happened, no
+prediction that grows with every width can follow.
 
 {_line(HEADINGS)}
 |{"---|" * len(HEADINGS)}
