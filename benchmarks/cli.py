@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich import box
@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from benchmarks.record import BudgetMetric
     from benchmarks.report import Comparison
     from benchmarks.run import Plan
 
@@ -122,6 +123,13 @@ def prune(
     params: Annotated[
         float | None, typer.Option(help="Budget in parameters instead of MACs.")
     ] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(help="Budget as a keep ratio of the latency at batch 1, on this device."),
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="The same in milliseconds a pass.")
+    ] = None,
     dataset: Annotated[str, typer.Option(help="A data set; see zoo list.")] = "cluttered_digits",
     data: DataPath = None,
     out: Annotated[Path, typer.Option(help="New folder for the smaller network.")] = Path("pruned"),
@@ -147,12 +155,13 @@ def prune(
     from benchmarks.single import Request, prune_one
 
     _require_device(device)
+    budget, metric = _budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     request = Request(
         model=model,
         width=width,
         method=method,
-        budget=_budget(macs, params),
-        metric="macs" if params is None else "params",
+        budget=budget,
+        metric=metric,
         dataset=dataset,
         image_size=image_size,
         train_size=train_size,
@@ -329,12 +338,14 @@ def _paper(method: str) -> str:
     return " ".join(card(get_pruner(method))["Paper"].split())
 
 
-def _budget(macs: float | None, params: float | None) -> float:
-    if macs is not None and params is not None:
-        raise ValueError("--macs and --params are two budgets; give one")
-    if params is not None:
-        return params
-    return 0.5 if macs is None else macs
+def _budget(**given: float | None) -> "tuple[float, BudgetMetric]":
+    """The budget that was given, and what it limits; half the MACs if none was."""
+    found = [(value, name) for name, value in given.items() if value is not None]
+    if len(found) > 1:
+        options = " and ".join(f"--{name.replace('_', '-')}" for _, name in found)
+        raise ValueError(f"{options} are {len(found)} budgets; give one")
+    value, name = found[0] if found else (0.5, "macs")
+    return value, cast("BudgetMetric", name)
 
 
 def _require_device(device: str) -> None:

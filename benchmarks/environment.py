@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.record import Environment
+from zoo.core.timing import cpu_model
 
 __all__ = ["capture"]
 
@@ -30,7 +31,7 @@ def capture(workers: int) -> Environment:
         cuda=torch.version.cuda if gpu else None,
         driver=driver,
         gpu=gpu,
-        cpu=_cpu_model(),
+        cpu=cpu_model(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
         workers=workers,
@@ -38,16 +39,6 @@ def capture(workers: int) -> Environment:
         commit=commit,
         dirty=is_dirty,
     )
-
-
-@functools.cache
-def _cpu_model() -> str | None:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or None
 
 
 @functools.cache

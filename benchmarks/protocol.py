@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 
+from benchmarks.costs import cost_model, predicted_latency, size_of
 from benchmarks.environment import capture
 from benchmarks.measure import measure_pair
 from benchmarks.network import seeded, untrained
@@ -41,6 +42,7 @@ from benchmarks.record import (
     Measured,
     Phase,
     PhaseCost,
+    PredictedLatency,
     Record,
     Sample,
     Schedule,
@@ -90,6 +92,7 @@ class Findings:
     top1: Top1 = field(default_factory=Top1)
     baseline: PhaseCost | None = None
     latency: tuple[Measured, ...] = ()
+    predicted_latency: PredictedLatency | None = None
     groups: tuple[Group, ...] = ()
     images: dict[Literal["train", "search", "test"], int] = field(default_factory=dict)
     config: SubnetConfig | None = None
@@ -164,16 +167,16 @@ def parent_for(cell: Cell, places: Places) -> Parent:
 
 
 def build_problem(
-    cell: Cell, model: nn.Module, splits: Splits, meter: Meter, supernets: Path | None = None
+    cell: Cell, model: nn.Module, splits: Splits, meter: Meter, cache: Path | None = None
 ) -> Problem:
-    """What the method of a cell is given; trained supernets are kept in a folder, if one is given.
+    """What the method of a cell is given; supernets and latencies are kept in a folder, if given.
 
     Raises:
         ValueError: if the budget is above the parent's cost.
         InfeasibleBudget: if it is below the smallest legal subnet.
     """
     space = ChannelSpace.trace(model, splits.input_size)
-    cost = CostModel(space)
+    cost = cost_model(cell, model, space, None if cache is None else cache / "latency")
     return Problem(
         model=model,
         space=space,
@@ -184,7 +187,7 @@ def build_problem(
         seed=cell.seed,
         meter=meter,
         method=cell.method,
-        store=None if supernets is None else SupernetStore(supernets, cell.supernet_key),
+        store=None if cache is None else SupernetStore(cache / "supernets", cell.supernet_key),
     )
 
 
@@ -194,9 +197,9 @@ def _follow(cell: Cell, places: Places, findings: Findings) -> None:
     findings.images = _image_counts(splits)
     parent = parent_for(cell, places)
     findings.baseline = parent.cost
-    problem = build_problem(cell, parent.model, splits, findings.meter, places.cache / "supernets")
+    problem = build_problem(cell, parent.model, splits, findings.meter, places.cache)
     findings.problem = problem
-    findings.size = _size(problem, None)
+    findings.size = size_of(problem, None)
     problem.check_feasible()
     if cell.sample is None:
         _prune(cell, problem, splits, findings)
@@ -230,6 +233,7 @@ def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> 
     findings.latency = measure_pair(
         parent, finetuned, splits.input_size, latency=cell.latency, device=cell.device
     )
+    findings.predicted_latency = predicted_latency(cell, problem, subnet.config, findings.latency)
     findings.network = finetuned
 
 
@@ -297,7 +301,7 @@ def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
     config = subnet.config
     findings.config = config
     problem.rules.check(problem.space, config)
-    findings.size = _size(problem, config)
+    findings.size = size_of(problem, config)
     findings.groups = tuple(
         Group(name=group.name, size=group.size, kept=len(config.indices(group)), stage=group.stage)
         for group in problem.space.groups
@@ -305,19 +309,9 @@ def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
     reached = problem.budget.cost(problem.cost, config)
     if reached > problem.budget.limit:
         raise ValueError(
-            f"the method returned {reached:,} {problem.budget.metric}, over its budget of "
-            f"{problem.budget.limit:,}"
+            f"the method returned {problem.budget.told(reached)}, over its budget of "
+            f"{problem.budget.told(problem.budget.limit)}"
         )
-
-
-def _size(problem: Problem, config: SubnetConfig | None) -> Size:
-    return Size(
-        full_macs=problem.cost.full_macs,
-        full_params=problem.cost.full_params,
-        limit=problem.budget.limit,
-        macs=None if config is None else problem.cost.macs(config),
-        params=None if config is None else problem.cost.params(config),
-    )
 
 
 def _finetuned(
@@ -454,6 +448,7 @@ def _record(
         spent=spent,
         seconds=seconds,
         latency=findings.latency,
+        predicted_latency=findings.predicted_latency,
         groups=findings.groups,
         config=_plain(findings.config.to_json()) if findings.config else None,
         trace=tuple(_plain(row) for row in rows),

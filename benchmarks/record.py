@@ -25,6 +25,7 @@ from benchmarks.strict import Many, Strict, explain
 
 __all__ = [
     "PHASES",
+    "BudgetMetric",
     "Cell",
     "DamagedRecord",
     "Data",
@@ -35,6 +36,7 @@ __all__ = [
     "Model",
     "Phase",
     "PhaseCost",
+    "PredictedLatency",
     "Quartiles",
     "Record",
     "Rules",
@@ -64,15 +66,18 @@ class DamagedRecord(ValueError):
 
 
 def as_ratio_or_count(value: object) -> object:
-    """A budget of at most 1 is a float keep ratio, a larger one an integer count."""
+    """A budget of at most 1 is a float keep ratio, a larger one an integer count if it is whole."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if not math.isfinite(value) or value <= 0:
         raise ValueError(
             f"budget {value} is not positive; give a keep ratio in (0, 1] or a count above 1"
         )
-    return float(value) if value <= 1 else round(value)
+    return round(value) if value > 1 and value == round(value) else float(value)
 
+
+BudgetMetric = Literal["macs", "params", "latency", "latency_ms"]
+"""What a budget limits; of "latency" it is a keep ratio, of "latency_ms" milliseconds a pass."""
 
 BudgetValue = Annotated[float | int, BeforeValidator(as_ratio_or_count)]
 
@@ -180,7 +185,7 @@ class Cell(Strict):
     data: Data
     method: str
     settings: dict[str, JsonValue] = {}
-    metric: Literal["macs", "params"] = "macs"
+    metric: BudgetMetric = "macs"
     budget: BudgetValue
     seed: int = Field(ge=0)
     parent: Schedule
@@ -205,6 +210,11 @@ class Cell(Strict):
         return self.scratch is not None or self.start == "scratch"
 
     @property
+    def limits_latency(self) -> bool:
+        """Whether the budget is one of latency, predicted at the first of the batches."""
+        return self.metric in ("latency", "latency_ms")
+
+    @property
     def key(self) -> str:
         """Eight hexadecimal digits that name this cell."""
         return _digest(self.model_dump(mode="json", exclude_defaults=True))
@@ -219,6 +229,7 @@ class Cell(Strict):
     def supernet_key(self) -> str:
         """Names all that a supernet is trained from, beside its method's own settings."""
         given = f"{self.parent_key} {self.finetune.batch_size} {self.rules!r} {self.metric}"
+        given += f" {self.latency!r}" if self.limits_latency else ""
         return hashlib.sha256(given.encode()).hexdigest()[:8]
 
     @property
@@ -268,7 +279,10 @@ class PhaseCost(Strict):
 
 
 class Size(Strict):
-    """Exact cost of the parent, the limit that the budget set, and what was reached."""
+    """Exact cost of the parent, the limit that the budget set, and what was reached.
+
+    The limit is in MACs, parameters or, for a budget of latency, nanoseconds.
+    """
 
     full_macs: int
     full_params: int
@@ -322,6 +336,26 @@ class Measured(Strict):
         return 1e3 * self.batch / self.pruned_ms.median
 
 
+class PredictedLatency(Strict):
+    """Latency that a search was limited in, and what the networks then took, in milliseconds.
+
+    Predicted is what operator times, measured one by one before, add up to; measured are the
+    medians of `Measured` at the same batch.
+    """
+
+    batch: int
+    limit_ms: float
+    parent_ms: float
+    pruned_ms: float
+    measured_parent_ms: float
+    measured_pruned_ms: float
+
+    @property
+    def error(self) -> float:
+        """Prediction over measurement of the pruned network, less 1."""
+        return self.pruned_ms / self.measured_pruned_ms - 1
+
+
 class Group(Strict):
     """A channel group: its full size and how many channels were kept."""
 
@@ -368,6 +402,7 @@ class Record(Strict):
     spent: dict[Phase, PhaseCost] = {}
     seconds: float | None = None
     latency: Many[Measured] = ()
+    predicted_latency: PredictedLatency | None = None
     groups: Many[Group] = ()
     config: dict[str, JsonValue] | None = None
     trace: Many[dict[str, JsonValue]] = ()

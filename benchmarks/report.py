@@ -36,7 +36,7 @@ __all__ = [
     "write_tables",
 ]
 
-UNITS = {"macs": "MACs", "params": "params"}
+UNITS = {"macs": "MACs", "params": "params", "latency": "latency", "latency_ms": "ms"}
 REFERENCE = "uniform"
 """The method that differences are taken to."""
 

@@ -7,14 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
 from benchmarks.protocol import Findings, Places, parent_for, run_cell
-from benchmarks.record import Cell, Data, Model, Record, Schedule, write_record
+from benchmarks.record import BudgetMetric, Cell, Data, Model, Record, Schedule, write_record
 from benchmarks.suite import PROTOCOL
 from zoo.core.checks import Outcome, contract
 from zoo.core.config import SubnetConfig
@@ -45,7 +44,7 @@ class Request:
     width: float
     method: str
     budget: float
-    metric: Literal["macs", "params"]
+    metric: BudgetMetric
     dataset: str
     image_size: int | None
     train_size: int | None
@@ -198,6 +197,12 @@ def _tell(record: Record, out: Path, console: Console) -> None:
         console.print(
             f"batch {measured.batch}: {measured.parent_ms.median:.2f} ms -> "
             f"{measured.pruned_ms.median:.2f} ms"
+        )
+    if (predicted := record.predicted_latency) is not None:
+        console.print(
+            f"predicted for batch {predicted.batch}: {predicted.parent_ms:.2f} ms -> "
+            f"{predicted.pruned_ms:.2f} ms, the budget being {predicted.limit_ms:.2f} ms; that is "
+            f"{abs(predicted.error):.1%} {'above' if predicted.error > 0 else 'below'} measured"
         )
     console.print(f"saved in {out}")
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from benchmarks.record import (
+    BudgetMetric,
     BudgetValue,
     Cell,
     Data,
@@ -79,7 +80,7 @@ class Suite(Strict):
     methods: Literal["all"] | Many[str] = "all"
     variants: Many[Variant] = ()
     budgets: Many[BudgetValue] = ()
-    metric: Literal["macs", "params"] = "macs"
+    metric: BudgetMetric = "macs"
     seeds: Many[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
     models: Many[Model] = Field(min_length=1)
     datasets: Many[Data] = Field(min_length=1)

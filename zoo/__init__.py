@@ -10,13 +10,15 @@ from zoo.core.checks import check_pruner
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import Budget, CostModel
 from zoo.core.errors import Diverged, InfeasibleBudget, UnsupportedModel
+from zoo.core.latency import LatencyTable
 from zoo.core.problem import Problem
-from zoo.core.prune import PruneResult, prune
+from zoo.core.prune import LatencyCheck, PruneResult, prune
 from zoo.core.pruner import Pruner, Subnet, create_pruner, list_pruners
 from zoo.core.save import load_pruned, save_pruned
 from zoo.core.space import ChannelGroup, ChannelSpace
 from zoo.core.supernet import Supernet, recalibrate
 from zoo.core.surgery import rebuild
+from zoo.core.timing import DamagedTable, Timing, measure_latency
 from zoo.core.train import Recipe
 from zoo.core.widen import widen
 
@@ -25,8 +27,11 @@ __all__ = [
     "ChannelGroup",
     "ChannelSpace",
     "CostModel",
+    "DamagedTable",
     "Diverged",
     "InfeasibleBudget",
+    "LatencyCheck",
+    "LatencyTable",
     "Problem",
     "PruneResult",
     "Pruner",
@@ -34,12 +39,14 @@ __all__ = [
     "Subnet",
     "SubnetConfig",
     "Supernet",
+    "Timing",
     "UnsupportedModel",
     "WidthRules",
     "check_pruner",
     "create_pruner",
     "list_pruners",
     "load_pruned",
+    "measure_latency",
     "prune",
     "rebuild",
     "recalibrate",

@@ -290,9 +290,11 @@ def make_items(problem: Problem, values: Mapping[str, np.ndarray]) -> Items:
 def channel_costs(problem: Problem) -> np.ndarray:
     """Cost of making one channel of each group at unpruned input width, int64, shape (G,).
 
-    MACs of the tied layers divided by their output channels (m_l), or their weights.
+    MACs of the tied layers divided by their output channels (m_l), their weights, or nanoseconds.
     """
-    table = problem.space.table
+    space, table = problem.space, problem.space.table
+    if problem.budget.metric == "latency":
+        return problem.cost.latency.making_costs(space.sizes, problem.rules.minimums(space))
     costs: dict[str, int] = {}
     if problem.budget.metric == "params":
         costs = {name: math.prod(shape) for name, shape in table.shapes.items()}
@@ -309,7 +311,7 @@ def channel_costs(problem: Problem) -> np.ndarray:
                 // table.shapes[member.tensor][member.dim]
                 for member in producers(group)
             )
-            for group in problem.space.groups
+            for group in space.groups
         ],
         dtype=np.int64,
     )

@@ -471,7 +471,7 @@ def combine(widths: Widths, between: Sequence[Between], settings: Stagewise) -> 
             errors.append(sum(float(loss[at]) for loss, at in zip(losses, picked, strict=True)))
     if not states:
         raise InfeasibleBudget(
-            f"no combination of what the stages found is within {budget.limit:,} {budget.metric}; "
+            f"no combination of what the stages found is within {budget.told(budget.limit)}; "
             "raise the budget, evaluations or junction_widths, or use fewer stages"
         )
     widths.problem.trace("combine", errors=errors, costs=widths.grid.costs(np.stack(states)))
@@ -493,7 +493,7 @@ def _check_reach(problem: Problem, staged: StagedGrid) -> None:
     smallest = int(part.costs(np.zeros((1, len(part.free)), dtype=np.int64))[0])
     if smallest > budget.limit:
         raise InfeasibleBudget(
-            f"budget {budget.limit:,} {budget.metric} is below {smallest:,}, the narrowest stages "
-            "between junctions that keep their widths; raise it, use fewer stages or junctions "
-            "'leading', or lower min_keep"
+            f"budget {budget.told(budget.limit)} is below {budget.told(smallest)}, the narrowest "
+            "stages between junctions that keep their widths; raise it, use fewer stages or "
+            "junctions 'leading', or lower min_keep"
         )

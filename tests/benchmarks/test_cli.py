@@ -191,7 +191,8 @@ def test_prune_from_a_wider_network_to_an_absolute_budget(run, tmp_path):
         (("test_resnt",), "unknown model 'test_resnt'; did you mean test_resnet"),
         (("test_resnet", "--method", "napsack"), "knapsack"),
         (("test_resnet", "--dataset", "digit"), "digits"),
-        (("test_resnet", "--macs", "0.5", "--params", "0.5"), "give one"),
+        (("test_resnet", "--macs", "0.5", "--params", "0.5"), "--macs and --params are 2 budgets"),
+        (("test_resnet", "--latency", "0.5", "--latency-ms", "3"), "--latency and --latency-ms"),
     ],
 )
 def test_prune_refuses_what_is_not_there_and_leaves_no_folder(run, tmp_path, arguments, message):

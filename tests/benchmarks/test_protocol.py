@@ -20,6 +20,8 @@ from benchmarks.record import Data, Latency, Model, Schedule, load_records
 from benchmarks.run import Job, plan_suite, run_plan
 from benchmarks.suite import PROTOCOL, Suite, load_suite
 from tests.benchmarks.fabricate import cell as made_up_cell
+from tests.latencies import made_up_times
+from zoo.core import timing
 from zoo.core.config import SubnetConfig
 from zoo.core.pruner import Pruner, Subnet
 from zoo.core.train import CrossEntropy
@@ -129,6 +131,24 @@ def test_a_budget_below_the_smallest_subnet_is_recorded_as_infeasible(places):
     assert record.status == "infeasible"
     assert "below the smallest subnet" in record.reason
     assert record.size.macs is None and record.config is None and "baseline" in record.spent
+
+
+def test_a_budget_of_latency_is_recorded_as_predicted_beside_measured(places, monkeypatch):
+    monkeypatch.setattr(timing, "_timed", made_up_times)
+    record, _ = run(cell(metric="latency", budget=0.9), places)
+    assert (record.status, record.reason) == ("ok", None)
+    found, (measured,) = record.predicted_latency, record.latency
+    assert found.batch == measured.batch == 1
+    assert found.parent_ms == 100.0 and found.limit_ms == 90.0
+    assert record.size.limit == 90_000_000 and 80 < found.pruned_ms <= 90
+    assert found.measured_pruned_ms == measured.pruned_ms.median
+    assert found.measured_parent_ms == measured.parent_ms.median
+    assert found.error == found.pruned_ms / measured.pruned_ms.median - 1
+    assert len(list((places.cache / "latency").glob("*.json"))) == 1
+    again, _ = run(cell(metric="latency_ms", budget=90.0), places)
+    assert again.config == record.config and again.cell.key != record.cell.key
+    assert len(list((places.cache / "latency").glob("*.json"))) == 1
+    assert run(cell(), places)[0].predicted_latency is None
 
 
 def test_a_budget_above_the_parent_fails_with_both_numbers(places):

@@ -119,6 +119,7 @@ def test_a_budget_that_is_not_positive_is_refused(budget):
 def test_a_budget_up_to_one_is_a_ratio_and_above_a_count():
     assert isinstance(cell(budget=1).budget, float)
     assert isinstance(cell(budget=2.0).budget, int)
+    assert cell(metric="latency_ms", budget=2.5).budget == 2.5
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"id": "x"}'])

@@ -53,7 +53,7 @@ def test_a_file_is_read_by_its_path(tmp_path):
         ("[ranking.sample]\nlow = 0.6\nhigh = 0.5", "low, 0.6, is above high, 0.5"),
         ("seeds = []", "seeds: .*at least 1 item"),
         ("seeds = [-1]", "seeds.0: .*greater than or equal to 0"),
-        ('metric = "flops"', "metric: .*'macs' or 'params'"),
+        ('metric = "flops"', "metric: .*'macs', 'params', 'latency' or 'latency_ms'"),
         ("protocol = 99", "protocol 99 is not the one of this program"),
         ('title = ""\n', "is not TOML"),
     ],

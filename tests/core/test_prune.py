@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
+from tests.latencies import made_up_times
+from zoo.core import timing
 
 SIZE = (3, 32, 32)
 
@@ -91,7 +93,8 @@ def test_progress_bar_is_shown_on_request_only(capsys: pytest.CaptureFixture[str
         ({"macs": 10**12}, "above the parent's"),
         ({"macs": 1e-6}, "below the smallest subnet"),
         ({"macs": None}, "give one budget"),
-        ({"macs": 0.5, "params": 0.5}, "give one budget"),
+        ({"macs": 0.5, "params": 0.5}, "give one budget: .*; given: macs and params"),
+        ({"latency": 0.5}, "give one budget: .*; given: macs and latency"),
         ({"method": "l1_nrm"}, "l1_norm"),
         ({"settings": {"nonsense": 1}}, "nonsense"),
     ],
@@ -99,6 +102,24 @@ def test_progress_bar_is_shown_on_request_only(capsys: pytest.CaptureFixture[str
 def test_bad_request_says_what_is_wrong(budget: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pruned(Plain(), **budget)
+
+
+def test_budget_of_latency_is_met_as_predicted_and_checked_by_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "_timed", made_up_times)
+    model = Plain()
+    halved = pruned(model, macs=None, latency=0.9, cache=tmp_path)
+    found = halved.latency
+    assert found is not None
+    assert 0.8 * found.parent_predicted_ms < found.predicted_ms <= 0.9 * found.parent_predicted_ms
+    assert found.parent_predicted_ms == found.measured_ms == found.parent_measured_ms == 100.0
+    same = pruned(model, macs=None, latency_ms=0.9 * found.parent_predicted_ms, cache=tmp_path)
+    assert same.config == halved.config
+    assert len(list(tmp_path.glob("*.json"))) == 1
+    assert pruned(model).latency is None
+    with pytest.raises(ValueError, match="give a keep ratio up to 1, or up to 100 ms as latency"):
+        pruned(model, macs=None, latency=90, cache=tmp_path)
 
 
 def test_network_without_prunable_channels_is_refused() -> None:

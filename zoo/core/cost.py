@@ -1,8 +1,8 @@
-"""CostModel: exact multiply-adds and parameters of any configuration, without building it.
+"""CostModel: multiply-adds, parameters and latency of any configuration, without building it.
 
 One multiply-add counts one (torchvision's convention; papers' "FLOPs" are usually this). Counted
 are convolutions and linear layers, as in the published figures; batch normalisation, activations,
-biases, and products of two activations are not.
+biases, and products of two activations are not. Latency is predicted from a measured table.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from typing import Any, Literal
 import numpy as np
 
 from zoo.core.config import SubnetConfig
+from zoo.core.latency import LatencyTable
 from zoo.core.space import ChannelSpace
 
-__all__ = ["Budget", "CostModel", "Metric"]
+__all__ = ["NS_PER_MS", "Budget", "BudgetUnit", "CostModel", "Metric"]
 
-Metric = Literal["macs", "params"]
+Metric = Literal["macs", "params", "latency"]
+BudgetUnit = Literal["macs", "params", "latency", "latency_ms"]
+"""What the number of a budget means: a metric, or milliseconds of latency."""
+
+NS_PER_MS = 1_000_000
 _EXACT = 2**53  # integers up to here are exact in float64
 _CHUNK = 2048  # configurations at a time: their layer sizes fit a processor's cache
 
@@ -31,21 +36,21 @@ class CostModel:
 
     Args:
         space: the channel space.
+        latency: measured operator times of the same network, where latency is to be known.
 
     Raises:
         ValueError: if the network is too large for exact arithmetic (above 9e15 MACs).
     """
 
-    def __init__(self, space: ChannelSpace) -> None:
+    def __init__(self, space: ChannelSpace, latency: LatencyTable | None = None) -> None:
         self.space = space
+        self._latency = latency
         table = space.table
         groups = len(space.groups)
         slopes = np.zeros((len(table.axes), groups), dtype=np.int64)
         fixed = np.zeros(len(table.axes), dtype=np.int64)
         for index, axis in enumerate(table.axes):
-            fixed[index] = np.count_nonzero(axis.group < 0)
-            positions = np.bincount(axis.group[axis.group >= 0], minlength=groups)
-            slopes[index] = positions // np.maximum(space.sizes, 1)
+            slopes[index], fixed[index] = axis.slopes(space.sizes)
         self._macs = _Products(
             slopes, fixed, [(factor, axes) for _, factor, axes in table.products]
         )
@@ -74,6 +79,29 @@ class CostModel:
     def params_of_widths(self, widths: Any) -> np.ndarray:
         """Return the parameter counts of many configurations, int64, shape (n,)."""
         return self._params(self._checked(widths))
+
+    def latency_of_widths(self, widths: Any) -> np.ndarray:
+        """Return the predicted latencies of many configurations in nanoseconds, int64, shape (n,).
+
+        They grow with every width.
+
+        Raises:
+            ValueError: if there is no latency table.
+        """
+        return self.latency.ns_of_widths(self._checked(widths))
+
+    @property
+    def latency(self) -> LatencyTable:
+        """The measured operator times.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self._latency is None:
+            raise ValueError(
+                "latency was not measured; use CostModel(space, zoo.measure_latency(model, space))"
+            )
+        return self._latency
 
     def _checked(self, widths: Any) -> np.ndarray:
         array = np.asarray(widths)
@@ -139,48 +167,72 @@ class Budget:
     """An upper limit of a cost.
 
     Args:
-        metric: what is limited: "macs" or "params".
-        limit: the limit, in multiply-adds or parameters.
+        metric: what is limited: "macs", "params" or "latency".
+        limit: the limit, in multiply-adds, parameters or nanoseconds.
     """
 
     metric: Metric
     limit: int
 
     @classmethod
-    def parse(cls, value: float, cost: CostModel, metric: Metric = "macs") -> Budget:
+    def parse(cls, value: float, cost: CostModel, metric: BudgetUnit = "macs") -> Budget:
         """Return the budget that a number means for a network.
 
         Args:
-            value: at most 1, a keep ratio of the parent's cost; above 1, an absolute limit.
+            value: at most 1, a keep ratio of the parent's cost; above 1, an absolute limit. Of
+                "latency" always a ratio; of "latency_ms" always milliseconds.
             cost: the parent's cost model.
             metric: what is limited.
 
         Raises:
             ValueError: if the value is not a positive number, or above the parent's cost.
         """
-        full = cost.full_macs if metric == "macs" else cost.full_params
+        limited: Metric = "latency" if metric == "latency_ms" else metric
+        parent = cls(limited, cls(limited, 0).full(cost))
         if not math.isfinite(value) or value <= 0:
+            raise ValueError(f"budget {value} is not a positive number; give {parent._choice()}")
+        if metric == "latency" and value > 1:
+            raise ValueError(f"budget {value} is no keep ratio; give {parent._choice()}")
+        if metric == "latency_ms":
+            limit = math.floor(value * NS_PER_MS)
+        else:
+            limit = math.floor(value * parent.limit) if value <= 1 else int(value)
+        if limit > parent.limit:
             raise ValueError(
-                f"budget {value} is not a positive number; give a keep ratio up to 1 or a "
-                f"number of {metric} up to {full:,}"
+                f"budget {parent.told(limit)} is above the parent's {parent.told(parent.limit)}; "
+                "nothing would be pruned"
             )
-        limit = math.floor(value * full) if value <= 1 else int(value)
-        if limit > full:
-            raise ValueError(
-                f"budget {limit:,} {metric} is above the parent's {full:,}; nothing would be pruned"
-            )
-        return cls(metric, limit)
+        return cls(limited, limit)
+
+    def _choice(self) -> str:
+        """The numbers that a budget can be, where the limit is the parent's cost."""
+        if self.metric == "latency":
+            most = self.told(self.limit)
+            return f"a keep ratio up to 1, or up to {most} as latency_ms"
+        return f"a keep ratio up to 1 or a number of {self.metric} up to {self.limit:,}"
+
+    def told(self, cost: int) -> str:
+        """Return a cost as a person reads it, with its unit."""
+        if self.metric == "latency":
+            return f"{cost / NS_PER_MS:.4g} ms"
+        return f"{cost:,} {self.metric}"
 
     def cost(self, cost: CostModel, config: SubnetConfig) -> int:
         """Return the cost of ``config`` in the metric of the budget."""
-        return cost.macs(config) if self.metric == "macs" else cost.params(config)
+        return int(self.cost_of_widths(cost, config.widths(cost.space)[None])[0])
 
     def cost_of_widths(self, cost: CostModel, widths: Any) -> np.ndarray:
         """Return the costs of many configurations, int64, shape (n,), for widths (n, G)."""
         if self.metric == "macs":
             return cost.macs_of_widths(widths)
-        return cost.params_of_widths(widths)
+        if self.metric == "params":
+            return cost.params_of_widths(widths)
+        return cost.latency_of_widths(widths)
 
     def full(self, cost: CostModel) -> int:
         """Return the parent's cost in the metric of the budget."""
-        return cost.full_macs if self.metric == "macs" else cost.full_params
+        if self.metric == "macs":
+            return cost.full_macs
+        if self.metric == "params":
+            return cost.full_params
+        return self.cost(cost, SubnetConfig.full())

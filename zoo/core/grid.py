@@ -85,8 +85,9 @@ def make_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int) -> G
     smallest = int(problem.budget.cost_of_widths(problem.cost, narrowest[None])[0])
     if smallest > problem.budget.limit:
         raise InfeasibleBudget(
-            f"budget {problem.budget.limit:,} {problem.budget.metric} is below {smallest:,}, the "
-            "narrowest blocks between interfaces that keep their widths; raise it or lower min_keep"
+            f"budget {problem.budget.told(problem.budget.limit)} is below "
+            f"{problem.budget.told(smallest)}, the narrowest blocks between interfaces that keep "
+            "their widths; raise it or lower min_keep"
         )
     return grid
 

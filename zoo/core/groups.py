@@ -96,6 +96,18 @@ class Axis:
                 mask[here] = chosen[self.channel[here]]
         return None if mask.all() else np.flatnonzero(mask)
 
+    def slopes(self, sizes: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return how the size of the dimension follows from the widths of the groups.
+
+        Args:
+            sizes: number of channels of each group, shape (G,).
+
+        Returns:
+            Positions for each channel of a group, int64, shape (G,), and those that are fixed.
+        """
+        positions = np.bincount(self.group[self.group >= 0], minlength=len(sizes))
+        return positions // np.maximum(sizes, 1), int(np.count_nonzero(self.group < 0))
+
 
 @dataclass(frozen=True)
 class Follower:

@@ -158,8 +158,8 @@ class Problem:
         smallest = self.smallest_cost()
         if smallest > self.budget.limit:
             raise InfeasibleBudget(
-                f"budget {self.budget.limit:,} {self.budget.metric} is below the smallest subnet, "
-                f"{smallest:,}; raise it or lower min_keep ({self.rules.min_keep})"
+                f"budget {self.budget.told(self.budget.limit)} is below the smallest subnet, "
+                f"{self.budget.told(smallest)}; raise it or lower min_keep ({self.rules.min_keep})"
             )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
@@ -15,25 +16,43 @@ from torch.utils.data import DataLoader
 
 from zoo.core.batches import LoaderBatches
 from zoo.core.config import SubnetConfig, WidthRules
-from zoo.core.cost import Budget, CostModel, Metric
+from zoo.core.cost import NS_PER_MS, Budget, BudgetUnit, CostModel
 from zoo.core.data import MeteredData
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel
+from zoo.core.latency import LatencyTable
 from zoo.core.meter import Meter, Spent
 from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, create_pruner
+from zoo.core.pruner import Pruner, Subnet, create_pruner
 from zoo.core.save import Architecture
 from zoo.core.space import ChannelSpace
 from zoo.core.supernet import recalibrate
 from zoo.core.surgery import rebuild
+from zoo.core.timing import Timing, measure_latency, pass_ns
 from zoo.core.train import Recipe, evaluate, train
 
-__all__ = ["PruneResult", "prune"]
+__all__ = ["LatencyCheck", "PruneResult", "prune"]
 
 Tell = Callable[[str, int, int | None], None]  # what is done, steps done, steps in all
 
 _FINETUNE = Recipe(epochs=5, lr=0.01)
 _RULES = WidthRules()
+_TIMING = Timing()
 _RECALIBRATION_BATCHES = 10
+
+
+@dataclass(frozen=True)
+class LatencyCheck:
+    """Latency of a network and its pruned form, as predicted from the table and as measured whole.
+
+    Attributes:
+        predicted_ms, measured_ms: of the pruned network, in milliseconds a pass.
+        parent_predicted_ms, parent_measured_ms: of the given network.
+    """
+
+    predicted_ms: float
+    measured_ms: float
+    parent_predicted_ms: float
+    parent_measured_ms: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,7 @@ class PruneResult:
             have used these images: report accuracy on others.
         space: the channel space of the given network.
         architecture: how timm makes the given network, for ``save_pruned``.
+        latency: predicted against measured latency; None unless the budget limits latency.
     """
 
     model: nn.Module
@@ -65,6 +85,7 @@ class PruneResult:
     parent_val_top1: float
     space: ChannelSpace = field(repr=False)
     architecture: Architecture = field(repr=False)
+    latency: LatencyCheck | None = None
 
 
 def prune(
@@ -75,6 +96,10 @@ def prune(
     macs: float | None = None,
     *,
     params: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
+    timing: Timing = _TIMING,
+    cache: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     recipe: Recipe = _FINETUNE,
     rules: WidthRules = _RULES,
@@ -92,7 +117,12 @@ def prune(
         val_loader: the same, held out; searches compare candidates on it.
         method: name of a pruner (``zoo.list_pruners()``), or a pruner.
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
-        params: the budget in parameters instead. One of the two must be given.
+        params: the budget in parameters instead.
+        latency: the budget as a share of the parent's latency instead, at most 1, predicted from
+            operator times that are measured first, on the device of ``model``.
+        latency_ms: the same in milliseconds a pass. One of the four must be given.
+        timing: batch, threads and layout that latency is measured with.
+        cache: folder of measured operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
         recipe: how to fine-tune.
         rules: the widths that are allowed.
@@ -108,34 +138,42 @@ def prune(
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
     """
+    value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
     device = next(model.parameters()).device
     batches = LoaderBatches(train_loader, seed=seed, device=device)
     validation = LoaderBatches(val_loader, seed=seed, device=device)
     parent = copy.deepcopy(model).eval()
     space = _prunable_space(parent, train_loader, inexact)
-    cost, meter = CostModel(space), Meter(device)
-    budget, data = _budget(macs, params, cost), MeteredData(batches, validation, meter)
-    name = type(pruner).__module__.rpartition(".")[2]
-    problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
-    problem.check_feasible()
     with _bar(progress) as tell:
-        tell("searching", 0, None)
-        subnet = pruner.search(problem)
-        _check_decision(problem, subnet.config)
+        table = _latency_table(parent, space, metric, timing, rules, cache, tell)
+        cost, meter = CostModel(space, table), Meter(device)
+        budget, data = _budget(value, metric, cost), MeteredData(batches, validation, meter)
+        name = type(pruner).__module__.rpartition(".")[2]
+        problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
+        subnet = _search(pruner, problem, tell)
         small = rebuild(parent, space, subnet.config, subnet.weights)
         _finetune(small, problem, pruner, batches, recipe, subnet.config, tell)
         tell("validating", 0, None)
-        top1, parent_top1 = evaluate(small, validation), evaluate(parent, validation)
-    architecture = Architecture.of(parent, **(model_args or {}))
-    return _result(problem, subnet.config, small, (top1, parent_top1), architecture)
+        architecture = Architecture.of(parent, **(model_args or {}))
+        return _result(problem, subnet.config, small, validation, timing, architecture)
+
+
+def _search(pruner: Pruner, problem: Problem, tell: Tell) -> Subnet:
+    """The pruner's decision, checked."""
+    problem.check_feasible()
+    tell("searching", 0, None)
+    subnet = pruner.search(problem)
+    _check_decision(problem, subnet.config)
+    return subnet
 
 
 def _result(
     problem: Problem,
     config: SubnetConfig,
     small: nn.Module,
-    top1: tuple[float, float],
+    validation: LoaderBatches,
+    timing: Timing,
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
@@ -148,10 +186,49 @@ def _result(
         params=cost.params(config),
         parent_macs=cost.full_macs,
         parent_params=cost.full_params,
-        val_top1=top1[0],
-        parent_val_top1=top1[1],
+        val_top1=evaluate(small, validation),
+        parent_val_top1=evaluate(problem.model, validation),
         space=problem.space,
         architecture=architecture,
+        latency=_check_latency(problem, config, small, timing),
+    )
+
+
+def _latency_table(
+    parent: nn.Module,
+    space: ChannelSpace,
+    metric: BudgetUnit,
+    timing: Timing,
+    rules: WidthRules,
+    cache: str | Path | None,
+    tell: Tell,
+) -> LatencyTable | None:
+    """The operator times of the parent, where latency is what the budget limits."""
+    if metric not in ("latency", "latency_ms"):
+        return None
+    return measure_latency(
+        parent,
+        space,
+        timing,
+        divisor=rules.divisor,
+        folder=None if cache is None else Path(cache),
+        tell=lambda done, total: tell("timing operators", done, total),
+    )
+
+
+def _check_latency(
+    problem: Problem, config: SubnetConfig, small: nn.Module, timing: Timing
+) -> LatencyCheck | None:
+    """Predicted against measured latency, both networks timed side by side."""
+    if problem.budget.metric != "latency":
+        return None
+    predicted = problem.budget.cost(problem.cost, config)
+    measured, parent_measured = pass_ns([small, problem.model], problem.space, timing)
+    return LatencyCheck(
+        predicted_ms=predicted / NS_PER_MS,
+        measured_ms=measured / NS_PER_MS,
+        parent_predicted_ms=problem.budget.full(problem.cost) / NS_PER_MS,
+        parent_measured_ms=parent_measured / NS_PER_MS,
     )
 
 
@@ -190,16 +267,24 @@ def _prunable_space(parent: nn.Module, loader: DataLoader[Any], inexact: bool) -
     return space
 
 
-def _budget(macs: float | None, params: float | None, cost: CostModel) -> Budget:
-    if (macs is None) == (params is None):
-        raise ValueError("give one budget: macs=0.5 for half the multiply-adds, or params=...")
-    metric: Metric = "macs" if params is None else "params"
-    value = macs if params is None else params
-    assert value is not None
+def _one_budget(**given: float | None) -> tuple[float, BudgetUnit]:
+    """The number that was given, and what it limits."""
+    found = [(value, name) for name, value in given.items() if value is not None]
+    if len(found) != 1:
+        names = " and ".join(name for _, name in found) or "none"
+        raise ValueError(
+            "give one budget: macs=0.5 for half the multiply-adds, or params=..., latency=... or "
+            f"latency_ms=...; given: {names}"
+        )
+    value, name = found[0]
+    return value, cast(BudgetUnit, name)
+
+
+def _budget(value: float, metric: BudgetUnit, cost: CostModel) -> Budget:
     budget = Budget.parse(value, cost, metric)
     if budget.limit >= budget.full(cost):
         raise ValueError(
-            f"budget {value} keeps all {budget.limit:,} {metric}; nothing would be pruned"
+            f"budget {value} keeps all {budget.told(budget.limit)}; nothing would be pruned"
         )
     return budget
 
@@ -210,8 +295,8 @@ def _check_decision(problem: Problem, config: SubnetConfig) -> None:
     reached = problem.budget.cost(problem.cost, config)
     if reached > problem.budget.limit:
         raise InfeasibleBudget(
-            f"the method returned {reached:,} {problem.budget.metric}, above its budget of "
-            f"{problem.budget.limit:,}"
+            f"the method returned {problem.budget.told(reached)}, above its budget of "
+            f"{problem.budget.told(problem.budget.limit)}"
         )
 
 

@@ -27,7 +27,7 @@ from zoo.core.errors import UnsupportedModel
 from zoo.core.flow import Call, Flow, bind
 from zoo.core.rules import apply_rule
 
-__all__ = ["TraceFailed", "on_meta", "trace_model"]
+__all__ = ["TraceFailed", "on_meta", "run_on_meta", "trace_model"]
 
 
 class TraceFailed(UnsupportedModel):
@@ -120,7 +120,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         kwargs = kwargs or {}
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         read = tuple((tuple(t.shape), self.flow.get(t)) for t in inputs)
-        result = _run(func, args, kwargs)
+        result = run_on_meta(func, args, kwargs)
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         if "norm" in str(func):  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
@@ -131,7 +131,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         return result
 
 
-def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run an operator on the meta device, batch norm without its slow decomposition."""
     if str(func) == "aten.native_batch_norm.default":
         images = args[0]

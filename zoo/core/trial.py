@@ -68,6 +68,11 @@ class CountedCost(CostModel):
         self._count(len(widths))
         return super().params_of_widths(widths)
 
+    def latency_of_widths(self, widths: np.ndarray) -> np.ndarray:
+        """As the cost model's, counted."""
+        self._count(len(widths))
+        return super().latency_of_widths(widths)
+
 
 class CountedBatches(Batches):
     """Batches that count the images that leave them, charged or not."""
