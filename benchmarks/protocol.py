@@ -32,14 +32,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from benchmarks.environment import capture
-from benchmarks.measure import measure_pair
+from benchmarks.measure import Runtimes, measure_pair
 from benchmarks.record import (
     PHASES,
     Cell,
     Data,
     Environment,
     Group,
-    Measured,
     Phase,
     PhaseCost,
     Record,
@@ -49,6 +48,7 @@ from benchmarks.record import (
     Status,
     Top1,
 )
+from benchmarks.runtime import fingerprint
 from benchmarks.sample import PROXIES, draw_sample
 from benchmarks.strict import suggest
 from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
@@ -92,7 +92,7 @@ class Findings:
     size: Size | None = None
     top1: Top1 = field(default_factory=Top1)
     baseline: PhaseCost | None = None
-    latency: tuple[Measured, ...] = ()
+    runtimes: Runtimes = field(default_factory=Runtimes)
     groups: tuple[Group, ...] = ()
     images: dict[Literal["train", "search", "test"], int] = field(default_factory=dict)
     config: SubnetConfig | None = None
@@ -230,7 +230,7 @@ def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> 
         recalibrated=evaluate(recalibrated, test),
         finetuned=evaluate(finetuned, test),
     )
-    findings.latency = measure_pair(
+    findings.runtimes = measure_pair(
         parent, finetuned, splits.input_size, latency=cell.latency, device=cell.device
     )
     findings.network = finetuned
@@ -477,12 +477,13 @@ def _record(
         top1=findings.top1,
         spent=spent,
         seconds=seconds,
-        latency=findings.latency,
+        **vars(findings.runtimes),
         groups=findings.groups,
         config=_plain(findings.config.to_json()) if findings.config else None,
         trace=tuple(_plain(row) for row in rows),
         scores=findings.scores,
         environment=environment,
+        fingerprint=fingerprint(environment, cell.device, cell.latency.threads),
     )
 
 

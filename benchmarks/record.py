@@ -21,6 +21,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
+from benchmarks.runtime import (
+    Environment,
+    Footprint,
+    Latency,
+    Measured,
+    Quartiles,
+    Side,
+    Way,
+    fingerprint,
+)
 from benchmarks.strict import Many, Strict, explain
 
 __all__ = [
@@ -29,6 +39,7 @@ __all__ = [
     "DamagedRecord",
     "Data",
     "Environment",
+    "Footprint",
     "Group",
     "Latency",
     "Measured",
@@ -47,6 +58,7 @@ __all__ = [
     "current_records",
     "load_record",
     "load_records",
+    "write_new",
     "write_record",
 ]
 
@@ -117,17 +129,6 @@ class Rules(Strict):
 
     min_keep: float = Field(default=0.1, gt=0, le=1)
     divisor: int = Field(default=1, ge=1)
-
-
-class Latency(Strict):
-    """How latency is measured: batches, interleaved rounds, and milliseconds in a timed block."""
-
-    batches: Many[int] = (1, 32)
-    rounds: int = Field(default=15, ge=3)
-    block_ms: float = Field(default=20.0, gt=0)
-    warmup_ms: float = Field(default=50.0, gt=0)
-    threads: int = Field(default=1, ge=1)
-    memory_format: Literal["contiguous", "channels_last"] = "channels_last"
 
 
 class Sample(Strict):
@@ -259,42 +260,6 @@ class Top1(Strict):
     finetuned: float | None = None
 
 
-class Quartiles(Strict):
-    """Lower quartile, median and upper quartile over rounds."""
-
-    q25: float
-    median: float
-    q75: float
-
-
-class Measured(Strict):
-    """Latency of one pass at one batch, measured in interleaved rounds.
-
-    `ratio` is pruned over parent, paired by round; `control` the same for the parent against
-    itself, the floor below which a ratio says nothing.
-    """
-
-    batch: int
-    parent_ms: Quartiles
-    pruned_ms: Quartiles
-    ratio: Quartiles
-    control: Quartiles
-    passes_per_block: int
-    warmup_passes: int
-    rounds: int
-    dtype: str
-    memory_format: str
-    threads: int
-    flush_denormal: bool
-    parent_peak_bytes: int | None = None
-    pruned_peak_bytes: int | None = None
-
-    @property
-    def images_per_second(self) -> float:
-        """Throughput of the pruned network at the median."""
-        return 1e3 * self.batch / self.pruned_ms.median
-
-
 class Group(Strict):
     """A channel group: its full size and how many channels were kept."""
 
@@ -304,27 +269,13 @@ class Group(Strict):
     stage: int | None = None
 
 
-class Environment(Strict):
-    """Where it ran, without anything that names a machine or a person."""
-
-    python: str
-    torch: str
-    timm: str
-    numpy: str
-    cuda: str | None = None
-    driver: str | None = None
-    gpu: str | None = None
-    cpu: str | None = None
-    cores: int | None = None
-    threads: int
-    workers: int
-    deterministic: bool
-    commit: str | None = None
-    dirty: bool | None = None
-
-
 class Record(Strict):
-    """What came of a cell."""
+    """What came of a cell.
+
+    `latency` is the main way of running at every batch, `further_latency` the other ways of the
+    settings, `left_out` those that could not be measured and why. Times of records with different
+    fingerprints are never put into one figure; see `runs_on` for records older than the field.
+    """
 
     id: str
     schema_version: int = SCHEMA
@@ -341,11 +292,15 @@ class Record(Strict):
     spent: dict[Phase, PhaseCost] = {}
     seconds: float | None = None
     latency: Many[Measured] = ()
+    further_latency: Many[Measured] = ()
+    left_out: dict[Way, str] = {}
+    footprint: dict[Side, Footprint] = {}
     groups: Many[Group] = ()
     config: dict[str, JsonValue] | None = None
     trace: Many[dict[str, JsonValue]] = ()
     scores: Many[float] = ()
     environment: Environment
+    fingerprint: str | None = None
 
     @model_validator(mode="after")
     def require_a_reason(self) -> "Record":
@@ -358,13 +313,18 @@ class Record(Strict):
             raise ValueError(f"a record with status {self.status} needs a reason")
         return self
 
+    @property
+    def runs_on(self) -> str:
+        """The device fingerprint, made up from what is known where a record does not hold it."""
+        return self.fingerprint or fingerprint(
+            self.environment, self.cell.device, self.cell.latency.threads
+        )
+
 
 def write_record(folder: Path, record: Record) -> Record:
     """Writes a record as a whole, under a name that did not exist, and returns it with its id.
 
-    The text goes to a hidden file beside its destination and is then linked to the final name,
-    which fails if that exists; so a kill at any moment leaves whole records only. A second attempt
-    at the same cell on the same day gets `-2` after the hash.
+    A second attempt at the same cell on the same day gets `-2` after the hash.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -374,7 +334,7 @@ def write_record(folder: Path, record: Record) -> Record:
     for attempt in itertools.count(1):
         named = record.model_copy(update={"id": stem if attempt == 1 else f"{stem}-{attempt}"})
         with contextlib.suppress(FileExistsError):
-            _write_new(folder / f"{named.id}.json", named.model_dump_json(indent=1) + "\n")
+            write_new(folder / f"{named.id}.json", named.model_dump_json(indent=1) + "\n")
             return named
     raise AssertionError("count() does not end")
 
@@ -430,7 +390,16 @@ def _digest(settings: Mapping[str, Any]) -> str:  # Any: plain JSON
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _write_new(path: Path, text: str) -> None:
+def write_new(path: Path, text: str) -> None:
+    """Writes a file as a whole under a name that did not exist.
+
+    The text goes to a hidden file beside its destination and is then linked to the final name,
+    which fails if that exists; so a kill at any moment leaves whole files only.
+
+    Raises:
+        FileExistsError: if the name is taken.
+        OSError: if the folder cannot be written.
+    """
     with _hidden_file(path) as hidden:
         with hidden.open("x", encoding="utf-8") as file:
             file.write(text)
