@@ -40,8 +40,8 @@ def footprint(net: nn.Module, images: Tensor) -> Footprint:
 
 
 def aligned_widths(net: nn.Module) -> float:
-    """Share of the convolutions whose number of output channels is a multiple of 8."""
-    widths = [m.out_channels for m in net.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    """Share of the 2D convolutions whose number of output channels is a multiple of 8."""
+    widths = [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)]
     return sum(width % ALIGNMENT == 0 for width in widths) / max(1, len(widths))
 
 

@@ -166,25 +166,41 @@ def _measure_way(
 ) -> tuple[Measured, ...]:
     """One way at every batch, in a thread of its own that flushes denormal numbers."""
     _require_way(setting)
+    ready = [_ready(net, size, setting) for net, size in zip(nets, sizes, strict=True)]
+    batches = [
+        [_images(batch, size, setting.memory_format, setting.device) for size in sizes]
+        for batch in setting.latency.batches
+    ]
 
     def measured(flushed: bool) -> tuple[Measured, ...]:
-        with _settled(setting.device):
-            ready = [_ready(net, size, setting) for net, size in zip(nets, sizes, strict=True)]
-            with torch.inference_mode():
-                return tuple(
-                    _measure_batch(nets, ready, _batch(sizes, batch, setting), setting, flushed)
-                    for batch in setting.latency.batches
-                )
+        with _settled(setting.device), torch.inference_mode():
+            return tuple(_measure_batch(ready, images, setting, flushed) for images in batches)
 
-    return in_quiet_thread(measured, threads=setting.latency.threads)
+    timed = in_quiet_thread(measured, threads=setting.latency.threads)
+    if setting.runtime != "eager":
+        return timed
+    with _settled(setting.device), torch.inference_mode():
+        return tuple(
+            found.model_copy(update=_peaks(nets, ready, images, setting.device))
+            for found, images in zip(timed, batches, strict=True)
+        )
 
 
-def _measure_batch(
+def _peaks(
     nets: Sequence[nn.Module],
     ready: Sequence[Ready],
     images: Sequence[Tensor],
-    setting: _Setting,
-    flushed: bool,
+    device: torch.device,
+) -> dict[str, int]:
+    """The most that one pass of each network allocates; outside of the thread that is timed."""
+    return {
+        f"{side}_peak_bytes": peak_bytes(make(batch), net, device)
+        for side, net, make, batch in zip(SIDES, nets, ready, images, strict=False)
+    }
+
+
+def _measure_batch(
+    ready: Sequence[Ready], images: Sequence[Tensor], setting: _Setting, flushed: bool
 ) -> Measured:
     latency = setting.latency
     passes = [make(batch) for make, batch in zip(ready, images, strict=True)]
@@ -195,11 +211,6 @@ def _measure_batch(
     rounds = [_round(timers, block, index) for index in range(latency.rounds)]
     ratio = [small / full for full, small, _ in rounds]
     control = [again / full for full, _, again in rounds]
-    is_eager = setting.runtime == "eager"
-    peaks = [
-        peak_bytes(run, net, setting.device) if is_eager else None
-        for run, net in zip(passes[:2], nets[:2], strict=True)
-    ]
     return Measured(
         batch=len(images[0]),
         parent_ms=quartiles([full for full, _, _ in rounds]),
@@ -216,8 +227,6 @@ def _measure_batch(
         memory_format=setting.memory_format,
         threads=latency.threads,
         flush_denormal=flushed,
-        parent_peak_bytes=peaks[0],
-        pruned_peak_bytes=peaks[1],
         runtime=setting.runtime,
         batch_norm_folded=latency.fold_batch_norm,
         tf32=torch.backends.cudnn.allow_tf32 if setting.device.type == "cuda" else None,
@@ -361,12 +370,6 @@ def _prepared(
 def _laid_out(net: nn.Module, memory_format: MemoryFormat) -> nn.Module:
     """The network itself, its weights in another memory format."""
     return net.to(memory_format=MEMORY_FORMATS[memory_format])
-
-
-def _batch(
-    sizes: Sequence[tuple[int, int, int]], batch: int, setting: _Setting
-) -> tuple[Tensor, ...]:
-    return tuple(_images(batch, size, setting.memory_format, setting.device) for size in sizes)
 
 
 def _images(

@@ -85,18 +85,23 @@ def export_network(
     return Exported(target, target.stat().st_size, difference)
 
 
-def require(form: ExportFormat) -> None:
-    """Find out whether a format can be written, before any work is done for it.
+def require(name: str) -> ExportFormat:
+    """Return the format of a name, once it is known that it can be written.
 
     Raises:
-        ValueError: naming the packages that are missing and the command that installs them.
+        ValueError: if there is no such format, or naming the packages that are missing and the
+            command that installs them.
     """
-    missing = [name for name in _PACKAGES[form] if importlib.util.find_spec(name) is None]
+    form = next((known for known in SUFFIXES if known == name), None)
+    if form is None:
+        raise ValueError(f"unknown export format {name!r}; use {' or '.join(SUFFIXES)}")
+    missing = [each for each in _PACKAGES[form] if importlib.util.find_spec(each) is None]
     if missing:
         raise ValueError(
             f"{form} needs {', '.join(missing)}, which {'are' if missing[1:] else 'is'} not "
             f"installed: pip install {' '.join(missing)} (or pip install -e '.[onnx]')"
         )
+    return form
 
 
 def onnx_session(path: Path, threads: int) -> Any:  # Any: onnxruntime is untyped and optional
