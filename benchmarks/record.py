@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
@@ -58,7 +58,7 @@ __all__ = [
     "current_records",
     "load_record",
     "load_records",
-    "write_new",
+    "write_numbered",
     "write_record",
 ]
 
@@ -69,6 +69,10 @@ Start = Literal["inherited", "scratch"]
 Status = Literal["ok", "infeasible", "failed", "cancelled"]
 Phase = Literal["baseline", "scoring", "supernet", "search", "finetune"]
 PHASES: tuple[Phase, ...] = ("baseline", "scoring", "supernet", "search", "finetune")
+
+
+Identified = TypeVar("Identified", bound=Strict)
+"""A model with a field `id`."""
 
 
 class DamagedRecord(ValueError):
@@ -329,12 +333,25 @@ def write_record(folder: Path, record: Record) -> Record:
     Raises:
         OSError: if the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stem = f"{record.utc[:10].replace('-', '')}-{record.cell.label}-{record.cell.key}"
+    return write_numbered(folder, stem, record)
+
+
+def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
+    """Writes anything with an `id` as JSON under the first of `stem`, `stem-2`, ... that is free.
+
+    The text goes to a hidden file beside its destination and is then linked to the final name,
+    which fails if that exists; so a kill at any moment leaves whole records only.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     for attempt in itertools.count(1):
-        named = record.model_copy(update={"id": stem if attempt == 1 else f"{stem}-{attempt}"})
+        name = stem if attempt == 1 else f"{stem}-{attempt}"
+        named = record.model_copy(update={"id": name})
         with contextlib.suppress(FileExistsError):
-            write_new(folder / f"{named.id}.json", named.model_dump_json(indent=1) + "\n")
+            _write_new(folder / f"{name}.json", named.model_dump_json(indent=1) + "\n")
             return named
     raise AssertionError("count() does not end")
 
@@ -390,16 +407,7 @@ def _digest(settings: Mapping[str, Any]) -> str:  # Any: plain JSON
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def write_new(path: Path, text: str) -> None:
-    """Writes a file as a whole under a name that did not exist.
-
-    The text goes to a hidden file beside its destination and is then linked to the final name,
-    which fails if that exists; so a kill at any moment leaves whole files only.
-
-    Raises:
-        FileExistsError: if the name is taken.
-        OSError: if the folder cannot be written.
-    """
+def _write_new(path: Path, text: str) -> None:
     with _hidden_file(path) as hidden:
         with hidden.open("x", encoding="utf-8") as file:
             file.write(text)
