@@ -176,7 +176,7 @@ def read_records(folder: Path) -> list[Reference]:
         DamagedRecord: naming the first file that cannot be read.
     """
     records = []
-    for path in sorted(folder.glob("[!.]*.json")):
+    for path in sorted(folder.glob("[!.]*.json"), key=lambda path: path.stem):
         try:
             records.append(Reference.model_validate_json(path.read_bytes()))
         except ValidationError as error:
