@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -37,6 +39,8 @@ def test_in_a_quiet_thread_every_thread_flushes(threads):
 def test_the_caller_s_threads_stay_as_they_were():
     in_quiet_thread(lambda _: None, threads=1)
     assert torch.get_num_threads() == 2 and flushing_share(2) == 0.0
+    with ThreadPoolExecutor(1) as pool:  # a new thread takes over what was set last, by anyone
+        assert pool.submit(torch.get_num_threads).result() == 2
     torch.set_flush_denormal(True)
     in_quiet_thread(lambda _: None, threads=1, flush=False)
     assert flushing_share(2) == 0.5
