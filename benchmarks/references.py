@@ -193,7 +193,8 @@ def to_markdown(records: Iterable[Reference]) -> str:
     for record in sorted(records, key=lambda record: (record.utc, record.id)):
         place = record.fingerprint, record.settings.model_dump_json()
         sections.setdefault(place, {})[record.pair.model_dump_json()] = record
-    return "\n".join([INTRODUCTION, *(_section(list(rows.values())) for rows in sections.values())])
+    parts = [_section(list(rows.values())) for rows in sections.values()]
+    return "\n".join([INTRODUCTION, *(parts or ["Nothing has been measured yet.\n"])])
 
 
 def _create(fixed: Fixed) -> nn.Module:

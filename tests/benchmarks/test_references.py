@@ -133,6 +133,10 @@ def test_fingerprints_are_never_merged_into_one_table(tiny):
     assert tiny.fingerprint in page and "cpu-00000000" in page
 
 
+def test_a_page_without_records_says_so():
+    assert to_markdown([]).endswith("Nothing has been measured yet.\n")
+
+
 def test_the_newest_record_of_a_pair_counts(tiny):
     newer = scripted(tiny, speedup=3.0, utc="2999-01-01T00:00:00+00:00")
     page = to_markdown([newer, scripted(tiny)])

@@ -113,8 +113,6 @@ def test_new_settings_at_their_defaults_change_no_cell_s_name():
 
 @pytest.mark.parametrize("path", PUBLISHED[:: max(1, len(PUBLISHED) // 20)], ids=lambda p: p.stem)
 def test_published_records_are_readable_and_keep_their_names(path):
-    if path.parents[1].name == "references":
-        pytest.skip("of another kind")
     found = load_record(path)
     assert found.cell.key == json.loads(path.read_text())["id"].split("-")[-1]
     assert found.runs_on.startswith("cpu-")
