@@ -132,15 +132,14 @@ def measure_pair(
     """
     sizes = (input_size, pruned_size or input_size, input_size)
     place = torch.device(device)
-    nets = [
-        _prepared(net, size, latency, place)
-        for net, size in zip((parent, pruned, parent), sizes, strict=True)
-    ]
+    nets = [copy.deepcopy(net).eval().to(place) for net in (parent, pruned, parent)]
     batch = min(latency.batches)
     taken = [
-        footprint(net, _images(batch, size, latency.memory_format, place))
+        footprint(net, _images(batch, size, "contiguous", place))
         for net, size in zip(nets[:2], sizes[:2], strict=True)
     ]
+    if latency.fold_batch_norm:
+        nets = [fold_batch_norm(net, size) for net, size in zip(nets, sizes, strict=True)]
     suspicious = any(each.has_many_denormals for each in taken)
     further: list[Measured] = []
     left_out: dict[Way, str] = {}
@@ -357,14 +356,6 @@ def _onnx(net: nn.Module, input_size: tuple[int, int, int], threads: int) -> Rea
         return partial(session.run_with_iobinding, binding)
 
     return ready
-
-
-def _prepared(
-    net: nn.Module, input_size: tuple[int, int, int], latency: Latency, device: torch.device
-) -> nn.Module:
-    """A copy of a network in eval mode, where and as it is timed."""
-    own = fold_batch_norm(net, input_size) if latency.fold_batch_norm else copy.deepcopy(net)
-    return _laid_out(own.eval().to(device), latency.memory_format)
 
 
 def _laid_out(net: nn.Module, memory_format: MemoryFormat) -> nn.Module:
