@@ -15,6 +15,7 @@ alike, or for neither.
 import contextlib
 import copy
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ def measure_pair(
         except NotHere as error:
             left_out[way] = str(error)
         except Exception as error:  # a compiler or runtime beside torch: the main way still counts
-            left_out[way] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            left_out[way] = _told(error)
     return Runtimes(main, tuple(further), left_out, dict(zip(SIDES, taken, strict=True)))
 
 
@@ -158,6 +159,12 @@ def quartiles(values: Sequence[float]) -> Quartiles:
     """Quartiles by linear interpolation."""
     low, median, high = np.quantile(np.asarray(values, dtype=np.float64), (0.25, 0.5, 0.75))
     return Quartiles(q25=float(low), median=float(median), q75=float(high))
+
+
+def _told(error: Exception) -> str:
+    """Kind and first line of an error, without the folders of this machine."""
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {re.sub(r'(/[^/ ]+)+/', '', line)}"
 
 
 def _measure_way(

@@ -146,14 +146,14 @@ def test_a_way_that_is_not_here_is_left_out_with_its_reason(monkeypatch):
 
 def test_a_compiler_that_fails_leaves_the_main_way_alone(monkeypatch):
     def broken(net, **_):
-        raise RuntimeError("no compiler\nat a place")
+        raise RuntimeError("no compiler in /home/me/bin/g++\nat a place")
 
     monkeypatch.setattr(torch, "compile", broken)
     net = nn.Conv2d(3, 4, 3)
     asked = QUICK.model_copy(update={"further": ("compile",)})
     found = measure_pair(net, net, (3, 8, 8), latency=asked)
     assert len(found.latency) == 2
-    assert found.left_out == {"compile": "RuntimeError: no compiler"}
+    assert found.left_out == {"compile": "RuntimeError: no compiler in g++"}
 
 
 def test_onnx_runtime_is_timed_beside_torch():
