@@ -147,6 +147,16 @@ def prune(
     image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels.")] = None,
     train_size: Annotated[int | None, typer.Option(min=1, help="Training images to use.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    export: Annotated[
+        str | None,
+        typer.Option(help="Also write onnx or torch-export (.pt2), and check its logits."),
+    ] = None,
+    fold_batch_norm: Annotated[
+        bool,
+        typer.Option(
+            "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
+        ),
+    ] = False,
     results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
@@ -170,6 +180,8 @@ def prune(
         is_pretrained=pretrained,
         seed=seed,
         device=device,
+        export=export,
+        is_folded=fold_batch_norm,
     )
     cache = Job(results).cache
     prune_one(request, out=out, cache=cache, data=data, console=Console())

@@ -38,6 +38,9 @@ def capture(workers: int) -> Environment:
         deterministic=torch.are_deterministic_algorithms_enabled(),
         commit=commit,
         dirty=is_dirty,
+        system=f"{platform.system()} {platform.machine()}",
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        cudnn=_cudnn() if gpu else None,
     )
 
 
@@ -49,6 +52,11 @@ def _gpu() -> tuple[str | None, str | None]:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     lines = (_output(query) or "").splitlines()
     return torch.cuda.get_device_name(0), lines[0].strip() if lines else None
+
+
+def _cudnn() -> int | None:
+    version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return version
 
 
 @functools.cache

@@ -1,31 +1,115 @@
-"""Latency of a network and its pruned form, measured in interleaved rounds.
+"""Runtime of a network and its pruned form, measured in interleaved rounds.
 
-Each round times parent, pruned, parent, one block of passes each, so that both see the same drift
-of clocks and neighbours and their ratio is paired; the second parent gives the control ratio, which
-would be 1 on a quiet machine. Parent and pruned swap places from round to round. On a CPU
-`torch.utils.benchmark.Timer` does the timing, at a fixed thread count and with denormal numbers
-flushed to zero; on CUDA events stand around blocks of passes, with one synchronisation at the end
-of a block. Nothing is fused and nothing is compiled, for parent and pruned alike.
+Each round times the parent, the pruned network and a second copy of the parent, one block of passes
+each, so that all see the same drift of clocks and neighbours and their ratios are paired. The
+second copy gives the control ratio, which would be 1 on a quiet machine: the noise floor. The order
+within a round goes through all six in turn. A ratio is the median over rounds, with an interval.
+
+On a CPU `torch.utils.benchmark.Timer` does the timing, at a fixed thread count and with denormal
+numbers flushed to zero in every thread; on CUDA events stand around blocks of passes, with one
+synchronisation at the end of a block. Warm-up lasts until the last windows agree. The main way is
+eager float32; further ones are measured the same way. Batch norms are folded for parent and pruned
+alike, or for neither.
 """
 
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from benchmarks.record import Latency, Measured, Quartiles
+from benchmarks.footprint import footprint, peak_bytes
+from benchmarks.runtime import (
+    Footprint,
+    Latency,
+    Measured,
+    MemoryFormat,
+    Quartiles,
+    Runtime,
+    Side,
+    Way,
+    median_interval,
+)
+from zoo.core.export import export_network, onnx_session, require
+from zoo.core.fold import fold_batch_norm
+from zoo.core.quiet import in_quiet_thread
 
-__all__ = ["denormal_share", "measure_pair", "quartiles"]
+__all__ = ["Runtimes", "measure_pair", "quartiles"]
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+ORDERS = ((0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0), (0, 2, 1), (1, 0, 2))
+"""In which parent, pruned and the parent's copy are timed, round by round."""
 
+WINDOWS = 10
+"""Into which the warm-up time is divided; the last three have to agree."""
+AGREEMENT = 1.1
+
+SIDES: tuple[Side, Side] = ("parent", "pruned")
+
+Pass = Callable[[], object]
+Ready = Callable[[Tensor], Pass]
+"""Makes a pass over some images."""
 BlockTimer = Callable[[int], float]
 """Milliseconds of one pass, averaged over a block of that many passes."""
+
+
+class NotHere(Exception):
+    """A way of running that the device or the installation does not have."""
+
+
+@dataclass(frozen=True)
+class Runtimes:
+    """What was measured of a pair; the fields are those of a record.
+
+    Attributes:
+        latency: the main way, at every batch of the settings.
+        further_latency: the other ways, each at every batch.
+        left_out: other ways that could not be measured, and why.
+        footprint: what each network takes beside time.
+    """
+
+    latency: tuple[Measured, ...] = ()
+    further_latency: tuple[Measured, ...] = ()
+    left_out: Mapping[Way, str] = field(default_factory=dict)
+    footprint: Mapping[Side, Footprint] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One way of running on a device, and what is known of the pair before the clock starts."""
+
+    latency: Latency
+    device: torch.device
+    way: Way | None
+    has_many_denormals: bool
+
+    @property
+    def runtime(self) -> Runtime:
+        runtimes: dict[Way | None, Runtime] = {
+            "compile": "compile",
+            "onnxruntime": "onnxruntime",
+            "cuda_graph": "cuda_graph",
+        }
+        return runtimes.get(self.way, "eager")
+
+    @property
+    def memory_format(self) -> MemoryFormat:
+        if self.way == "contiguous" or self.way == "channels_last":
+            return self.way
+        return "contiguous" if self.way == "onnxruntime" else self.latency.memory_format
+
+    @property
+    def dtype(self) -> str:
+        return "bfloat16" if self.way == "bfloat16" else "float32"
 
 
 def measure_pair(
@@ -35,22 +119,40 @@ def measure_pair(
     *,
     latency: Latency,
     device: str = "cpu",
-) -> tuple[Measured, ...]:
-    """Latency of both networks at every batch of the settings.
+    pruned_size: tuple[int, int, int] | None = None,
+) -> Runtimes:
+    """Runtime of both networks at every batch and in every way of the settings.
 
     Args:
         parent: the unpruned network; copied, so mode and memory format stay as they are.
         pruned: the smaller one; copied as well.
         input_size: (C, H, W) of an image.
-        latency: batches, rounds and block lengths.
+        latency: batches, rounds, block lengths, and what to measure beside the main way.
         device: a torch device; anything but CUDA is timed as a CPU.
+        pruned_size: (C, H, W) of the smaller network's images, where they are of another size.
     """
-    nets = [_prepared(net, latency, device) for net in (parent, pruned)]
-    with _quiet(latency.threads) as flushed, torch.inference_mode():
-        return tuple(
-            _measure_batch(nets[0], nets[1], input_size, batch, latency, device, flushed)
-            for batch in latency.batches
-        )
+    sizes = (input_size, pruned_size or input_size, input_size)
+    place = torch.device(device)
+    nets = [copy.deepcopy(net).eval().to(place) for net in (parent, pruned, parent)]
+    batch = min(latency.batches)
+    taken = [
+        footprint(net, _images(batch, size, "contiguous", place))
+        for net, size in zip(nets[:2], sizes[:2], strict=True)
+    ]
+    if latency.fold_batch_norm:
+        nets = [fold_batch_norm(net, size) for net, size in zip(nets, sizes, strict=True)]
+    suspicious = any(each.has_many_denormals for each in taken)
+    further: list[Measured] = []
+    left_out: dict[Way, str] = {}
+    main = _measure_way(nets, sizes, _Setting(latency, place, None, suspicious))
+    for way in latency.ways(device):
+        try:
+            further += _measure_way(nets, sizes, _Setting(latency, place, way, suspicious))
+        except NotHere as error:
+            left_out[way] = str(error)
+        except Exception as error:  # a compiler or runtime beside torch: the main way still counts
+            left_out[way] = _told(error)
+    return Runtimes(main, tuple(further), left_out, dict(zip(SIDES, taken, strict=True)))
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
@@ -59,71 +161,111 @@ def quartiles(values: Sequence[float]) -> Quartiles:
     return Quartiles(q25=float(low), median=float(median), q75=float(high))
 
 
-def denormal_share(net: nn.Module) -> float:
-    """Share of weights that are denormal numbers, which slow a CPU down unless flushed."""
-    weights = torch.cat([p.detach().flatten().cpu() for p in net.parameters()])
-    # Compared as integers: with flushing on, a denormal number already compares equal to zero.
-    bits = weights.float().view(torch.int32) & 0x7FFFFFFF
-    return float(((bits > 0) & (bits < 0x00800000)).double().mean())
+def _told(error: Exception) -> str:
+    """Kind and first line of an error, without the folders of this machine."""
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {re.sub(r'(/[^/ ]+)+/', '', line)}"
+
+
+def _measure_way(
+    nets: Sequence[nn.Module], sizes: Sequence[tuple[int, int, int]], setting: _Setting
+) -> tuple[Measured, ...]:
+    """One way at every batch, in a thread of its own that flushes denormal numbers."""
+    _require_way(setting)
+    ready = [_ready(net, size, setting) for net, size in zip(nets, sizes, strict=True)]
+    batches = [
+        [_images(batch, size, setting.memory_format, setting.device) for size in sizes]
+        for batch in setting.latency.batches
+    ]
+
+    def measured(flushed: bool) -> tuple[Measured, ...]:
+        with _settled(setting.device), torch.inference_mode():
+            return tuple(_measure_batch(ready, images, setting, flushed) for images in batches)
+
+    timed = in_quiet_thread(measured, threads=setting.latency.threads)
+    if setting.runtime != "eager":
+        return timed
+    with _settled(setting.device), torch.inference_mode():
+        return tuple(
+            found.model_copy(update=_peaks(nets, ready, images, setting.device))
+            for found, images in zip(timed, batches, strict=True)
+        )
+
+
+def _peaks(
+    nets: Sequence[nn.Module],
+    ready: Sequence[Ready],
+    images: Sequence[Tensor],
+    device: torch.device,
+) -> dict[str, int]:
+    """The most that one pass of each network allocates; outside of the thread that is timed."""
+    return {
+        f"{side}_peak_bytes": peak_bytes(make(batch), net, device)
+        for side, net, make, batch in zip(SIDES, nets, ready, images, strict=False)
+    }
 
 
 def _measure_batch(
-    parent: nn.Module,
-    pruned: nn.Module,
-    input_size: tuple[int, int, int],
-    batch: int,
-    latency: Latency,
-    device: str,
-    flushed: bool,
+    ready: Sequence[Ready], images: Sequence[Tensor], setting: _Setting, flushed: bool
 ) -> Measured:
-    images = _images(batch, input_size, latency, device)
-    timers = [_block_timer(net, images, latency.threads) for net in (parent, pruned)]
-    warmups = [_warm_up(timer, latency.warmup_ms) for timer in timers]
-    # Both networks run blocks of equally many passes, sized by the slower one.
-    slower_ms = max(pass_ms for _, pass_ms in warmups)
-    passes = max(1, math.ceil(latency.block_ms / slower_ms))
-    rounds = [_round(timers, passes, swap=index % 2 == 1) for index in range(latency.rounds)]
+    latency = setting.latency
+    passes = [make(batch) for make, batch in zip(ready, images, strict=True)]
+    timers = [_block_timer(run, setting.device, latency.threads) for run in passes]
+    warm = [_warm_up(timer, latency.warmup_ms) for timer in timers]
+    # All run blocks of equally many passes, sized by the slowest one.
+    block = max(1, math.ceil(latency.block_ms / max(each.pass_ms for each in warm)))
+    rounds = [_round(timers, block, index) for index in range(latency.rounds)]
+    ratio = [small / full for full, small, _ in rounds]
+    control = [again / full for full, _, again in rounds]
     return Measured(
-        batch=batch,
+        batch=len(images[0]),
         parent_ms=quartiles([full for full, _, _ in rounds]),
         pruned_ms=quartiles([small for _, small, _ in rounds]),
-        ratio=quartiles([small / full for full, small, _ in rounds]),
-        control=quartiles([again / full for full, _, again in rounds]),
-        passes_per_block=passes,
-        warmup_passes=sum(count for count, _ in warmups),
+        ratio=quartiles(ratio),
+        control=quartiles(control),
+        ratio_interval=median_interval(ratio),
+        control_interval=median_interval(control),
+        passes_per_block=block,
+        warmup_passes=sum(each.passes for each in warm),
+        settled=all(each.settled for each in warm),
         rounds=latency.rounds,
-        dtype=str(images.dtype).removeprefix("torch."),
-        memory_format=latency.memory_format,
+        dtype=setting.dtype,
+        memory_format=setting.memory_format,
         threads=latency.threads,
         flush_denormal=flushed,
-        parent_peak_bytes=_peak_bytes(parent, images),
-        pruned_peak_bytes=_peak_bytes(pruned, images),
+        runtime=setting.runtime,
+        batch_norm_folded=latency.fold_batch_norm,
+        tf32=torch.backends.cudnn.allow_tf32 if setting.device.type == "cuda" else None,
+        suspect=_suspicion(setting, flushed),
     )
 
 
-def _round(timers: Sequence[BlockTimer], passes: int, swap: bool) -> tuple[float, float, float]:
-    """One block each of parent, pruned and parent again; swapped, the pruned one goes first."""
-    parent, pruned = timers
-    if swap:
-        small = pruned(passes)
-        return parent(passes), small, parent(passes)
-    return parent(passes), pruned(passes), parent(passes)
+def _suspicion(setting: _Setting, flushed: bool) -> str | None:
+    if flushed or setting.device.type == "cuda" or not setting.has_many_denormals:
+        return None
+    return "many numbers are denormal, see the footprint, and not every thread flushes them"
 
 
-def _block_timer(net: nn.Module, images: Tensor, threads: int) -> BlockTimer:
-    if images.device.type == "cuda":
-        return _cuda_timer(net, images)
-    timer = Timer("net(images)", globals={"net": net, "images": images}, num_threads=threads)
+def _round(timers: Sequence[BlockTimer], passes: int, index: int) -> tuple[float, float, float]:
+    """One block each of parent, pruned and the parent's copy, in the order of the round."""
+    spent = {which: timers[which](passes) for which in ORDERS[index % len(ORDERS)]}
+    return spent[0], spent[1], spent[2]
+
+
+def _block_timer(run: Pass, device: torch.device, threads: int) -> BlockTimer:
+    if device.type == "cuda":
+        return _cuda_timer(run)
+    timer = Timer("run()", globals={"run": run}, num_threads=threads)
     return lambda passes: 1e3 * timer.timeit(passes).mean
 
 
-def _cuda_timer(net: nn.Module, images: Tensor) -> BlockTimer:
+def _cuda_timer(run: Pass) -> BlockTimer:
     def block_ms(passes: int) -> float:
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         start.record()
         for _ in range(passes):
-            net(images)
+            run()
         end.record()
         end.synchronize()
         return float(start.elapsed_time(end)) / passes
@@ -131,49 +273,123 @@ def _cuda_timer(net: nn.Module, images: Tensor) -> BlockTimer:
     return block_ms
 
 
-def _warm_up(timer: BlockTimer, warmup_ms: float) -> tuple[int, float]:
-    """Runs until the time is up and two passes agree within a tenth; (passes, last ms a pass)."""
-    last, passes, spent = math.inf, 0, 0.0
+@dataclass(frozen=True)
+class _Warm:
+    passes: int
+    pass_ms: float
+    settled: bool
+
+
+def _warm_up(timer: BlockTimer, warmup_ms: float) -> _Warm:
+    """Runs windows until the time is up and the last three agree within a tenth.
+
+    Gives up after four times the time, and at least five windows.
+    """
+    windows: list[float] = []
+    size, passes, spent = 1, 0, 0.0
     while True:
-        now = timer(1)
-        passes, spent = passes + 1, spent + now
-        settled = abs(now - last) <= 0.1 * now
-        if spent >= warmup_ms and (settled or spent >= 4 * warmup_ms):
-            return passes, now
-        last = now
+        windows.append(timer(size))
+        passes, spent = passes + size, spent + size * windows[-1]
+        last = windows[-3:]
+        settled = len(last) == 3 and max(last) <= AGREEMENT * min(last)
+        if spent >= warmup_ms and settled:
+            return _Warm(passes, windows[-1], True)
+        if spent >= 4 * warmup_ms and len(windows) >= 5:
+            return _Warm(passes, windows[-1], False)
+        size = max(1, math.ceil(warmup_ms / WINDOWS / windows[-1]))
 
 
-def _prepared(net: nn.Module, latency: Latency, device: str) -> nn.Module:
-    memory_format = MEMORY_FORMATS[latency.memory_format]
-    return copy.deepcopy(net).eval().to(device=device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
+def _require_way(setting: _Setting) -> None:
+    """Refuses a way that is not here.
+
+    Raises:
+        NotHere: saying what is missing.
+    """
+    on_cuda = setting.device.type == "cuda"
+    if setting.way == "cuda_graph" and not on_cuda:
+        raise NotHere("CUDA graphs need a CUDA device")
+    if setting.way == "onnxruntime":
+        if on_cuda:
+            raise NotHere("ONNX Runtime is timed on the CPU only")
+        try:
+            require("onnx")
+        except ValueError as error:
+            raise NotHere(str(error)) from error
 
 
-def _images(batch: int, input_size: tuple[int, int, int], latency: Latency, device: str) -> Tensor:
+def _ready(net: nn.Module, input_size: tuple[int, int, int], setting: _Setting) -> Ready:
+    """What makes passes over images in the way of the setting."""
+    if setting.way == "onnxruntime":
+        return _onnx(net, input_size, setting.latency.threads)
+    laid_out = _laid_out(net, setting.memory_format)
+    if setting.way == "compile":
+        compiled = torch.compile(laid_out, dynamic=False)
+        return lambda images: partial(compiled, images)
+    if setting.way == "bfloat16":
+        return lambda images: partial(_autocast, laid_out, images)
+    if setting.way == "cuda_graph":
+        return lambda images: _captured(laid_out, images)
+    return lambda images: partial(laid_out, images)
+
+
+def _autocast(net: nn.Module, images: Tensor) -> object:
+    with torch.autocast(images.device.type, torch.bfloat16):
+        return net(images)
+
+
+def _captured(net: nn.Module, images: Tensor) -> Pass:
+    """The replay of a pass as one CUDA graph: what is left of its time without launches."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what a first pass sets up must not be captured
+        for _ in range(3):
+            net(images)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        net(images)
+    return graph.replay
+
+
+def _onnx(net: nn.Module, input_size: tuple[int, int, int], threads: int) -> Ready:
+    with tempfile.TemporaryDirectory() as folder:
+        path = export_network(net, input_size, Path(folder) / "network.onnx").path
+        session = onnx_session(path, threads)
+
+    def ready(images: Tensor) -> Pass:
+        binding = session.io_binding()
+        binding.bind_cpu_input("images", images.numpy())
+        binding.bind_output("logits")
+        return partial(session.run_with_iobinding, binding)
+
+    return ready
+
+
+def _laid_out(net: nn.Module, memory_format: MemoryFormat) -> nn.Module:
+    """The network itself, its weights in another memory format."""
+    return net.to(memory_format=MEMORY_FORMATS[memory_format])
+
+
+def _images(
+    batch: int,
+    input_size: tuple[int, int, int],
+    memory_format: MemoryFormat,
+    device: torch.device,
+) -> Tensor:
     images = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0))
-    return images.to(device).contiguous(memory_format=MEMORY_FORMATS[latency.memory_format])
-
-
-def _peak_bytes(net: nn.Module, images: Tensor) -> int | None:
-    """Peak allocation during one pass on CUDA, weights included; unknown on a CPU."""
-    if images.device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(images.device)
-    net(images)
-    return torch.cuda.max_memory_allocated(images.device)
+    return images.to(device).contiguous(memory_format=MEMORY_FORMATS[memory_format])
 
 
 @contextlib.contextmanager
-def _quiet(threads: int) -> Iterator[bool]:
-    """Fixes the thread count and flushes denormal numbers; tells whether flushing is supported."""
-    threads_before, flushed_before = torch.get_num_threads(), _flushes_denormal()
-    torch.set_num_threads(threads)
+def _settled(device: torch.device) -> Iterator[None]:
+    """On CUDA: makes the device the current one and lets cuDNN choose kernels for each shape."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
     try:
-        yield torch.set_flush_denormal(True)
+        with torch.cuda.device(device):
+            yield
     finally:
-        torch.set_flush_denormal(flushed_before)
-        torch.set_num_threads(threads_before)
-
-
-def _flushes_denormal() -> bool:
-    """Torch can set the flag but not read it, so a denormal number is multiplied by one."""
-    return not float(torch.full((1,), 1e-40).mul(1.0)) > 0
+        torch.backends.cudnn.benchmark = before

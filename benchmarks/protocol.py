@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.costs import cost_model, predicted_latency, size_of
 from benchmarks.environment import capture
-from benchmarks.measure import measure_pair
+from benchmarks.measure import Runtimes, measure_pair
 from benchmarks.network import seeded, untrained
 from benchmarks.record import (
     PHASES,
@@ -39,7 +39,6 @@ from benchmarks.record import (
     Data,
     Environment,
     Group,
-    Measured,
     Phase,
     PhaseCost,
     PredictedLatency,
@@ -50,6 +49,7 @@ from benchmarks.record import (
     Status,
     Top1,
 )
+from benchmarks.runtime import fingerprint
 from benchmarks.sample import PROXIES, draw_sample
 from zoo.core.batches import Sample as LabelledImage
 from zoo.core.config import SubnetConfig, WidthRules
@@ -91,7 +91,7 @@ class Findings:
     size: Size | None = None
     top1: Top1 = field(default_factory=Top1)
     baseline: PhaseCost | None = None
-    latency: tuple[Measured, ...] = ()
+    runtimes: Runtimes = field(default_factory=Runtimes)
     predicted_latency: PredictedLatency | None = None
     groups: tuple[Group, ...] = ()
     images: dict[Literal["train", "search", "test"], int] = field(default_factory=dict)
@@ -230,10 +230,12 @@ def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> 
         recalibrated=evaluate(recalibrated, test),
         finetuned=evaluate(finetuned, test),
     )
-    findings.latency = measure_pair(
+    findings.runtimes = measure_pair(
         parent, finetuned, splits.input_size, latency=cell.latency, device=cell.device
     )
-    findings.predicted_latency = predicted_latency(cell, problem, subnet.config, findings.latency)
+    findings.predicted_latency = predicted_latency(
+        cell, problem, subnet.config, findings.runtimes.latency
+    )
     findings.network = finetuned
 
 
@@ -447,13 +449,14 @@ def _record(
         top1=findings.top1,
         spent=spent,
         seconds=seconds,
-        latency=findings.latency,
+        **vars(findings.runtimes),
         predicted_latency=findings.predicted_latency,
         groups=findings.groups,
         config=_plain(findings.config.to_json()) if findings.config else None,
         trace=tuple(_plain(row) for row in rows),
         scores=findings.scores,
         environment=environment,
+        fingerprint=fingerprint(environment, cell.device, cell.latency.threads),
     )
 
 

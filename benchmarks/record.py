@@ -17,10 +17,21 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
+from benchmarks.runtime import (
+    Environment,
+    Footprint,
+    Latency,
+    Measured,
+    PredictedLatency,
+    Quartiles,
+    Side,
+    Way,
+    fingerprint,
+)
 from benchmarks.strict import Many, Strict, explain
 
 __all__ = [
@@ -30,6 +41,7 @@ __all__ = [
     "DamagedRecord",
     "Data",
     "Environment",
+    "Footprint",
     "Group",
     "Latency",
     "Measured",
@@ -49,6 +61,7 @@ __all__ = [
     "current_records",
     "load_record",
     "load_records",
+    "write_numbered",
     "write_record",
 ]
 
@@ -59,6 +72,10 @@ Start = Literal["inherited", "scratch"]
 Status = Literal["ok", "infeasible", "failed", "cancelled"]
 Phase = Literal["baseline", "scoring", "supernet", "search", "finetune"]
 PHASES: tuple[Phase, ...] = ("baseline", "scoring", "supernet", "search", "finetune")
+
+
+Identified = TypeVar("Identified", bound=Strict)
+"""A model with a field `id`."""
 
 
 class DamagedRecord(ValueError):
@@ -132,17 +149,6 @@ class Rules(Strict):
 
     min_keep: float = Field(default=0.1, gt=0, le=1)
     divisor: int = Field(default=1, ge=1)
-
-
-class Latency(Strict):
-    """How latency is measured: batches, interleaved rounds, and milliseconds in a timed block."""
-
-    batches: Many[int] = (1, 32)
-    rounds: int = Field(default=15, ge=3)
-    block_ms: float = Field(default=20.0, gt=0)
-    warmup_ms: float = Field(default=50.0, gt=0)
-    threads: int = Field(default=1, ge=1)
-    memory_format: Literal["contiguous", "channels_last"] = "channels_last"
 
 
 class Sample(Strict):
@@ -300,62 +306,6 @@ class Top1(Strict):
     finetuned: float | None = None
 
 
-class Quartiles(Strict):
-    """Lower quartile, median and upper quartile over rounds."""
-
-    q25: float
-    median: float
-    q75: float
-
-
-class Measured(Strict):
-    """Latency of one pass at one batch, measured in interleaved rounds.
-
-    `ratio` is pruned over parent, paired by round; `control` the same for the parent against
-    itself, the floor below which a ratio says nothing.
-    """
-
-    batch: int
-    parent_ms: Quartiles
-    pruned_ms: Quartiles
-    ratio: Quartiles
-    control: Quartiles
-    passes_per_block: int
-    warmup_passes: int
-    rounds: int
-    dtype: str
-    memory_format: str
-    threads: int
-    flush_denormal: bool
-    parent_peak_bytes: int | None = None
-    pruned_peak_bytes: int | None = None
-
-    @property
-    def images_per_second(self) -> float:
-        """Throughput of the pruned network at the median."""
-        return 1e3 * self.batch / self.pruned_ms.median
-
-
-class PredictedLatency(Strict):
-    """Latency that a search was limited in, and what the networks then took, in milliseconds.
-
-    Predicted is what operator times, measured one by one before, add up to; measured are the
-    medians of `Measured` at the same batch.
-    """
-
-    batch: int
-    limit_ms: float
-    parent_ms: float
-    pruned_ms: float
-    measured_parent_ms: float
-    measured_pruned_ms: float
-
-    @property
-    def error(self) -> float:
-        """Prediction over measurement of the pruned network, less 1."""
-        return self.pruned_ms / self.measured_pruned_ms - 1
-
-
 class Group(Strict):
     """A channel group: its full size and how many channels were kept."""
 
@@ -365,27 +315,13 @@ class Group(Strict):
     stage: int | None = None
 
 
-class Environment(Strict):
-    """Where it ran, without anything that names a machine or a person."""
-
-    python: str
-    torch: str
-    timm: str
-    numpy: str
-    cuda: str | None = None
-    driver: str | None = None
-    gpu: str | None = None
-    cpu: str | None = None
-    cores: int | None = None
-    threads: int
-    workers: int
-    deterministic: bool
-    commit: str | None = None
-    dirty: bool | None = None
-
-
 class Record(Strict):
-    """What came of a cell."""
+    """What came of a cell.
+
+    `latency` is the main way of running at every batch, `further_latency` the other ways of the
+    settings, `left_out` those that could not be measured and why. Times of records with different
+    fingerprints are never put into one figure; see `runs_on` for records older than the field.
+    """
 
     id: str
     schema_version: int = SCHEMA
@@ -403,11 +339,15 @@ class Record(Strict):
     seconds: float | None = None
     latency: Many[Measured] = ()
     predicted_latency: PredictedLatency | None = None
+    further_latency: Many[Measured] = ()
+    left_out: dict[Way, str] = {}
+    footprint: dict[Side, Footprint] = {}
     groups: Many[Group] = ()
     config: dict[str, JsonValue] | None = None
     trace: Many[dict[str, JsonValue]] = ()
     scores: Many[float] = ()
     environment: Environment
+    fingerprint: str | None = None
 
     @model_validator(mode="after")
     def require_a_reason(self) -> "Record":
@@ -420,23 +360,41 @@ class Record(Strict):
             raise ValueError(f"a record with status {self.status} needs a reason")
         return self
 
+    @property
+    def runs_on(self) -> str:
+        """The device fingerprint, made up from what is known where a record does not hold it."""
+        return self.fingerprint or fingerprint(
+            self.environment, self.cell.device, self.cell.latency.threads
+        )
+
 
 def write_record(folder: Path, record: Record) -> Record:
     """Writes a record as a whole, under a name that did not exist, and returns it with its id.
 
+    A second attempt at the same cell on the same day gets `-2` after the hash.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    stem = f"{record.utc[:10].replace('-', '')}-{record.cell.label}-{record.cell.key}"
+    return write_numbered(folder, stem, record)
+
+
+def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
+    """Writes anything with an `id` as JSON under the first of `stem`, `stem-2`, ... that is free.
+
     The text goes to a hidden file beside its destination and is then linked to the final name,
-    which fails if that exists; so a kill at any moment leaves whole records only. A second attempt
-    at the same cell on the same day gets `-2` after the hash.
+    which fails if that exists; so a kill at any moment leaves whole records only.
 
     Raises:
         OSError: if the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{record.utc[:10].replace('-', '')}-{record.cell.label}-{record.cell.key}"
     for attempt in itertools.count(1):
-        named = record.model_copy(update={"id": stem if attempt == 1 else f"{stem}-{attempt}"})
+        name = stem if attempt == 1 else f"{stem}-{attempt}"
+        named = record.model_copy(update={"id": name})
         with contextlib.suppress(FileExistsError):
-            _write_new(folder / f"{named.id}.json", named.model_dump_json(indent=1) + "\n")
+            _write_new(folder / f"{name}.json", named.model_dump_json(indent=1) + "\n")
             return named
     raise AssertionError("count() does not end")
 

@@ -13,10 +13,20 @@ from rich.markup import escape
 from torch import nn
 
 from benchmarks.protocol import Findings, Places, parent_for, run_cell
-from benchmarks.record import BudgetMetric, Cell, Data, Model, Record, Schedule, write_record
+from benchmarks.record import (
+    BudgetMetric,
+    Cell,
+    Data,
+    Latency,
+    Model,
+    Record,
+    Schedule,
+    write_record,
+)
 from benchmarks.suite import PROTOCOL
 from zoo.core.checks import Outcome, contract
 from zoo.core.config import SubnetConfig
+from zoo.core.export import SUFFIXES, Exported, ExportFormat, export_network, require
 from zoo.core.pruner import create_pruner, pruners_of
 from zoo.core.save import Architecture, save_pruned
 from zoo.core.space import ChannelSpace
@@ -53,6 +63,8 @@ class Request:
     is_pretrained: bool
     seed: int
     device: str
+    export: str | None = None
+    is_folded: bool = False
 
     def cell(self) -> Cell:
         """The cell that answers the request.
@@ -74,6 +86,7 @@ class Request:
             seed=self.seed,
             parent=Schedule(epochs=self.parent_epochs),
             finetune=Schedule(epochs=self.epochs, lr=0.05),
+            latency=Latency(fold_batch_norm=self.is_folded),
             device=self.device,
         )
 
@@ -85,17 +98,18 @@ def prune_one(
 
     Args:
         request: what to prune and how.
-        out: new folder.
+        out: new folder; an exported file lies there, too.
         cache: where trained parents are kept.
         data: folder of a data set that is read from files.
         console: where progress is told.
 
     Raises:
-        ValueError: if the request cannot be met.
+        ValueError: if the request cannot be met, or the exported file is not the network.
         OSError: if the folder exists or cannot be written, or the data are not there.
     """
     cell = request.cell()
     create_pruner(cell.method)
+    form = None if request.export is None else require(request.export)
     out.mkdir(parents=True)
     try:
         places = Places(cache=cache, data=data)
@@ -111,6 +125,14 @@ def prune_one(
         _remove_if_empty(out)
         raise
     _tell(record, out, console)
+    if form is not None:
+        with console.status(f"exporting as {form}"):
+            exported = _exported(findings, out, form, request.is_folded)
+        console.print(
+            f"exported {exported.path} ({exported.size_bytes:,} bytes); loaded again, its logits "
+            f"differ from the network's by {exported.difference:.1g} at most",
+            soft_wrap=True,
+        )
     return record
 
 
@@ -146,6 +168,14 @@ def _saveable(cell: Cell, findings: Findings) -> _Pruned:
     args = {name: value for name, value in cell.model.args.items() if name != "pretrained"}
     architecture = Architecture.of(problem.model, **args)
     return _Pruned(findings.network, findings.config, problem.space, architecture)
+
+
+def _exported(findings: Findings, out: Path, form: ExportFormat, is_folded: bool) -> Exported:
+    """Writes the fine-tuned network beside its tensors; they are whole whatever happens here."""
+    assert findings.network is not None and findings.problem is not None
+    path = out / f"network{SUFFIXES[form]}"
+    input_size = findings.problem.space.input_size
+    return export_network(findings.network, input_size, path, form=form, fold=is_folded)
 
 
 def _module(target: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""What tracing, costs, surgery and training cost: ``tox -e bench``.
+"""What tracing, costs, solvers, surgery, training and a pruned network cost: ``tox -e bench``.
 
 Bounds are on ratios within one run, or stand an order of magnitude from what was measured.
 """
@@ -18,8 +18,11 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import nn
 
+from benchmarks.measure import measure_pair
+from benchmarks.runtime import Latency
 from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
 from zoo.core.batches import Batches, ImageTensors
+from zoo.core.chain import ChoiceTable, sample_chain
 from zoo.core.config import SubnetConfig
 from zoo.core.cost import Budget, CostModel
 from zoo.core.data import MeteredData
@@ -34,6 +37,7 @@ from zoo.core.space import ChannelSpace
 from zoo.core.surgery import rebuild
 from zoo.core.train import Recipe, train
 from zoo.core.widths import WidthGrid, covering_states
+from zoo.knapsack import Items, exact_widths, greedy_widths
 from zoo.pse_net import PSENet
 
 CONFIGS = 100_000
@@ -196,6 +200,59 @@ def test_training_loop_against_a_bare_loop(benchmark: BenchmarkFixture) -> None:
     benchmark.extra_info["harness_over_bare"] = round(ratio, 3)
     _time(benchmark, harness, rounds=3)
     assert ratio <= 1.03
+
+
+def test_pruned_against_parent(benchmark: BenchmarkFixture) -> None:
+    """A pass of the pruned network, stored, and its speed-up as a cell measures it."""
+    model = timm.create_model("resnet18", num_classes=10).eval()
+    space = ChannelSpace.trace(model, (3, 64, 64))
+    small = rebuild(model, space, halved(space)).eval()
+    settings = Latency(batches=(1, 8), rounds=9)
+    found = measure_pair(model, small, (3, 64, 64), latency=settings).latency
+    for measured in found:
+        told = f"batch_{measured.batch}"
+        benchmark.extra_info[f"speedup_{told}"] = round(measured.speedup, 3)
+        benchmark.extra_info[f"noise_floor_{told}"] = round(1 / measured.control.median, 3)
+    images = torch.randn(8, 3, 64, 64)
+    with torch.inference_mode():
+        _time(benchmark, lambda: small(images), rounds=20)
+    # Half of all widths is close to a quarter of the MACs: not to be twice as fast would be odd.
+    assert found[-1].speedup >= 2.0
+
+
+@pytest.mark.parametrize("solver", ["greedy", "exact"])
+def test_knapsack_solver(benchmark: BenchmarkFixture, solver: str) -> None:
+    """All capacities at once, on sixty groups of up to 512 channels."""
+    rng = np.random.default_rng(0)
+    sizes = rng.choice([64, 128, 256, 512], size=60)
+    items = Items(
+        tuple(np.sort(rng.random(size))[::-1] for size in sizes),
+        rng.integers(1, 50, size=60) * 1_000,
+        tuple(tuple(range(8, size + 1, 8)) for size in sizes.tolist()),
+    )
+
+    def solve() -> np.ndarray:
+        return greedy_widths(items) if solver == "greedy" else exact_widths(items, 20_000)
+
+    _time(benchmark, solve, rounds=3)
+    assert (np.diff(items.cost(solve())) != 0).any()
+
+
+def test_markov_chain_of_bnp(benchmark: BenchmarkFixture) -> None:
+    """Steps a second on sixteen blocks of two coordinates with ten widths each."""
+    rng = np.random.default_rng(0)
+    energies = tuple(rng.random((10, 10)) for _ in range(16))
+    costs = tuple(rng.integers(1, 1_000, size=(10, 10)) for _ in range(16))
+    table = ChoiceTable(energies, costs, limit=16 * 1_000)
+    steps = 5_000
+
+    def sample() -> object:
+        fresh = np.random.default_rng(0)
+        return sample_chain(table, (0,) * 32, steps=steps, tau=0.1, rng=fresh)
+
+    seconds = _time(benchmark, sample, rounds=3)
+    benchmark.extra_info["steps_per_second"] = round(steps / seconds)
+    assert steps / seconds >= 1_000
 
 
 def test_ecaresnet50d_against_torch_pruning(benchmark: BenchmarkFixture) -> None:

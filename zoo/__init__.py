@@ -10,6 +10,8 @@ from zoo.core.checks import check_pruner
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import Budget, CostModel
 from zoo.core.errors import Diverged, InfeasibleBudget, UnsupportedModel
+from zoo.core.export import Exported, export_network
+from zoo.core.fold import fold_batch_norm
 from zoo.core.latency import LatencyTable
 from zoo.core.problem import Problem
 from zoo.core.prune import LatencyCheck, PruneResult, prune
@@ -29,6 +31,7 @@ __all__ = [
     "CostModel",
     "DamagedTable",
     "Diverged",
+    "Exported",
     "InfeasibleBudget",
     "LatencyCheck",
     "LatencyTable",
@@ -44,6 +47,8 @@ __all__ = [
     "WidthRules",
     "check_pruner",
     "create_pruner",
+    "export_network",
+    "fold_batch_norm",
     "list_pruners",
     "load_pruned",
     "measure_latency",

@@ -201,6 +201,47 @@ def test_prune_refuses_what_is_not_there_and_leaves_no_folder(run, tmp_path, arg
     assert not (tmp_path / "pruned").exists()
 
 
+def test_prune_exports_the_network_that_it_saves(run, tmp_path):
+    status, out, err = run("prune", "test_resnet", "--method", "l1_norm", "--export",
+                           "torch-export", "--fold-batch-norm", *SMALL)  # fmt: skip
+    assert status == 0, err
+    assert "exported pruned/network.pt2" in out and "loaded again, its logits" in out
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = zoo.load_pruned(tmp_path / "pruned")(images)
+        found = torch.export.load(tmp_path / "pruned" / "network.pt2").module()(images)
+    assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+    (path,) = (tmp_path / "pruned").glob("*-l1_norm-*.json")
+    saved = load_record(path)
+    assert all(measured.batch_norm_folded for measured in saved.latency)
+    assert saved.fingerprint == saved.runs_on and set(saved.footprint) == {"parent", "pruned"}
+    assert saved.footprint["pruned"].disk_bytes < saved.footprint["parent"].disk_bytes
+
+
+def test_a_failed_export_keeps_the_saved_network_and_no_half_file(run, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("logits differ")
+
+    monkeypatch.setattr("zoo.core.export._compared", fails)
+    status, _, err = run("prune", "test_resnet", "--method", "l1_norm", "--export",
+                         "torch-export", *SMALL)  # fmt: skip
+    assert status == 2 and err == "error: logits differ\n"
+    names = {path.name for path in (tmp_path / "pruned").iterdir()}
+    assert names >= {"network.safetensors", "network.json"} and len(names) == 3  # and the record
+    zoo.load_pruned(tmp_path / "pruned")
+
+
+def test_an_export_that_cannot_be_written_is_refused_before_anything_is_trained(
+    run, tmp_path, monkeypatch
+):
+    status, _, err = run("prune", "test_resnet", "--export", "tflite")
+    assert status == 2 and "use onnx or torch-export" in err
+    monkeypatch.setattr("zoo.core.export.importlib.util.find_spec", lambda name: None)
+    status, _, err = run("prune", "test_resnet", "--export", "onnx")
+    assert status == 2 and "pip install onnx onnxscript onnxruntime" in err
+    assert not (tmp_path / "pruned").exists()
+
+
 def test_list_shows_methods_baselines_data_and_suites(run):
     status, out, _ = run("list")
     assert status == 0
