@@ -187,7 +187,8 @@ def report(
     readme: Annotated[
         Path | None,
         typer.Option(
-            help="A text with marked blocks (report, ablation, ranking, pruners) to renew."
+            help="A text with marked blocks to renew: report, results, standing, ablation, "
+            "ranking, supernets, pruners."
         ),
     ] = None,
 ) -> None:
@@ -216,7 +217,9 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     from benchmarks.plots import draw_figures
     from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
     from benchmarks.record import load_records
-    from benchmarks.report import compare, write_tables
+    from benchmarks.report import compare
+    from benchmarks.standing import standing_table
+    from benchmarks.tables import write_tables
 
     records = load_records(results / "records")
     if not records:
@@ -227,6 +230,7 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     write_tables(records, results / "tables")
     further = {
         "ablation.md": ablation_table(compare(records)),
+        "standing.md": standing_table(compare(records)),
         "ranking.md": ranking_table(collect_rankings(records)),
         "supernets.md": supernet_table(collect_rankings(records)),
     }
@@ -248,11 +252,15 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
     from benchmarks.marked import has_block, replace_block
     from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
     from benchmarks.record import load_records
-    from benchmarks.report import compare, to_markdown
+    from benchmarks.report import compare
+    from benchmarks.standing import standing_table
+    from benchmarks.tables import to_markdown, to_short_markdown
 
     records = load_records(results / "records")
     blocks = {
-        "report": lambda: to_markdown(compare(records)),
+        "report": lambda: to_short_markdown(compare(records)),
+        "results": lambda: to_markdown(compare(records)),
+        "standing": lambda: standing_table(compare(records)),
         "ablation": lambda: ablation_table(compare(records)),
         "ranking": lambda: ranking_table(collect_rankings(records)),
         "supernets": lambda: supernet_table(collect_rankings(records)),
@@ -340,3 +348,7 @@ def _default_workers(device: str) -> int:
     if device != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()
