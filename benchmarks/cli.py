@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from benchmarks.record import Record
     from benchmarks.report import Comparison
     from benchmarks.run import Plan
 
@@ -201,6 +202,51 @@ def report(
 
 
 @app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="Folder of results to hold on to.")],
+    new: Annotated[Path, typer.Argument(help="Folder of results to judge.")],
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare only this; repeat for more: accuracy, recalibrated, macs, cost, "
+            "latency, config. Default: all but config."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHECK=SIZE",
+            help="Changes up to this size are never worse, e.g. accuracy=0.02 for two points.",
+        ),
+    ] = None,
+    level: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="Chance of a false alarm, each check.")
+    ] = 0.001,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept that cells of BASE are missing in NEW.")
+    ] = False,
+) -> None:
+    """Say what got better or worse between two sets of records.
+
+    Records are paired by cell and seed. A change is worse if it is larger than its tolerance and
+    than noise: what two runs with different seeds would differ by.
+
+    Exit status: 1 if something got worse, 0 if not, 2 if the sets cannot be compared.
+    """
+    from benchmarks.changes import read_checks, read_tolerances, show_verdict
+    from benchmarks.gate import judge, pair_up
+
+    checks, tolerances = read_checks(check or []), read_tolerances(tolerance or [])
+    pairs = pair_up(_records(base), _records(new), partial=partial)
+    verdict = judge(pairs, checks, tolerances=tolerances, level=level)
+    console = Console()
+    console.print(f"{len(pairs)} cells paired: {escape(str(base))} -> {escape(str(new))}")
+    show_verdict(verdict, console)
+    if verdict.is_worse:
+        raise typer.Exit(1)
+
+
+@app.command()
 def check(
     module: Annotated[str, typer.Argument(help="Path of a .py file, or name of a module.")],
 ) -> None:
@@ -216,14 +262,11 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     from benchmarks.ablation import ablation_table
     from benchmarks.plots import draw_figures
     from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
-    from benchmarks.record import load_records
     from benchmarks.report import compare
     from benchmarks.standing import standing_table
     from benchmarks.tables import write_tables
 
-    records = load_records(results / "records")
-    if not records:
-        raise ValueError(f"no records in {results / 'records'}; make some with: zoo run")
+    records = _records(results)
     keys = {cell.key for cell in plan.cells} if plan else {record.cell.key for record in records}
     for comparison in compare(record for record in records if record.cell.key in keys):
         console.print(_table(comparison))
@@ -303,6 +346,21 @@ def _table(comparison: "Comparison") -> Table:
         )
         table.add_row(row.budget, escape(comparison.label(row)), *cells)
     return table
+
+
+def _records(results: Path) -> "list[Record]":
+    """Records of a results folder, or of a folder of records.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    from benchmarks.record import load_records
+
+    folder = results / "records" if (results / "records").is_dir() else results
+    records = load_records(folder)
+    if not records:
+        raise ValueError(f"no records in {folder}; make some with: zoo run SUITE --results PATH")
+    return records
 
 
 def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None:
