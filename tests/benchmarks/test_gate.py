@@ -12,7 +12,8 @@ from benchmarks.gate import CHECKS, TOLERANCES, judge, pair_up
 from benchmarks.protocol import Places, run_cell
 from benchmarks.record import Quartiles, current_records, load_records, write_record
 from benchmarks.report import compare
-from benchmarks.suite import Variant, expand, load_suite
+from benchmarks.run import plan_suite
+from benchmarks.suite import load_suite
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
 
@@ -192,7 +193,7 @@ def smoke(tmp_path_factory):
     """Cells of the smoke suite's network and data, where to run them, and their records."""
     torch.set_num_threads(1)
     places = Places(cache=tmp_path_factory.mktemp("cache"))
-    cells = expand(load_suite("smoke"), [Variant(method="l1_norm"), Variant(method="uniform")])
+    cells = plan_suite("smoke", load_suite("smoke"), places.cache / "records").cells
     return cells, places, [run_cell(c, suite="smoke", places=places)[0] for c in cells]
 
 
@@ -215,6 +216,16 @@ def test_a_pruner_whose_scores_are_negated_is_caught_by_the_real_protocol(
     checks = ("--check", "accuracy", "--check", "config")
     status, out, _ = run("compare", "base", "new", *checks, columns=200)
     assert status == 1 and "worse by more than noise" in out
+
+
+def test_the_smoke_suite_gives_what_its_committed_records_say(smoke):
+    # Another processor or release of torch rounds otherwise: some channels that score alike change
+    # places (4 % of them when convolutions were computed by other kernels), and the accuracy moves
+    # by a few images. That is within the tolerance and the noise; machine speed is not looked at.
+    base = load_records(ROOT / "results" / "smoke" / "records")
+    verdict = judge(pair_up(base, smoke[2]), ["accuracy", "config"])
+    assert {found.check for found in verdict.findings} == {"accuracy", "config"}
+    assert not verdict.is_worse, verdict
 
 
 def test_an_identical_rerun_passes(smoke):
