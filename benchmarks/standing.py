@@ -65,6 +65,8 @@ class Standing:
         """Friedman's test that all methods rank alike; None for fewer than three or one task."""
         if len(self.methods) < 3 or self.tasks < 2:
             return None
+        if not np.ptp(self.ranks, axis=1).any():
+            return 1.0  # all tie in every task, which the formula divides by zero for
         from scipy.stats import friedmanchisquare  # slow to import
 
         return float(friedmanchisquare(*self.ranks.T).pvalue)
