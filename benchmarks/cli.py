@@ -193,7 +193,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Draw tables (Markdown, CSV, LaTeX) and figures (PNG, PDF) from records."""
+    """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
     console = Console()
     _report(console, results, None)
     if readme is not None:
@@ -260,6 +260,7 @@ def check(
 def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     """Writes tables and figures of all records; prints those of a plan, or all."""
     from benchmarks.ablation import ablation_table
+    from benchmarks.page import write_page
     from benchmarks.plots import draw_figures
     from benchmarks.ranking import collect_rankings, ranking_table, supernet_table
     from benchmarks.report import compare
@@ -281,7 +282,11 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
         if text:
             (results / "tables" / name).write_text(text, "utf-8")
     draw_figures(records, results / "figures")
-    console.print(f"tables in {results / 'tables'}, figures in {results / 'figures'}")
+    page = write_page(records, results / "page.html", title=f"Pruning results: {results.name}")
+    console.print(
+        f"tables in {results / 'tables'}, figures in {results / 'figures'}, page: {page}",
+        soft_wrap=True,
+    )
 
 
 def _replace_blocks(path: Path, results: Path) -> list[str]:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from pydantic import JsonValue
 
 from benchmarks.ranking import Ranking, Scorer, judge
 from benchmarks.record import Record
-from benchmarks.report import Comparison
+from benchmarks.report import Comparison, Row
 from benchmarks.standing import Standing
 from benchmarks.style import legend_below, look, new_panels
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["critical_difference", "proxy_against_accuracy", "search_traces"]
+__all__ = ["critical_difference", "proxy_against_accuracy", "search_traces", "traced"]
 
 DASHES = ("-", "--", ":", "-.")
 """Of budgets, the largest first."""
@@ -44,31 +45,23 @@ def proxy_against_accuracy(rankings: Sequence[Ranking]) -> Figure:
 
 
 def search_traces(comparisons: Sequence[Comparison]) -> Figure:
-    """Best accuracy found so far over a search's evaluations, and losses of supernet training."""
-    figure, axes = new_panels(2 * len(comparisons))
+    """Best accuracy found so far over a search's evaluations, and losses of supernet training.
+
+    Of the variants of a method the plain one is shown, of its seeds the first.
+    """
+    kinds = ((_draw_best, _evaluations), (_draw_losses, _losses))
+    panels = [
+        (comparison, draw)
+        for comparison in comparisons
+        for draw, numbers in kinds
+        if any(numbers(row.ok[0]) for row in _plain(comparison))
+    ]
+    figure, axes = new_panels(len(panels))
     methods: dict[str, str] = {}
-    for index, comparison in enumerate(comparisons):
-        left, right = axes[2 * index : 2 * index + 2]
-        budgets = sorted({row.cell.budget for row in comparison.rows}, reverse=True)
-        for row in comparison.rows:
-            if not row.ok:
-                continue
-            colour, marker = look(row.cell.method)
-            dash = DASHES[budgets.index(row.cell.budget) % len(DASHES)]
-            found, losses = _evaluations(row.ok[0]), _losses(row.ok[0])
-            if found:
-                best = [100 * top1 for top1 in accumulate(found, max)]
-                steps = range(1, len(best) + 1)
-                left.plot(steps, best, dash, color=colour, marker=marker, ms=4, lw=1.1)
-            if losses and row.cell.budget == budgets[0]:
-                right.plot(*_smooth(losses), color=colour, marker=marker, ms=4, markevery=0.1)
-            if found or losses:
-                methods[comparison.label(row)] = row.cell.method
-        left.set(xlabel="Evaluations", ylabel="Best top-1 on search images so far, %")
-        right.set(xlabel="Share of the supernet's training, %", ylabel="Loss, running mean")
-        for axis in (left, right):
-            axis.set_title(f"{comparison.title}, seed {_first_seed(comparison)}", fontsize=10)
-            axis.grid(alpha=0.3)
+    for axis, (comparison, draw) in zip(axes, panels, strict=True):
+        methods |= {name: name for name in draw(axis, comparison)}
+        axis.set_title(f"{comparison.title}, seed {_first_seed(comparison)}", fontsize=10)
+        axis.grid(alpha=0.3)
     budgets = sorted({row.cell.budget for c in comparisons for row in c.rows}, reverse=True)
     lines = [
         Line2D([], [], color="black", ls=dash, label=f"budget {budget:g}")
@@ -76,6 +69,53 @@ def search_traces(comparisons: Sequence[Comparison]) -> Figure:
     ]
     legend_below(figure, methods, lines)
     return figure
+
+
+def traced(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
+    """The comparisons in which a search left a trace to draw."""
+    for comparison in comparisons:
+        records = [row.ok[0] for row in _plain(comparison)]
+        if any(_evaluations(record) or _losses(record) for record in records):
+            yield comparison
+
+
+def _draw_best(axis: Axes, comparison: Comparison) -> list[str]:
+    """A line for each method and budget; the methods that have one."""
+    rows = [row for row in _plain(comparison) if _evaluations(row.ok[0])]
+    budgets = sorted({row.cell.budget for row in comparison.rows}, reverse=True)
+    for row in rows:
+        colour, marker = look(row.cell.method)
+        dash = DASHES[budgets.index(row.cell.budget) % len(DASHES)]
+        best = [100 * top1 for top1 in accumulate(_evaluations(row.ok[0]), max)]
+        axis.plot(
+            range(1, len(best) + 1), best, dash, color=colour, marker=marker, ms=4, lw=1.1,
+            markevery=max(1, len(best) // 12),
+        )  # fmt: skip
+    axis.set(xlabel="Evaluations", ylabel="Best top-1 on search images so far, %")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return [row.cell.method for row in rows]
+
+
+def _draw_losses(axis: Axes, comparison: Comparison) -> list[str]:
+    """A line for each supernet, which serves every budget; the methods that have one."""
+    supernets = {row.cell.method: _losses(row.ok[0]) for row in reversed(_plain(comparison))
+                 if _losses(row.ok[0])}  # fmt: skip
+    for method, losses in supernets.items():
+        colour, marker = look(method)
+        progress, means = _smooth(losses)
+        axis.plot(progress, means, color=colour, marker=marker, ms=4, lw=1.1,
+                  markevery=max(1, len(means) // 10))  # fmt: skip
+    axis.set(xlabel="Share of the supernet's training, %", ylabel="Loss, running mean")
+    return list(supernets)
+
+
+def _plain(comparison: Comparison) -> list[Row]:
+    """The rows of each method's variant with the fewest settings that ran to the end."""
+    fewest: dict[str, int] = {}
+    for row in comparison.rows:
+        method, count = row.cell.method, len(row.cell.settings)
+        fewest[method] = min(fewest.get(method, count), count)
+    return [r for r in comparison.rows if r.ok and len(r.cell.settings) == fewest[r.cell.method]]
 
 
 def critical_difference(standing: Standing) -> Figure:
@@ -190,10 +230,3 @@ def _smooth(losses: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
 
 def _first_seed(comparison: Comparison) -> int:
     return min(row.ok[0].cell.seed for row in comparison.rows if row.ok)
-
-
-def traced(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
-    """The comparisons in which a search left a trace to draw."""
-    for comparison in comparisons:
-        if any(_evaluations(record) or _losses(record) for record in comparison.ok):
-            yield comparison

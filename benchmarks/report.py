@@ -158,23 +158,21 @@ class Comparison:
             f"fine-tuned for {_epochs(self.cell.finetune)}."
         ]
         if records and (size := records[0].size):
-            top1 = self.mean_parent_top1(records)
+            top1 = self.parent_top1
             sentences.insert(
                 0,
-                f"Parent: {size.full_macs:,} MACs, {size.full_params:,} parameters, top-1 {top1}.",
+                f"Parent: {size.full_macs:,} MACs, {size.full_params:,} parameters, top-1 "
+                f"{top1.shown('.1f', 100) + ' %' if top1 else 'unknown'}.",
             )
             sentences.append(_where(records[0]))
         return " ".join(sentences)
 
-    @staticmethod
-    def mean_parent_top1(records: Sequence[Record]) -> str:
-        """Mean test accuracy of the unpruned networks, one per seed, in per cent."""
-        by_seed = {
-            record.cell.seed: record.top1.parent
-            for record in records
-            if record.top1.parent is not None
-        }
-        return f"{estimate(list(by_seed.values())).shown('.1f', 100)} %" if by_seed else "unknown"
+    @property
+    def parent_top1(self) -> Estimate | None:
+        """Test accuracy of the unpruned networks, one for each seed."""
+        found = {record.cell.seed: record.top1.parent for record in self.ok}
+        known = [top1 for top1 in found.values() if top1 is not None]
+        return estimate(known) if known else None
 
 
 def method_name(cell: Cell) -> str:

@@ -276,7 +276,7 @@ BUDGET = Column("Budget", _budget)
 LABEL = Column("Method", lambda c, row: c.label(row), False, control=lambda c: CONTROL)
 TOP1 = Column(
     "Top-1 %, fine-tuned", _with_interval(_top1, ".1f"), is_bold=lambda c, row: c.is_best(row),
-    control=lambda c: c.mean_parent_top1(c.ok).removesuffix(" %"),
+    control=lambda c: shown(c.parent_top1, ".1f", 100),
 )  # fmt: skip
 GAIN = Column(
     f"To {REFERENCE}", _with_interval(lambda row: row.gain, "+.1f"), is_bold=_is_clear_gain
