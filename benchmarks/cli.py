@@ -281,8 +281,9 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     for name, text in further.items():
         if text:
             (results / "tables" / name).write_text(text, "utf-8")
-    draw_figures(records, results / "figures")
-    page = write_page(records, results / "page.html", title=f"Pruning results: {results.name}")
+    figures = draw_figures(records, results / "figures")
+    title = f"Pruning results: {results.resolve().name}"
+    page = write_page(records, results / "page.html", title=title, figures=figures)
     console.print(
         f"tables in {results / 'tables'}, figures in {results / 'figures'}, page: {page}",
         soft_wrap=True,

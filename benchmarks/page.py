@@ -7,7 +7,6 @@ request. What records say is text everywhere; jinja escapes it. Reads records an
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from matplotlib import pyplot as plt
+from PIL import Image
 
-from benchmarks.plots import TITLES, figures_of
+from benchmarks.plots import TITLES
 from benchmarks.record import Record, current_records
 from benchmarks.report import (
     DECIDING,
@@ -39,6 +38,9 @@ from benchmarks.uncertainty import Estimate
 
 __all__ = ["build_page", "write_page"]
 
+SHRINK = 0.7
+"""Size on the page over size in pixels, so that figures are sharp on fine screens."""
+
 LARGE = ("config", "trace", "scores")
 """Parts of a record that the page leaves to the file."""
 
@@ -55,19 +57,22 @@ class Column:
     control: Callable[[Comparison], Estimate | None] = lambda comparison: None
 
 
-def write_page(records: Iterable[Record], path: Path, *, title: str) -> Path:
+def write_page(
+    records: Iterable[Record], path: Path, *, title: str, figures: Iterable[Path]
+) -> Path:
     """Writes the page; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(build_page(records, title=title), encoding="utf-8")
+    path.write_text(build_page(records, title=title, figures=figures), encoding="utf-8")
     return path
 
 
-def build_page(records: Iterable[Record], *, title: str) -> str:
+def build_page(records: Iterable[Record], *, title: str, figures: Iterable[Path] = ()) -> str:
     """The page as a text.
 
     Args:
         records: what to show.
         title: its heading.
+        figures: files of the figures drawn from the same records; all but PNG are left out.
     """
     shown = current_records(list(records))
     comparisons = compare(shown)
@@ -89,7 +94,7 @@ def build_page(records: Iterable[Record], *, title: str) -> str:
         rows=rows,
         legend=LEGEND,
         ranks=_ranks(comparisons),
-        figures=_figures(shown),
+        figures=[_figure(path) for path in figures if path.suffix == ".png"],
         records=[_record(record) for record in sorted(shown, key=lambda record: record.id)],
     )
 
@@ -106,17 +111,17 @@ def _is_clear_gain(comparison: Comparison, row: Row) -> bool:
 
 COLUMNS: tuple[Column, ...] = (
     Column("Method", lambda c, row: c.label(row)),
-    Column("Network", lambda c, row: c.cell.model.name),
-    Column("Data", lambda c, row: c.cell.data.name),
     Column("Budget", lambda c, row: Estimate((float(row.cell.budget),)), "g"),
     Column("Of", lambda c, row: row.cell.metric),
-    Column("Seeds", lambda c, row: row.seeds),
     Column(
         "Top-1 %", _mean(lambda r: r.top1.finetuned), ".1f", 100,
         lambda c, row: c.is_best(row),
         lambda c: c.parent_top1,
     ),
     Column("To uniform", lambda c, row: row.gain, "+.1f", 100, _is_clear_gain),
+    Column("Seeds", lambda c, row: row.seeds),
+    Column("Network", lambda c, row: c.cell.model.name),
+    Column("Data", lambda c, row: c.cell.data.name),
     Column("MACs %", _mean(lambda r: share(r, "macs")), ".1f", 100),
     Column("Params %", _mean(lambda r: share(r, "params")), ".1f", 100),
     Column("MACs ratio", _mean(macs_ratio), ".2f"),
@@ -204,9 +209,10 @@ def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
     if standing := average_ranks(comparisons):
         ranked = zip(standing.methods, standing.average, strict=True)
         lines.append(
-            f"Average ranks over {standing.tasks} tasks, which differ significantly from "
-            f"{standing.critical_difference:.2f} on (Nemenyi, 5 %): "
-            + ", ".join(f"{name} {rank:.2f}" for name, rank in ranked) + "."
+            f"Average ranks over {standing.tasks} tasks: "
+            + ", ".join(f"{name} {rank:.2f}" for name, rank in ranked)
+            + f". Differences below {standing.critical_difference:.2f} are not significant "
+            "(Nemenyi, 5 %)."
         )  # fmt: skip
     lines += [
         f"{pair.title}: the rankings at budgets {pair.budgets[0]} and {pair.budgets[1]} agree with "
@@ -216,22 +222,17 @@ def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
     return lines
 
 
-def _figures(records: Sequence[Record]) -> list[dict[str, Any]]:  # Any: as above
-    found = []
-    for name, draw in figures_of(records).items():
-        kind, _, device = name.partition("-")
-        figure, file = draw(), io.BytesIO()
-        figure.savefig(file, format="png", dpi=110)
-        width, height = figure.get_size_inches()
-        plt.close(figure)
-        found.append({
-            "name": name,
-            "title": f"{TITLES[kind]}, {device}" if device else TITLES[kind],
-            "uri": f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}",
-            "width": round(110 * width),
-            "height": round(110 * height),
-        })  # fmt: skip
-    return found
+def _figure(path: Path) -> dict[str, Any]:  # Any: as above
+    kind, _, device = path.stem.partition("-")
+    with Image.open(path) as image:
+        width, height = image.size
+    return {
+        "name": path.stem,
+        "title": f"{TITLES[kind]}, {device}" if device else TITLES[kind],
+        "uri": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
+        "width": round(SHRINK * width),
+        "height": round(SHRINK * height),
+    }
 
 
 def _record(record: Record) -> dict[str, Any]:  # Any: as above
