@@ -54,9 +54,11 @@ def test_tables_are_those_of_the_reference_records(reference: list[Record]) -> N
         assert (folder / name).read_text("utf-8") == text, f"{name} is {RENEW}"
 
 
-@pytest.mark.parametrize(
-    "folder", sorted(ROOT.glob("results/*/figures")), ids=lambda p: p.parent.name
-)
+DRAWN = sorted(ROOT.glob("results/*/figures"))
+TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("folder", DRAWN, ids=lambda path: path.parent.name)
 def test_figures_are_those_of_the_records_beside_them(folder: Path) -> None:
     figures = figures_of(load_records(folder.parent / "records"))
     renew = f"stale; renew it with: zoo report --results results/{folder.parent.name}"
@@ -66,9 +68,7 @@ def test_figures_are_those_of_the_records_beside_them(folder: Path) -> None:
         plt.close("all")
 
 
-@pytest.mark.parametrize(
-    "text", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
 def test_pictures_that_a_text_shows_are_there(text: Path) -> None:
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text.read_text("utf-8")):
         assert (text.parent / path).is_file()
