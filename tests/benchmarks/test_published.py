@@ -38,13 +38,7 @@ def test_a_pruned_network_is_smaller_than_its_parent():
 
 def test_the_abstract_of_pse_net_is_a_point_of_its_network_on_its_data_only():
     asked = cell(model=Model(name="mobilenetv2_100"), data={"name": "imagenet"})
-    found = [
-        point
-        for point in published_for(
-            cell(model=Model(name="mobilenetv2_100"), data={"name": "imagenet"})
-        )
-        if point.method == "pse_net"
-    ]
+    found = [point for point in published_for(asked) if point.method == "pse_net"]
     assert [(point.macs, point.top1, point.parent_top1) for point in found] == [
         (300_000_000, 0.752, 0.726)
     ]
