@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from benchmarks.record import Record, current_records
-from benchmarks.report import DECIDING, hardware, method_name, spent_macs
+from benchmarks.report import DECIDING, method_name, runs_on, spent_macs
 
 __all__ = ["CHECKS", "TOLERANCES", "Check", "Finding", "Pair", "Verdict", "judge", "pair_up"]
 
@@ -306,7 +306,7 @@ def _cost_loss(pair: Pair) -> float | None:
 
 def _latency_loss(pair: Pair) -> float | None:
     """Mean log ratio of pruned over parent, new over base; None for times of two machines."""
-    if hardware(pair.base) != hardware(pair.new):
+    if runs_on(pair.base) != runs_on(pair.new):
         return None
     new = {measured.batch: measured.ratio.median for measured in pair.new.latency}
     changes = [
@@ -356,7 +356,7 @@ WHY_NOT: Mapping[Check, str] = {
     "recalibrated": "a record has no accuracy before fine-tuning",
     "macs": "a record has no MACs",
     "cost": "nothing was spent in the base",
-    "latency": "not timed at the same batches on the same processor",
+    "latency": "not timed at the same batches, or on another processor or release of torch",
     "config": "a record has no configuration",
 }
 

@@ -38,7 +38,7 @@ from benchmarks.plot_search import (
 )
 from benchmarks.ranking import collect_rankings
 from benchmarks.record import Record
-from benchmarks.report import Comparison, compare, hardware
+from benchmarks.report import Comparison, compare, runs_on
 from benchmarks.standing import average_ranks
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def figures_of(records: Iterable[Record]) -> dict[str, Draw]:
     """What can be drawn, by file name; figures of a second device have its name in theirs."""
     devices: dict[str, list[Record]] = {}
     for record in records:
-        devices.setdefault(hardware(record), []).append(record)
+        devices.setdefault(runs_on(record), []).append(record)
     found: dict[str, Draw] = {}
     for device, group in sorted(devices.items()):
         suffix = f"-{_slug(device)}" if len(devices) > 1 else ""
@@ -151,4 +151,4 @@ def _numbers(values: object) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40]
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

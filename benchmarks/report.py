@@ -27,6 +27,7 @@ __all__ = [
     "macs_ratio",
     "method_name",
     "realised",
+    "runs_on",
     "share",
     "shown",
     "speedup",
@@ -36,6 +37,9 @@ __all__ = [
 
 REFERENCE = "uniform"
 """The method that differences are taken to."""
+
+HARDLY_ANY = 1.1
+"""MACs ratio below which the share of the gain that was realised is all noise."""
 
 MULTIPLE = 8
 """Widths that are multiples of it suit the arithmetic units of most processors."""
@@ -190,7 +194,7 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     for record in current_records(list(records)):
         if record.cell.sample is not None:
             continue  # part of a ranking
-        groups.setdefault((record.cell.comparison, hardware(record)), []).append(record)
+        groups.setdefault((record.cell.comparison, runs_on(record)), []).append(record)
     comparisons = [_comparison(group) for group in groups.values()]
     return sorted(
         comparisons,
@@ -198,8 +202,17 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     )
 
 
+def runs_on(record: Record) -> str:
+    """Names what a time depends on beside the network; times of two names are never merged."""
+    environment = record.environment
+    parts = [hardware(record), f"torch {environment.torch}", f"{environment.workers} workers"]
+    if record.cell.device.startswith("cuda"):
+        parts += [f"driver {environment.driver}", f"CUDA {environment.cuda}"]
+    return ", ".join(parts)
+
+
 def hardware(record: Record) -> str:
-    """The processor that the networks ran on; times of different ones are never averaged."""
+    """The processor that the networks ran on."""
     on_gpu = record.cell.device.startswith("cuda")
     return (record.environment.gpu if on_gpu else record.environment.cpu) or "unknown hardware"
 
@@ -294,9 +307,9 @@ def macs_ratio(record: Record) -> float | None:
 
 
 def realised(record: Record, smallest: bool) -> float | None:
-    """Share of the gain in MACs that became a gain in time; None for an unpruned network."""
+    """Share of the gain in MACs that became a gain in time; None where there is hardly any."""
     theory, practice = macs_ratio(record), speedup(record, smallest)
-    if theory is None or practice is None or theory <= 1:
+    if theory is None or practice is None or theory < HARDLY_ANY:
         return None
     return (practice - 1) / (theory - 1)
 

@@ -137,6 +137,8 @@ def test_no_method_imports_another_or_the_harness(path: Path) -> None:
             },
         ),
         ("gate", {"record", "report"}),
+        ("page", {"plots", "record", "report", "standing", "tables", "uncertainty"}),
+        ("claims", {"ranking", "record", "report", "strict", "uncertainty"}),
     ],
 )
 def test_tables_and_figures_read_records_only(name: str, allowed: set[str]) -> None:

@@ -96,7 +96,7 @@ def test_the_gain_realised_is_speed_over_what_macs_promise():
     # Ratios of 0.8 and 0.5 in time, so speed-ups of 1.25 and 2 of the 4 that MACs promise.
     assert realised(found, smallest=True) == pytest.approx(0.25 / 3)
     assert realised(found, smallest=False) == pytest.approx(1 / 3)
-    assert realised(record(budget=1.0), smallest=True) is None
+    assert realised(record(budget=0.95), smallest=True) is None  # hardly any gain to realise
 
 
 def test_widths_are_aligned_if_they_are_multiples_of_eight():
