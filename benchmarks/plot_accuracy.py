@@ -55,50 +55,44 @@ class Panel:
 
 def accuracy_against_macs(comparisons: Sequence[Comparison]) -> Figure:
     """Top-1 after fine-tuning against MACs, a panel for each comparison, a line for each method."""
-    return _figure(
-        [
-            Panel(
-                each,
-                lambda r: r.size.macs / 1e6 if r.size and r.size.macs else None,
-                lambda r: r.size.full_macs / 1e6 if r.size else None,
-                "MACs, millions",
-                "macs",
-            )
-            for each in comparisons
-        ]
-    )
+
+    def pruned(record: Record) -> float | None:
+        return record.size.macs / 1e6 if record.size and record.size.macs else None
+
+    def parent(record: Record) -> float | None:
+        return record.size.full_macs / 1e6 if record.size else None
+
+    panels = [Panel(each, pruned, parent, "MACs, millions", "macs") for each in comparisons]
+    return _figure(panels)
 
 
 def accuracy_against_params(comparisons: Sequence[Comparison]) -> Figure:
     """The same against parameters."""
-    return _figure(
-        [
-            Panel(
-                each,
-                lambda r: r.size.params / 1e6 if r.size and r.size.params else None,
-                lambda r: r.size.full_params / 1e6 if r.size else None,
-                "Parameters, millions",
-                "params",
-            )
-            for each in comparisons
-        ]
-    )
+
+    def pruned(record: Record) -> float | None:
+        return record.size.params / 1e6 if record.size and record.size.params else None
+
+    def parent(record: Record) -> float | None:
+        return record.size.full_params / 1e6 if record.size else None
+
+    panels = [Panel(each, pruned, parent, "Parameters, millions", "params") for each in comparisons]
+    return _figure(panels)
 
 
 def accuracy_against_cost(comparisons: Sequence[Comparison]) -> Figure:
     """The same against all MACs spent: training the parent, deciding and fine-tuning."""
+    label = "Total training cost, MACs, trillions"
     return _figure(
-        [
-            Panel(
-                each,
-                lambda r: spent_macs(r, PHASES) / 1e12,
-                lambda r: spent_macs(r, ["baseline"]) / 1e12,
-                "Total training cost, MACs, trillions",
-                is_from_zero=False,
-            )
-            for each in comparisons
-        ]
+        [Panel(each, _spent, _spent_on_parent, label, is_from_zero=False) for each in comparisons]
     )
+
+
+def _spent(record: Record) -> float:
+    return spent_macs(record, PHASES) / 1e12
+
+
+def _spent_on_parent(record: Record) -> float:
+    return spent_macs(record, ["baseline"]) / 1e12
 
 
 def accuracy_against_latency(comparisons: Sequence[Comparison]) -> Figure:

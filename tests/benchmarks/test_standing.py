@@ -44,6 +44,15 @@ def test_a_method_that_failed_is_last_and_one_that_was_not_run_leaves_the_task_o
     )
 
 
+def test_a_method_that_lost_a_seed_is_last_however_good_the_others_were():
+    table = {("a", b): {"x": [0.9], "y": [0.8, 0.8]} for b in (0.5, 0.25)}
+    lost = [
+        record(status="failed", reason="x", cell=cell("x", b, 1, model=Model(name="a")))
+        for b in (0.5, 0.25)
+    ]
+    assert average_ranks(compare([*results(table), *lost])).methods == ("y", "x")
+
+
 def test_critical_difference_is_the_published_one():
     # Demsar 2006, table 5: q = 2.569 for four classifiers at 5 %; with 14 data sets, his example.
     task = {"p": [0.4], "q": [0.3], "r": [0.2], "s": [0.1]}
