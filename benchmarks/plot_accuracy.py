@@ -154,8 +154,8 @@ def _figure(panels: Sequence[Panel]) -> Figure:
 
 
 def _plain_last(lines: Mapping[str, list[Row]]) -> list[list[Row]]:
-    """The lines in the order of fewer and fewer settings, so that the plain methods come last."""
-    return sorted(lines.values(), key=lambda rows: -len(rows[0].cell.settings))
+    """The lines in the order of shorter and shorter names, so that the plain methods come last."""
+    return sorted(lines.values(), key=lambda rows: -len(rows[0].method))
 
 
 def _draw_line(axis: Axes, rows: Sequence[Row], cost: Number, *, is_plain: bool) -> None:

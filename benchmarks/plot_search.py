@@ -110,12 +110,12 @@ def _draw_losses(axis: Axes, comparison: Comparison) -> list[str]:
 
 
 def _plain(comparison: Comparison) -> list[Row]:
-    """The rows of each method's variant with the fewest settings that ran to the end."""
-    fewest: dict[str, int] = {}
+    """The rows of each method's plain variant, the one with the shortest name, that ran."""
+    plain: dict[str, str] = {}
     for row in comparison.rows:
-        method, count = row.cell.method, len(row.cell.settings)
-        fewest[method] = min(fewest.get(method, count), count)
-    return [r for r in comparison.rows if r.ok and len(r.cell.settings) == fewest[r.cell.method]]
+        known = plain.get(row.cell.method, row.method)
+        plain[row.cell.method] = min(known, row.method, key=len)
+    return [row for row in comparison.rows if row.ok and row.method == plain[row.cell.method]]
 
 
 def critical_difference(standing: Standing) -> Figure:

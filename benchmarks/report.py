@@ -106,7 +106,7 @@ class Row:
     @property
     def gain(self) -> Estimate | None:
         """Difference of final top-1 to uniform width, paired by seed."""
-        if self.cell.method == REFERENCE and not self.cell.settings:
+        if self.method == REFERENCE:
             return None
         return paired(self.top1_by_seed, self.uniform)
 
@@ -232,7 +232,7 @@ def _comparison(records: Sequence[Record]) -> Comparison:
     uniform = {
         (record.cell.metric, record.cell.budget, record.cell.seed): record.top1.finetuned
         for record in records
-        if record.cell.method == REFERENCE and not record.cell.settings and record.status == "ok"
+        if method_name(record.cell) == REFERENCE and record.status == "ok"
     }
     rows = []
     for group in variants.values():

@@ -32,8 +32,15 @@ from benchmarks.report import (
 
 __all__ = ["LEGEND", "to_csv", "to_latex", "to_markdown", "to_short_markdown", "write_tables"]
 
-UNITS = {"macs": "MACs", "params": "params"}
+UNITS = {"macs": "MACs", "params": "params", "latency": "latency", "latency_ms": "ms"}
 CONTROL = "parent twice (A/A)"
+
+TEX = {
+    **{character: f"\\{character}" for character in "%_&#${}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"±": r"$\pm$", "×": r"$\times$", "–": "--", "<": r"$<$", ">": r"$>$"},
+}
+"""What stands for a character in LaTeX."""
 
 LEGEND = (
     "Over several seeds: mean ± sample standard deviation [bootstrap 95 % interval of the mean]; "
@@ -190,9 +197,7 @@ def _html(text: str) -> str:
 
 
 def _tex(text: str) -> str:
-    for plain, escaped in (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("#", r"\#")):
-        text = text.replace(plain, escaped)
-    return text.replace("±", r"$\pm$").replace("×", r"$\times$").replace("–", "--")
+    return "".join(TEX.get(character, character) for character in text)
 
 
 def _seed_note(comparison: Comparison) -> str:
@@ -227,7 +232,7 @@ def _top1(row: Row) -> Estimate | None:
 
 
 def _budget(comparison: Comparison, row: Row) -> str:
-    return f"{row.budget} {UNITS[row.cell.metric]}"
+    return f"{row.budget} {UNITS.get(row.cell.metric, row.cell.metric)}"
 
 
 def _control_speed(smallest: bool) -> Callable[[Comparison], str]:

@@ -10,6 +10,7 @@ from benchmarks.page import build_page, write_page
 from benchmarks.plots import draw_figures
 from benchmarks.record import Model
 from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.test_plots import ranked
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>"\'{{7*7}}'
 
@@ -63,6 +64,11 @@ def test_nothing_is_fetched(page):
 
 def test_the_page_is_the_same_in_every_run(page, figures):
     assert page == build_page(reversed(RECORDS), title=EVIL, figures=figures)
+
+
+def test_records_of_a_ranking_alone_make_a_page_without_rows():
+    page = build_page(ranked(), title="ranking")
+    assert page.count("<details id=") == len(ranked()) and "<tbody>\n</tbody>" in page
 
 
 # In a browser. Debian's chromium through playwright, which downloads nothing; no skip, so a run

@@ -224,3 +224,11 @@ def test_a_label_names_settings_only_where_there_are_variants():
     (comparison,) = compare(found)
     labels = {comparison.label(row) for row in comparison.rows}
     assert labels == {"taylor", "bnp", "bnp (steps=3)"}
+
+
+def test_latex_stays_latex_whatever_a_name_holds():
+    evil = record(cell=cell("taylor", settings={"note": "\\input{x} $~^<&%_#"}))
+    text = to_latex(compare([evil]))
+    assert (
+        r"note=\textbackslash{}input\{x\} \$\textasciitilde{}\textasciicircum{}$<$\&\%\_\#" in text
+    )
