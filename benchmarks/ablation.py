@@ -11,13 +11,12 @@ from benchmarks.record import Record
 from benchmarks.report import (
     DECIDING,
     Comparison,
-    Estimate,
     Row,
-    estimate,
     shown,
     spent_macs,
     spent_seconds,
 )
+from benchmarks.uncertainty import paired
 
 __all__ = ["ablation_table"]
 
@@ -64,7 +63,7 @@ def _line(row: Row, plain: Row) -> str:
         row.seeds,
         shown(row.mean(lambda record: record.top1.recalibrated), ".1f", 100),
         shown(row.mean(lambda record: record.top1.finetuned), ".1f", 100),
-        "–" if row is plain else shown(_difference(row, plain), "+.1f", 100),
+        "–" if row is plain else _difference(row, plain),
         shown(row.mean(_gap), ".2f", 1000),
         shown(macs, ".2f", 1e-12),
         shown(seconds, ".1f"),
@@ -72,16 +71,13 @@ def _line(row: Row, plain: Row) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _difference(row: Row, plain: Row) -> Estimate | None:
-    """Final top-1 against the plain method, paired by seed."""
-    reference = {record.cell.seed: record.top1.finetuned for record in plain.ok}
-    pairs = [
-        record.top1.finetuned - base
-        for record in row.ok
-        if record.top1.finetuned is not None
-        and (base := reference.get(record.cell.seed)) is not None
-    ]
-    return estimate(pairs) if pairs else None
+def _difference(row: Row, plain: Row) -> str:
+    """Final top-1 against the plain method, paired by seed; bold outside its interval."""
+    found = paired(row.top1_by_seed, plain.top1_by_seed)
+    if found is None:
+        return "–"
+    text = found.with_interval("+.1f", 100)
+    return f"**{text}**" if found.sign else text
 
 
 def _gap(record: Record) -> float | None:

@@ -7,7 +7,7 @@ came from.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -18,11 +18,11 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from benchmarks.record import BudgetMetric
+    from benchmarks.record import BudgetMetric, Record
     from benchmarks.report import Comparison
     from benchmarks.run import Plan
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "special_tables"]
 
 app = typer.Typer(
     name="zoo",
@@ -36,6 +36,25 @@ app = typer.Typer(
     add_completion=False,
 )
 
+LatencyRatio = Annotated[
+    float | None,
+    typer.Option(help="Budget as a keep ratio of the latency at batch 1, on this device."),
+]
+LatencyMs = Annotated[float | None, typer.Option(help="The same in milliseconds a pass.")]
+Export = Annotated[
+    str | None,
+    typer.Option(help="Also write onnx or torch-export (.pt2), and check its logits."),
+]
+Fold = Annotated[
+    bool,
+    typer.Option(
+        "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
+    ),
+]
+Width = Annotated[
+    float,
+    typer.Option(min=1, max=8, help="Widen the network before it is trained and pruned."),
+]
 Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
 DataPath = Annotated[
     Path | None, typer.Option("--data", help="Folder of a data set that is read from files.")
@@ -123,13 +142,8 @@ def prune(
     params: Annotated[
         float | None, typer.Option(help="Budget in parameters instead of MACs.")
     ] = None,
-    latency: Annotated[
-        float | None,
-        typer.Option(help="Budget as a keep ratio of the latency at batch 1, on this device."),
-    ] = None,
-    latency_ms: Annotated[
-        float | None, typer.Option(help="The same in milliseconds a pass.")
-    ] = None,
+    latency: LatencyRatio = None,
+    latency_ms: LatencyMs = None,
     dataset: Annotated[str, typer.Option(help="A data set; see zoo list.")] = "cluttered_digits",
     data: DataPath = None,
     out: Annotated[Path, typer.Option(help="New folder for the smaller network.")] = Path("pruned"),
@@ -140,23 +154,12 @@ def prune(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from timm's published weights.")
     ] = False,
-    width: Annotated[
-        float,
-        typer.Option(min=1, max=8, help="Widen the network before it is trained and pruned."),
-    ] = 1.0,
+    width: Width = 1.0,
     image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels.")] = None,
     train_size: Annotated[int | None, typer.Option(min=1, help="Training images to use.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    export: Annotated[
-        str | None,
-        typer.Option(help="Also write onnx or torch-export (.pt2), and check its logits."),
-    ] = None,
-    fold_batch_norm: Annotated[
-        bool,
-        typer.Option(
-            "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
-        ),
-    ] = False,
+    export: Export = None,
+    fold_batch_norm: Fold = False,
     results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
@@ -217,12 +220,57 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Draw tables (Markdown, CSV, LaTeX) and figures (PNG, PDF) from records."""
+    """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
     console = Console()
     _report(console, results, None)
     if readme is not None:
         names = _replace_blocks(readme, results)
         console.print(f"replaced in {readme}: {', '.join(names)}")
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="Folder of results to hold on to.")],
+    new: Annotated[Path, typer.Argument(help="Folder of results to judge.")],
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare only this; repeat for more: accuracy, recalibrated, macs, cost, "
+            "latency, config. Default: all but config."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHECK=SIZE",
+            help="Changes up to this size are never worse, e.g. accuracy=0.02 for two points.",
+        ),
+    ] = None,
+    level: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="Chance of a false alarm, each check.")
+    ] = 0.001,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept that cells of BASE are missing in NEW.")
+    ] = False,
+) -> None:
+    """Say what got better or worse between two sets of records.
+
+    Records are paired by cell and seed. A change is worse if it is larger than its tolerance and
+    than noise: what two runs with different seeds would differ by.
+
+    Exit status: 1 if something got worse, 0 if not, 2 if the sets cannot be compared.
+    """
+    from benchmarks.changes import read_checks, read_tolerances, show_verdict
+    from benchmarks.gate import judge, pair_up
+
+    checks, tolerances = read_checks(check or []), read_tolerances(tolerance or [])
+    pairs = pair_up(_records(base), _records(new), partial=partial)
+    verdict = judge(pairs, checks, tolerances=tolerances, level=level)
+    console = Console()
+    console.print(f"{len(pairs)} cells paired: {escape(str(base))} -> {escape(str(new))}")
+    show_verdict(verdict, console)
+    if verdict.is_worse:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -238,32 +286,44 @@ def check(
 
 def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     """Writes tables and figures of all records; prints those of a plan, or all."""
-    from benchmarks.ablation import ablation_table
+    from benchmarks.page import write_page
     from benchmarks.plots import draw_figures
-    from benchmarks.ranking import collect_rankings, ranking_table
-    from benchmarks.record import load_records
-    from benchmarks.report import compare, write_tables
-    from benchmarks.supernets import reach_table, sharing_table, supernet_table
+    from benchmarks.report import compare
+    from benchmarks.tables import write_tables
 
-    records = load_records(results / "records")
-    if not records:
-        raise ValueError(f"no records in {results / 'records'}; make some with: zoo run")
+    records = _records(results)
     keys = {cell.key for cell in plan.cells} if plan else {record.cell.key for record in records}
     for comparison in compare(record for record in records if record.cell.key in keys):
         console.print(_table(comparison))
     write_tables(records, results / "tables")
-    further = {
-        "ablation.md": ablation_table(compare(records)),
-        "ranking.md": ranking_table(collect_rankings(records)),
-        "supernets.md": supernet_table(collect_rankings(records)),
-        "supernet-reach.md": reach_table(collect_rankings(records)),
-        "supernet-sharing.md": sharing_table(compare(records)),
+    for name, table in special_tables(records).items():
+        if text := table():
+            (results / "tables" / f"{name}.md").write_text(text, "utf-8")
+    figures = draw_figures(records, results / "figures")
+    title = f"Pruning results: {results.resolve().name}"
+    page = write_page(records, results / "page.html", title=title, figures=figures)
+    console.print(
+        f"tables in {results / 'tables'}, figures in {results / 'figures'}, page: {page}",
+        soft_wrap=True,
+    )
+
+
+def special_tables(records: "list[Record]") -> "dict[str, Callable[[], str]]":
+    """Tables that answer one question, by name; empty where the records say nothing on it."""
+    from benchmarks.ablation import ablation_table
+    from benchmarks.ranking import collect_rankings, ranking_table
+    from benchmarks.report import compare
+    from benchmarks.standing import standing_table
+    from benchmarks.supernets import reach_table, sharing_table, supernet_table
+
+    return {
+        "standing": lambda: standing_table(compare(records)),
+        "ablation": lambda: ablation_table(compare(records)),
+        "ranking": lambda: ranking_table(collect_rankings(records)),
+        "supernets": lambda: supernet_table(collect_rankings(records)),
+        "supernet-reach": lambda: reach_table(collect_rankings(records)),
+        "supernet-sharing": lambda: sharing_table(compare(records)),
     }
-    for name, text in further.items():
-        if text:
-            (results / "tables" / name).write_text(text, "utf-8")
-    draw_figures(records, results / "figures")
-    console.print(f"tables in {results / 'tables'}, figures in {results / 'figures'}")
 
 
 def _replace_blocks(path: Path, results: Path) -> list[str]:
@@ -277,22 +337,17 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
     Raises:
         ValueError: if it has no markers.
     """
-    from benchmarks.ablation import ablation_table
     from benchmarks.cards import methods_table
     from benchmarks.marked import has_block, replace_block
-    from benchmarks.ranking import collect_rankings, ranking_table
     from benchmarks.record import load_records
-    from benchmarks.report import compare, to_markdown
-    from benchmarks.supernets import reach_table, sharing_table, supernet_table
+    from benchmarks.report import compare
+    from benchmarks.tables import to_markdown, to_short_markdown
 
     records = load_records(results / "records")
     blocks = {
-        "report": lambda: to_markdown(compare(records)),
-        "ablation": lambda: ablation_table(compare(records)),
-        "ranking": lambda: ranking_table(collect_rankings(records)),
-        "supernets": lambda: supernet_table(collect_rankings(records)),
-        "supernet-reach": lambda: reach_table(collect_rankings(records)),
-        "supernet-sharing": lambda: sharing_table(compare(records)),
+        "report": lambda: to_short_markdown(compare(records)),
+        "results": lambda: to_markdown(compare(records)),
+        **special_tables(records),
         "pruners": methods_table,
     }
     text = path.read_text("utf-8")
@@ -333,6 +388,21 @@ def _table(comparison: "Comparison") -> Table:
         )
         table.add_row(row.budget, escape(comparison.label(row)), *cells)
     return table
+
+
+def _records(results: Path) -> "list[Record]":
+    """Records of a results folder, or of a folder of records.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    from benchmarks.record import load_records
+
+    folder = results / "records" if (results / "records").is_dir() else results
+    records = load_records(folder)
+    if not records:
+        raise ValueError(f"no records in {folder}; make some with: zoo run SUITE --results PATH")
+    return records
 
 
 def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None:
@@ -380,3 +450,7 @@ def _default_workers(device: str) -> int:
     if device != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()

@@ -124,7 +124,33 @@ def test_no_method_imports_another_or_the_harness(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "allowed"), [("report", {"record"}), ("plots", {"record", "report"})]
+    ("name", "allowed"),
+    [
+        ("uncertainty", set()),
+        ("style", set()),
+        ("report", {"record", "uncertainty"}),
+        ("tables", {"record", "report"}),
+        ("standing", {"ranking", "report", "uncertainty"}),
+        ("published", {"record", "strict"}),
+        ("plot_accuracy", {"published", "record", "report", "style"}),
+        ("plot_rows", {"record", "report", "style"}),
+        ("plot_search", {"ranking", "record", "report", "standing", "style"}),
+        (
+            "plots",
+            {
+                "plot_accuracy",
+                "plot_rows",
+                "plot_search",
+                "ranking",
+                "record",
+                "report",
+                "standing",
+            },
+        ),
+        ("gate", {"record", "report"}),
+        ("page", {"plots", "record", "report", "standing", "tables", "uncertainty"}),
+        ("claims", {"ranking", "record", "report", "strict", "uncertainty"}),
+    ],
 )
 def test_tables_and_figures_read_records_only(name: str, allowed: set[str]) -> None:
     ours = {

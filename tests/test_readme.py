@@ -8,24 +8,75 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from matplotlib import pyplot as plt
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 from benchmarks.ablation import ablation_table
 from benchmarks.cards import methods_table
+from benchmarks.cli import special_tables
 from benchmarks.marked import block_of
+from benchmarks.plots import digest_of, figures_of, plotted
 from benchmarks.ranking import collect_rankings, ranking_table
-from benchmarks.record import load_records
-from benchmarks.report import compare, to_markdown
+from benchmarks.record import Record, load_records
+from benchmarks.report import compare
 from benchmarks.supernets import sharing_table
+from benchmarks.tables import to_csv, to_latex, to_markdown, to_short_markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def test_result_table_is_the_one_of_the_reference_records() -> None:
-    records = load_records(ROOT / "results" / "reference" / "records")
-    assert block_of(README, "report").strip() == to_markdown(compare(records)).strip()
+RENEW = "stale; renew it with: zoo report --results results/reference --readme README.md"
+
+
+@pytest.fixture(scope="module")
+def reference() -> list[Record]:
+    return load_records(ROOT / "results" / "reference" / "records")
+
+
+def test_result_table_is_the_one_of_the_reference_records(reference: list[Record]) -> None:
+    assert block_of(README, "report").strip() == to_short_markdown(compare(reference)).strip(), (
+        RENEW
+    )
+
+
+def test_tables_are_those_of_the_reference_records(reference: list[Record]) -> None:
+    comparisons = compare(reference)
+    tables = {
+        "results.md": to_markdown(comparisons),
+        "results.csv": to_csv(comparisons),
+        "results.tex": to_latex(comparisons),
+        **{
+            f"{name}.md": text
+            for name, make in special_tables(reference).items()
+            if (text := make())
+        },
+    }
+    folder = ROOT / "results" / "reference" / "tables"
+    assert {path.name for path in folder.iterdir()} == set(tables), RENEW
+    for name, text in tables.items():
+        assert (folder / name).read_text("utf-8") == text, f"{name} is {RENEW}"
+
+
+DRAWN = sorted(ROOT.glob("results/*/figures"))
+TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("folder", DRAWN, ids=lambda path: path.parent.name)
+def test_figures_are_those_of_the_records_beside_them(folder: Path) -> None:
+    figures = figures_of(load_records(folder.parent / "records"))
+    renew = f"stale; renew it with: zoo report --results results/{folder.parent.name}"
+    assert {path.stem for path in folder.iterdir()} == set(figures), renew
+    for name, draw in figures.items():
+        assert digest_of(folder / f"{name}.png") == plotted(draw()), f"{name}.png is {renew}"
+        plt.close("all")
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
+def test_pictures_that_a_text_shows_are_there(text: Path) -> None:
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text.read_text("utf-8")):
+        assert (text.parent / path).is_file()
 
 
 @pytest.mark.parametrize("name", ["ablation", "ranking"])
@@ -42,7 +93,7 @@ def test_the_page_on_bnp_is_made_from_its_records(name: str) -> None:
 def test_the_page_on_the_headline_is_made_from_its_records() -> None:
     records = load_records(ROOT / "results" / "bnp-headline" / "records")
     page = (ROOT / "docs" / "bnp_headline.md").read_text("utf-8")
-    assert block_of(page, "report").strip() == to_markdown(compare(records)).strip() != ""
+    assert block_of(page, "report").strip() == to_short_markdown(compare(records)).strip() != ""
 
 
 def test_the_page_on_supernets_shows_the_sharing_of_the_reference_records() -> None:

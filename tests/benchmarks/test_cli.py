@@ -76,11 +76,11 @@ def test_help_names_every_command_and_needs_no_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.rstrip().endswith("[]")
-    for command in ("run", "prune", "list", "report", "check"):
+    for command in ("run", "prune", "list", "report", "compare", "check"):
         assert f" {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "prune", "list", "report", "check"])
+@pytest.mark.parametrize("command", ["run", "prune", "list", "report", "compare", "check"])
 def test_every_command_explains_itself_within_sixty_columns(run, command):
     status, out, _ = run(command, "--help")
     assert status == 0

@@ -156,7 +156,7 @@ def test_an_ablation_pairs_variants_with_the_plain_method_by_seed():
     table = ablation_table(compare(found))
     lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
     assert [line[0] for line in lines] == ["| plain", "| steps=7", "| solver=random, steps=7"]
-    assert lines[1][4].startswith("-15.0 ±") and lines[2][4].startswith("-20.0 ±")
+    assert lines[1][4].startswith("-15.0 ±") and lines[2][4].startswith("**-20.0 ±")
     assert [line[5] for line in lines] == ["–", "2.00 ± 0.00", "500.00 ± 0.00"]
     assert "uniform" not in table
 

@@ -4,7 +4,9 @@ import io
 import pytest
 
 from benchmarks.marked import block_of, replace_block
-from benchmarks.report import compare, estimate, to_csv, to_latex, to_markdown, write_tables
+from benchmarks.record import Quartiles
+from benchmarks.report import aligned, compare, macs_ratio, realised
+from benchmarks.tables import LEGEND, to_csv, to_latex, to_markdown, to_short_markdown, write_tables
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 
 BEGIN, END = "<!-- zoo report: begin -->", "<!-- zoo report: end -->"
@@ -18,28 +20,34 @@ FROZEN = [
     record("taylor", 0.25, status="failed", reason="Diverged: training loss nan"),
 ]
 
-MARKDOWN = """\
+MARKDOWN = f"""\
 ### tiny_net on digits
 
 Parent: 1,000,000 MACs, 2,000 parameters, top-1 90.0 %. Parent trained for 3 epochs, every pruned \
 network fine-tuned for 2 epochs. Latency on Abacus 3000, 1 thread, float32, channels_last, 2 cells \
 side by side; speed-up is the parent's time over the pruned network's, median of paired rounds.
 
-| Budget | Method | Seeds | MACs % | Params % | Top-1 %, pruned | Recalibrated | Fine-tuned \
-| To uniform | Speed-up, batch 1 | Speed-up, batch 8 | Search TMACs | Fine-tune TMACs | Search s |
-|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
-| 0.5 MACs | taylor | one seed | 50.0 | 50.0 | 10.0 | 30.0 | 82.5 | +2.5 | 1.25 | 2.00 | 1.50 \
-| 0.30 | 2.0 |
-| 0.5 MACs | uniform | one seed | 50.0 | 50.0 | 10.0 | 30.0 | 80.0 | – | 1.25 | 2.00 | 1.50 \
-| 0.30 | 2.0 |
-| 0.25 MACs | uniform | one seed | 25.0 | 25.0 | 10.0 | 30.0 | 70.0 | – | 1.25 | 2.00 | 1.50 \
-| 0.30 | 2.0 |
-| 0.25 MACs | taylor | 1 of 1 failed | – | – | – | – | – | – | – | – | – | – | – |
+| Budget | Method | Seeds | MACs % | Params % | Top-1 %, pruned | Recalibrated \
+| Top-1 %, fine-tuned | To uniform | MACs ratio | x8 % | Speed-up, batch 1 | Realised % \
+| Speed-up, batch 8 | Realised % | Search TMACs | Fine-tune TMACs | Search s |
+|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+| 0.5 MACs | taylor | one seed | 50.0 | 50.0 | 10.0 | 30.0 | 82.5 | +2.5 \
+| 2.00 | 0 | 1.25 | 25 | 2.00 | 100 | 1.50 | 0.30 | 2.0 |
+| 0.5 MACs | uniform | one seed | 50.0 | 50.0 | 10.0 | 30.0 | 80.0 | – \
+| 2.00 | 0 | 1.25 | 25 | 2.00 | 100 | 1.50 | 0.30 | 2.0 |
+| 0.25 MACs | uniform | one seed | 25.0 | 25.0 | 10.0 | 30.0 | 70.0 | – \
+| 4.00 | 0 | 1.25 | 8 | 2.00 | 33 | 1.50 | 0.30 | 2.0 |
+| 0.25 MACs | taylor | 1 of 1 failed | – | – | – | – | – | – \
+| – | – | – | – | – | – | – | – | – |
+| – | parent twice (A/A) | – | 100.0 | 100.0 | – | – | 90.0 | – \
+| 1.00 | – | 1.00 ± 0.00 | – | 1.00 ± 0.00 | – | – | – | – |
+
+{LEGEND}
 """
 
 LATEX_ROW = (
-    r"0.5 MACs & taylor & one seed & 50.0 & 50.0 & 10.0 & 30.0 & 82.5 & +2.5 & 1.25 & 2.00 "
-    r"& 1.50 & 0.30 & 2.0 \\"
+    r"0.5 MACs & taylor & one seed & 50.0 & 50.0 & 10.0 & 30.0 & 82.5 & +2.5 & 2.00 & 0 & 1.25 & "
+    r"25 & 2.00 & 100 & 1.50 & 0.30 & 2.0 \\"
 )
 
 
@@ -55,7 +63,7 @@ def test_latex_is_booktabs_with_the_same_numbers_and_no_bare_special_character()
     text = to_latex(compare(FROZEN))
     lines = text.splitlines()
     assert LATEX_ROW in lines
-    assert [lines.count(rf"\{rule}rule") for rule in ("top", "mid", "bottom")] == [1, 1, 1]
+    assert [lines.count(rf"\{rule}rule") for rule in ("top", "mid", "bottom")] == [1, 2, 1]
     assert r"tiny\_net" in text and r"MACs \%" in text
     assert not any(bare in text.replace(r"\_", "").replace(r"\%", "") for bare in "_%#–")
 
@@ -66,23 +74,81 @@ def test_csv_holds_unrounded_numbers_record_ids_and_empty_fields_for_what_is_mis
     assert float(taylor["top1_to_uniform"]) == pytest.approx(0.025)  # a difference of two decimals
     assert taylor["macs"] == "500000.0" and taylor["speedup_large_batch"] == "2.0"
     assert taylor["records"] == FROZEN[1].id
-    assert uniform["top1_to_uniform"] == "" and taylor["finetuned_top1_half_width"] == ""
+    assert uniform["top1_to_uniform"] == "" and taylor["finetuned_top1_sd"] == ""
     assert (failed["seeds"], failed["ok"], failed["finetuned_top1"]) == ("1", "0", "")
 
 
-def test_a_row_is_the_mean_over_seeds_with_students_interval():
+def test_a_row_is_the_mean_over_seeds_with_deviation_and_bootstrap_interval():
     records = [record(seed=seed, top1=top1) for seed, top1 in enumerate((0.7, 0.8, 0.9))]
     (row,) = rows(records)
     assert row["seeds"] == "3"
     assert float(row["finetuned_top1"]) == pytest.approx(0.8)
-    # Sample deviation 0.1, three seeds, and 4.3027 from a printed table of Student's t.
-    assert float(row["finetuned_top1_half_width"]) == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
+    assert float(row["finetuned_top1_sd"]) == pytest.approx(0.1)
+    # 1 of the 27 resamples is 0.7 three times, 3 have mean 0.7333: the 2.5 % quantile lies between.
+    assert 0.7 <= float(row["finetuned_top1_low"]) < 0.7334
     assert "| 3 seeds |" in to_markdown(compare(records))
-    assert "| 80.0 ± 24.8 |" in to_markdown(compare(records))
+    assert "| 80.0 ± 10.0 [72.2, 87.8] |" in to_markdown(compare(records))
 
 
-def test_one_seed_has_no_interval():
-    assert estimate([0.5]).half_width is None
+def test_the_gain_realised_is_speed_over_what_macs_promise():
+    found = record(budget=0.25)
+    assert macs_ratio(found) == 4.0
+    # Ratios of 0.8 and 0.5 in time, so speed-ups of 1.25 and 2 of the 4 that MACs promise.
+    assert realised(found, smallest=True) == pytest.approx(0.25 / 3)
+    assert realised(found, smallest=False) == pytest.approx(1 / 3)
+    assert realised(record(budget=0.95), smallest=True) is None  # hardly any gain to realise
+
+
+def test_widths_are_aligned_if_they_are_multiples_of_eight():
+    groups = [
+        {"name": name, "size": 64, "kept": kept}
+        for name, kept in zip("abcd", (8, 12, 64, 1), strict=True)
+    ]
+    assert aligned(record(groups=groups)) == 0.5
+    assert aligned(record(status="failed", reason="x")) is None
+
+
+def seeds(method, *top1):
+    return [record(method, seed=seed, top1=value) for seed, value in enumerate(top1)]
+
+
+def test_bold_marks_only_what_is_better_than_every_other_outside_the_interval():
+    uniform = seeds("uniform", 0.50, 0.60, 0.70)
+    clear = seeds("taylor", 0.60, 0.71, 0.80)
+    noisy = seeds("fpgm", 0.59, 0.60, 0.89)  # higher on average than uniform, but not clearly
+    text = to_short_markdown(compare(uniform + clear + noisy))
+    (line,) = [line for line in text.splitlines() if "taylor" in line]
+    assert "| **+10.3 ± 0.6 [+10.0, +10.8]** |" in line  # than uniform
+    assert "| 70.3 ± 10.0" in line  # but not than fpgm
+    assert not [line for line in text.splitlines() if "fpgm" in line and "**" in line]
+    text = to_short_markdown(compare(uniform + clear))
+    assert [line for line in text.splitlines() if "| **70.3 ± 10.0" in line]
+
+
+def test_one_seed_is_never_bold():
+    assert "**" not in to_markdown(compare(FROZEN)) + to_short_markdown(compare(FROZEN))
+
+
+def test_every_table_shows_the_parent_against_itself():
+    control = (
+        record("taylor")
+        .latency[0]
+        .model_copy(update={"control": Quartiles(q25=0.4, median=0.5, q75=0.6)})
+    )
+    records = [record(), record("taylor", latency=[control.model_dump()])]
+    for text in (to_markdown(compare(records)), to_short_markdown(compare(records))):
+        (line,) = [line for line in text.splitlines() if "(A/A)" in line]
+        assert "| 1.50 ± 0.71 |" in line  # 1 and 2
+    assert "(A/A)" in to_latex(compare(records))
+
+
+def test_a_name_cannot_break_out_of_a_table():
+    (line,) = [
+        line
+        for line in to_short_markdown(compare([record("<b>|x")])).splitlines()
+        if "&lt;b&gt;" in line
+    ]
+    assert r"&lt;b&gt;\|x" in line
 
 
 def test_the_difference_to_uniform_is_paired_by_seed():
@@ -91,7 +157,7 @@ def test_the_difference_to_uniform_is_paired_by_seed():
     best, _ = rows(uniform + taylor)
     assert best["method"] == "taylor"
     assert float(best["top1_to_uniform"]) == pytest.approx(0.1)
-    assert float(best["top1_to_uniform_half_width"]) == pytest.approx(0.0, abs=1e-12)
+    assert float(best["top1_to_uniform_sd"]) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_seeds_that_uniform_lacks_are_left_out_of_the_difference():
@@ -158,3 +224,11 @@ def test_a_label_names_settings_only_where_there_are_variants():
     (comparison,) = compare(found)
     labels = {comparison.label(row) for row in comparison.rows}
     assert labels == {"taylor", "bnp", "bnp (steps=3)"}
+
+
+def test_latex_stays_latex_whatever_a_name_holds():
+    evil = record(cell=cell("taylor", settings={"note": "\\input{x} $~^<&%_#"}))
+    text = to_latex(compare([evil]))
+    assert (
+        r"note=\textbackslash{}input\{x\} \$\textasciitilde{}\textasciicircum{}$<$\&\%\_\#" in text
+    )

@@ -1,0 +1,83 @@
+"""What `zoo compare` reads from the command line and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.gate import CHECKS, TOLERANCES, Check, Verdict
+from benchmarks.strict import suggest
+
+__all__ = ["read_checks", "read_tolerances", "show_verdict"]
+
+
+def read_checks(asked: Sequence[str]) -> list[Check]:
+    """The checks asked for, all but the configuration if none is.
+
+    Raises:
+        ValueError: naming one that there is not.
+    """
+    for name in asked:
+        if name not in CHECKS:
+            raise ValueError(f"unknown check {name!r}; {suggest(name, CHECKS)}")
+    return [name for name in CHECKS if name in (asked or {*CHECKS} - {"config"})]
+
+
+def read_tolerances(asked: Sequence[str]) -> dict[Check, float]:
+    """The tolerances, some of them given as `CHECK=SIZE`.
+
+    Raises:
+        ValueError: naming one that cannot be read.
+    """
+    tolerances = dict(TOLERANCES)
+    for text in asked:
+        name, _, size = text.partition("=")
+        (check,) = read_checks([name])
+        try:
+            tolerances[check] = float(size)
+        except ValueError:
+            raise ValueError(f"tolerance {text!r} is not CHECK=SIZE, e.g. accuracy=0.02") from None
+    return tolerances
+
+
+def show_verdict(verdict: Verdict, console: Console) -> None:
+    """Prints what changed, what was left out, and one line that says whether it got worse."""
+    console.print(_changes(verdict))
+    for note in verdict.notes:
+        console.print(f"[dim]{escape(note)}[/]")
+    for cell in verdict.broken:
+        console.print(f"[red]no result any more:[/] {escape(cell)}", soft_wrap=True)
+    if verdict.is_worse:
+        console.print("[red]worse by more than noise[/]")
+    else:
+        console.print("[green]nothing got worse by more than noise[/]")
+
+
+def _changes(verdict: Verdict) -> Table:
+    """What changed: all cells always, others only where they stand out."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("check")
+    table.add_column("cells", overflow="fold")
+    for heading in ("pairs", "change", "noise ±"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    colours = {"worse": "red", "better": "green", "same": "dim"}
+    for found in verdict.findings:
+        if found.verdict == "same" and found.group != "all cells":
+            continue
+        # A loss of accuracy is a fall; a loss of the others is a growth.
+        sign = -1 if found.check in ("accuracy", "recalibrated") else 1
+        change = f"{100 * sign * found.loss + 0:+.1f} %"
+        table.add_row(
+            found.check,
+            escape(found.group),
+            str(found.pairs),
+            change,
+            f"{100 * found.noise:.1f} %",
+            f"[{colours[found.verdict]}]{found.verdict}[/]",
+        )
+    return table
