@@ -366,7 +366,7 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
 
 def _table(comparison: "Comparison") -> Table:
     """The columns that fit a narrow terminal; the written tables have them all."""
-    from benchmarks.report import share, speedup
+    from benchmarks.report import share, shown, speedup
 
     table = Table(title=comparison.title, box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
     table.add_column("budget", justify="right")
@@ -387,6 +387,9 @@ def _table(comparison: "Comparison") -> Table:
             speed.shown(".2f") + "x" if speed else "",
         )
         table.add_row(row.budget, escape(comparison.label(row)), *cells)
+    if control := comparison.control(smallest=False):
+        parent = shown(comparison.parent_top1, ".1f", 100)
+        table.add_row("", "A/A", "100 %", parent, "", control.shown(".2f") + "x")
     return table
 
 

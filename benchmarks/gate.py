@@ -41,7 +41,7 @@ TOLERANCES: Mapping[Check, float] = {
     "macs": 0.03,
     "cost": 0.10,
     "latency": 0.10,
-    "config": 0.10,
+    "config": 0.20,
 }
 """Changes up to this size are never called worse: fractions of images, of the base, of channels."""
 

@@ -255,7 +255,8 @@ def test_report_draws_what_records_hold_and_replaces_the_readme_block(run, tmp_p
     (tmp_path / "README.md").write_text("\n".join(["top", *MARKERS, "bottom\n"]))
     status, out, err = run("report", "--readme", "README.md")
     assert status == 0, err
-    assert "tiny_net on digits" in out
+    assert "tiny_net on digits" in out and "A/A" in out
+    assert (tmp_path / "results" / "page.html").stat().st_size > 100_000
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("top\n") and "| uniform |" in text and text.endswith("bottom\n")
     assert (tmp_path / "results" / "figures" / "accuracy_macs.png").is_file()

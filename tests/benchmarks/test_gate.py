@@ -128,10 +128,10 @@ def test_a_cell_without_a_result_any_more_is_worse():
 def test_a_configuration_counts_by_the_channels_that_differ():
     groups = [{"name": "a", "size": 8, "kept": 4}, {"name": "b", "size": 2, "kept": 2}]
     base = record(groups=groups, config={"a": [0, 1, 2, 3]})
-    other = record(groups=groups, config={"a": [0, 1, 2, 7]})
+    other = record(groups=groups, config={"a": [0, 1, 6, 7]})
     verdict = judge(pair_up([base], [other]), ["config"])
-    # One of the six channels that are kept; the group that is left out keeps all.
-    assert verdict.findings[0].loss == pytest.approx(1 / 6)
+    # Two of the six channels that are kept; the group that is left out keeps all.
+    assert verdict.findings[0].loss == pytest.approx(2 / 6)
     assert verdict.is_worse and not judge(pair_up([base], [base]), ["config"]).is_worse
 
 
