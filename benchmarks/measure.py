@@ -172,6 +172,10 @@ def _measure_way(
 ) -> tuple[Measured, ...]:
     """One way at every batch, in a thread of its own that flushes denormal numbers."""
     _require_way(setting)
+    if (
+        setting.way == "compile"
+    ):  # torch keeps a few compiled forms of a class, then runs it eagerly
+        torch.compiler.reset()
     ready = [_ready(net, size, setting) for net, size in zip(nets, sizes, strict=True)]
     batches = [
         [_images(batch, size, setting.memory_format, setting.device) for size in sizes]
@@ -323,7 +327,7 @@ def _ready(net: nn.Module, input_size: tuple[int, int, int], setting: _Setting) 
         return _onnx(net, input_size, setting.latency.threads)
     laid_out = _laid_out(net, setting.memory_format)
     if setting.way == "compile":
-        compiled = torch.compile(laid_out, dynamic=False)
+        compiled = torch.compile(laid_out, dynamic=False, fullgraph=True)  # or an error
         return lambda images: partial(compiled, images)
     if setting.way == "bfloat16":
         return lambda images: partial(_autocast, laid_out, images)

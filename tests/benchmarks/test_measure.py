@@ -156,6 +156,16 @@ def test_a_compiler_that_fails_leaves_the_main_way_alone(monkeypatch):
     assert found.left_out == {"compile": "RuntimeError: no compiler in g++"}
 
 
+@pytest.mark.slow
+def test_compiled_networks_are_timed_however_many_were_compiled_before():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    asked = QUICK.model_copy(update={"further": ("compile",)})
+    for _ in range(3):  # three networks at two batches each; torch keeps eight forms
+        found = measure_pair(net, net, (3, 8, 8), latency=asked)
+        assert found.left_out == {}
+        assert [each.runtime for each in found.further_latency] == ["compile"] * 2
+
+
 def test_onnx_runtime_is_timed_beside_torch():
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
