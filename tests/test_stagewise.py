@@ -303,7 +303,7 @@ class Probe:
 
     def run(self) -> object:
         if self.end == "hang":
-            threading.Event().wait(60)
+            threading.Event().wait(600)
         if self.end == "raise":
             raise KeyboardInterrupt
         return os.getpid(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
@@ -358,7 +358,7 @@ def run_script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, script],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
 
