@@ -291,7 +291,7 @@ def _starting(
     """
     if not cell.is_redrawn:
         return copy.deepcopy(pruned)
-    return _laid_out(rebuild(untrained(cell, splits), problem.space, config), cell.finetune)
+    return _laid_out(rebuild(untrained(cell, splits), problem.space, config), cell.last_training)
 
 
 def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:

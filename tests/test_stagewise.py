@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.latencies import fabricated
 from tests.problems import BATCH, SIDE, problem
-from zoo.core.config import SubnetConfig
+from zoo.core.config import SubnetConfig, WidthRules
+from zoo.core.cost import Budget, CostModel, Metric
 from zoo.core.engine import Engine, starting_weights
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.oneshot import Widths
 from zoo.core.problem import Problem
 from zoo.core.score import channel_order
 from zoo.core.stages import StageRunner, cut_stages, stage_costs
-from zoo.core.stagesearch import StagedGrid, stage_error, stage_scorers
+from zoo.core.stagesearch import StagedGrid, run_searches, stage_error, stage_scorers
 from zoo.core.widths import WidthGrid
 from zoo.pse_net import PSENet, train_parallel
 from zoo.stagewise import (
@@ -39,6 +48,16 @@ TOLERANCE = 1e-10
 def widths_of(task: Problem, ratios: int = 5) -> Widths:
     grid = WidthGrid.make(task, ratios)
     return Widths(task, grid, channel_order(task, by_magnitude=True))
+
+
+def limited(task: Problem, metric: Metric, keep_ratio: float = 0.5) -> Problem:
+    """The same with a budget of another cost; operators take made-up times."""
+    if metric == "latency":
+        drawn = np.random.default_rng(0)
+        table = fabricated(task.model, task.space, lambda _: int(drawn.integers(1, 1000)))
+        task.cost = CostModel(task.space, table)
+    task.budget = Budget.parse(keep_ratio, task.cost, metric)
+    return task
 
 
 def staged_of(widths: Widths, count: int = 3, is_junction_free: bool = False) -> StagedGrid:
@@ -227,37 +246,36 @@ def test_an_iteration_by_hand() -> None:
     assert task.meter.spent["supernet"].macs == 3 * BATCH * macs
 
 
-def test_labels_train_a_stage_within_the_fullnet() -> None:
+@pytest.mark.parametrize("count", [2, 3])
+def test_labels_train_a_stage_within_the_fullnet(count: int) -> None:
     settings = Stagewise(
-        steps=1, lr=0.1, ratios=5, stages=2, fullnet=False, tinynet=False, supervision="labels"
+        steps=1, lr=0.1, ratios=5, fullnet=False, tinynet=False, supervision="labels"
     )
     task, again = problem(), problem()
     with task.meter.phase("supernet"):
         widths = widths_of(task)
-        staged = staged_of(widths, 2)
+        staged = staged_of(widths, count)
         trained = train_stagewise(widths, staged, settings)
     (images, labels) = next(iter(again.data.training._source.epoch(0)))
-    engine = engine_of(again)
+    engine, supernet = engine_of(again), again.supernet
     drawn = task.rng("search").spawn(2)[0].integers(staged.free.sizes)
     config = widths.config(staged.free.whole(drawn[None])[0])
-    alone = [
-        SubnetConfig({n: kept for n, kept in config.keep.items() if n in stage.inner})
-        for stage in staged.stages
-    ]
-    with again.meter.phase("supernet"), torch.no_grad():
-        full = again.supernet.sliced(SubnetConfig.full(), engine.weights)
-        middle = again.supernet.through(
-            staged.stages[0].modules, images, SubnetConfig.full(), full, training=True
+    full, features, behind = supernet.sliced(SubnetConfig.full(), engine.weights), images, 0
+    losses, passes = [], task.cost.full_macs
+    for k, stage in enumerate(staged.stages):
+        alone = SubnetConfig({n: kept for n, kept in config.keep.items() if n in stage.inner})
+        values = supernet.sliced(alone, engine.weights)
+        modules = [path for later in staged.stages[k:] for path in later.modules]
+        logits = supernet.through(modules, features.detach(), alone, values, training=True)
+        losses.append(F.cross_entropy(logits, labels))
+        passes += 3 * (task.cost.macs(alone) - behind)
+        features = supernet.through(
+            stage.modules, features, SubnetConfig.full(), full, training=True
         )
+        behind += stage_costs(task.space, stage).full_macs
+    assert behind == task.cost.full_macs
     with again.meter.phase("supernet"):
-        first = F.cross_entropy(engine.logits(images, alone[0]), labels)
-        values = again.supernet.sliced(alone[1], engine.weights)
-        logits = again.supernet.through(
-            staged.stages[1].modules, middle, alone[1], values, training=True
-        )
-        engine.update(first + F.cross_entropy(logits, labels))
-    second_alone = task.cost.macs(alone[1]) - stage_costs(task.space, staged.stages[0]).full_macs
-    passes = task.cost.full_macs + 3 * (task.cost.macs(alone[0]) + second_alone)
+        engine.update(torch.stack(losses).sum())
     assert task.meter.spent["supernet"].macs == BATCH * passes
     for name, weight in engine.trained().items():
         assert float((weight - trained.weights[name]).abs().max()) < TOLERANCE
@@ -277,9 +295,105 @@ def test_any_number_of_processes_finds_the_same(workers: int) -> None:
     assert found[0] == found[1]
 
 
+class Probe:
+    """A task that tells of its process, or ends as it is told."""
+
+    def __init__(self, end: str = "") -> None:
+        self.end = end
+
+    def run(self) -> object:
+        if self.end == "hang":
+            threading.Event().wait(600)
+        if self.end == "raise":
+            raise KeyboardInterrupt
+        return os.getpid(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+
+
+def run_probes(*ends: str) -> list[object]:
+    return list(run_searches([Probe(end) for end in ends], 2))  # type: ignore[list-item]
+
+
+def test_processes_calculate_as_the_one_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    for process, *flags in run_probes("", ""):  # type: ignore[misc]
+        assert process != os.getpid() and flags == [3, True]
+    assert not multiprocessing.active_children()
+
+
+def test_an_interrupted_search_leaves_no_process_behind() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_probes("raise", "hang")
+    assert not multiprocessing.active_children()
+
+
+ORPHANING = """
+import multiprocessing, os, threading, time
+from tests.test_stagewise import run_probes
+
+def kill_when_started():
+    while len(multiprocessing.active_children()) < 2:
+        time.sleep(0.05)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os._exit(0)
+
+if __name__ == "__main__":
+    threading.Thread(target=kill_when_started).start()
+    run_probes("hang", "hang")
+"""
+
+UNGUARDED = """
+print("begins", flush=True)
+from dataclasses import replace
+from tests.problems import problem
+from zoo.stagewise import Stagewise
+replace(Stagewise.tiny(), steps=0, evaluations=3, workers=2).search(problem())
+"""
+
+
+def run_script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "script.py"
+    script.write_text(text, "utf-8")
+    return subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+
+
+def test_no_process_outlives_the_one_that_asked(tmp_path: Path) -> None:
+    """Else the pipes that it still holds would keep `run_script` waiting."""
+    assert len(run_script(tmp_path, ORPHANING).stdout.split()) == 2
+
+
+def test_a_script_without_the_guard_is_told_of_it_before_it_trains_again(tmp_path: Path) -> None:
+    ended = run_script(tmp_path, UNGUARDED)
+    assert ended.returncode == 1
+    assert "in check_processes" in ended.stderr
+    assert re.match(
+        r"RuntimeError: a process .* ended without an answer.*guard.*use fewer workers, or 1",
+        ended.stderr.splitlines()[-1],
+    )
+
+
+def test_a_daemon_process_is_refused_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    task = problem()
+    with pytest.raises(RuntimeError, match="workers is 2, but a daemon process starts no others"):
+        replace(Stagewise.tiny(), workers=2).search(task)
+    assert not task.meter.spent
+
+
+@pytest.mark.parametrize("metric", ["macs", "params", "latency"])
 @pytest.mark.parametrize("is_junction_free", [False, True])
-def test_what_stages_add_to_the_cost_is_the_cost_of_the_whole(is_junction_free: bool) -> None:
-    task = problem("test_efficientnet")
+def test_what_stages_add_to_the_cost_is_the_cost_of_the_whole(
+    is_junction_free: bool, metric: Metric
+) -> None:
+    task = limited(problem("test_efficientnet"), metric)
     widths = widths_of(task)
     staged = staged_of(widths, is_junction_free=is_junction_free)
     settings = replace(Stagewise.tiny(), evaluations=5)
@@ -370,6 +484,35 @@ def test_every_ingredient_can_be_switched_and_the_budget_is_met(change: dict[str
     assert 0.98 < task.cost.macs(subnet.config) / task.budget.limit <= 1
     (row,) = [row for row in task.trace_rows if row["step"] == "best_assembled"]
     assert len(row["scores"]) >= 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", ["params", "latency"])
+@pytest.mark.parametrize("junctions", ["full", "leading"])
+def test_budgets_of_other_costs_are_met(metric: Metric, junctions: str) -> None:
+    task = limited(problem(), metric, 0.9)
+    settings = replace(Stagewise.tiny(), junctions=junctions, evaluations=6)  # type: ignore[arg-type]
+    subnet = settings.search(task)
+    assert 0.9 < task.budget.cost(task.cost, subnet.config) / task.budget.limit <= 1
+
+
+def test_filling_the_budget_narrows_no_junction() -> None:
+    """Other one-shot methods give channels up for it, at junctions as well."""
+    task = problem(keep_ratio=0.7, rules=WidthRules(divisor=8))
+    widths = widths_of(task, ratios=4)
+    staged = staged_of(widths)
+    is_held = np.ones(len(task.space.groups), dtype=bool)
+    is_held[staged.free.free] = False
+    rng = np.random.default_rng(0)
+    settings, others = Stagewise(slack=0.0), PSENet(slack=0.0)
+    is_narrowed = []
+    for _ in range(30):
+        state = staged.free.whole(rng.integers(staged.free.sizes)[None])
+        chosen = widths.grid.widths_of(state)[0]
+        if int(widths.grid.costs(state)[0]) <= task.budget.limit:
+            assert (settings.filled(widths, chosen) >= chosen).all()
+            filled = others.filled(widths, chosen)
+            is_narrowed.append(bool((filled < chosen)[is_held].any()))
+    assert any(is_narrowed)
 
 
 def test_junctions_that_are_kept_stay_whole() -> None:

@@ -35,7 +35,8 @@ Unknowns:
       many stages little is left to prune, and small budgets are out of reach. "leading" prunes them
       and compares the kept channels alone: every budget is in reach, but a narrow junction is
       easier to match, so errors are not comparable between junction widths. The search then fixes
-      the junctions first, at `junction_widths` widths each, and the assembled networks decide.
+      the junctions first, at `junction_widths` widths each, and the assembled networks decide;
+      where the network evolves as a whole, errors are compared all the same.
     - Loss of a stage: squared error over the detached variance, so that all stages count alike and
       a fullnet gains nothing by shrinking its features; for the logits, which end the last stage,
       the divergence from the fullnet's classes. Weights of the stages: equal.
@@ -84,6 +85,7 @@ from zoo.core.stagesearch import (
     StagedGrid,
     StageScorer,
     StageSearch,
+    check_processes,
     run_searches,
     stage_error,
     stage_scorers,
@@ -122,9 +124,13 @@ class Stagewise(OneShot):
             none beats in both error and cost have.
         mutation: probability with which a group's width mutates.
         junction_widths: widths of each junction that the search tries if they are pruned.
-        pool: best combinations that are assembled and compared.
-        workers: processes among which the searches of the stages are divided. A script that asks
-            for several needs the guard `if __name__ == "__main__"`.
+        slack: share of the budget that may stay unused where the network evolves; stages are filled
+            up as far as single steps go.
+        pool: best combinations that are assembled and compared, at least one for each choice of
+            junction widths.
+        workers: processes among which the searches of the stages are divided, each with as many
+            threads as this one and a copy of its features. A script that asks for several needs the
+            guard `if __name__ == "__main__"`. What they hold in memory is not metered.
         score: what `scores` returns: minus the summed errors of the "stages", or the accuracy of
             the "assembled" network.
     """
@@ -171,6 +177,7 @@ class Stagewise(OneShot):
             )
         if not (self.fullnet or self.tinynet or self.random_subnets):
             raise ValueError("no network is trained; switch one of fullnet and tinynet on")
+        check_processes(self.workers)
 
     def train(self, widths: Widths) -> Trained:
         """Train all stages in each update."""
@@ -179,7 +186,7 @@ class Stagewise(OneShot):
     def choose(self, widths: Widths, trained: Trained) -> np.ndarray:
         """Search the stages, combine what was found, and take the best assembled network."""
         staged = self._staged(widths)
-        _check_reach(widths.problem, staged)
+        staged.check_reach(widths.problem.budget)
         scorers = stage_scorers(widths.problem, staged.stages, trained.weights)
         if self.evolution == "network":
             states = evolve_network(widths, staged, scorers, self)
@@ -485,15 +492,3 @@ def best_assembled(
     scores = [widths.problem.accuracy(widths.config(state), weights) for state in states]
     widths.problem.trace("best_assembled", scores=scores)
     return states[int(np.argmax(scores))]
-
-
-def _check_reach(problem: Problem, staged: StagedGrid) -> None:
-    """Refuse a budget below the narrowest stages between junctions that keep their widths."""
-    part, budget = staged.free, problem.budget
-    smallest = int(part.costs(np.zeros((1, len(part.free)), dtype=np.int64))[0])
-    if smallest > budget.limit:
-        raise InfeasibleBudget(
-            f"budget {budget.told(budget.limit)} is below {budget.told(smallest)}, the narrowest "
-            "stages between junctions that keep their widths; raise it, use fewer stages or "
-            "junctions 'leading', or lower min_keep"
-        )

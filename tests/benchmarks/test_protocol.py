@@ -472,3 +472,12 @@ def test_networks_from_scratch_keep_no_weight_of_the_parent(places):
     _, kept = run(cell(finetune=untrained), places)
     pairs = zip(anew.network.parameters(), kept.network.parameters(), strict=True)
     assert not any(torch.equal(a, b) for a, b in pairs if a.ndim == 4)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_networks_from_scratch_have_the_memory_format_of_their_recipe(places, is_last):
+    recipe = {"epochs": 0, "batch_size": 32, "channels_last": is_last}
+    other = {"epochs": 0, "batch_size": 32, "channels_last": not is_last}
+    _, anew = run(cell(scratch=recipe, finetune=other), places)
+    weight = next(p for p in anew.network.parameters() if p.ndim == 4 and p.shape[2] > 1)
+    assert weight.is_contiguous(memory_format=torch.channels_last) == is_last

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.spawn
+import os
 import pickle
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import product
 
@@ -15,7 +20,9 @@ from torch import Tensor
 
 from zoo.core.archive import Archive, evolve_archive
 from zoo.core.config import SubnetConfig
+from zoo.core.cost import Budget
 from zoo.core.distill import relative_feature_error, soft_cross_entropy
+from zoo.core.errors import InfeasibleBudget
 from zoo.core.evolve import State
 from zoo.core.problem import RECALIBRATION_BATCHES, Problem
 from zoo.core.stages import Stage, StageRunner, free_names, stage_costs
@@ -26,6 +33,7 @@ __all__ = [
     "StageScorer",
     "StageSearch",
     "StagedGrid",
+    "check_processes",
     "run_searches",
     "stage_error",
     "stage_scorers",
@@ -67,6 +75,21 @@ class StagedGrid:
         """All groups that may be narrowed, the others full."""
         names = free_names(self.stages, self.is_junction_free)
         return GridPart(self.grid, self.grid.full, self._ordinals(names))
+
+    def check_reach(self, budget: Budget) -> None:
+        """Refuse a budget below the narrowest stages between junctions that keep their widths.
+
+        Raises:
+            InfeasibleBudget: with both numbers and the way out.
+        """
+        part = self.free
+        smallest = int(part.costs(np.zeros_like(part.full)[None])[0])
+        if smallest > budget.limit:
+            raise InfeasibleBudget(
+                f"budget {budget.told(budget.limit)} is below {budget.told(smallest)}, the "
+                "narrowest stages between junctions that keep their widths; raise it, use fewer "
+                "stages or junctions 'leading', or lower min_keep"
+            )
 
     def inner(self, stage: int, held: np.ndarray) -> GridPart:
         """The inner groups of a stage, all others as in a state, shape (G,)."""
@@ -195,17 +218,63 @@ class StageSearch:
         return self.scorer.loss(self.part.grid.config(whole, self.order))
 
 
+def check_processes(workers: int) -> None:
+    """Refuse several processes where none can be started, before anything is trained.
+
+    Raises:
+        RuntimeError: in a daemon process, or while a script without the guard
+            ``if __name__ == "__main__"`` is run anew by a process that it started.
+    """
+    if workers == 1:
+        return
+    if multiprocessing.current_process().daemon:
+        raise RuntimeError(f"workers is {workers}, but a daemon process starts no others; use 1")
+    multiprocessing.spawn.get_preparation_data("search")  # raises where the guard is missing
+
+
 def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
-    """The results of some searches, in order; the same for any number of processes."""
+    """The results of some searches, in order; the same for any number of processes.
+
+    Raises:
+        RuntimeError: if a process ended without an answer.
+    """
     if workers == 1 or len(tasks) == 1:
         return [task.run() for task in tasks]
-    with ProcessPoolExecutor(
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(
         min(workers, len(tasks)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=torch.set_num_threads,
-        initargs=(torch.get_num_threads(),),  # sums may be split by threads
-    ) as pool:
+        initializer=_start_worker,
+        initargs=(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()),
+    )
+    try:
         return list(pool.map(_run_packed, [pickle.dumps(task) for task in tasks]))
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process that searched a stage ended without an answer, for lack of memory or of the "
+            'guard `if __name__ == "__main__"` in the script; use fewer workers, or 1'
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()  # idle, unless something went wrong
+                process.join()
+
+
+def _start_worker(threads: int, is_deterministic: bool) -> None:
+    """Calculate as the main process does, which alone minds Ctrl-C and is not outlived."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)  # sums may be split by threads
+    torch.use_deterministic_algorithms(is_deterministic)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
 
 
 def _run_packed(packed: bytes) -> Archive:
