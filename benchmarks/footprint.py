@@ -10,16 +10,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.runtime import Footprint
+from benchmarks.runtime import Footprint, aligned_share
 from zoo.core.quiet import in_quiet_thread
 
 __all__ = ["aligned_widths", "denormal_share", "footprint", "peak_bytes"]
 
 # The profiler that counts allocations announces its start and stop on standard error.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-
-ALIGNMENT = 8
-"""Channels: NVIDIA's advice for tensor cores at 16 bits, and what CPU kernels block by."""
 
 
 def footprint(net: nn.Module, images: Tensor) -> Footprint:
@@ -42,7 +39,7 @@ def footprint(net: nn.Module, images: Tensor) -> Footprint:
 def aligned_widths(net: nn.Module) -> float:
     """Share of the 2D convolutions whose number of output channels is a multiple of 8."""
     widths = [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)]
-    return sum(width % ALIGNMENT == 0 for width in widths) / max(1, len(widths))
+    return aligned_share(widths)
 
 
 def denormal_share(tensors: list[Tensor]) -> float:

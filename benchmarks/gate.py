@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from benchmarks.record import Record, current_records
-from benchmarks.report import DECIDING, method_name, runs_on, spent_macs
+from benchmarks.report import DECIDING, method_name, spent_macs
 
 __all__ = ["CHECKS", "TOLERANCES", "Check", "Finding", "Pair", "Verdict", "judge", "pair_up"]
 
@@ -306,7 +306,7 @@ def _cost_loss(pair: Pair) -> float | None:
 
 def _latency_loss(pair: Pair) -> float | None:
     """Mean log ratio of pruned over parent, new over base; None for times of two machines."""
-    if runs_on(pair.base) != runs_on(pair.new):
+    if pair.base.runs_on != pair.new.runs_on:
         return None
     new = {measured.batch: measured.ratio.median for measured in pair.new.latency}
     changes = [

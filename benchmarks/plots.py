@@ -38,7 +38,7 @@ from benchmarks.plot_search import (
 )
 from benchmarks.ranking import collect_rankings
 from benchmarks.record import Record
-from benchmarks.report import Comparison, compare, runs_on
+from benchmarks.report import Comparison, compare
 from benchmarks.standing import average_ranks
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def figures_of(records: Iterable[Record]) -> dict[str, Draw]:
     """What can be drawn, by file name; figures of a second device have its name in theirs."""
     devices: dict[str, list[Record]] = {}
     for record in records:
-        devices.setdefault(runs_on(record), []).append(record)
+        name = f"{record.environment.processor(record.cell.device)} {record.runs_on}"
+        devices.setdefault(name, []).append(record)
     found: dict[str, Draw] = {}
     for device, group in sorted(devices.items()):
         suffix = f"-{_slug(device)}" if len(devices) > 1 else ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.record import Cell, Record, current_records
-from benchmarks.report import DECIDING, hardware, method_name, spent_macs, spent_seconds
+from benchmarks.report import DECIDING, method_name, spent_macs, spent_seconds
 
 __all__ = [
     "Agreement",
@@ -115,7 +115,7 @@ def collect_rankings(records: Iterable[Record]) -> list[Ranking]:
     for record in current_records(list(records)):
         if record.cell.sample is None or record.status != "ok":
             continue
-        key = (record.cell.ranking, hardware(record))
+        key = (record.cell.ranking, record.runs_on)
         if record.cell.member is None:
             scored.setdefault(key, []).append(record)
         else:

@@ -310,9 +310,7 @@ def _notes(rows: Sequence[Reference]) -> str:
 
 
 def _device(row: Reference) -> str:
-    where = row.environment
-    on_gpu = row.device.startswith("cuda")
-    return f"{(where.gpu if on_gpu else where.cpu) or 'unknown hardware'} ({row.fingerprint})"
+    return f"{row.environment.processor(row.device)} ({row.fingerprint})"
 
 
 def _where(row: Reference) -> str:

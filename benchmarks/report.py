@@ -1,8 +1,8 @@
 """Records grouped into comparisons and rows, with the numbers that tables and figures show.
 
-Records that were held equal in everything but method, budget and seed, and that ran on the same
-processor, form a comparison; its rows hold the seeds of one method at one budget. Reads records and
-nothing else.
+Records that were held equal in everything but method, budget and seed, and that have the same
+device fingerprint, form a comparison; its rows hold the seeds of one method at one budget. Reads
+records and nothing else.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.record import Cell, Measured, Phase, Record, Schedule, current_records
+from benchmarks.runtime import aligned_share, realised_share
 from benchmarks.uncertainty import Estimate, estimate, paired, shown
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "macs_ratio",
     "method_name",
     "realised",
-    "runs_on",
     "share",
     "shown",
     "speedup",
@@ -37,12 +37,6 @@ __all__ = [
 
 REFERENCE = "uniform"
 """The method that differences are taken to."""
-
-HARDLY_ANY = 1.1
-"""MACs ratio below which the share of the gain that was realised is all noise."""
-
-MULTIPLE = 8
-"""Widths that are multiples of it suit the arithmetic units of most processors."""
 
 DECIDING: tuple[Phase, ...] = ("scoring", "supernet", "search")
 """Phases that a method spends on its decision, before fine-tuning."""
@@ -202,7 +196,7 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     for record in current_records(list(records)):
         if record.cell.sample is not None:
             continue  # part of a ranking
-        groups.setdefault((record.cell.comparison, runs_on(record)), []).append(record)
+        groups.setdefault((record.cell.comparison, record.runs_on), []).append(record)
     comparisons = [_comparison(group) for group in groups.values()]
     return sorted(
         comparisons,
@@ -210,19 +204,10 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     )
 
 
-def runs_on(record: Record) -> str:
-    """Names what a time depends on beside the network; times of two names are never merged."""
-    environment = record.environment
-    parts = [hardware(record), f"torch {environment.torch}", f"{environment.workers} workers"]
-    if record.cell.device.startswith("cuda"):
-        parts += [f"driver {environment.driver}", f"CUDA {environment.cuda}"]
-    return ", ".join(parts)
-
-
 def hardware(record: Record) -> str:
-    """The processor that the networks ran on."""
-    on_gpu = record.cell.device.startswith("cuda")
-    return (record.environment.gpu if on_gpu else record.environment.cpu) or "unknown hardware"
+    """The processor that the networks ran on, with the fingerprint that the record holds."""
+    processor = record.environment.processor(record.cell.device)
+    return f"{processor} ({record.fingerprint})" if record.fingerprint else processor
 
 
 def latency_at(record: Record, smallest: bool) -> Measured | None:
@@ -317,16 +302,12 @@ def macs_ratio(record: Record) -> float | None:
 def realised(record: Record, smallest: bool) -> float | None:
     """Share of the gain in MACs that became a gain in time; None where there is hardly any."""
     theory, practice = macs_ratio(record), speedup(record, smallest)
-    if theory is None or practice is None or theory < HARDLY_ANY:
-        return None
-    return (practice - 1) / (theory - 1)
+    return None if theory is None or practice is None else realised_share(practice, theory)
 
 
 def aligned(record: Record) -> float | None:
     """Share of the channel groups whose width is a multiple of 8."""
-    if not record.groups:
-        return None
-    return sum(group.kept % MULTIPLE == 0 for group in record.groups) / len(record.groups)
+    return aligned_share([group.kept for group in record.groups]) if record.groups else None
 
 
 def spent_macs(record: Record, phases: Sequence[Phase]) -> float:

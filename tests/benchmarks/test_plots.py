@@ -21,7 +21,7 @@ from benchmarks.record import Model
 from benchmarks.report import compare
 from benchmarks.standing import average_ranks
 from benchmarks.style import METHODS, look
-from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
+from tests.benchmarks.fabricate import cell, record
 
 RECORDS = [
     record(cell=cell(method, budget, model=Model(name=model)), top1=0.5 + budget / 2)
@@ -215,10 +215,10 @@ def test_published_points_stand_only_beside_the_same_network_and_data(monkeypatc
 
 
 def test_figures_of_two_devices_are_never_one():
-    elsewhere = ENVIRONMENT.model_copy(update={"cpu": "Slide Rule 2"})
-    names = figures_of([*RECORDS, record("taylor", environment=elsewhere)])
+    elsewhere = record("taylor", fingerprint="cpu-12345678")  # a processor of the same name
+    names = figures_of([*RECORDS, elsewhere])
     devices = {name.partition("-")[2] for name in names if name.startswith("accuracy_macs")}
-    assert devices == {"abacus-3000-torch-2-11-0-2-workers", "slide-rule-2-torch-2-11-0-2-workers"}
+    assert devices == {f"abacus-3000-{RECORDS[0].runs_on}", "abacus-3000-cpu-12345678"}
     assert "accuracy_macs" not in names and "accuracy_macs" in figures_of(RECORDS)
 
 

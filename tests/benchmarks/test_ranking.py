@@ -115,6 +115,16 @@ def test_what_was_trained_otherwise_is_another_ranking():
     assert len(collect_rankings([*members(), *members(start="scratch")])) == 2
 
 
+def test_scores_from_a_device_of_another_fingerprint_are_not_held_against_a_ranking():
+    here = [r.model_copy(update={"fingerprint": "cpu-11111111"}) for r in members()]
+    scored = scores("macs", (1.0, 2, 3, 4), (1.0, 2, 3, 4), fingerprint="cpu-11111111")
+    (ranking,) = collect_rankings([*here, *scored])
+    assert [scorer.name for scorer in ranking.scorers] == ["macs"]
+    elsewhere = [r.model_copy(update={"fingerprint": "cpu-22222222"}) for r in scored]
+    (ranking,) = collect_rankings([*here, *elsewhere])
+    assert not ranking.scorers
+
+
 def test_the_table_names_costs_and_puts_the_best_tau_first():
     found = [
         *members(),

@@ -180,6 +180,16 @@ def test_times_of_different_processors_never_share_a_table():
     assert len(compare([record(), record("taylor", environment=elsewhere)])) == 2
 
 
+def test_records_of_two_fingerprints_are_never_compared_whatever_their_processor_is_called():
+    first, second = "cpu-11111111", "cpu-22222222"
+    found = compare([record(fingerprint=first), record("taylor", fingerprint=second)])
+    assert [len(comparison.rows) for comparison in found] == [1, 1]
+    assert ["Latency on Abacus 3000 (cpu-" in each.caption for each in found] == [True, True]
+    assert {first in found[0].caption, second in found[0].caption} == {True, False}
+    (together,) = compare([record(fingerprint=first), record("taylor", fingerprint=first)])
+    assert len(together.rows) == 2
+
+
 def test_a_method_with_other_settings_is_another_row_that_says_so():
     tuned = record(cell=cell("taylor", settings={"batches": 3}))
     methods = [row["method"] for row in rows([record("taylor"), tuned])]

@@ -23,6 +23,7 @@ from zoo.core.cost import Budget, CostModel
 from zoo.core.latency import Coordinate, LatencyTable, Unit, monotone
 from zoo.core.operators import grid_widths, list_cases
 from zoo.core.pruner import get_pruner, list_pruners
+from zoo.core.quiet import flushing_share
 from zoo.core.space import ChannelSpace
 from zoo.core.timing import DamagedTable, Timing, measure_latency
 from zoo.knapsack import channel_costs
@@ -309,6 +310,29 @@ def test_clock_gives_times_that_can_be_used(tmp_path: Path) -> None:
     times = timing_module.pass_ns([model, model], space, quick)
     assert len(times) == 2 and all(0 < ns < 1e10 for ns in times)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_thread_flushes_denormal_numbers_while_it_is_timed(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    flushing_share(2)  # starts the second thread, which a switch in this one no longer reaches
+    seen: list[tuple[float, int]] = []
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append((flushing_share(threads), torch.get_num_threads()))
+            return images * self.weight
+
+    _, space = joined()
+    timing_module.pass_ns([Watching()], space, Timing(threads=threads, rounds=1, block_ms=0.001))
+    assert set(seen) == {(1.0, threads)}
+    assert torch.get_num_threads() == 2 and flushing_share(2) == 0.0
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("setting", [{"batch": 0}, {"rounds": 0}, {"memory_format": "nhwc"}])

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.core.test_exact import random_config
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
 from zoo.core.space import ChannelSpace
@@ -41,14 +42,6 @@ def prepared(name: str) -> tuple[Supernet, list[SubnetConfig], Tensor, Tensor]:
     rng = np.random.default_rng(0)
     configs = [random_config(space, rng) for _ in range(SUBNETS)]
     return Supernet(model, space), configs, images, torch.arange(len(images)) % 4
-
-
-def random_config(space: ChannelSpace, rng: np.random.Generator) -> SubnetConfig:
-    keep = {}
-    for group in space.groups:
-        width = int(rng.integers(1, group.size + 1))
-        keep[group.name] = tuple(np.sort(rng.choice(group.size, width, replace=False)).tolist())
-    return SubnetConfig(keep)
 
 
 def leaves(supernet: Supernet) -> dict[str, Tensor]:

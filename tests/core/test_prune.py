@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,9 +80,68 @@ def test_same_seed_prunes_to_the_same_weights() -> None:
     assert all(torch.equal(weights[n], value) for n, value in first.model.state_dict().items())
 
 
-def test_progress_bar_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]) -> None:
+class Terminal(io.StringIO):
+    """A file that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def last_line(self) -> str:
+        """The last line that was drawn, without the codes that move and colour."""
+        drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
+        return re.split(r"[\r\n]+", drawn.strip())[-1]
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error as a terminal; not a fixture, since pytest puts its own file back before."""
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    found = Terminal()
+    monkeypatch.setattr(sys, "stderr", found)
+    return found
+
+
+@pytest.mark.parametrize("columns", [80, 50])
+def test_progress_is_shown_on_a_terminal_unless_it_is_declined(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = on_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    zoo.prune(Plain(), loader(), loader(16), "l1_norm", 0.5, recipe=zoo.Recipe(epochs=1))
+    assert re.fullmatch(r"validating +\S+ +0:00:\d\d", terminal.last_line)  # no full bar, no 100%
+    assert len(terminal.last_line) <= columns
+    assert terminal.getvalue().endswith("\x1b[2K")  # and then the line is erased
+    seen = len(terminal.getvalue())
     pruned(Plain(), progress=False)
-    assert capsys.readouterr().out == ""
+    assert len(terminal.getvalue()) == seen
+
+
+def test_nothing_is_shown_where_standard_error_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    pruned(Plain(), progress=True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stdout", standard_output := Terminal())
+    pruned(Plain(), progress=True)
+    assert standard_output.getvalue() == "" and capsys.readouterr().err == ""
+
+
+def test_what_a_network_prints_goes_where_standard_output_goes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = on_terminal(monkeypatch)
+
+    class Chatty(Plain):
+        def forward(self, images: Tensor) -> Tensor:
+            sys.stdout.write("a pass\n")
+            return super().forward(images)
+
+    pruned(Chatty(), progress=True)
+    assert "a pass" in capsys.readouterr().out
+    assert "validating" in terminal.getvalue() and "a pass" not in terminal.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -128,7 +130,7 @@ def prune(
         rules: the widths that are allowed.
         inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
         seed: of everything random.
-        progress: show a progress bar on the terminal.
+        progress: show a progress bar if standard error is a terminal.
         model_args: arguments that timm made ``model`` with, beside ``num_classes`` and
             ``in_chans``, so that ``load_pruned`` can make it again.
 
@@ -144,8 +146,8 @@ def prune(
     batches = LoaderBatches(train_loader, seed=seed, device=device)
     validation = LoaderBatches(val_loader, seed=seed, device=device)
     parent = copy.deepcopy(model).eval()
-    space = _prunable_space(parent, train_loader, inexact)
     with _bar(progress) as tell:
+        space = _prunable_space(parent, train_loader, inexact)
         table = _latency_table(parent, space, metric, timing, rules, cache, tell)
         cost, meter = CostModel(space, table), Meter(device)
         budget, data = _budget(value, metric, cost), MeteredData(batches, validation, meter)
@@ -302,10 +304,29 @@ def _check_decision(problem: Problem, config: SubnetConfig) -> None:
 
 @contextmanager
 def _bar(is_shown: bool) -> Iterator[Tell]:
-    """Show what is going on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True, disable=not is_shown) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda text, done, total: bar.update(
-            task, description=text, completed=done, total=total
-        )
+    """Show what is going on if standard error is a terminal or a notebook."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # what goes into a file stays out of the terminal
+        disable=not (is_shown and (console.is_terminal or console.is_jupyter)),
+    ) as bar:
+        bar.add_task("tracing", total=None)
+
+        def tell(text: str, done: int, total: int | None) -> None:
+            (task,) = bar.tasks
+            if total == task.total:
+                bar.update(task.id, description=text, completed=done)
+                return
+            bar.remove_task(task.id)  # a new step: a bar that was full stays full
+            bar.add_task(text, completed=done, total=total)
+
+        yield tell

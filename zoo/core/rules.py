@@ -8,8 +8,10 @@ is fixed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from math import prod
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch import Tensor
 from zoo.core.atoms import FIXED, Labels, Product
 from zoo.core.flow import Call, Flow
 
-__all__ = ["apply_rule"]
+__all__ = ["apply_rule", "labels_after_view"]
 
 
 Rule = Callable[[Flow, Call], None]
@@ -42,6 +44,21 @@ def apply_rule(flow: Flow, call: Call) -> None:
     if rule is None and _SPATIAL.fullmatch(call.name):
         rule = _spatial
     (rule or _no_rule)(flow, call)
+
+
+def labels_after_view(label: Tensor, dim: int, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Return the atom of every element after a view from shape ``old`` to shape ``new``.
+
+    A view acts on runs of dimensions that hold equally many elements before and after. Only the run
+    around the labelled dimension is written out; the others repeat it, at no cost.
+    """
+    before, after = (list(accumulate(shape, mul, initial=1)) for shape in (old, new))
+    start = max({*before[: dim + 1]} & {*after})
+    end = min({*before[dim + 1 :]} & {*after})
+    first, last = after.index(start), after.index(end)
+    run = label[:, None].expand(before[dim] // start, len(label), end // before[dim + 1])
+    inner = [1] * (len(new) - last)
+    return run.reshape([*[1] * first, *new[first:last], *inner]).expand(tuple(new))
 
 
 def _no_rule(flow: Flow, call: Call) -> None:
@@ -361,10 +378,10 @@ def _rearranged(flow: Flow, call: Call) -> list[Labels]:
         shape = [1] * tensor.ndim
         shape[dim] = len(label)
         atoms = label.reshape(shape).expand(tensor.shape)
-        if call.name == "_to_copy":
+        if call.name in ("_to_copy", "clone"):
             moved = [atoms]
-        elif call.name in ("view", "_unsafe_view"):  # repeated atoms have other strides
-            moved = [atoms.reshape(arguments["size"])]
+        elif call.name in ("view", "_unsafe_view", "reshape"):
+            moved = [labels_after_view(label, dim, tensor.shape, call.outputs[0].shape)]
         else:
             returned = call.func(**{first: atoms}, **arguments)
             moved = [returned] if isinstance(returned, Tensor) else list(returned)
@@ -379,9 +396,12 @@ def _settle(flow: Flow, labels: Labels, atoms: Tensor) -> None:
     Where channels were spread over several dimensions, the kept ones must form a rectangle: the
     channels are tied over all of these dimensions but the last.
     """
+    for dim in range(atoms.ndim):  # what only repeats costs nothing, so it goes first
+        if atoms.stride(dim) == 0:
+            atoms = atoms.narrow(dim, 0, 1)
     for dim in range(atoms.ndim):
         start = atoms.narrow(dim, 0, 1)
-        if atoms.shape[dim] > 1 and (atoms.stride(dim) == 0 or bool((atoms == start).all())):
+        if atoms.shape[dim] > 1 and bool((atoms == start).all()):
             atoms = start
     varying = [dim for dim in range(atoms.ndim) if atoms.shape[dim] > 1]
     if not varying:
