@@ -19,6 +19,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from benchmarks.ranking import Ranking, Scorer, collect_rankings, kendall_tau
+from benchmarks.rates import hours, training_macs
 from benchmarks.record import load_records
 from benchmarks.report import Comparison, Row, compare, spent_seconds
 from benchmarks.strict import Many, Strict, explain
@@ -55,8 +56,6 @@ GPU hours count three times a network's MACs for every image that passes, at two
 which small and mobile networks leave of a data-centre GPU; the commands use the short recipes of
 the suites where the paper's own is not known.
 """
-
-MACS_PER_SECOND = 2e12
 
 
 class Test(Strict):
@@ -106,7 +105,8 @@ class Needs(Strict):
     @property
     def gpu_hours(self) -> float:
         """A rough estimate; the page says how it is made."""
-        return self.images * 1e6 * 3 * self.mmacs * 1e6 / MACS_PER_SECOND / 3600
+        macs = training_macs(round(self.mmacs * 1e6), round(self.images * 1e6))
+        return hours(macs, "cuda")
 
 
 class Claim(Strict):

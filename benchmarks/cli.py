@@ -5,8 +5,10 @@ can mend is one red line with the way out and exit status 2; set ZOO_TRACEBACK=1
 came from.
 """
 
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -82,7 +84,11 @@ def run(
         str, typer.Argument(help="Name of a suite, or path of a .toml file.")
     ] = "quick",
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes of one thread each; 0: one per core, 1 on a GPU.")
+        int,
+        typer.Option(
+            min=0,
+            help="Processes of one thread each; several share a GPU. 0: one per core, 1 on a GPU.",
+        ),
     ] = 0,
     results: Results = Path("results"),
     dataset: Annotated[
@@ -93,37 +99,50 @@ def run(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch data that is missing.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is left to do.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds 0 to N-1 in place of the suite's.", metavar="N")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Start nothing new after so long; run again for the rest."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Run a suite, resume what is missing, then report.
 
     One record is written for each method, network, data set, budget and seed.
 
-    Stop it at any time: the next run takes up what is missing or failed.
+    Stop it at any time: the next run takes up what is missing or failed. With --minutes a suite is
+    run in parts; each is reported.
     """
     from benchmarks.run import Job, plan_suite, run_plan
     from benchmarks.suite import load_suite
 
-    _require_device(device)
+    _require_device(device, is_used=not dry_run)
     console = Console()
-    job = Job(results, data, download, workers or _default_workers(device))
-    asked = load_suite(suite)
-    if dataset is not None:
-        asked = asked.on_dataset(dataset)
+    until = math.inf if minutes is None else time.time() + 60 * minutes
+    job = Job(results, data, download, workers or _default_workers(device), until)
+    asked = load_suite(suite).changed(dataset=dataset, seeds=seeds)
     plan = plan_suite(suite, asked, job.records, device)
     done = len(plan.cells) - len(plan.missing)
     console.print(f"{suite}: {len(plan.cells)} cells, {done} done, {len(plan.missing)} to run")
     if dry_run:
-        for cell in plan.missing:
-            console.print(f"  {cell.key} {escape(cell.label)}", highlight=False)
+        from benchmarks.forecast import show_forecast
+
+        show_forecast(console, plan.missing, job)
         return
     try:
         outcomes = run_plan(plan, job, console)
     except KeyboardInterrupt:
         console.print("[yellow]stopped; what was finished is recorded, run again to resume[/]")
         raise typer.Exit(INTERRUPTED) from None
-    _report(console, results, plan)
+    if left := len(plan.missing) - outcomes.total():
+        console.print(f"time is up: {left} cells left, run again for them")
+    if len(plan.missing) < len(plan.cells) or outcomes:
+        _report(console, results, plan)
     if outcomes["failed"]:
         console.print(
             f"[red]{outcomes['failed']} cells failed; their records say why, "
@@ -433,12 +452,12 @@ def _budget(**given: float | None) -> "tuple[float, BudgetMetric]":
     return value, cast("BudgetMetric", name)
 
 
-def _require_device(device: str) -> None:
-    """Refuses a device that is not there, before anything is trained."""
+def _require_device(device: str, *, is_used: bool = True) -> None:
+    """Refuses a device that does not exist or, if it is to be used, is not there."""
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise ValueError(f"unknown device {device!r}; use cpu, cuda or cuda:N")
-    if kind == "cuda":
+    if kind == "cuda" and is_used:
         import torch
 
         if not torch.cuda.is_available():

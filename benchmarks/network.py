@@ -11,14 +11,14 @@ from torch import nn
 from benchmarks.record import Cell
 from benchmarks.strict import suggest
 from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
-from zoo.core.data import Splits, check_classes
+from zoo.core.data import Outline, Splits, check_classes
 from zoo.core.space import ChannelSpace
 from zoo.core.widen import widen
 
 __all__ = ["seeded", "untrained"]
 
 
-def untrained(cell: Cell, splits: Splits) -> nn.Module:
+def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
     """The parent of a cell as timm makes it, widened where the cell says so.
 
     Raises:

@@ -157,7 +157,7 @@ def parent_for(cell: Cell, places: Places) -> Parent:
     """
     splits = _splits(cell.data, cell.seed, places)
     model = untrained(cell, splits)
-    path = places.cache / f"{cell.model.name.replace('/', '_')}-{cell.parent_key}.safetensors"
+    path = places.cache / cell.parent_file
     if path.is_file():
         cost = _load_parent(path, model)
     else:

@@ -232,6 +232,11 @@ class Cell(Strict):
         return _digest(self.model_dump(mode="json", exclude_defaults=True, include=fields))
 
     @property
+    def parent_file(self) -> str:
+        """Name of the file that keeps the trained parent."""
+        return f"{self.model.name.replace('/', '_')}-{self.parent_key}.safetensors"
+
+    @property
     def supernet_key(self) -> str:
         """Names all that a supernet is trained from, beside its method's own settings."""
         given = f"{self.parent_key} {self.finetune.batch_size} {self.rules!r} {self.metric}"

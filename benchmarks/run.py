@@ -9,10 +9,12 @@ the cells that start from it.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
@@ -69,12 +71,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """Where a run reads and writes, and how many processes it takes."""
+    """Where a run reads and writes, how many processes it takes, and until when it starts cells.
+
+    `until` is a time of `time.time()`; what is running then is finished.
+    """
 
     results: Path
     data: Path | None = None
     is_download_allowed: bool = False
     workers: int = 1
+    until: float = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing new is started any more."""
+        return time.time() >= self.until
 
     @property
     def records(self) -> Path:
@@ -87,8 +98,8 @@ class Job:
         return self.results / ".cache" / "parents"
 
 
-def plan_suite(name: str, suite: Suite, records: Path, device: str = "cpu") -> Plan:
-    """Which cells a suite has and which of them are left to do.
+def plan_suite(name: str, suite: Suite, records: Path | None = None, device: str = "cpu") -> Plan:
+    """Which cells a suite has and which of them are left to do; all, without a folder of records.
 
     Raises:
         ValueError: if the suite names a model, data set, method or setting that does not exist.
@@ -99,7 +110,7 @@ def plan_suite(name: str, suite: Suite, records: Path, device: str = "cpu") -> P
     cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
     settled = {
         record.cell.key
-        for record in current_records(load_records(records))
+        for record in current_records(load_records(records) if records else [])
         if record.status in SETTLED
     }
     missing = tuple(cell for cell in cells if cell.key not in settled)
@@ -125,6 +136,9 @@ def run_plan(
         job: where, and in how many processes.
         console: where progress is shown.
         start_pool: makes the executor that runs cells; a cluster's can take its place.
+
+    Returns:
+        How many cells ended how; of a job whose time is up, fewer than were missing.
 
     Raises:
         OSError: if the results folder cannot be written.
@@ -161,7 +175,7 @@ class _Runner:
         self, plan: Plan, job: Job, show: Callable[[Record], None], start_pool: StartPool
     ) -> None:
         self.plan, self.job, self.show, self.start_pool = plan, job, show, start_pool
-        self.waiting: set[Future[Record]] = set()
+        self.waiting: set[Future[Record | None]] = set()
         self.parents: dict[Future[str | None], str] = {}
 
     def run(self) -> None:
@@ -186,7 +200,8 @@ class _Runner:
                 self._start_cells(pool, self.parents.pop(trained), trained.result())
             for ran in done & self.waiting:
                 self.waiting.remove(ran)
-                self.show(ran.result())
+                if record := ran.result():
+                    self.show(record)
 
     def _start_cells(self, pool: Executor, parent: str, problem: str | None) -> None:
         for cell in self.plan.missing:
@@ -195,8 +210,10 @@ class _Runner:
                 self.waiting.add(pool.submit(_run_and_write, *arguments))
 
 
-def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Record:
-    """In a worker: one cell, from start to its record on disk."""
+def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Record | None:
+    """In a worker: one cell, from start to its record on disk; None if the time is up."""
+    if job.is_over:
+        return None
     from benchmarks import protocol
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -215,6 +232,8 @@ def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Rec
 
 def _train_parent(cell: Cell, job: Job) -> str | None:
     """In a worker: trains a parent into the cache; returns what went wrong, if anything did."""
+    if job.is_over:
+        return None
     from benchmarks import protocol
     from zoo.core.errors import UnsupportedModel
 

@@ -72,10 +72,13 @@ class Ranking(Strict):
 class Suite(Strict):
     """The fields of a suite file.
 
-    `variants` are run beside the `methods`, at the same budgets; a `ranking` at none.
+    `variants` are run beside the `methods`, at the same budgets; a `ranking` at none. `options` are
+    those of `zoo run` that the suite is meant to be run with; they change no cell. `image_sizes`
+    are sides in pixels of networks, by name, that see other sizes than the data set's.
     """
 
     title: str
+    options: str = ""
     protocol: int = PROTOCOL
     methods: Literal["all"] | Many[str] = "all"
     variants: Many[Variant] = ()
@@ -84,6 +87,7 @@ class Suite(Strict):
     seeds: Many[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
     models: Many[Model] = Field(min_length=1)
     datasets: Many[Data] = Field(min_length=1)
+    image_sizes: dict[str, Annotated[int, Field(ge=8)]] = {}
     parent: Schedule
     finetune: Schedule
     rules: Rules = Rules()
@@ -95,7 +99,21 @@ class Suite(Strict):
 
     def on_dataset(self, name: str) -> "Suite":
         """The suite on one other data set, at its own size and with all its images."""
-        return self.model_copy(update={"datasets": (Data(name=name),)})
+        return self.model_copy(update={"datasets": (Data(name=name),), "image_sizes": {}})
+
+    def seen_by(self, model: Model, data: Data) -> Data:
+        """A data set at the size that a network sees."""
+        size = self.image_sizes.get(model.name)
+        return data if size is None else data.model_copy(update={"image_size": size})
+
+    def with_seeds(self, count: int) -> "Suite":
+        """The suite with the seeds 0 to `count` - 1 in place of its own."""
+        return self.model_copy(update={"seeds": tuple(range(count))})
+
+    def changed(self, *, dataset: str | None = None, seeds: int | None = None) -> "Suite":
+        """The suite on another data set, or with another number of seeds, where one is given."""
+        suite = self if dataset is None else self.on_dataset(dataset)
+        return suite if seeds is None else suite.with_seeds(seeds)
 
     @model_validator(mode="after")
     def require_something_to_run(self) -> "Suite":
@@ -106,6 +124,19 @@ class Suite(Strict):
         """
         if not self.budgets and self.ranking is None:
             raise ValueError("budgets: List should have at least 1 item, or add a [ranking]")
+        return self
+
+    @model_validator(mode="after")
+    def size_images_for_networks_that_are_there(self) -> "Suite":
+        """Refuses an image size for a network that the suite does not run.
+
+        Raises:
+            ValueError: with the nearest names.
+        """
+        names = {model.name for model in self.models}
+        for name in self.image_sizes:
+            if name not in names:
+                raise ValueError(f"image_sizes: no network {name!r}; {suggest(name, names)}")
         return self
 
     @field_validator("protocol")
@@ -155,8 +186,7 @@ def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[C
         device: where the cells run.
     """
     cells = []
-    for model, data, seed in product(suite.models, suite.datasets, suite.seeds):
-        held = _Held(suite, model, data, seed, device)
+    for held in _parents(suite, device):
         cells += [held.cell(job, budget=budget) for budget, job in product(suite.budgets, jobs)]
     return cells
 
@@ -174,8 +204,7 @@ def expand_ranking(suite: Suite, scorers: Sequence[Variant], device: str = "cpu"
         return cells
     sample, alone = suite.ranking.sample, Variant(method=STANDALONE)
     trained = {"finetune": suite.ranking.train, "start": suite.ranking.start}
-    for model, data, seed in product(suite.models, suite.datasets, suite.seeds):
-        held = _Held(suite, model, data, seed, device)
+    for held in _parents(suite, device):
         part = {"budget": sample.high, "sample": sample}
         cells += [held.cell(scorer, **part) for scorer in scorers]
         cells += [held.cell(alone, **part, **trained, member=k) for k in range(sample.count)]
@@ -214,6 +243,14 @@ class _Held:
             device=self.device,
             **(shared | own),
         )
+
+
+def _parents(suite: Suite, device: str) -> list[_Held]:
+    """One for each network, data set and seed."""
+    return [
+        _Held(suite, model, suite.seen_by(model, data), seed, device)
+        for model, data, seed in product(suite.models, suite.datasets, suite.seeds)
+    ]
 
 
 def _is_suite(file_name: str) -> bool:

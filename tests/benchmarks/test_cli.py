@@ -141,8 +141,43 @@ def test_a_dry_run_lists_the_cells_and_makes_nothing(run, suite_file, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_dry_run_tells_the_cost_within_sixty_columns_and_needs_no_device(run, suite_file):
+    path = suite_file(budgets="[0.5, 0.25]")
+    status, out, err = run("run", path, "--dry-run", "--device", "cuda", "--seeds", "2")
+    assert status == 0, err
+    assert "4 cells, 0 done, 4 to run" in out and "-s1" in out
+    assert "of one GPU" in " ".join(out.split())
+    (row,) = [line for line in out.splitlines() if " 1.226 " in line]  # MMACs, then cells
+    cells, parents, tuning = row.split()[-3:]
+    assert cells == "4" and float(tuning) == pytest.approx(0.75 * float(parents), rel=0.01)
+    assert all(len(line.rstrip()) <= 60 for line in out.splitlines())
+
+
+def test_a_dry_run_refuses_a_budget_that_no_run_could_take(run, suite_file):
+    status, _, err = run("run", suite_file(budgets="[1000000000000]"), "--dry-run")
+    assert status == 2 and "above the parent's" in err
+
+
+def test_no_time_at_all_starts_nothing_and_says_what_is_left(run, suite_file, tmp_path):
+    path = suite_file(budgets="[0.5, 0.25]")
+    status, out, err = run("run", path, "--minutes", "0", "--workers", "1")
+    assert status == 0, err
+    assert "time is up: 2 cells left" in out
+    assert list((tmp_path / "results").rglob("*.json")) == []
+    assert list((tmp_path / "results").rglob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seeds", "0"), ("--seeds", "x"), ("--minutes", "-1")]
+)
+def test_no_seeds_and_negative_time_are_refused(run, option, value):
+    status, _, err = run("run", "smoke", option, value, "--dry-run")
+    assert status == 2 and option in err
+
+
 def test_a_device_that_is_not_there_is_refused(run):
     assert run("run", "smoke", "--device", "tpu")[0] == 2
+    assert run("run", "smoke", "--device", "tpu", "--dry-run")[0] == 2
     if not torch.cuda.is_available():
         status, _, err = run("run", "smoke", "--device", "cuda")
         assert status == 2 and "use --device cpu" in err

@@ -320,6 +320,17 @@ def test_a_failed_cell_is_recorded_the_others_run_and_only_it_is_tried_again(tmp
     assert len(names) == 6 and sum(name.endswith("-2") for name in names) == 1
 
 
+def test_when_the_time_is_up_nothing_starts_and_the_next_part_goes_on(tmp_path, monkeypatch):
+    clock = iter([0.0, 1.0, 9.0, 9.0, 9.0, 9.0])  # the parent, the first cell, then it is over
+    monkeypatch.setattr("benchmarks.run.time.time", lambda: next(clock))
+    first, outcomes = run_suite(suite(budgets=(0.5, 0.25)), Job(tmp_path, until=5.0))
+    assert len(first.missing) == 4 and outcomes == {"ok": 1}
+    monkeypatch.undo()
+    rest, outcomes = run_suite(suite(budgets=(0.5, 0.25)), Job(tmp_path))
+    assert rest.missing == first.missing[1:] and outcomes == {"ok": 3}
+    assert len(list((tmp_path / ".cache/parents").glob("*.safetensors"))) == 1
+
+
 def test_a_method_that_breaks_does_not_stop_the_others(tmp_path, monkeypatch):
     create = protocol.create_pruner
 

@@ -51,6 +51,8 @@ def test_a_file_is_read_by_its_path(tmp_path):
         ("[rules]\ndivisr = 8", "rules: unknown key 'divisr'; did you mean divisor"),
         ("[[variants]]\nsettings = {}", "variants.0.method: Field required"),
         ("[ranking.sample]\nlow = 0.6\nhigh = 0.5", "low, 0.6, is above high, 0.5"),
+        ("image_sizes = {resnet81 = 16}", "no network 'resnet81'; did you mean resnet18"),
+        ("image_sizes = {resnet18 = 4}", "image_sizes.resnet18: .*greater than or equal to 8"),
         ("seeds = []", "seeds: .*at least 1 item"),
         ("seeds = [-1]", "seeds.0: .*greater than or equal to 0"),
         ('metric = "flops"', "metric: .*'macs', 'params', 'latency' or 'latency_ms'"),
@@ -110,6 +112,45 @@ def test_cells_carry_the_device():
     assert expand(suite, [Variant(method="uniform")]) == [cell()]
     (on_gpu,) = expand(suite, [Variant(method="uniform")], "cuda")
     assert on_gpu.device == "cuda" and on_gpu.key != cell().key
+
+
+def test_a_network_with_images_of_its_own_size_shares_no_parent_with_the_data_sets(tmp_path):
+    two = MINIMAL.replace('[{name = "resnet18"}]', '[{name = "resnet18"}, {name = "resnet10t"}]')
+    plain, own = (
+        expand(read(tmp_path, two + extra), [Variant(method="uniform")])
+        for extra in ("", "image_sizes = {resnet10t = 48}")
+    )
+    assert [c.data.image_size for c in own] == [None, 48]
+    assert own[0] == plain[0] and own[1].parent_key != plain[1].parent_key
+    moved = read(tmp_path, two + "image_sizes = {resnet10t = 48}").on_dataset("cifar10")
+    assert {c.data for c in expand(moved, [Variant(method="uniform")])} == {Data(name="cifar10")}
+
+
+def test_other_seeds_change_nothing_else(tmp_path):
+    suite = read(tmp_path, MINIMAL)
+    jobs = [Variant(method="uniform")]
+    assert [c.seed for c in expand(suite.with_seeds(3), jobs)] == [0, 1, 2]
+    assert expand(suite.with_seeds(3), jobs)[0] == expand(suite, jobs)[0]
+
+
+def test_options_change_no_cell(tmp_path):
+    plain, told = (read(tmp_path, MINIMAL + extra) for extra in ("", 'options = "--workers 2"'))
+    assert plan_suite("mine", plain).cells == plan_suite("mine", told).cells
+
+
+def test_the_reference_suites_are_as_announced():
+    at_cifar_size, small = load_suite("clutter32"), load_suite("clutter16")
+    assert at_cifar_size.budgets == (0.75, 0.5, 0.25, 0.125)
+    assert at_cifar_size.datasets[0].train_size == 50_000
+    families = ["resnet56_cifar", "mobilenetv2", "mobilenetv3", "efficientnet"]
+    for model, family in zip(at_cifar_size.models, families, strict=True):
+        assert model.name.startswith(family)
+    for suite in (at_cifar_size, small):
+        assert suite.methods == "all" and len(suite.seeds) >= 3
+    headline = load_suite("cifar10")
+    assert {model.name for model in headline.models} == {"resnet56_cifar", "resnet110_cifar"}
+    assert load_suite("imagenet").budgets == (2_000_000_000, 1_000_000_000)
+    assert load_suite("imagenet-mobile").budgets == (300_000_000,)
 
 
 RANKING = """

@@ -27,7 +27,7 @@ from zoo.core.batches import (
     shift,
     stream_seed,
 )
-from zoo.core.digits import cluttered_digits, digits
+from zoo.core.digits import cluttered_digits, digits, glyph_indices
 from zoo.core.errors import unknown_name
 from zoo.core.meter import Meter
 
@@ -37,11 +37,13 @@ __all__ = [
     "LoaderBatches",
     "MeteredBatches",
     "MeteredData",
+    "Outline",
     "Splits",
     "TestSplit",
     "check_classes",
     "list_datasets",
     "load_splits",
+    "outline",
 ]
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -51,6 +53,9 @@ CLUTTERED_MEAN, CLUTTERED_STD = (0.55, 0.55, 0.55), (0.22, 0.22, 0.22)
 
 # Without a size of its own, a search split takes this share of the training images.
 SEARCH_SHARE = 0.1
+
+# Of cluttered_digits, which has any number of images.
+CLUTTERED_TRAIN, CLUTTERED_SEARCH = 8_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,21 @@ class Splits:
     test: Dataset[Sample]
     num_classes: int
     input_size: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What can be said of a set before its files are there.
+
+    Attributes:
+        num_classes: number of labels.
+        input_size: (C, H, W) of one image.
+        num_train: training images that are left after the search split was taken.
+    """
+
+    num_classes: int
+    input_size: tuple[int, int, int]
+    num_train: int
 
 
 @dataclass(frozen=True)
@@ -133,6 +153,33 @@ def load_splits(
     chosen = None if path is None else Path(path).expanduser()
     request = _Request(name, chosen, seed, image_size, train_size, search_size, test_size, download)
     return _LOADERS[name](request)
+
+
+def outline(
+    name: str,
+    *,
+    image_size: int | None = None,
+    train_size: int | None = None,
+    search_size: int | None = None,
+) -> Outline | None:
+    """The shape of what `load_splits` would return for the same arguments; reads no file.
+
+    Returns:
+        None for `"imagefolder"`, of which nothing is known without its files.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in _LOADERS:
+        raise unknown_name("dataset", name, _LOADERS)
+    if name not in _CLASSES:
+        return None
+    side = image_size or (224 if name == "imagenet" else 32)
+    if name == "cluttered_digits":
+        return Outline(_CLASSES[name], (3, side, side), train_size or CLUTTERED_TRAIN)
+    there = _IMAGES.get(name) or len(glyph_indices("train"))
+    held_out = round(SEARCH_SHARE * there) if search_size is None else search_size
+    return Outline(_CLASSES[name], (3, side, side), train_size or there - held_out)
 
 
 class MeteredBatches:
@@ -286,8 +333,8 @@ def _load_digits(request: _Request) -> Splits:
 
 def _load_cluttered(request: _Request) -> Splits:
     size = request.image_size or 32
-    n_search = request.search_size or 1_000
-    n_train = request.train_size or 8_000
+    n_search = request.search_size or CLUTTERED_SEARCH
+    n_train = request.train_size or CLUTTERED_TRAIN
     pool = cluttered_digits("train", n_train + n_search, size)
     test = cluttered_digits("test", request.test_size or 2_000, size)
     return _split_tensors(
@@ -411,7 +458,16 @@ def _check_folder(root: Path) -> None:
         raise FileNotFoundError(f"{root} holds no images; {layout}")
 
 
-_CLASSES = {"digits": 10, "cluttered_digits": 10, "cifar10": 10, "cifar100": 100}
+_CLASSES = {
+    "digits": 10,
+    "cluttered_digits": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "imagenet": 1_000,
+}
+
+# Published numbers of training images, for what is said before the files are there.
+_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167}
 
 _LOADERS: dict[str, Callable[[_Request], Splits]] = {
     "digits": _load_digits,

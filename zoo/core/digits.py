@@ -64,8 +64,9 @@ def digits(part: Part, image_size: int = 32) -> tuple[Tensor, Tensor]:
     return _to_uint8(images).expand(-1, 3, -1, -1).contiguous(), labels[index]
 
 
+@lru_cache(maxsize=4)  # both parts at two sizes: every seed of a suite splits the same images
 def cluttered_digits(part: Part, count: int, image_size: int = 32) -> tuple[Tensor, Tensor]:
-    """The first `count` images of one part of the cluttered set.
+    """The first `count` images of one part of the cluttered set; kept, so not to be changed.
 
     Args:
         part: `"train"` or `"test"`; they share no glyph.
