@@ -12,15 +12,12 @@ from matplotlib import pyplot as plt
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
-from benchmarks.ablation import ablation_table
 from benchmarks.cards import methods_table
 from benchmarks.cli import special_tables
 from benchmarks.marked import block_of
 from benchmarks.plots import digest_of, figures_of, plotted
-from benchmarks.ranking import collect_rankings, ranking_table
 from benchmarks.record import Record, load_records
 from benchmarks.report import compare
-from benchmarks.supernets import sharing_table
 from benchmarks.tables import to_csv, to_latex, to_markdown, to_short_markdown
 
 ROOT = Path(__file__).parent.parent
@@ -79,28 +76,23 @@ def test_pictures_that_a_text_shows_are_there(text: Path) -> None:
         assert (text.parent / path).is_file()
 
 
-@pytest.mark.parametrize("name", ["ablation", "ranking"])
-def test_the_page_on_bnp_is_made_from_its_records(name: str) -> None:
-    records = load_records(ROOT / "results" / "bnp-ablation" / "records")
-    table = {
-        "ablation": lambda: ablation_table(compare(records)),
-        "ranking": lambda: ranking_table(collect_rankings(records)),
-    }[name]()
-    page = (ROOT / "docs" / "bnp.md").read_text("utf-8")
-    assert block_of(page, name).strip() == table.strip() != ""
-
-
-def test_the_page_on_the_headline_is_made_from_its_records() -> None:
-    records = load_records(ROOT / "results" / "bnp-headline" / "records")
-    page = (ROOT / "docs" / "bnp_headline.md").read_text("utf-8")
-    assert block_of(page, "report").strip() == to_short_markdown(compare(records)).strip() != ""
-
-
-def test_the_page_on_supernets_shows_the_sharing_of_the_reference_records() -> None:
-    records = load_records(ROOT / "results" / "reference" / "records")
-    page = (ROOT / "docs" / "supernets.md").read_text("utf-8")
-    table = sharing_table(compare(records)).strip()
-    assert block_of(page, "supernet-sharing").strip() == table != ""
+@pytest.mark.parametrize(
+    ("page", "folder", "names"),
+    [
+        ("bnp", "bnp-ablation", ["ablation", "ranking"]),
+        ("bnp_headline", "bnp-headline", ["report"]),
+        ("stagewise", "ranking", ["ablation", "ranking"]),
+        ("supernets", "ranking", ["supernets", "supernet-reach"]),
+        ("supernets", "reference", ["supernet-sharing"]),
+    ],
+)
+def test_pages_are_made_from_their_records(page: str, folder: str, names: list[str]) -> None:
+    records = load_records(ROOT / "results" / folder / "records")
+    tables = {**special_tables(records), "report": lambda: to_short_markdown(compare(records))}
+    text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    renew = f"renew it with: zoo report --results results/{folder} --readme docs/{page}.md"
+    for name in names:
+        assert block_of(text, name).strip() == tables[name]().strip() != "", renew
 
 
 def test_solvers_of_the_ablation_were_given_equal_score_tables() -> None:
