@@ -12,6 +12,7 @@ from benchmarks.report import (
     DECIDING,
     Comparison,
     Row,
+    settings_of,
     shown,
     spent_macs,
     spent_seconds,
@@ -45,7 +46,7 @@ def _families(comparison: Comparison) -> Iterator[list[Row]]:
         families.setdefault(key, []).append(row)
     for rows in families.values():
         if len(rows) > 1:
-            yield sorted(rows, key=lambda row: (len(row.cell.settings), row.method))
+            yield sorted(rows, key=lambda row: (len(settings_of(row.cell)), row.method))
 
 
 def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:

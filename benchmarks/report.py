@@ -28,6 +28,7 @@ __all__ = [
     "macs_ratio",
     "method_name",
     "realised",
+    "settings_of",
     "share",
     "shown",
     "speedup",
@@ -73,7 +74,7 @@ class Row:
 
     def settings_beyond(self, other: "Row") -> str:
         """The settings in which this row differs from another of the same method."""
-        mine, theirs = _settings(self.cell), _settings(other.cell)
+        mine, theirs = settings_of(self.cell), settings_of(other.cell)
         changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
         undone = {key: "default" for key in theirs if key not in mine}
         return _named({**changed, **undone})
@@ -175,11 +176,11 @@ class Comparison:
 
 def method_name(cell: Cell) -> str:
     """Name of a method with the settings that differ from its defaults."""
-    settings = _named(_settings(cell))
+    settings = _named(settings_of(cell))
     return f"{cell.method} ({settings})" if settings else cell.method
 
 
-def _settings(cell: Cell) -> dict[str, object]:
+def settings_of(cell: Cell) -> dict[str, object]:
     """Settings that differ from the method's defaults, and how its networks are trained."""
     if cell.scratch is None:
         return dict(cell.settings)

@@ -184,3 +184,15 @@ def test_a_setting_put_back_to_its_default_is_named():
 
 def test_methods_without_variants_give_no_ablation():
     assert ablation_table(compare([record("uniform"), record("taylor")])) == ""
+
+
+def test_networks_trained_from_scratch_are_never_the_plain_method():
+    def rows(**changes):
+        settings = {"steps": 150}
+        return [
+            record(cell=cell("stagewise", 0.5, seed, settings=settings, **changes))
+            for seed in (0, 1)
+        ]
+
+    table = ablation_table(compare([*rows(scratch=Schedule(epochs=10)), *rows()]))
+    assert table.index("| plain |") < table.index("| from scratch=10 epochs |")
