@@ -6,7 +6,9 @@ import copy
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +109,9 @@ def require(name: str) -> ExportFormat:
 def onnx_session(path: Path, threads: int) -> Any:  # Any: onnxruntime is untyped and optional
     """Return an ONNX Runtime session on the CPU: all optimisations, fixed threads, no denormals.
 
+    The first session of a process switches denormal numbers off in the thread that makes it, too,
+    and in all threads that this one starts later; so a thread of its own makes it.
+
     Args:
         path: of an ONNX file.
         threads: that one operator may use.
@@ -119,7 +124,9 @@ def onnx_session(path: Path, threads: int) -> Any:  # Any: onnxruntime is untype
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in all its threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        make = partial(onnxruntime.InferenceSession, providers=["CPUExecutionProvider"])
+        return pool.submit(make, path, options).result()
 
 
 def _plain(model: nn.Module) -> nn.Module:
