@@ -172,9 +172,7 @@ def _measure_way(
 ) -> tuple[Measured, ...]:
     """One way at every batch, in a thread of its own that flushes denormal numbers."""
     _require_way(setting)
-    if (
-        setting.way == "compile"
-    ):  # torch keeps a few compiled forms of a class, then runs it eagerly
+    if setting.way == "compile":  # torch keeps a few compiled forms, then runs a class eagerly
         torch.compiler.reset()
     ready = [_ready(net, size, setting) for net, size in zip(nets, sizes, strict=True)]
     batches = [
