@@ -305,7 +305,7 @@ def _notes(rows: Sequence[Reference]) -> str:
     lines += [f"Left out: {way}, {reason}.\n" for way, reason in sorted(left_out)]
     unsettled = sum(not m.settled for row in rows for m in (*row.latency, *row.further_latency))
     if unsettled:
-        lines.append(f"In {unsettled} measurements a warm-up ended before its windows agreed.\n")
+        lines.append(f"Warm-ups that ended before their windows agreed: {unsettled}.\n")
     return "\n".join(lines)
 
 

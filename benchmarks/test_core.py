@@ -5,6 +5,7 @@ Bounds are on ratios within one run, or stand an order of magnitude from what wa
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
@@ -42,11 +43,25 @@ from zoo.pse_net import PSENet
 
 CONFIGS = 100_000
 TORCH_PRUNING_FACTOR = 50
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def freed_memory_is_kept() -> None:
+    """Let the C library hand freed memory out again, where it knows how to.
+
+    By default it returns large blocks to the system, and the page faults of the next ones, a fifth
+    of a small step, fall to whichever of two interleaved steps happens to find the heap trimmed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_MAX, 0)
 
 
 def halved(space: ChannelSpace) -> SubnetConfig:
@@ -74,35 +89,45 @@ def test_trace_and_rebuild(benchmark: BenchmarkFixture, name: str) -> None:
     assert _time(benchmark, prune, rounds=5) <= 3.0
 
 
-def engine_problem() -> Problem:
-    """A search problem of CIFAR shape on random images."""
+def engine_problem(name: str = "resnet20_cifar", size: int = 32) -> Problem:
+    """A search problem of ten classes on random images, by default of CIFAR's size."""
     generator = torch.Generator().manual_seed(0)
-    model = timm.create_model("resnet20_cifar", num_classes=10).eval()
-    space = ChannelSpace.trace(model, (3, 32, 32))
+    model = timm.create_model(name, num_classes=10).eval()
+    space = ChannelSpace.trace(model, (3, size, size))
     cost, meter = CostModel(space), Meter()
     parts = []
     for count in (512, 256):
-        images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        images = torch.randint(
+            0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator
+        )
         labels = torch.arange(count) % 10
         parts.append(Batches(ImageTensors(images, labels, (0.5,) * 3, (0.25,) * 3), 64, seed=0))
     data = MeteredData(parts[0], parts[1], meter)
     return Problem(model, space, cost, Budget.parse(0.5, cost), data, meter=meter)
 
 
-def test_engine_step_against_a_hand_built_network(benchmark: BenchmarkFixture) -> None:
-    """A training step at some widths against that of a network built so; aimed at is 1.05.
+@pytest.mark.parametrize(
+    ("name", "size", "batch"), [("resnet20_cifar", 32, 128), ("mobilenetv2_050", 96, 32)]
+)
+@pytest.mark.usefixtures("freed_memory_is_kept")
+def test_engine_step_against_a_hand_built_network(
+    benchmark: BenchmarkFixture, name: str, size: int, batch: int
+) -> None:
+    """A training step at some widths costs at most 1.05 of that of a network built so.
 
     Both run one fused optimizer step; the engine's is over all weights, which moves those that the
-    subnet does not use by momentum and decay. Times are of the processor, not of the clock.
+    subnet does not use by momentum and decay: in a network of many weights and small batches, that
+    comes on top. Times are of the processor, not of the clock.
     """
-    task = engine_problem()
+    task = engine_problem(name, size)
     config = halved(task.space)
     engine = Engine(task, starting_weights(task, "parent"), steps=10_000, lr=1e-4)
-    small = timm.create_model("resnet20_cifar", num_classes=10, channels=(8, 16, 32)).train()
+    small = rebuild(task.model, task.space, config).train()
     optimizer = torch.optim.SGD(
         small.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=True
     )
-    images, labels = next(iter(task.data.training._source.epoch(0)))
+    source = task.data.training._source
+    images, labels = (torch.cat(parts)[:batch] for parts in zip(*source.epoch(0), strict=True))
 
     def on_the_engine() -> None:
         engine.update(nn.functional.cross_entropy(engine.logits(images, config), labels))
@@ -113,10 +138,10 @@ def test_engine_step_against_a_hand_built_network(benchmark: BenchmarkFixture) -
         optimizer.step()
 
     with task.meter.phase("supernet"):
-        ratio = _ratio(on_the_engine, by_hand, rounds=41)
+        ratio = _ratio(on_the_engine, by_hand, rounds=61)
         _time(benchmark, on_the_engine, rounds=5)
     benchmark.extra_info["engine_over_hand_built"] = round(ratio, 3)
-    assert ratio <= 1.15
+    assert ratio <= 1.05
 
 
 @pytest.mark.parametrize("execution", ["masked", "sliced"])

@@ -91,7 +91,7 @@ def gradients(engine: Engine, loss: Tensor) -> Mapping[str, Tensor | None]:
         name: None if weight.grad is None else weight.grad.clone()
         for name, weight in engine.weights.items()
     }
-    for tensor in (*engine.weights.values(), *(part for _, _, part in engine._lent)):
+    for tensor in (*engine.weights.values(), *(part for _, lent in engine._lent for part in lent.values())):
         tensor.grad = None
     for buffer in engine._gradients.values():
         buffer.zero_()

@@ -17,6 +17,7 @@ from zoo.core.batches import fixed_random
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import Diverged, unknown_name
 from zoo.core.problem import Problem
+from zoo.core.resize import Place
 from zoo.core.store import Trained, load_trained, save_trained
 
 __all__ = ["Engine", "Execution", "Norm", "Start", "starting_weights", "train_once"]
@@ -81,7 +82,7 @@ class Engine:
         self.execution = execution
         self.pairs = 0
         self._values = self.trained()
-        self._lent: list[tuple[str, SubnetConfig, Tensor]] = []
+        self._lent: list[tuple[SubnetConfig, dict[str, Tensor]]] = []
         self._gradients: dict[str, Tensor] = {}
         decayed = [w for w in self.weights.values() if w.ndim > 1]
         free = [w for w in self.weights.values() if w.ndim <= 1]
@@ -140,12 +141,14 @@ class Engine:
         view is slower than one that reads dense weights.
         """
         values = self.problem.supernet.sliced(config, self._values, with_statistics=False)
+        lent = {}
         for name, weight in self.weights.items():
             if values[name].shape == weight.shape:
                 values[name] = weight
             elif torch.is_grad_enabled():
-                values[name] = _dense_like(values[name], weight).requires_grad_()
-                self._lent.append((name, config, values[name]))
+                lent[name] = values[name] = _dense_like(values[name], weight).requires_grad_()
+        if lent:
+            self._lent.append((config, lent))
         return values
 
     def joint_norm_error(
@@ -187,33 +190,36 @@ class Engine:
             raise Diverged(f"the supernet's loss is {float(loss)}; lower its learning rate")
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        self._gather_gradients()
+        places = self._gather_gradients()
         self._optimizer.step()
-        self._clear_gradients()
+        for place in places:  # kept buffers are zero again where it was written, which is less
+            place.clear()  # than everywhere
+        self._lent.clear()
         self._schedule.step()
 
     def trained(self) -> dict[str, Tensor]:
         """The weights without gradients."""
         return {name: weight.detach() for name, weight in self.weights.items()}
 
-    def _gather_gradients(self) -> None:
-        """Add the gradients of lent slices where they belong in those of the full weights."""
-        for name, config, part in self._lent:
-            if part.grad is None:
-                continue
-            weight = self.weights[name]
-            if weight.grad is None:
-                if name not in self._gradients:
-                    self._gradients[name] = torch.zeros_like(weight)
-                weight.grad = self._gradients[name]
-            self.problem.supernet.add_part(config, name, weight.grad, part.grad)
+    def _gather_gradients(self) -> list[Place]:
+        """Add the gradients of lent slices to those of the full weights; returns where."""
+        written = []
+        for config, lent in self._lent:
+            gradients = {n: part.grad for n, part in lent.items() if part.grad is not None}
+            places = self.problem.supernet.places(config, {n: self._full(n) for n in gradients})
+            for place, gradient in zip(places, gradients.values(), strict=True):
+                place.add(gradient)
+            written += places
+        return written
 
-    def _clear_gradients(self) -> None:
-        """Put zeros where slices have left gradients, which is less than everywhere."""
-        for name, config, _ in self._lent:
-            if name in self._gradients:
-                self.problem.supernet.add_part(config, name, self._gradients[name], None)
-        self._lent.clear()
+    def _full(self, name: str) -> Tensor:
+        """The gradient of a full weight; by default zeros that are kept for it."""
+        weight = self.weights[name]
+        if weight.grad is None:
+            if name not in self._gradients:
+                self._gradients[name] = torch.zeros_like(weight)
+            weight.grad = self._gradients[name]
+        return weight.grad
 
     def _charge(self, n_images: int, macs: int) -> None:
         self.problem.meter.passes(n_images, macs, backward=torch.is_grad_enabled())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ from zoo.core.trace import TraceFailed, on_meta, trace_model
 
 __all__ = [
     "Mismatch",
+    "Place",
     "SizedAttributes",
-    "add_part",
     "axis_sizes",
     "compare_traces",
     "copy_resized",
@@ -61,56 +62,63 @@ def resize_tensor(
         name: state-dict name of ``tensor``.
         tensor: its full-size value.
     """
-    for dim in range(min(tensor.ndim, 2)):
-        axis = table.tensors.get((name, dim))
-        positions = None if axis is None else kept[axis]
-        if positions is None:
-            continue
-        if positions[-1] == len(positions) - 1:
-            tensor = tensor.narrow(dim, 0, len(positions))
-        else:
-            index = torch.from_numpy(positions).to(tensor.device)
-            tensor = tensor.index_select(dim, index)
+    place = Place.of(table, kept, name, tensor)
+    tensor = place.view
+    for dim, positions in place.gathered.items():
+        tensor = tensor.index_select(dim, torch.from_numpy(positions).to(tensor.device))
     return tensor
 
 
-def add_part(
-    table: ChannelTable,
-    kept: Sequence[np.ndarray | None],
-    name: str,
-    full: Tensor,
-    part: Tensor | None,
-) -> None:
-    """Add to ``full``, in place, where ``resize_tensor`` would cut from it for the same arguments.
+@dataclass(frozen=True)
+class Place:
+    """Where a part stands in a full-size tensor.
 
-    Args:
-        table: the table of the network that ``full`` belongs to.
-        kept: kept positions of every axis.
-        name: state-dict name of ``full``.
-        full: changed.
-        part: of the shape that ``resize_tensor`` returns; None sets these places to zero.
+    Attributes:
+        view: the tensor, narrowed along those dimensions whose kept positions are one run.
+        gathered: the kept positions of the other dimensions; the part is the view if there are none.
     """
-    gathered: dict[int, np.ndarray] = {}
-    for dim in range(min(full.ndim, 2)):
-        axis = table.tensors.get((name, dim))
-        positions = None if axis is None else kept[axis]
-        if positions is None:
-            continue
-        if positions[-1] == len(positions) - 1:
-            full = full.narrow(dim, 0, len(positions))
+
+    view: Tensor
+    gathered: Mapping[int, np.ndarray]
+
+    @classmethod
+    def of(
+        cls, table: ChannelTable, kept: Sequence[np.ndarray | None], name: str, full: Tensor
+    ) -> Place:
+        """The place of what `resize_tensor` returns for the same arguments."""
+        gathered = {}
+        for dim in range(min(full.ndim, 2)):
+            axis = table.tensors.get((name, dim))
+            positions = None if axis is None else kept[axis]
+            if positions is None:
+                continue
+            first = int(positions[0])
+            if positions[-1] - first == len(positions) - 1:
+                full = full.narrow(dim, first, len(positions))
+            else:
+                gathered[dim] = positions
+        return cls(full, gathered)
+
+    def add(self, part: Tensor) -> None:
+        """Add a part to the tensor, in place."""
+        if self.gathered:
+            self.view.index_put_(self._index(), part, accumulate=True)
         else:
-            gathered[dim] = positions
-    if gathered:
-        places = [
-            torch.from_numpy(gathered[dim] if dim in gathered else np.arange(size)).to(full.device)
-            for dim, size in enumerate(full.shape[:2])
-        ]
-        new = full.new_zeros(()) if part is None else part
-        full.index_put_(torch.meshgrid(*places, indexing="ij"), new, accumulate=part is not None)
-    elif part is None:
-        full.zero_()
-    else:
-        full += part
+            self.view.add_(part)
+
+    def clear(self) -> None:
+        """Put zeros there, in place."""
+        if self.gathered:
+            self.view.index_put_(self._index(), self.view.new_zeros(()))
+        else:
+            self.view.zero_()
+
+    def _index(self) -> tuple[Tensor, ...]:
+        shape = self.view.shape[:2]
+        kept = [self.gathered.get(dim, np.arange(size)) for dim, size in enumerate(shape)]
+        return torch.meshgrid(
+            *(torch.from_numpy(k).to(self.view.device) for k in kept), indexing="ij"
+        )
 
 
 def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
 from zoo.core.groups import is_in
-from zoo.core.resize import SizedAttributes, add_part, axis_sizes, resize_tensor
+from zoo.core.resize import Place, SizedAttributes, axis_sizes, resize_tensor
 from zoo.core.space import ChannelSpace
 from zoo.core.trace import on_meta
 
@@ -41,6 +41,7 @@ class Supernet:
         self._modules = dict(self._skeleton.named_modules())
         self._attributes = SizedAttributes(self._skeleton, space.table)
         self._kept = lru_cache(maxsize=16)(space.table.kept_positions)
+        self._mode: bool | None = None  # training or not; None if modules differ
 
     def __getstate__(self) -> dict[str, object]:
         """All but the cache, which another process starts anew."""
@@ -83,9 +84,10 @@ class Supernet:
             values[name] = part if name in parameters else part.detach().clone()
         return values
 
-    def add_part(self, config: SubnetConfig, name: str, full: Tensor, part: Tensor | None) -> None:
-        """Add a subnet's part of a tensor to the full one, in place; None puts zeros there."""
-        add_part(self.space.table, self._kept(config), name, full, part)
+    def places(self, config: SubnetConfig, full: Mapping[str, Tensor]) -> list[Place]:
+        """Where a subnet's parts stand in tensors of full size, by state-dict name."""
+        kept = self._kept(config)
+        return [Place.of(self.space.table, kept, name, tensor) for name, tensor in full.items()]
 
     def forward(
         self,
@@ -104,7 +106,7 @@ class Supernet:
                 return them; by default sliced from the model.
             training: use batch statistics, and update those in ``values``.
         """
-        self._skeleton.train(training)
+        self._switch(training)
         return self._run(images, config, self.sliced(config) if values is None else values)
 
     def through(
@@ -125,7 +127,7 @@ class Supernet:
             values: the parameters and buffers of these modules, as ``sliced`` returns them.
             training: use batch statistics, and update those in ``values``.
         """
-        self._skeleton.train(training)
+        self._switch(training)
         with self._lent(config, values) as network:
             return _through(network, modules, features)
 
@@ -150,6 +152,7 @@ class Supernet:
             ValueError: if there is no batch.
         """
         values = self.sliced(config, weights, modules)
+        self._mode = None
         with torch.no_grad(), _averaging_statistics(self._skeleton):
             for name, value in values.items():
                 if name.endswith("num_batches_tracked"):
@@ -197,7 +200,7 @@ class Supernet:
             )
         values = self.sliced(SubnetConfig.full(), weights)
         size = len(images) // len(configs)
-        self._skeleton.train()
+        self._switch(True)
         with (
             _masked_inputs(self._skeleton, self.space, configs, images),
             _norms_by_part(self._skeleton, size if not joint_norm else len(images)),
@@ -221,12 +224,12 @@ class Supernet:
         changes = [(self._modules[path], *rest) for path, *rest in self._attributes.at(sizes)]
         before = [getattr(module, name) for module, name, _ in changes]
         for module, name, value in changes:
-            setattr(module, name, value)
+            object.__setattr__(module, name, value)  # numbers; a module would look for tensors
         try:
             yield self._skeleton
         finally:
             for (module, name, _), value in zip(changes, before, strict=True):
-                setattr(module, name, value)
+                object.__setattr__(module, name, value)
 
     @contextmanager
     def running(
@@ -239,7 +242,7 @@ class Supernet:
             values: the subnet's parameters and buffers, as ``sliced`` or ``recalibrated`` return
                 them.
         """
-        self._skeleton.eval()
+        self._switch(False)
         with self._lent(config, values) as network:
             yield network
 
@@ -260,6 +263,12 @@ class Supernet:
             finally:
                 for (slots, key, _), tensor in zip(filled, before, strict=True):
                     slots[key] = tensor
+
+    def _switch(self, training: bool) -> None:
+        """Put all modules into a mode, unless they are in it."""
+        if self._mode is not training:
+            self._skeleton.train(training)
+            self._mode = training
 
     def _run(self, images: Tensor, config: SubnetConfig, values: Mapping[str, Tensor]) -> Tensor:
         with self._lent(config, values) as network:
