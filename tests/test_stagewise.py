@@ -91,7 +91,8 @@ def gradients(engine: Engine, loss: Tensor) -> Mapping[str, Tensor | None]:
         name: None if weight.grad is None else weight.grad.clone()
         for name, weight in engine.weights.items()
     }
-    for tensor in (*engine.weights.values(), *(part for _, lent in engine._lent for part in lent.values())):
+    slices = [part for _, lent in engine._lent for part in lent.values()]
+    for tensor in (*engine.weights.values(), *slices):
         tensor.grad = None
     for buffer in engine._gradients.values():
         buffer.zero_()
@@ -409,6 +410,14 @@ def test_what_stages_add_to_the_cost_is_the_cost_of_the_whole(
                 state[part.free] = archive.states[at]
             added = sum(int(found.added(k)[at]) for k, at in enumerate(picked))
             assert base + added == int(widths.grid.costs(state[None])[0])
+
+
+@pytest.mark.parametrize(("count", "choices"), [(1, 1), (3, 3), (5, 5), (9, 5)])
+def test_no_junction_width_is_tried_twice(count: int, choices: int) -> None:
+    staged = staged_of(widths_of(problem(), ratios=5), is_junction_free=True)
+    held = list(staged.between(count).values())
+    assert len(held) == choices**2
+    assert len(np.unique(np.stack(held), axis=0)) == len(held)
 
 
 def test_combinations_are_the_best_of_everything_found() -> None:

@@ -75,7 +75,7 @@ class Place:
 
     Attributes:
         view: the tensor, narrowed along those dimensions whose kept positions are one run.
-        gathered: the kept positions of the other dimensions; the part is the view if there are none.
+        gathered: kept positions of the other dimensions; without any the part is the view.
     """
 
     view: Tensor

@@ -99,10 +99,16 @@ class StagedGrid:
         """The network at every choice of junction widths, shape (G,), all else full.
 
         Args:
-            count: evenly spaced widths of a free junction; there is one choice if none is free.
+            count: evenly spaced widths of a free junction, or all that its grid has; there is one
+                choice if none is free.
         """
         junctions = [self._ordinals(stage.junction) for stage in self.stages[:-1]]
-        counts = [count if self.is_junction_free and len(groups) else 1 for groups in junctions]
+        counts = [
+            min(count, 1 + int(self.grid.full[groups].max()))
+            if self.is_junction_free and len(groups)
+            else 1
+            for groups in junctions
+        ]
         held = {}
         for levels in product(*map(range, counts)):
             state = self.grid.full.copy()
