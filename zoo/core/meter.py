@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import time
@@ -160,12 +161,20 @@ def _start_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return None
-    gc.collect()  # garbage of the phase before would hide what this one takes
+    _give_back_freed()
     try:
         _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set, and nothing else
     except OSError:
         return None
     return _resident_bytes("VmRSS")
+
+
+def _give_back_freed() -> None:
+    """Return what earlier phases freed to the system: taken up again, it would not be seen."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
+    if trim is not None:
+        trim(0)
 
 
 def _peak_bytes(device: torch.device, started_at: int | None) -> int | None:
