@@ -17,7 +17,9 @@ Steps:
 
 Deviations:
     - The supernet starts from the trained parent; "left" is the side of largest L1 norm in it. The
-      paper trains from scratch. Expected effect: useful scores far sooner.
+      paper trains from scratch. Expected effect: useful scores far sooner. Channels that died in
+      the parent gather on the right, and narrow right networks of them can make the gradient
+      overflow in a few updates, which ends the run as `Diverged`; `start` = "scratch" has none.
     - Probabilities fall exponentially with a width's mean loss, and a price on its cost is found by
       bisection; the published code learns logits by gradient steps on a penalised expectation.
       Expected effect: small, the same trade in closed form.

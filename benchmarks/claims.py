@@ -206,9 +206,9 @@ def _of_comparisons(test: Test, comparisons: Sequence[Comparison]) -> Outcome:
     if not others:
         return _absent(test, test.against or "another method")
     rival = max(others, key=_mean_top1)
-    name = rival.method if test.kind == "difference" else f"{rival.method}, the best other"
+    against = comparison.label(rival) + (", the best other" if test.kind == "best" else "")
     margin = paired(row.top1_by_seed, rival.top1_by_seed)
-    return _judge(test, f"{setting}, against {name}", margin)
+    return _judge(test, f"{setting}, against {against}", margin)
 
 
 def _of_rankings(test: Test, rankings: Sequence[Ranking]) -> Outcome:

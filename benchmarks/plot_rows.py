@@ -46,8 +46,8 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
             )  # fmt: skip
             left = [start + width for start, width in zip(left, widths, strict=True)]
         _name(axis, comparison, rows)
-        axis.set_xlabel("MACs spent, forward and backward, trillions")
-        axis.set_title(comparison.title, fontsize=10)
+        axis.set_xlabel("TMACs, forward and backward", fontsize=9)
+        axis.set_title(comparison.title, fontsize=10, loc="right")
         axis.grid(axis="x", alpha=0.3)
     used = [phase for phase in PHASES if any(_has_phase(c, phase) for c in comparisons)]
     handles = [

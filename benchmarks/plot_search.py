@@ -5,6 +5,7 @@ Reads records and nothing else.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["critical_difference", "proxy_against_accuracy", "search_traces", "traced"]
 
+LABEL_WIDTH = 36
+"""Characters of a method's name, settings and all, in a line."""
+
 DASHES = ("-", "--", ":", "-.")
 """Of budgets, the largest first."""
 
@@ -34,9 +38,14 @@ DASHES = ("-", "--", ":", "-.")
 def proxy_against_accuracy(rankings: Sequence[Ranking]) -> Figure:
     """A method's scores against training each configuration alone, a panel for each method."""
     pairs = [(ranking, scorer) for ranking in rankings for scorer in _best_first(ranking)]
-    figure, axes = new_panels(len(pairs), height=2.7, columns=3)
-    for axis, (ranking, scorer) in zip(axes, pairs, strict=True):
+    columns = 3 if len(pairs) <= 9 else 5
+    figure, axes = new_panels(len(pairs), 2.5, width=3.3, columns=columns)
+    for place, (axis, (ranking, scorer)) in enumerate(zip(axes, pairs, strict=True)):
         _draw_scatter(axis, ranking, scorer)
+        if place % columns == 0:
+            axis.set_ylabel("Top-1 alone, %", fontsize=8)
+        if place + columns >= len(pairs):
+            axis.set_xlabel("Score, mean over seeds", fontsize=8)
         if len(rankings) > 1:
             axis.set_title(f"{ranking.title.split(',')[0]}\n{axis.get_title()}", fontsize=8)
     if len(rankings) == 1:
@@ -121,13 +130,15 @@ def _plain(comparison: Comparison) -> list[Row]:
 def critical_difference(standing: Standing) -> Figure:
     """Average ranks on a line; a bar joins methods that do not differ significantly."""
     count, average = len(standing.methods), standing.average
+    labels = [textwrap.fill(method, LABEL_WIDTH) for method in standing.methods]
+    step = 0.4 * max(1.0, 0.65 * max(1 + label.count("\n") for label in labels))
     half = -(-count // 2)
     cliques = standing.cliques
     figure, axis = plt.subplots(
-        figsize=(8.4, 1.5 + 0.24 * half + 0.13 * len(cliques)), layout="constrained"
+        figsize=(8.4, 1.5 + 0.6 * step * half + 0.13 * len(cliques)), layout="constrained"
     )
     first = 0.35 + 0.22 * len(cliques)
-    axis.set(xlim=(1 - 0.36 * count, count * 1.36), ylim=(first + 0.42 * half, -1.5))
+    axis.set(xlim=(1 - 0.36 * count, count * 1.36), ylim=(first + 1.05 * step * half, -1.5))
     axis.axis("off")
     axis.plot([1, count], [0, 0], color="black", lw=1)
     for rank in range(1, count + 1):
@@ -136,23 +147,25 @@ def critical_difference(standing: Standing) -> Figure:
     for place, (start, end) in enumerate(cliques):
         height = 0.22 * (place + 1)
         axis.plot([average[start] - 0.05, average[end] + 0.05], [height] * 2, color="black", lw=3)
-    for place in range(count):
-        _draw_rank(axis, standing, place, half, first)
+    for place, label in enumerate(labels):
+        is_left = place < half
+        height = first + step * (place if is_left else count - 1 - place)
+        _draw_rank(axis, standing, place, label, height, is_left=is_left)
     _draw_scale(axis, standing)
     return figure
 
 
-def _draw_rank(axis: Axes, standing: Standing, place: int, half: int, first: float) -> None:
+def _draw_rank(
+    axis: Axes, standing: Standing, place: int, label: str, height: float, *, is_left: bool
+) -> None:
     """A line from an average rank to its method's name: the better half left, the rest right."""
-    is_left = place < half
-    height = first + 0.4 * (place if is_left else len(standing.methods) - 1 - place)
     rank, count = standing.average[place], len(standing.methods)
     end = 1 - 0.04 * count if is_left else count * 1.04
     colour, marker = look(standing.names[place])
     axis.plot([rank, rank, end], [0, height, height], color=colour, lw=1)
     axis.plot([rank], [0], color=colour, marker=marker, ms=6, ls="none", clip_on=False)
     axis.text(
-        end + (-0.1 if is_left else 0.1), height, f"{standing.methods[place]}  {rank:.2f}",
+        end + (-0.1 if is_left else 0.1), height, f"{label}  {rank:.2f}",
         ha="right" if is_left else "left", va="center", fontsize=8, color=colour,
     )  # fmt: skip
 
@@ -189,11 +202,10 @@ def _draw_scatter(axis: Axes, ranking: Ranking, scorer: Scorer) -> None:
     )  # fmt: skip
     seeds = "one seed" if len(scorer.records) == 1 else f"{len(scorer.records)} seeds"
     axis.set_title(
-        f"{scorer.name}, {seeds}\ntau {found.tau:.2f} [{found.low:.2f}, {found.high:.2f}]",
+        f"{textwrap.fill(scorer.name, LABEL_WIDTH)}\n"
+        f"tau {found.tau:.2f} [{found.low:.2f}, {found.high:.2f}], {seeds}",
         fontsize=8,
     )
-    axis.set_xlabel("Score, mean over seeds", fontsize=8)
-    axis.set_ylabel("Top-1 alone, %", fontsize=8)
     axis.xaxis.get_offset_text().set_fontsize(7)
     axis.tick_params(labelsize=7)
     axis.locator_params(axis="x", nbins=4)

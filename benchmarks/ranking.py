@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.record import Cell, Record, current_records
-from benchmarks.report import DECIDING, method_name, spent_macs, spent_seconds
+from benchmarks.report import DECIDING, short_name, spent_macs, spent_seconds
 
 __all__ = [
     "Agreement",
@@ -36,7 +36,7 @@ class Scorer:
     """What one method makes of the sample.
 
     Attributes:
-        name: of the method, with the settings that differ from its defaults.
+        name: of the method, with the settings in which its scorers differ.
         records: one for each seed.
     """
 
@@ -214,8 +214,9 @@ def _ranking(members: Sequence[Record], scored: Sequence[Record]) -> Ranking:
         macs[record.cell.member] = record.size.macs if record.size else np.nan
     whole = {seed: row for seed, row in sorted(by_seed.items()) if not np.isnan(row).any()}
     named: dict[str, list[Record]] = {}
+    cells = [record.cell for record in scored]
     for record in scored:
-        named.setdefault(method_name(record.cell), []).append(record)
+        named.setdefault(short_name(record.cell, cells), []).append(record)
     return Ranking(
         cell=cell,
         truth=whole,

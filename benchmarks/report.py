@@ -30,6 +30,7 @@ __all__ = [
     "realised",
     "settings_of",
     "share",
+    "short_name",
     "shown",
     "speedup",
     "spent_macs",
@@ -120,9 +121,8 @@ class Comparison:
         return f"{self.cell.model.title} on {self.cell.data.name}"
 
     def label(self, row: Row) -> str:
-        """The method's name, with its settings only where the comparison has variants of it."""
-        variants = {other.method for other in self.rows if other.cell.method == row.cell.method}
-        return row.method if len(variants) > 1 else row.cell.method
+        """The method's name, with the settings in which the comparison's variants of it differ."""
+        return short_name(row.cell, [other.cell for other in self.rows])
 
     @property
     def ok(self) -> list[Record]:
@@ -178,6 +178,23 @@ def method_name(cell: Cell) -> str:
     """Name of a method with the settings that differ from its defaults."""
     settings = _named(settings_of(cell))
     return f"{cell.method} ({settings})" if settings else cell.method
+
+
+def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
+    """Name of a method with the settings that not all cells of it have alike.
+
+    Args:
+        cell: to be named.
+        beside: the cells that it must be told from, itself among them or not.
+    """
+    mine = settings_of(cell)
+    others = [settings_of(other) for other in beside if other.method == cell.method]
+    told = {
+        key: value
+        for key, value in mine.items()
+        if any(key not in other or other[key] != value for other in others)
+    }
+    return f"{cell.method} ({_named(told)})" if told else cell.method
 
 
 def settings_of(cell: Cell) -> dict[str, object]:

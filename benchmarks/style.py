@@ -52,14 +52,14 @@ def look(method: str) -> tuple[str, str]:
 
 
 def new_panels(
-    count: int, height: float = PANEL[1], *, columns: int = 2
+    count: int, height: float = PANEL[1], *, width: float = PANEL[0], columns: int = 2
 ) -> tuple[Figure, list[Axes]]:
     """Panels in rows of at most `columns`, with room for a legend below."""
     columns = min(count, columns)
     rows = -(-count // columns)
     figure, grid = plt.subplots(
         rows, columns, squeeze=False, layout="constrained",
-        figsize=(PANEL[0] * columns + 0.6, height * rows + 0.9),
+        figsize=(width * columns + 0.6, height * rows + 0.9),
     )  # fmt: skip
     axes = list(grid.flat)
     for axis in axes[count:]:

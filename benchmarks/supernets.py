@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.ranking import Ranking, Scorer, ceiling, judge
-from benchmarks.record import PhaseCost, Record
-from benchmarks.report import Comparison, method_name
+from benchmarks.record import Cell, PhaseCost, Record
+from benchmarks.report import Comparison, short_name
 
 __all__ = ["reach_table", "sharing_table", "supernet_table"]
 
@@ -176,13 +176,11 @@ def reach_table(rankings: Sequence[Ranking]) -> str:
 
 
 def _reaches(ranking: Ranking) -> list[_Reach]:
+    trained = [s for s in ranking.scorers if all(_pairs(record) for record in s.records)]
+    cells = [_without_steps(scorer.records[0].cell) for scorer in trained]
     families: dict[str, list[Scorer]] = {}
-    for scorer in ranking.scorers:
-        if all(_pairs(record) for record in scorer.records):
-            cell = scorer.records[0].cell
-            rest = {key: value for key, value in cell.settings.items() if key != "steps"}
-            name = method_name(cell.model_copy(update={"settings": rest}))
-            families.setdefault(name, []).append(scorer)
+    for scorer, cell in zip(trained, cells, strict=True):
+        families.setdefault(short_name(cell, cells), []).append(scorer)
     found = []
     for name, scorers in families.items():
         scorers.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
@@ -190,6 +188,11 @@ def _reaches(ranking: Ranking) -> list[_Reach]:
         method = scorers[0].records[0].cell.method
         found.append(_Reach(name, method, name == method, steps))
     return sorted(found, key=lambda reach: (not reach.is_plain, reach.name))
+
+
+def _without_steps(cell: Cell) -> Cell:
+    rest = {key: value for key, value in cell.settings.items() if key != "steps"}
+    return cell.model_copy(update={"settings": rest})
 
 
 def _one_reach(ranking: Ranking, reaches: Sequence[_Reach]) -> str:

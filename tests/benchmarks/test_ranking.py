@@ -129,13 +129,15 @@ def test_the_table_names_costs_and_puts_the_best_tau_first():
     found = [
         *members(),
         *scores("macs", (1.0, 2, 4, 3), (1.0, 2, 4, 3)),
-        *scores("bnp", (4.0, 3, 2, 1), (4.0, 3, 2, 1), settings={"steps": 0}),
+        *scores("bnp", (4.0, 3, 2, 1), (4.0, 3, 2, 1), settings={"steps": 0, "ratios": 5}),
+        *scores("bnp", (1.0, 3, 2, 4), (1.0, 3, 2, 4), settings={"ratios": 5}),
     ]
     table = ranking_table(collect_rankings(found))
     lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert [line.split(" | ")[0] for line in lines] == [
         "| one training alone (the ceiling)",
         "| macs",
+        "| bnp",
         "| bnp (steps=0)",
     ]
     # One scoring and one searching phase of 1 and 0.5 TMACs; four trainings of 0.3 TMACs a seed.

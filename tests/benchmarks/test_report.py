@@ -236,6 +236,17 @@ def test_a_label_names_settings_only_where_there_are_variants():
     assert labels == {"taylor", "bnp", "bnp (steps=3)"}
 
 
+def test_a_label_leaves_out_the_settings_that_all_variants_have():
+    found = [
+        record(cell=cell("bnp", settings={"candidates": 9, "steps": 3})),
+        record(cell=cell("bnp", settings={"candidates": 9, "steps": 4})),
+        record(cell=cell("bnp", settings={"candidates": 9})),
+    ]
+    (comparison,) = compare(found)
+    labels = {comparison.label(row) for row in comparison.rows}
+    assert labels == {"bnp", "bnp (steps=3)", "bnp (steps=4)"}
+
+
 def test_latex_stays_latex_whatever_a_name_holds():
     evil = record(cell=cell("taylor", settings={"note": "\\input{x} $~^<&%_#"}))
     text = to_latex(compare([evil]))

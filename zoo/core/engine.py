@@ -187,7 +187,10 @@ class Engine:
             Diverged: if the loss is not finite.
         """
         if not bool(loss.isfinite()):
-            raise Diverged(f"the supernet's loss is {float(loss)}; lower its learning rate")
+            raise Diverged(
+                f"the supernet's loss is {float(loss.detach())}; lower its learning rate or, where "
+                "channels of the parent are dead, start it from scratch"
+            )
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         places = self._gather_gradients()
