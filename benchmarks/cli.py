@@ -405,7 +405,7 @@ def _table(comparison: "Comparison") -> Table:
             row.gain.shown("+.1f", 100) if row.gain else "",
             speed.shown(".2f") + "x" if speed else "",
         )
-        table.add_row(row.budget, escape(comparison.label(row)), *cells)
+        table.add_row(row.budget, escape(comparison.noted(row)), *cells)
     if control := comparison.control(smallest=False):
         parent = shown(comparison.parent_top1, ".1f", 100)
         table.add_row("", "A/A", "100 %", parent, "", control.shown(".2f") + "x")

@@ -105,10 +105,6 @@ def _mean(
     return lambda comparison, row: row.mean(value)
 
 
-def _is_clear_gain(comparison: Comparison, row: Row) -> bool:
-    return row.gain is not None and row.gain.sign > 0
-
-
 COLUMNS: tuple[Column, ...] = (
     Column("Method", lambda c, row: c.label(row)),
     Column("Budget", lambda c, row: Estimate((float(row.cell.budget),)), "g"),
@@ -118,7 +114,7 @@ COLUMNS: tuple[Column, ...] = (
         lambda c, row: c.is_best(row),
         lambda c: c.parent_top1,
     ),
-    Column("To uniform", lambda c, row: row.gain, "+.1f", 100, _is_clear_gain),
+    Column("To uniform", lambda c, row: row.gain, "+.1f", 100, lambda c, row: row.is_clear_gain),
     Column("Seeds", lambda c, row: row.seeds),
     Column("Network", lambda c, row: c.cell.model.name),
     Column("Data", lambda c, row: c.cell.data.name),

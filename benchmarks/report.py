@@ -106,6 +106,11 @@ class Row:
             return None
         return paired(self.top1_by_seed, self.uniform)
 
+    @property
+    def is_clear_gain(self) -> bool:
+        """Whether it is more accurate than uniform width beyond the interval; no seed was lost."""
+        return self.gain is not None and self.gain.sign > 0 and not self.lost
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -124,6 +129,10 @@ class Comparison:
         """The method's name, with the settings in which the comparison's variants of it differ."""
         return short_name(row.cell, [other.cell for other in self.rows])
 
+    def noted(self, row: Row) -> str:
+        """The label, and how many seeds the row's numbers leave out because they did not end."""
+        return f"{self.label(row)}, {row.seeds}" if row.lost else self.label(row)
+
     @property
     def ok(self) -> list[Record]:
         """All records that ran to the end."""
@@ -133,7 +142,7 @@ class Comparison:
         """Whether a row is clearly more accurate than every other one at its budget.
 
         The differences are paired by seed, and each must lie outside its interval; one seed is
-        never enough.
+        never enough, and those that ended are not where others did not.
         """
         budget = (row.cell.metric, row.cell.budget)
         others = [
@@ -141,7 +150,7 @@ class Comparison:
             for other in self.rows
             if other is not row and (other.cell.metric, other.cell.budget) == budget and other.ok
         ]
-        return bool(others) and all(found and found.sign > 0 for found in others)
+        return bool(others) and not row.lost and all(found and found.sign > 0 for found in others)
 
     def control(self, smallest: bool) -> Estimate | None:
         """Speed-up of the parent over itself, one value for each record: the noise floor."""

@@ -46,10 +46,12 @@ LEGEND = (
     "Over several seeds: mean ± sample standard deviation [bootstrap 95 % interval of the mean]; "
     "one seed has neither. Differences to uniform are paired by seed. Bold, where there are "
     "several seeds: more accurate than every other method at the budget, or than uniform, with "
-    "the paired difference outside both its bootstrap and Student's 95 % interval. MACs ratio is "
-    "the speed-up if time went with MACs, realised the share of that gain which became a gain in "
-    "time, x8 the share of channel groups whose width is a multiple of 8. The A/A row times the "
-    "parent against itself, ± over the records of the table: differences of that size are noise."
+    "the paired difference outside both its bootstrap and Student's 95 % interval, and every seed "
+    "run to its end; where some were not, the row says so and its numbers are of the others. MACs "
+    "ratio is the speed-up if time went with MACs, realised the share of that gain which became a "
+    "gain in time, x8 the share of channel groups whose width is a multiple of 8. The A/A row "
+    "times the parent against itself, ± over the records of the table: differences of that size "
+    "are noise."
 )
 
 
@@ -207,11 +209,6 @@ def _seed_note(comparison: Comparison) -> str:
     return f"{' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds"
 
 
-def _is_clear_gain(comparison: Comparison, row: Row) -> bool:
-    gain = row.gain
-    return gain is not None and gain.sign > 0
-
-
 def _number(name: str, pattern: str, scale: float = 1.0) -> Callable[[Comparison, Row], str]:
     value = NUMBERS[name]
     return lambda comparison, row: shown(row.mean(value), pattern, scale)
@@ -278,13 +275,15 @@ NUMBERS: dict[str, Callable[[Record], float | None]] = {
 """What the CSV holds of each row, averaged over seeds."""
 
 BUDGET = Column("Budget", _budget)
-LABEL = Column("Method", lambda c, row: c.label(row), False, control=lambda c: CONTROL)
+LABEL = Column("Method", lambda c, row: c.noted(row), False, control=lambda c: CONTROL)
 TOP1 = Column(
     "Top-1 %, fine-tuned", _with_interval(_top1, ".1f"), is_bold=lambda c, row: c.is_best(row),
     control=lambda c: shown(c.parent_top1, ".1f", 100),
 )  # fmt: skip
 GAIN = Column(
-    f"To {REFERENCE}", _with_interval(lambda row: row.gain, "+.1f"), is_bold=_is_clear_gain
+    f"To {REFERENCE}",
+    _with_interval(lambda row: row.gain, "+.1f"),
+    is_bold=lambda c, row: row.is_clear_gain,
 )
 SPEED: tuple[Column, ...] = (
     Column("MACs ratio", _number("macs_ratio", ".2f"), control=lambda c: "1.00"),

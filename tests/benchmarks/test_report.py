@@ -236,6 +236,21 @@ def test_a_label_names_settings_only_where_there_are_variants():
     assert labels == {"taylor", "bnp", "bnp (steps=3)"}
 
 
+def test_a_row_that_lost_a_seed_says_so_and_is_never_bold():
+    seeds = range(4)
+    found = [record("uniform", 0.5, seed=s, top1=0.5 + 0.01 * s) for s in seeds]
+    found += [record("taylor", 0.5, seed=s, top1=0.7 + 0.01 * s) for s in seeds]
+    assert "**" in line_of(found)
+    found[-1] = record("taylor", 0.5, seed=3, status="failed", reason="Diverged")
+    assert "| taylor, 1 of 4 failed |" in line_of(found) and "**" not in line_of(found)
+
+
+def line_of(found):
+    """The row of taylor in the short table."""
+    lines = to_short_markdown(compare(found)).splitlines()
+    return next(line for line in lines if "taylor" in line)
+
+
 def test_a_label_leaves_out_the_settings_that_all_variants_have():
     found = [
         record(cell=cell("bnp", settings={"candidates": 9, "steps": 3})),
