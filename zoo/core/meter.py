@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,9 +173,10 @@ def _start_memory(device: torch.device) -> int | None:
 def _give_back_freed() -> None:
     """Return what earlier phases freed to the system: taken up again, it would not be seen."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
-    if trim is not None:
-        trim(0)
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
+        if trim is not None:
+            trim(0)
 
 
 def _peak_bytes(device: torch.device, started_at: int | None) -> int | None:
