@@ -265,7 +265,8 @@ def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
         for process in multiprocessing.active_children():
             if process not in others:
                 process.terminate()  # idle, unless something went wrong
-                process.join()
+                while process.is_alive():  # the pool's own thread may have taken its end first
+                    process.join(0.1)
 
 
 def _start_worker(threads: int, is_deterministic: bool) -> None:
