@@ -14,6 +14,7 @@ CORE_ORDER = (
     "errors",
     "whole_file",
     "quiet",
+    "narrow_strided",
     "config",
     "atoms",
     "flow",

@@ -86,6 +86,7 @@ from zoo.core.cost import CostModel
 from zoo.core.distill import BlockDistillation, feature_error, relative_feature_error
 from zoo.core.errors import unknown_name
 from zoo.core.grid import Grid, filled_widths, make_grid
+from zoo.core.narrow_strided import backward
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.select import keep_best
@@ -243,7 +244,7 @@ def distil_blocks(
         # D_b: the relative error whatever the score, so that one learning rate suits all blocks.
         losses = [relative_feature_error(outputs[b], x) for b, x in enumerate(targets)]
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.stack(losses).sum())
+        backward(torch.stack(losses).sum())
         optimizer.step()
         schedule.step()
         student_macs += len(images) * macs

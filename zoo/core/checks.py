@@ -24,6 +24,7 @@ from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import CostModel
 from zoo.core.count import count_macs
 from zoo.core.errors import InfeasibleBudget
+from zoo.core.narrow_strided import backward
 from zoo.core.planted import planted_problem
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, card, card_steps, kind_of
@@ -319,7 +320,7 @@ def rebuilt_network_trains(trial: Trial) -> None:
     small = trial.rebuilt().train()
     optimizer = torch.optim.SGD(small.parameters(), lr=0.01)
     images, labels = images_and_labels(8)
-    F.cross_entropy(small(images), labels).backward()  # type: ignore[no-untyped-call]
+    backward(F.cross_entropy(small(images), labels))
     for name, parameter in small.named_parameters():
         is_reached = parameter.grad is not None and bool(parameter.grad.isfinite().all())
         _require(is_reached, f"{name} got no finite gradient")
@@ -345,7 +346,7 @@ def loss_depends_on_the_student(trial: Trial) -> None:
     value = loss(student, *images_and_labels(8))
     _require(value.ndim == 0 and bool(value.isfinite()), f"the loss is {value}")
     _require(value.requires_grad, "the loss has no gradient")
-    value.backward()
+    backward(value)
     grads = [p.grad for p in student.parameters() if p.grad is not None]
     _require(any(bool(grad.any()) for grad in grads), "the loss does not depend on the student")
     changed = before.difference(Snapshot.take(teacher))

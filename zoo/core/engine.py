@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.core.batches import fixed_random
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import Diverged, unknown_name
+from zoo.core.narrow_strided import backward, gradients
 from zoo.core.problem import Problem
 from zoo.core.resize import Place
 from zoo.core.store import Trained, load_trained, save_trained
@@ -174,9 +175,8 @@ class Engine:
             logits = self.problem.supernet.parallel(
                 images, configs, self.weights, joint_norm=is_joint
             )
-            leaves = list(self.weights.values())
-            gradients = torch.autograd.grad(loss(logits), leaves, materialize_grads=True)
-            found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+            parts = gradients(loss(logits), list(self.weights.values()), zeros=True)
+            found.append(torch.cat([part.flatten() for part in parts]))
         separate, joint = found
         return float((joint - separate).norm() / separate.norm())
 
@@ -192,7 +192,7 @@ class Engine:
                 "channels of the parent are dead, start it from scratch"
             )
         self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        backward(loss)
         places = self._gather_gradients()
         self._optimizer.step()
         for place in places:  # kept buffers are zero again where it was written, which is less
@@ -208,9 +208,9 @@ class Engine:
         """Add the gradients of lent slices to those of the full weights; returns where."""
         written = []
         for config, lent in self._lent:
-            gradients = {n: part.grad for n, part in lent.items() if part.grad is not None}
-            places = self.problem.supernet.places(config, {n: self._full(n) for n in gradients})
-            for place, gradient in zip(places, gradients.values(), strict=True):
+            found = {n: part.grad for n, part in lent.items() if part.grad is not None}
+            places = self.problem.supernet.places(config, {n: self._full(n) for n in found})
+            for place, gradient in zip(places, found.values(), strict=True):
                 place.add(gradient)
             written += places
         return written

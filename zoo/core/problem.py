@@ -18,6 +18,7 @@ from zoo.core.cost import Budget, CostModel
 from zoo.core.data import MeteredData
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
+from zoo.core.narrow_strided import guard
 from zoo.core.space import ChannelSpace
 from zoo.core.store import SupernetStore
 from zoo.core.supernet import Supernet
@@ -58,6 +59,9 @@ class Problem:
     method: str = ""
     trace_rows: list[dict[str, object]] = field(default_factory=list)
     store: SupernetStore | None = None
+
+    def __post_init__(self) -> None:
+        guard()  # a search may differentiate by itself
 
     @cached_property
     def supernet(self) -> Supernet:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.core.narrow_strided import gradients
 from zoo.core.problem import Problem
 from zoo.core.space import ChannelGroup, ChannelSpace, Member
 
@@ -105,8 +106,8 @@ def weight_gradient_products(
     }
     for images, labels in batches:
         loss = F.cross_entropy(problem.forward(images, weights=weights), labels)
-        gradients = torch.autograd.grad(loss, list(weights.values()))
+        found = gradients(loss, list(weights.values()))
         yield {
             name: weight.detach() * gradient
-            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+            for (name, weight), gradient in zip(weights.items(), found, strict=True)
         }

@@ -18,6 +18,7 @@ from zoo.core.batches import BatchSource
 from zoo.core.data import MeteredBatches
 from zoo.core.errors import Diverged, unknown_name
 from zoo.core.meter import Meter
+from zoo.core.narrow_strided import backward, guard
 
 __all__ = ["CrossEntropy", "OnStep", "Recipe", "TrainHistory", "TrainingLoss", "evaluate", "train"]
 
@@ -161,6 +162,7 @@ def train(
     Raises:
         Diverged: when a loss is NaN, infinite or a thousand times the first.
     """
+    guard()  # for losses that differentiate by themselves
     loss = loss or CrossEntropy(recipe.label_smoothing)
     if meter is not None and not isinstance(batches, MeteredBatches):
         batches = MeteredBatches(batches, meter)
@@ -267,7 +269,7 @@ class _Step:
         self.schedule.step_update(self.done)
         value: Tensor = self.loss(self.model, images, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(value)
+        backward(value)
         if self.recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self._parameters(), self.recipe.clip_grad)
         self.optimizer.step()

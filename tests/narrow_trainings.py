@@ -1,0 +1,93 @@
+"""Every way in which we train, on a narrow ResNet in channels_last; run in a process of its own.
+
+`python -m tests.narrow_trainings` prints "done" at the end; `... bare` makes one step with torch
+alone, of the one layer that matters.
+"""
+
+import sys
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+SIDE, BATCH = 16, 8
+
+
+def main() -> None:
+    if sys.argv[1:] == ["bare"]:
+        one_bare_step()
+    else:
+        every_pruner()
+        both_executions()
+    sys.stdout.write("done\n")
+
+
+def one_bare_step() -> None:
+    layer = nn.Conv2d(4, 8, 1, stride=2).to(memory_format=torch.channels_last)
+    images = torch.randn(BATCH, 4, SIDE, SIDE).to(memory_format=torch.channels_last)
+    layer(images).sum().backward()
+
+
+def every_pruner() -> None:
+    """A search, with the training of its supernet, and the fine-tuning with its loss."""
+    from zoo.core.pruner import get_pruner, list_pruners
+    from zoo.core.surgery import rebuild
+    from zoo.core.train import Recipe, train
+
+    for name in list_pruners():
+        task = narrow_problem()
+        pruner = get_pruner(name).tiny()
+        subnet = pruner.search(task)
+        small = rebuild(task.model, task.space, subnet.config, subnet.weights)
+        loss = pruner.loss(task.model, small, task.space)
+        train(small, batches(32), Recipe(epochs=1, batch_size=BATCH, lr=0.001), loss=loss)
+        sys.stdout.write(f"{name}\n")
+
+
+def both_executions() -> None:
+    """The supernet engine masked, with joint statistics too, and sliced."""
+    from zoo.core.config import SubnetConfig
+    from zoo.core.engine import Engine, starting_weights
+
+    task = narrow_problem()
+    halves = {g.name: g.size // 2 for g in task.space.groups}
+    configs = [SubnetConfig.full(), SubnetConfig.from_widths(task.space, halves)]
+    for execution in ("masked", "sliced"):
+        engine = Engine(task, starting_weights(task, "parent"), steps=1, lr=0.01,
+                        execution=execution)  # fmt: skip
+        with task.meter.phase("supernet"):
+            for images, labels in task.data.train(1):
+                engine.update(F.cross_entropy(engine.parallel(images, configs), labels))
+                engine.joint_norm_error(images, configs, torch.Tensor.sum)
+
+
+def narrow_problem():
+    import zoo.core.cifar_resnet  # noqa: F401  # registers resnet20_cifar
+    from zoo.core.cost import Budget, CostModel
+    from zoo.core.data import MeteredData
+    from zoo.core.meter import Meter
+    from zoo.core.problem import Problem
+    from zoo.core.space import ChannelSpace
+
+    torch.manual_seed(0)
+    model = timm.create_model("resnet20_cifar", channels=(8, 12, 16)).eval()
+    model.to(memory_format=torch.channels_last)
+    space = ChannelSpace.trace(model, (3, SIDE, SIDE))
+    cost, meter = CostModel(space), Meter()
+    data = MeteredData(batches(32), batches(16), meter)
+    return Problem(model, space, cost, Budget.parse(0.5, cost), data, meter=meter)
+
+
+def batches(count: int):
+    from zoo.core.batches import Batches, ImageTensors
+
+    rng = np.random.default_rng(count)
+    pixels = torch.from_numpy(rng.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8))
+    labels = torch.from_numpy(rng.integers(0, 10, count))
+    return Batches(ImageTensors(pixels, labels, (0.5,) * 3, (0.29,) * 3), BATCH, seed=0)
+
+
+if __name__ == "__main__":
+    main()
