@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.whole_file import write_whole
+
 if TYPE_CHECKING:
     from benchmarks.record import BudgetMetric, Record
     from benchmarks.report import Comparison
@@ -317,7 +319,7 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     write_tables(records, results / "tables")
     for name, table in special_tables(records).items():
         if text := table():
-            (results / "tables" / f"{name}.md").write_text(text, "utf-8")
+            write_whole(results / "tables" / f"{name}.md", text)
     figures = draw_figures(records, results / "figures")
     title = f"Pruning results: {results.resolve().name}"
     page = write_page(records, results / "page.html", title=title, figures=figures)
@@ -379,7 +381,7 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
     written = {name: block for name in names if (block := blocks[name]())}
     for name, block in written.items():
         text = replace_block(text, block, name)
-    path.write_text(text, "utf-8")
+    write_whole(path, text)
     return list(written)
 
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 CORE_ORDER = (
     "errors",
     "whole_file",
+    "sealed",
     "quiet",
     "config",
     "atoms",
@@ -130,7 +131,7 @@ def test_no_method_imports_another_or_the_harness(path: Path) -> None:
         ("uncertainty", set()),
         ("style", set()),
         ("report", {"record", "runtime", "uncertainty"}),
-        ("tables", {"record", "report"}),
+        ("tables", {"record", "report", "whole_file"}),
         ("standing", {"ranking", "report", "uncertainty"}),
         ("published", {"record", "strict"}),
         ("plot_accuracy", {"published", "record", "report", "style"}),
@@ -146,11 +147,18 @@ def test_no_method_imports_another_or_the_harness(path: Path) -> None:
                 "record",
                 "report",
                 "standing",
+                "whole_file",
             },
         ),
         ("gate", {"record", "report"}),
-        ("page", {"plots", "record", "report", "standing", "tables", "uncertainty"}),
-        ("claims", {"ranking", "rates", "record", "report", "strict", "uncertainty"}),
+        (
+            "page",
+            {"plots", "record", "report", "standing", "tables", "uncertainty", "whole_file"},
+        ),
+        (
+            "claims",
+            {"ranking", "rates", "record", "report", "strict", "uncertainty", "whole_file"},
+        ),
     ],
 )
 def test_tables_and_figures_read_records_only(name: str, allowed: set[str]) -> None:
@@ -162,7 +170,7 @@ def test_tables_and_figures_read_records_only(name: str, allowed: set[str]) -> N
     assert ours <= {"benchmarks"} | {f"benchmarks.{other}" for other in allowed}
 
 
-@pytest.mark.parametrize("name", ["rates", "record", "strict", "runtime"])
+@pytest.mark.parametrize("name", ["rates", "record", "strict", "runtime", "whole_file"])
 def test_records_need_neither_torch_nor_zoo(name: str) -> None:
     tops = {name.split(".")[0] for name in imports(ROOT / f"benchmarks/{name}.py")}
     assert not tops & {"torch", "torchvision", "timm", "zoo", "baselines"}
