@@ -7,6 +7,7 @@ came from.
 
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from benchmarks.whole_file import write_whole
 if TYPE_CHECKING:
     from benchmarks.record import BudgetMetric, Record
     from benchmarks.report import Comparison
-    from benchmarks.run import Plan
+    from benchmarks.run import Outcomes, Plan
 
 __all__ = ["app", "main", "special_tables"]
 
@@ -65,8 +66,13 @@ DataPath = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
-INTERRUPTED = 130
+BY_SIGNAL = 128
+"""Added to its number, as shells do: 130 after Ctrl-C, 143 after SIGTERM."""
+
 WRONG_USE = 2
+
+MOST_NAMES = 20
+"""Of cells that are named one by one."""
 
 
 def main() -> None:
@@ -119,8 +125,11 @@ def run(
 
     Stop it at any time: the next run takes up what is missing or failed. With --minutes a suite is
     run in parts; each is reported.
+
+    Exit status: 1 if cells failed or were cancelled, 130 after Ctrl-C, 143 after SIGTERM, 2 if the
+    request cannot be met.
     """
-    from benchmarks.run import Job, plan_suite, run_plan
+    from benchmarks.run import Job, Stopped, plan_suite, run_plan
     from benchmarks.suite import load_suite
 
     _require_device(device, is_used=not dry_run)
@@ -138,18 +147,17 @@ def run(
         return
     try:
         outcomes = run_plan(plan, job, console)
-    except KeyboardInterrupt:
-        console.print("[yellow]stopped; what was finished is recorded, run again to resume[/]")
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as stop:
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        by = "" if number == signal.SIGINT else f" by {number.name}"
+        console.print(f"[yellow]stopped{by}; what was finished is recorded, run again to resume[/]")
+        raise typer.Exit(BY_SIGNAL + number) from None
     if left := len(plan.missing) - outcomes.total():
         console.print(f"time is up: {left} cells left, run again for them")
     if len(plan.missing) < len(plan.cells) or outcomes:
         _report(console, results, plan)
-    if outcomes["failed"]:
-        console.print(
-            f"[red]{outcomes['failed']} cells failed; their records say why, "
-            "the next run tries them again[/]"
-        )
+    if outcomes.unsettled:
+        _tell_unsettled(console, outcomes)
         raise typer.Exit(1)
 
 
@@ -303,6 +311,20 @@ def check(
 
     if not check_module(module, Console()):
         raise typer.Exit(1)
+
+
+def _tell_unsettled(console: Console, outcomes: "Outcomes") -> None:
+    """Names the cells that failed or were cancelled, as many as a reader looks at."""
+    counts = [f"{outcomes[s]} {s}" for s in ("failed", "cancelled") if outcomes[s]]
+    cells = "cell" if len(outcomes.unsettled) == 1 else "cells"
+    console.print(
+        f"[red]{cells} not done, {' and '.join(counts)}; the records say why, "
+        "the next run tries again:[/]"
+    )
+    for record in outcomes.unsettled[:MOST_NAMES]:
+        console.print(f"  {escape(record.id)}", soft_wrap=True, highlight=False)
+    if (left := len(outcomes.unsettled) - MOST_NAMES) > 0:
+        console.print(f"  and {left} more")
 
 
 def _report(console: Console, results: Path, plan: "Plan | None") -> None:
