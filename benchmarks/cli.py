@@ -7,7 +7,6 @@ came from.
 
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from benchmarks.whole_file import write_whole
 if TYPE_CHECKING:
     from benchmarks.record import BudgetMetric, Record
     from benchmarks.report import Comparison
-    from benchmarks.run import Outcomes, Plan
+    from benchmarks.run import Plan
 
 __all__ = ["app", "main", "special_tables"]
 
@@ -66,13 +65,7 @@ DataPath = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
-BY_SIGNAL = 128
-"""Added to its number, as shells do: 130 after Ctrl-C, 143 after SIGTERM."""
-
 WRONG_USE = 2
-
-MOST_NAMES = 20
-"""Of cells that are named one by one."""
 
 
 def main() -> None:
@@ -129,7 +122,8 @@ def run(
     Exit status: 1 if cells failed or were cancelled, 130 after Ctrl-C, 143 after SIGTERM, 2 if the
     request cannot be met.
     """
-    from benchmarks.run import Job, Stopped, plan_suite, run_plan
+    from benchmarks.endings import tell_stop, tell_unsettled
+    from benchmarks.run import Job, plan_suite, run_plan
     from benchmarks.suite import load_suite
 
     _require_device(device, is_used=not dry_run)
@@ -148,17 +142,12 @@ def run(
     try:
         outcomes = run_plan(plan, job, console)
     except KeyboardInterrupt as stop:
-        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-        by = "" if number == signal.SIGINT else f" by {number.name}"
-        console.print(f"[yellow]stopped{by}; what was finished is recorded, run again to resume[/]")
-        raise typer.Exit(BY_SIGNAL + number) from None
+        raise typer.Exit(tell_stop(stop, console)) from None
     if left := len(plan.missing) - outcomes.total():
         console.print(f"time is up: {left} cells left, run again for them")
     if len(plan.missing) < len(plan.cells) or outcomes:
         _report(console, results, plan)
-    if outcomes.unsettled:
-        _tell_unsettled(console, outcomes)
-        raise typer.Exit(1)
+    raise typer.Exit(tell_unsettled(outcomes, console))
 
 
 @app.command()
@@ -311,20 +300,6 @@ def check(
 
     if not check_module(module, Console()):
         raise typer.Exit(1)
-
-
-def _tell_unsettled(console: Console, outcomes: "Outcomes") -> None:
-    """Names the cells that failed or were cancelled, as many as a reader looks at."""
-    counts = [f"{outcomes[s]} {s}" for s in ("failed", "cancelled") if outcomes[s]]
-    cells = "cell" if len(outcomes.unsettled) == 1 else "cells"
-    console.print(
-        f"[red]{cells} not done, {' and '.join(counts)}; the records say why, "
-        "the next run tries again:[/]"
-    )
-    for record in outcomes.unsettled[:MOST_NAMES]:
-        console.print(f"  {escape(record.id)}", soft_wrap=True, highlight=False)
-    if (left := len(outcomes.unsettled) - MOST_NAMES) > 0:
-        console.print(f"  and {left} more")
 
 
 def _report(console: Console, results: Path, plan: "Plan | None") -> None:
