@@ -24,6 +24,7 @@ from benchmarks.record import load_records
 from benchmarks.report import Comparison, Row, compare, spent_seconds
 from benchmarks.strict import Many, Strict, explain
 from benchmarks.uncertainty import Estimate, estimate, paired
+from benchmarks.whole_file import write_whole
 
 __all__ = ["Claim", "Outcome", "claims_page", "load_claims", "main", "try_claim"]
 
@@ -184,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("path", nargs="?", type=Path, default=Path("docs/claims.md"))
     parser.add_argument("--results", type=Path, default=Path("results"))
     asked = parser.parse_args(arguments)
-    asked.path.write_text(claims_page(asked.results), "utf-8")
+    write_whole(asked.path, claims_page(asked.results))
 
 
 def _of_comparisons(test: Test, comparisons: Sequence[Comparison]) -> Outcome:

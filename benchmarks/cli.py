@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.whole_file import write_whole
+
 if TYPE_CHECKING:
     from benchmarks.record import BudgetMetric, Record
     from benchmarks.report import Comparison
@@ -63,7 +65,6 @@ DataPath = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
-INTERRUPTED = 130
 WRONG_USE = 2
 
 
@@ -117,7 +118,11 @@ def run(
 
     Stop it at any time: the next run takes up what is missing or failed. With --minutes a suite is
     run in parts; each is reported.
+
+    Exit status: 1 if cells failed or were cancelled, 130 after Ctrl-C, 143 after SIGTERM, 2 if the
+    request cannot be met.
     """
+    from benchmarks.endings import tell_stop, tell_unsettled
     from benchmarks.run import Job, plan_suite, run_plan
     from benchmarks.suite import load_suite
 
@@ -136,19 +141,13 @@ def run(
         return
     try:
         outcomes = run_plan(plan, job, console)
-    except KeyboardInterrupt:
-        console.print("[yellow]stopped; what was finished is recorded, run again to resume[/]")
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(tell_stop(stop, console)) from None
     if left := len(plan.missing) - outcomes.total():
         console.print(f"time is up: {left} cells left, run again for them")
     if len(plan.missing) < len(plan.cells) or outcomes:
         _report(console, results, plan)
-    if outcomes["failed"]:
-        console.print(
-            f"[red]{outcomes['failed']} cells failed; their records say why, "
-            "the next run tries them again[/]"
-        )
-        raise typer.Exit(1)
+    raise typer.Exit(tell_unsettled(outcomes, console))
 
 
 @app.command()
@@ -317,7 +316,7 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     write_tables(records, results / "tables")
     for name, table in special_tables(records).items():
         if text := table():
-            (results / "tables" / f"{name}.md").write_text(text, "utf-8")
+            write_whole(results / "tables" / f"{name}.md", text)
     figures = draw_figures(records, results / "figures")
     title = f"Pruning results: {results.resolve().name}"
     page = write_page(records, results / "page.html", title=title, figures=figures)
@@ -379,7 +378,7 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
     written = {name: block for name in names if (block := blocks[name]())}
     for name, block in written.items():
         text = replace_block(text, block, name)
-    path.write_text(text, "utf-8")
+    write_whole(path, text)
     return list(written)
 
 

@@ -25,6 +25,7 @@ from rich.progress import track
 from zoo.core.cost import CostModel
 from zoo.core.errors import UnsupportedModel
 from zoo.core.space import ChannelSpace
+from zoo.core.whole_file import write_whole
 
 __all__ = ["Coverage", "cover", "main", "to_markdown"]
 
@@ -148,7 +149,7 @@ def main() -> None:
             if len(found) % _WRITE_EVERY == 0 or len(found) == len(names):
                 rows = sorted((r for r in found if r is not None), key=lambda r: r.name)
                 table = to_markdown(rows, len(found), len(timm.list_models()))
-                arguments.output.write_text(table, encoding="utf-8")
+                write_whole(arguments.output, table)
 
 
 if __name__ == "__main__":

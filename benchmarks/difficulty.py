@@ -23,6 +23,7 @@ from zoo.core.batches import Batches, ImageTensors, fixed_random
 from zoo.core.data import Splits, load_splits
 from zoo.core.digits import CLUTTER_VERSION
 from zoo.core.train import Recipe, evaluate, train
+from zoo.core.whole_file import whole_file, write_whole
 
 __all__ = ["main"]
 
@@ -76,8 +77,7 @@ def main() -> None:
         for ratio in KEEP_RATIOS
     }
     minutes = (time.process_time() - began) / 60
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cluttered_digits.md").write_text(page(study, curve, minutes), encoding="utf-8")
+    write_whole(folder / "cluttered_digits.md", page(study, curve, minutes))
     draw(splits, curve, folder / "cluttered_digits.png")
 
 
@@ -197,7 +197,8 @@ def draw(splits: Splits, curve: Curve, path: Path) -> None:
     axes.set_ylabel("test top-1, %")
     axes.set_title("accuracy, one dot per seed")
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as hidden:
+        figure.savefig(hidden, dpi=150, format="png")
 
 
 def _sheet(splits: Splits) -> torch.Tensor:

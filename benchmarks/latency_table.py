@@ -28,6 +28,7 @@ from zoo.core.cost import NS_PER_MS, CostModel
 from zoo.core.space import ChannelSpace
 from zoo.core.surgery import rebuild
 from zoo.core.timing import Timing, measure_latency, pass_ns
+from zoo.core.whole_file import write_whole
 
 __all__ = ["main"]
 
@@ -103,8 +104,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     trials = [quiet_trial(*case) for case in CASES]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "latency.md").write_text(page(trials), encoding="utf-8")
+    write_whole(folder / "latency.md", page(trials))
 
 
 def quiet_trial(name: str, side: int, batch: int) -> Trial:

@@ -35,6 +35,7 @@ from benchmarks.report import (
 from benchmarks.standing import average_ranks, stability
 from benchmarks.tables import CONTROL, LEGEND
 from benchmarks.uncertainty import Estimate
+from benchmarks.whole_file import write_whole
 
 __all__ = ["build_page", "write_page"]
 
@@ -61,8 +62,7 @@ def write_page(
     records: Iterable[Record], path: Path, *, title: str, figures: Iterable[Path]
 ) -> Path:
     """Writes the page; returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(build_page(records, title=title, figures=figures), encoding="utf-8")
+    write_whole(path, build_page(records, title=title, figures=figures))
     return path
 
 

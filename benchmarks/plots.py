@@ -40,6 +40,7 @@ from benchmarks.ranking import collect_rankings
 from benchmarks.record import Record
 from benchmarks.report import Comparison, compare
 from benchmarks.standing import average_ranks
+from benchmarks.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,12 +70,12 @@ def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     """Draws every figure that the records have numbers for, as PNG and PDF; returns the paths."""
     paths = []
     for name, draw in figures_of(records).items():
-        folder.mkdir(parents=True, exist_ok=True)
         figure = draw()
         notes = {"png": {DIGEST: plotted(figure)}, "pdf": {"CreationDate": None}}
         for suffix, metadata in notes.items():
             path = folder / f"{name}.{suffix}"
-            figure.savefig(path, dpi=160, metadata=metadata)
+            with whole_file(path) as hidden:
+                figure.savefig(hidden, format=suffix, dpi=160, metadata=metadata)
             paths.append(path)
         plt.close(figure)
     return paths

@@ -12,10 +12,9 @@ import copy
 import functools
 import json
 import math
-import os
 import time
 import traceback
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,10 +22,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import JsonValue
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import nn
+from pydantic import JsonValue, ValidationError
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from benchmarks.costs import cost_model, predicted_latency, size_of
@@ -59,6 +56,7 @@ from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, create_pruner
+from zoo.core.sealed import read_tensors, set_aside, write_tensors
 from zoo.core.space import ChannelSpace
 from zoo.core.store import SupernetStore
 from zoo.core.supernet import recalibrate
@@ -158,9 +156,8 @@ def parent_for(cell: Cell, places: Places) -> Parent:
     splits = _splits(cell.data, cell.seed, places)
     model = untrained(cell, splits)
     path = places.cache / cell.parent_file
-    if path.is_file():
-        cost = _load_parent(path, model)
-    else:
+    cost = _load_parent(path, model)
+    if cost is None:
         cost = _train_parent(cell, model, splits)
         _save_parent(path, model, cost)
     return Parent(_laid_out(model, cell.parent).eval(), cost)
@@ -362,18 +359,29 @@ def _train_parent(cell: Cell, model: nn.Module, splits: Splits) -> PhaseCost:
 
 
 def _save_parent(path: Path, model: nn.Module, cost: PhaseCost) -> None:
-    """Writes beside the destination and moves it there, so that no half file is ever read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, hidden, metadata={"cost": cost.model_dump_json()})
-    hidden.replace(path)
+    write_tensors(path, model.state_dict(), {"cost": cost.model_dump_json()})
 
 
-def _load_parent(path: Path, model: nn.Module) -> PhaseCost:
-    with safe_open(path, framework="pt") as file:
-        model.load_state_dict({name: file.get_tensor(name) for name in model.state_dict()})
-        return PhaseCost.model_validate_json(file.metadata()["cost"])
+def _load_parent(path: Path, model: nn.Module) -> PhaseCost | None:
+    """Fills a network and says what its training cost; None, and nothing filled, if no file can."""
+    found = read_tensors(path)
+    if found is None:
+        return None
+    tensors, facts = found
+    if _forms(tensors) != _forms(model.state_dict()):  # timm's network may change with its release
+        set_aside(path, "its tensors are not those of the network")
+        return None
+    try:
+        cost = PhaseCost.model_validate_json(facts.get("cost", ""))
+    except ValidationError:
+        set_aside(path, "it does not say what its training cost")
+        return None
+    model.load_state_dict(tensors)
+    return cost
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _metered(cell: Cell, splits: Splits, meter: Meter) -> MeteredData:

@@ -14,8 +14,7 @@ import hashlib
 import itertools
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -33,6 +32,7 @@ from benchmarks.runtime import (
     fingerprint,
 )
 from benchmarks.strict import Many, Strict, explain
+from benchmarks.whole_file import write_new
 
 __all__ = [
     "PHASES",
@@ -388,8 +388,7 @@ def write_record(folder: Path, record: Record) -> Record:
 def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
     """Writes anything with an `id` as JSON under the first of `stem`, `stem-2`, ... that is free.
 
-    The text goes to a hidden file beside its destination and is then linked to the final name,
-    which fails if that exists; so a kill at any moment leaves whole records only.
+    A kill at any moment leaves whole records only.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -399,7 +398,7 @@ def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
         name = stem if attempt == 1 else f"{stem}-{attempt}"
         named = record.model_copy(update={"id": name})
         with contextlib.suppress(FileExistsError):
-            _write_new(folder / f"{name}.json", named.model_dump_json(indent=1) + "\n")
+            write_new(folder / f"{name}.json", named.model_dump_json(indent=1) + "\n")
             return named
     raise AssertionError("count() does not end")
 
@@ -453,21 +452,3 @@ def _rank(record: Record) -> tuple[bool, str]:
 def _digest(settings: Mapping[str, Any]) -> str:  # Any: plain JSON
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _write_new(path: Path, text: str) -> None:
-    with _hidden_file(path) as hidden:
-        with hidden.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(hidden, path)
-
-
-@contextlib.contextmanager
-def _hidden_file(path: Path) -> Iterator[Path]:
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield hidden
-    finally:
-        hidden.unlink(missing_ok=True)

@@ -35,6 +35,7 @@ from benchmarks.runtime import (
     realised_share,
 )
 from benchmarks.strict import Many, Strict, explain
+from benchmarks.whole_file import write_whole
 from zoo.core.cost import CostModel
 from zoo.core.space import ChannelSpace
 
@@ -355,7 +356,7 @@ def main() -> None:
     for pair in track([] if arguments.page_only else pairs, "Measuring"):
         write_reference(arguments.results, measure_reference(pair, settings, arguments.device))
     page = to_markdown(read_records(arguments.results))
-    arguments.output.write_text(page, encoding="utf-8")
+    write_whole(arguments.output, page)
 
 
 def write_reference(folder: Path, record: Reference) -> Reference:

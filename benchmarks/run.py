@@ -3,23 +3,21 @@
 Cells are independent and each is written by the process that ran it, so an interrupted or killed
 run leaves whole records only and the next run takes up what is missing: cells that failed or were
 cancelled are tried again, cells that are settled are not. A parent network is trained once, before
-the cells that start from it.
+the cells that start from it. A cell whose process dies fails, the others go on, and at the end it
+is tried once more alone.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import multiprocessing
-import os
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -31,11 +29,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.record import Cell, Record, Status, current_records, load_records, write_record
 from benchmarks.strict import suggest
 from benchmarks.suite import Suite, Variant, expand, expand_ranking
+from benchmarks.whole_file import probe, sweep
+from benchmarks.workers import WorkerDied, Workers
 
 if TYPE_CHECKING:
     from benchmarks.protocol import Places
 
-__all__ = ["Job", "Plan", "WorkerDied", "plan_suite", "run_plan"]
+__all__ = ["Job", "Outcomes", "Plan", "Stopped", "plan_suite", "run_plan"]
 
 SETTLED: tuple[Status, ...] = ("ok", "infeasible")
 """Cells with these outcomes are not run again."""
@@ -51,8 +51,20 @@ COLOURS: Mapping[Status, str] = {
 }
 
 
-class WorkerDied(ChildProcessError):
-    """A worker process ended without an answer."""
+class Stopped(KeyboardInterrupt):
+    """A run was told to end by a signal other than that of Ctrl-C."""
+
+    def __init__(self, signal_: signal.Signals) -> None:
+        super().__init__(signal_.name)
+        self.signal = signal_
+
+
+class Outcomes(Counter[Status]):
+    """How many cells ended how, and the records of those that the next run tries again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsettled: list[Record] = []
 
 
 @dataclass(frozen=True)
@@ -117,25 +129,15 @@ def plan_suite(name: str, suite: Suite, records: Path | None = None, device: str
     return Plan(suite=name, cells=tuple(cells), missing=missing)
 
 
-def start_processes(workers: int) -> Executor:
-    """A pool of fresh processes of one thread each."""
-    return ProcessPoolExecutor(
-        max_workers=workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-    )
-
-
-def run_plan(
-    plan: Plan, job: Job, console: Console, start_pool: StartPool = start_processes
-) -> Counter[Status]:
+def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Workers) -> Outcomes:
     """Runs the missing cells of a plan and counts their outcomes.
 
     Args:
         plan: what to run.
         job: where, and in how many processes.
         console: where progress is shown.
-        start_pool: makes the executor that runs cells; a cluster's can take its place.
+        start_pool: makes the executor that runs cells; a cluster's can take its place. Where the
+            end of a task's process is that task's, it says so with `WorkerDied`.
 
     Returns:
         How many cells ended how; of a job whose time is up, fewer than were missing.
@@ -143,11 +145,12 @@ def run_plan(
     Raises:
         OSError: if the results folder cannot be written.
         ValueError: if a data set does not fit the request.
-        WorkerDied: if a worker process ended without an answer.
-        KeyboardInterrupt: passed on after the running cells have been recorded as cancelled.
+        ChildProcessError: if no process lives long enough to write a record.
+        KeyboardInterrupt: passed on after the running cells have been recorded as cancelled;
+            `Stopped` if it was a signal to this process.
     """
-    _require_writable(job.records)
-    outcomes: Counter[Status] = Counter()
+    _prepare(job)
+    outcomes = Outcomes()
     if not plan.missing:
         return outcomes
     columns = (
@@ -156,63 +159,138 @@ def run_plan(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with _stopping(), Progress(*columns, console=console) as progress:
         task = progress.add_task(plan.suite, total=len(plan.missing))
 
-        def show(record: Record) -> None:
-            outcomes[record.status] += 1
+        def show(record: Record, is_last: bool) -> None:
             progress.console.print(_line(record), soft_wrap=False)
+            if not is_last:
+                return
+            outcomes[record.status] += 1
+            if record.status not in SETTLED:
+                outcomes.unsettled.append(record)
             progress.advance(task)
 
         _Runner(plan, job, show, start_pool).run()
     return outcomes
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What one process does at a time.
+
+    It trains the parent of a cell, or runs the cell, or, with a problem, records that it failed.
+    """
+
+    cell: Cell
+    is_training: bool = False
+    problem: str | None = None
+    is_last: bool = True
+    """Whether nothing follows for the cell; a failure is recorded before it is tried again, too."""
+
+
 class _Runner:
-    """Hands parents and then cells to a pool of processes and collects records."""
+    """Hands parents and then cells to processes, one step each, and collects records."""
 
     def __init__(
-        self, plan: Plan, job: Job, show: Callable[[Record], None], start_pool: StartPool
+        self,
+        plan: Plan,
+        job: Job,
+        show: Callable[[Record, bool], None],
+        start_pool: StartPool,
     ) -> None:
         self.plan, self.job, self.show, self.start_pool = plan, job, show, start_pool
-        self.waiting: set[Future[Record | None]] = set()
-        self.parents: dict[Future[str | None], str] = {}
+        self.todo: deque[_Step] = deque()
+        self.running: dict[Future[Any], _Step] = {}  # a training answers a text, a cell a record
+        self.died: list[_Step] = []
+        self.held: list[_Step] = []
+        self.failed: dict[str, Record] = {}
 
     def run(self) -> None:
-        pool = self.start_pool(min(self.job.workers, len(self.plan.missing)))
+        """Everything once, side by side; then alone, once more, what its process did not survive.
+
+        Raises:
+            ChildProcessError: if no process lives long enough to write a record.
+        """
+        first = [_Step(cell, True, is_last=False) for cell in self.plan.parents.values()]
+        self._phase(self.job.workers, first)
+        for is_training in (True, False):
+            again = [step for step in self.died if step.is_training == is_training]
+            self._phase(1, [replace(step, is_last=True) for step in again])
+            self._phase(self.job.workers, self.held)
+            self.held = []
+
+    def _phase(self, workers: int, steps: Sequence[_Step]) -> None:
+        """Does some steps and all that follow from them, in processes of their own."""
+        if not steps:
+            return
+        self.todo.extend(steps)
+        pool = self.start_pool(min(workers, len(self.plan.missing)))
         try:
-            self._drain(pool)
-        except BrokenProcessPool as error:
-            raise WorkerDied(
-                "a worker process died, perhaps for lack of memory; what was finished is recorded: "
-                "run again, with fewer --workers"
+            while self.todo or self.running:
+                while self.todo and len(self.running) < workers:
+                    step = self.todo.popleft()
+                    self.running[self._submit(pool, step)] = step
+                done, _ = wait(self.running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._collect(self.running.pop(future), future)
+        except BrokenExecutor as error:  # of a pool that is not ours
+            raise ChildProcessError(
+                f"the pool of processes broke ({error}); what was finished is recorded: run again"
             ) from error
         finally:
-            _stop(pool)
+            pool.shutdown(cancel_futures=True)
 
-    def _drain(self, pool: Executor) -> None:
-        for key, cell in self.plan.parents.items():
-            self.parents[pool.submit(_train_parent, cell, self.job)] = key
-        while self.parents or self.waiting:
-            pending: set[Future[Any]] = {*self.parents, *self.waiting}
-            done, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for trained in done & self.parents.keys():
-                self._start_cells(pool, self.parents.pop(trained), trained.result())
-            for ran in done & self.waiting:
-                self.waiting.remove(ran)
-                if record := ran.result():
-                    self.show(record)
+    def _submit(self, pool: Executor, step: _Step) -> Future[Any]:
+        if step.is_training:
+            return pool.submit(_train_parent, step.cell, self.job)
+        return pool.submit(_run_and_write, step.cell, self.plan.suite, self.job, step.problem)
 
-    def _start_cells(self, pool: Executor, parent: str, problem: str | None) -> None:
-        for cell in self.plan.missing:
-            if cell.parent_key == parent:
-                arguments = (cell, self.plan.suite, self.job, problem)
-                self.waiting.add(pool.submit(_run_and_write, *arguments))
+    def _collect(self, step: _Step, future: Future[Any]) -> None:
+        try:
+            answer = future.result()
+        except WorkerDied as error:
+            self._note_death(step, error)
+            return
+        if step.is_training:
+            cells = self._cells(step, answer)
+            if step.is_last:
+                self.held += cells
+            else:
+                self.todo.extend(cells)
+            return
+        if step.problem is not None and not step.is_last:
+            self.failed[step.cell.key] = answer
+        # The time may be up before a cell is tried again; then its first end counts.
+        record = answer or self.failed.get(step.cell.key)
+        if record is not None:
+            self.show(record, step.is_last or step.problem is None)
+
+    def _note_death(self, step: _Step, error: WorkerDied) -> None:
+        """A cell's failure is recorded next, before it or its parent is tried again alone."""
+        if step.problem is not None:
+            raise ChildProcessError(
+                f"worker processes die before they can write a record ({error}); what was finished "
+                "is recorded: run again with fewer --workers"
+            ) from error
+        if not step.is_last:
+            self.died.append(step)
+        if not step.is_training:
+            again = ", and again when it ran alone" if step.is_last else ""
+            self.todo.appendleft(replace(step, problem=f"{error}{again}"))
+        elif step.is_last:
+            problem = f"parent: {error}, and again when it was trained alone"
+            self.todo.extendleft(self._cells(step, problem))
+
+    def _cells(self, training: _Step, problem: str | None) -> list[_Step]:
+        """A step for every cell that starts from the parent that was trained."""
+        cells = [c for c in self.plan.missing if c.parent_key == training.cell.parent_key]
+        return [_Step(cell, problem=problem, is_last=problem is not None) for cell in cells]
 
 
 def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Record | None:
     """In a worker: one cell, from start to its record on disk; None if the time is up."""
-    if job.is_over:
+    if problem is None and job.is_over:
         return None
     from benchmarks import protocol
 
@@ -254,52 +332,54 @@ def _places(job: Job) -> Places:
     return Places(job.cache, job.data, job.is_download_allowed)
 
 
-def _start_worker() -> None:
-    """One thread; Ctrl-C is the main process's business; no worker outlives it."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
-
-
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     del frame
     signal.signal(signum, signal.SIG_IGN)  # once is enough: the record must not be interrupted
     raise KeyboardInterrupt
 
 
-def _stop(pool: Executor) -> None:
-    """Ends the workers; one that is busy records its cell as cancelled first."""
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in multiprocessing.active_children():
-        process.terminate()
-        process.join()
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end the block as Ctrl-C does, unless somebody else minds them."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_IGN)  # once is enough: records are being written
+        raise Stopped(signal.Signals(number))
+
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if is_main and signal.getsignal(number) == signal.SIG_DFL
+    ]
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _require_writable(folder: Path) -> None:
-    """Finds out before anything is trained.
+def _prepare(job: Job) -> None:
+    """Finds out before anything is trained whether results can be written, and sweeps.
 
     Raises:
         OSError: naming the folder.
     """
-    probe = folder / f".writable.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            f"results cannot be written to {folder} ({error.strerror}); give another --results"
-        ) from error
+    for folder in (job.results, job.records, job.cache):
+        try:
+            probe(folder)
+        except OSError as error:
+            raise OSError(
+                f"results cannot be written to {folder} ({error.strerror}); give another --results"
+            ) from error
+    sweep(job.results, "page.html")
+    tables, figures = job.results / "tables", job.results / "figures"
+    caches = (job.cache, job.cache / "latency", job.cache / "supernets")
+    for folder in (job.records, tables, figures, *caches):
+        sweep(folder)
 
 
 def _jobs(suite: Suite) -> list[Variant]:

@@ -22,6 +22,7 @@ from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with ti
 from zoo.core.config import WidthRules
 from zoo.core.cost import CostModel
 from zoo.core.space import ChannelSpace
+from zoo.core.whole_file import whole_file
 from zoo.core.widths import WidthGrid, covering_states, independent_states
 
 __all__ = ["draw", "main", "shares"]
@@ -56,7 +57,8 @@ def draw(path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("Draws in a bin, %")
     axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as hidden:
+        figure.savefig(hidden, dpi=150, format="png")
     plt.close(figure)
 
 

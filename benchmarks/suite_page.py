@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.forecast import HEADINGS, cost_row, forecast, forecast_lines
 from benchmarks.run import plan_suite
 from benchmarks.suite import Suite, list_suites, load_suite
+from benchmarks.whole_file import write_whole
 
 __all__ = ["main", "suite_section", "suites_page"]
 
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the page."""
     parser = argparse.ArgumentParser(description=suites_page.__doc__)
     parser.add_argument("path", nargs="?", type=Path, default=Path("docs/suites.md"))
-    parser.parse_args(arguments).path.write_text(suites_page(), "utf-8")
+    write_whole(parser.parse_args(arguments).path, suites_page())
 
 
 def _option(options: Sequence[str], name: str, otherwise: str) -> str:

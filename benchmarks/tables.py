@@ -29,6 +29,7 @@ from benchmarks.report import (
     spent_macs,
     spent_seconds,
 )
+from benchmarks.whole_file import write_whole
 
 __all__ = ["LEGEND", "to_csv", "to_latex", "to_markdown", "to_short_markdown", "write_tables"]
 
@@ -163,7 +164,7 @@ def write_tables(records: Iterable[Record], folder: Path) -> list[Path]:
         "results.tex": to_latex(comparisons),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_whole(folder / name, text)
     return [folder / name for name in texts]
 
 

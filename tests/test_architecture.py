@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 CORE_ORDER = (
     "errors",
     "whole_file",
+    "sealed",
     "quiet",
     "narrow_strided",
     "config",
@@ -137,7 +138,7 @@ def test_no_method_imports_another_or_the_harness(path: Path) -> None:
         ("uncertainty", set()),
         ("style", set()),
         ("report", {"record", "runtime", "uncertainty"}),
-        ("tables", {"record", "report"}),
+        ("tables", {"record", "report", "whole_file"}),
         ("standing", {"ranking", "report", "uncertainty"}),
         ("published", {"record", "strict"}),
         ("plot_accuracy", {"published", "record", "report", "style"}),
@@ -153,11 +154,18 @@ def test_no_method_imports_another_or_the_harness(path: Path) -> None:
                 "record",
                 "report",
                 "standing",
+                "whole_file",
             },
         ),
         ("gate", {"record", "report"}),
-        ("page", {"plots", "record", "report", "standing", "tables", "uncertainty"}),
-        ("claims", {"ranking", "rates", "record", "report", "strict", "uncertainty"}),
+        (
+            "page",
+            {"plots", "record", "report", "standing", "tables", "uncertainty", "whole_file"},
+        ),
+        (
+            "claims",
+            {"ranking", "rates", "record", "report", "strict", "uncertainty", "whole_file"},
+        ),
     ],
 )
 def test_tables_and_figures_read_records_only(name: str, allowed: set[str]) -> None:
@@ -169,7 +177,7 @@ def test_tables_and_figures_read_records_only(name: str, allowed: set[str]) -> N
     assert ours <= {"benchmarks"} | {f"benchmarks.{other}" for other in allowed}
 
 
-@pytest.mark.parametrize("name", ["rates", "record", "strict", "runtime"])
+@pytest.mark.parametrize("name", ["rates", "record", "strict", "runtime", "whole_file"])
 def test_records_need_neither_torch_nor_zoo(name: str) -> None:
     tops = {name.split(".")[0] for name in imports(ROOT / f"benchmarks/{name}.py")}
     assert not tops & {"torch", "torchvision", "timm", "zoo", "baselines"}
@@ -223,3 +231,84 @@ def test_nobody_seeds_or_draws_globally(path: Path) -> None:
     drawn = {n for n in names if n.startswith(("np.random.", "torch.random."))}
     drawn |= names & {"torch.manual_seed", "torch.seed", "random.random", "random.shuffle"}
     assert drawn <= allowed | keepers.get(path.stem, set())
+
+
+WRITES = {
+    "write_text", "write_bytes", "savefig", "save_file", "save_model",
+    "tofile", "savetxt", "touch", "symlink_to", "hardlink_to",
+    "json.dump", "pickle.dump", "torch.save", "np.save", "np.savez", "Image.save",
+    "torch.export.save", "torch.onnx.export",
+    "os.open", "os.write", "os.link", "os.replace", "os.rename", "shutil.copy", "shutil.move",
+}  # fmt: skip
+"""Calls that write a file, by their last name or, where that has other meanings, by both."""
+
+MAY_WRITE = {
+    "zoo/core/whole_file.py": "it is the one way",
+    "zoo/core/meter.py": "a switch of the kernel's, no file",
+    "zoo/core/save.py": "two files that belong together; it has its own way",
+}
+
+
+def writes(tree: ast.AST, lent: frozenset[str] = frozenset()) -> Iterator[ast.Call]:
+    """Calls that write, but for those on a path that `whole_file` lends."""
+    for node in ast.iter_child_nodes(tree):
+        inside = lent
+        if isinstance(node, ast.With):
+            inside |= {
+                item.optional_vars.id
+                for item in node.items
+                if isinstance(item.context_expr, ast.Call)
+                and ast.unparse(item.context_expr.func) == "whole_file"
+                and isinstance(item.optional_vars, ast.Name)
+            }
+        if isinstance(node, ast.Call) and is_write(node):
+            names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            if not names & inside:
+                yield node
+        yield from writes(node, inside)
+
+
+def is_write(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    last = name.rpartition(".")[2]
+    if last == "open":  # of a path or the built-in one
+        mode = [a for a in (*call.args, *(k.value for k in call.keywords)) if is_mode(a)]
+        return bool(mode)
+    if last == "to_csv":  # of a data frame; a function of that name makes a text
+        return name != last
+    return name in WRITES or last in {each for each in WRITES if "." not in each}
+
+
+def is_mode(node: ast.AST) -> bool:
+    value = node.value if isinstance(node, ast.Constant) else None
+    return (
+        isinstance(value, str) and set(value) <= set("rwaxbt+") and bool(set(value) & set("wax+"))
+    )
+
+
+@pytest.mark.parametrize("path", ALL, ids=label)
+def test_files_are_written_whole_only(path: Path) -> None:
+    found = [ast.unparse(call) for call in writes(ast.parse(path.read_text()))]
+    # `export_network` lends its hidden path to the two functions that write a format.
+    export = ("torch.onnx.export", "path.open('wb')", "torch.export.save")
+    if label(path) == "zoo/core/export.py":
+        assert path.read_text().count("with whole_file(target) as hidden:") == 1
+        found = [call for call in found if not call.startswith(export)]
+    assert label(path) in MAY_WRITE or not found, found
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("path.write_text('a')", 1),
+        ("with path.open('w') as file: file.write('a')", 1),
+        ("open(path, mode='ab')", 1),
+        ("path.open()\nopen(path, 'rb')\npath.read_text('utf-8')", 0),
+        ("figure.savefig(path)", 1),
+        ("with whole_file(path) as hidden:\n figure.savefig(hidden)", 0),
+        ("with whole_file(path) as hidden:\n figure.savefig(path)", 1),
+        ("torch.save(a, path)\nframe.to_csv(path)\nsave_file(a, path)", 3),
+    ],
+)
+def test_a_write_is_told_from_a_read(text: str, count: int) -> None:
+    assert len(list(writes(ast.parse(text)))) == count

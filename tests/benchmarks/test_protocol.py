@@ -25,6 +25,7 @@ from tests.latencies import made_up_times
 from zoo.core import timing
 from zoo.core.config import SubnetConfig
 from zoo.core.pruner import Pruner, Subnet
+from zoo.core.sealed import write_tensors
 from zoo.core.train import CrossEntropy
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,30 @@ def test_every_method_starts_from_the_same_parent(places, monkeypatch):
     assert second.status == "ok"
     assert second.top1.parent == first.top1.parent
     assert second.spent["baseline"] == first.spent["baseline"]
+
+
+@pytest.mark.parametrize("kind", ["cut", "zeroed", "zeroed data", "another network", "no cost"])
+def test_a_damaged_parent_is_trained_anew(tmp_path, kind):
+    places = Places(cache=tmp_path)
+    first = protocol.parent_for(cell(), places)
+    (path,) = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    if kind == "another network":
+        write_tensors(path, {"weight": torch.zeros(3)}, {"cost": first.cost.model_dump_json()})
+    elif kind == "no cost":  # its tensors must not be what the training starts from
+        tensors = {name: torch.zeros_like(t) for name, t in first.model.state_dict().items()}
+        write_tensors(path, tensors, {})
+    else:
+        zeroed = {"zeroed": bytes(len(whole)), "zeroed data": whole[:half] + bytes(half)}
+        path.write_bytes(zeroed.get(kind, whole[:half]))
+    with pytest.warns(UserWarning, match=r"safetensors\.damaged and is made anew"):
+        second = protocol.parent_for(cell(), places)
+    trained, again = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(trained[name], again[name]) for name in trained)
+    assert len(list(tmp_path.glob("*.damaged"))) == 1
+    third = protocol.parent_for(cell(), places)  # without a warning
+    assert third.cost == second.cost
 
 
 def test_the_parent_of_another_seed_is_another(places):

@@ -258,6 +258,26 @@ def test_a_supernet_is_trained_once_and_charged_each_time(tmp_path: Path) -> Non
     assert first.trace_rows[:-1] == second.trace_rows[:-1] == [{"step": "train", "pairs": BATCH}]
 
 
+@pytest.mark.parametrize("kind", ["cut", "zeroed", "zeroed data"])
+def test_a_damaged_supernet_is_trained_anew(tmp_path: Path, kind: str) -> None:
+    store = SupernetStore(tmp_path, "origin")
+    _, made, _ = trained_in(store, {"steps": 1})
+    (path,) = tmp_path.glob("*.safetensors")
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    damages = {
+        "cut": whole[:half],
+        "zeroed": bytes(len(whole)),
+        "zeroed data": whole[:half] + bytes(half),
+    }
+    path.write_bytes(damages[kind])
+    with pytest.warns(UserWarning, match="checksum does not hold.*is made anew"):
+        task, again, ran = trained_in(store, {"steps": 1})
+    assert ran == 1 and task.trace_rows[-1]["reused"] is False
+    assert all(torch.equal(made.weights[name], again.weights[name]) for name in made.weights)
+    assert trained_in(store, {"steps": 1})[2] == 0
+
+
 def test_other_settings_or_another_origin_are_another_supernet(tmp_path: Path) -> None:
     store = SupernetStore(tmp_path, "origin")
     runs = [

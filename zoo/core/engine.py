@@ -245,9 +245,9 @@ def train_once(
         with problem.meter.phase("supernet"):
             return train()
     with problem.store.locked(settings) as path:
-        is_reused = path.is_file()
-        if is_reused:
-            trained, spent, rows = load_trained(path, problem.meter.device)
+        kept = load_trained(path, problem.meter.device)
+        if kept is not None:
+            trained, spent, rows = kept
             problem.meter.add("supernet", spent)
             problem.trace_rows += rows
         else:
@@ -255,7 +255,7 @@ def train_once(
             with problem.meter.phase("supernet") as spent:
                 trained = train()
             save_trained(path, trained, spent, problem.trace_rows[before:])
-    problem.trace("supernet", key=path.stem, reused=is_reused)
+    problem.trace("supernet", key=path.stem, reused=kept is not None)
     return trained
 
 

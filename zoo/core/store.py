@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.core.meter import Spent
+from zoo.core.sealed import read_tensors, write_tensors
 
 __all__ = ["SupernetStore", "Trained", "load_trained", "save_trained"]
 
@@ -65,24 +63,20 @@ class SupernetStore:
 
 
 def save_trained(path: Path, trained: Trained, spent: Spent, rows: list[TraceRow]) -> None:
-    """Write a supernet, what it cost and what it traced.
-
-    It is written beside the destination first, so that no half file is ever read.
-    """
-    tensors = {name: weight.cpu().contiguous() for name, weight in trained.weights.items()}
+    """Write a supernet, what it cost and what it traced, as a whole and with a checksum."""
+    tensors = dict(trained.weights)
     for name, array in trained.records.items():
         tensors[_RECORD + name] = torch.from_numpy(np.ascontiguousarray(array))
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     facts = {"spent": json.dumps(spent.to_json()), "trace": json.dumps(rows)}
-    save_file(tensors, hidden, metadata=facts)
-    hidden.replace(path)
+    write_tensors(path, tensors, facts)
 
 
-def load_trained(path: Path, device: torch.device) -> tuple[Trained, Spent, list[TraceRow]]:
-    """Read what `save_trained` wrote."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = file.metadata()
+def load_trained(path: Path, device: torch.device) -> tuple[Trained, Spent, list[TraceRow]] | None:
+    """Read what `save_trained` wrote; None if there is no such file, or it is damaged."""
+    found = read_tensors(path)
+    if found is None:
+        return None
+    tensors, facts = found
     weights = {n: t.to(device) for n, t in tensors.items() if not n.startswith(_RECORD)}
     records = {n.removeprefix(_RECORD): t.numpy() for n, t in tensors.items() if n not in weights}
     spent = Spent(**json.loads(facts["spent"]))

@@ -34,6 +34,7 @@ from zoo.core.latency import LatencyTable, Unit
 from zoo.core.operators import MEMORY_FORMATS, CaseGrid, MemoryFormat, grid_widths, list_cases
 from zoo.core.quiet import in_quiet_thread
 from zoo.core.resize import resized_copy
+from zoo.core.sealed import read_sealed, set_aside, write_sealed
 from zoo.core.space import ChannelSpace
 
 __all__ = ["DamagedTable", "Timing", "cpu_model", "measure_latency", "pass_ns", "tabulate"]
@@ -46,7 +47,7 @@ RATIOS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 NARROW = 2
 """Which of them the narrow network has that is timed as a whole."""
 
-_VERSION = 2
+_VERSION = 3
 """Of how times are taken; tables of another one are measured anew."""
 _NETWORKS = ("full network", "narrow network")
 _NETWORK_BLOCKS = 10
@@ -65,7 +66,7 @@ class _Call:
 
 
 class DamagedTable(ValueError):
-    """A file of measured latencies that cannot be used."""
+    """A file of measured latencies that was carried here from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def measure_latency(
         tell: called with rounds done and rounds in all.
 
     Raises:
-        DamagedTable: if the file is not a whole table of this network and environment.
+        DamagedTable: if the file is whole, but was measured in another environment.
         UnsupportedModel: if the operators of a pass depend on the batch.
     """
     timing = timing or Timing()
@@ -128,9 +129,8 @@ def measure_latency(
     path = (folder or default_folder()) / f"{_digest(facts, keys)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # one process measures, others wait for it
-        if path.is_file():
-            times = _load(path, facts, keys)
-        else:
+        times = _load(path, facts, keys)
+        if times is None:
             calls = _calls(model, space, grids, widths[NARROW], timing)
             _log.info("timing %d calls, %d rounds", len(calls), timing.rounds)
             times = _timed(calls, next(model.parameters()).device, timing, tell)
@@ -318,25 +318,21 @@ def _digest(facts: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def _save(path: Path, facts: Mapping[str, Any], times: Mapping[str, float]) -> None:
-    """Write a table beside its destination and move it there, so that no half file is read."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    hidden.write_text(json.dumps({**facts, "ns": times}, indent=1) + "\n", encoding="utf-8")
-    hidden.replace(path)
+    """Write a table as a whole, with its checksum behind."""
+    write_sealed(path, json.dumps({**facts, "ns": times}, indent=1).encode())
 
 
-def _load(path: Path, facts: Mapping[str, Any], keys: Sequence[str]) -> dict[str, float]:
-    """The times in a file.
+def _load(path: Path, facts: Mapping[str, Any], keys: Sequence[str]) -> dict[str, float] | None:
+    """The times in a file; None if there is none, or it is damaged.
 
     Raises:
-        DamagedTable: if it is not whole, or of another environment or network.
+        DamagedTable: if it is of another environment.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        times = {str(key): float(ns) for key, ns in found.pop("ns").items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedTable(f"{path} is damaged; delete it to have latencies measured anew") from (
-            error
-        )
+    content = read_sealed(path)
+    if content is None:
+        return None
+    found = json.loads(content)
+    times: dict[str, float] = found.pop("ns")
     differing = [name for name in facts if found.get(name) != facts[name]]
     if differing:
         raise DamagedTable(
@@ -346,8 +342,6 @@ def _load(path: Path, facts: Mapping[str, Any], keys: Sequence[str]) -> dict[str
     if sorted(times) != list(keys) or not all(
         math.isfinite(ns) and ns > 0 for ns in times.values()
     ):
-        raise DamagedTable(
-            f"{path} does not hold a positive time for every operator of this network; delete it "
-            "to have latencies measured anew"
-        )
+        set_aside(path, "it does not hold a positive time for every operator of this network")
+        return None
     return times

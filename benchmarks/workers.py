@@ -1,0 +1,237 @@
+"""Processes that run one task each at a time: the death of one is the end of one task, no more.
+
+A pool of the standard library breaks as a whole when one of its processes dies. Here every process
+has a pipe and a thread of its own; when it dies, its task ends with `WorkerDied`, which names the
+signal, and the next task gets a fresh process.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from multiprocessing.connection import Connection
+from typing import Any
+
+__all__ = ["WorkerDied", "Workers"]
+
+_LOOK_SECONDS = 0.5
+"""How often it is looked whether a silent process lives; its pipe tells at once, as a rule."""
+
+_GONE_SECONDS = 10.0
+"""For a process that closed its pipe, to be gone."""
+
+_END_SECONDS = 60.0
+"""For a process that is told to stop, to record what it ran."""
+
+_Task = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]  # whatever the task takes, makes
+
+
+class WorkerDied(ChildProcessError):
+    """A worker process ended without an answer."""
+
+    def __init__(self, exitcode: int | None) -> None:
+        super().__init__(_told(exitcode))
+
+
+class Workers(Executor):
+    """An executor of fresh processes of one thread each.
+
+    Args:
+        count: most processes beside each other; they start when there is work for them.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._is_closed = False
+        self._slots = [_Slot(self._tasks) for _ in range(count)]
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Hands a task to the next process that is free; arguments and result are pickled.
+
+        Its exceptions are the future's, and `WorkerDied` if the process ends without an answer.
+
+        Raises:
+            RuntimeError: after `shutdown`.
+        """
+        if self._is_closed:
+            raise RuntimeError("no task is taken after shutdown")
+        assert not kwargs
+        future: Future[Any] = Future()
+        self._tasks.put((future, fn, args))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        """Ends all processes; one that is busy gets SIGTERM and time to answer to it.
+
+        Args:
+            wait: it is always waited for.
+            cancel_futures: what no process has begun is always cancelled.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        while True:
+            try:
+                task = self._tasks.get_nowait()
+            except queue.Empty:
+                break
+            if task is not None:
+                task[0].cancel()
+        for _ in self._slots:
+            self._tasks.put(None)
+        for slot in self._slots:
+            slot.end()
+
+
+class _Slot:
+    """A thread that runs tasks in a process, and starts another one when that dies."""
+
+    def __init__(self, tasks: queue.SimpleQueue[_Task | None]) -> None:
+        self._tasks = tasks
+        self._lock = threading.Lock()  # around starting a process and telling it to end
+        self._is_over = False
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop the process and wait until it is gone."""
+        with self._lock:
+            self._is_over = True
+            if self._process is not None:
+                self._process.terminate()
+        self._thread.join(_END_SECONDS)
+        if self._process is not None and self._process.is_alive():
+            self._process.kill()
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, function, arguments = task
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                answer, is_error = self._asked(function, arguments)
+            except Exception as error:  # it is the future's, whatever it is
+                answer, is_error = error, True
+            (future.set_exception if is_error else future.set_result)(answer)
+        if self._pipe is not None and self._process is not None:
+            self._pipe.close()  # a process that is idle ends with its pipe
+            self._process.join()
+
+    def _asked(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, bool]:
+        """The answer of the process, and whether it is an exception.
+
+        Raises:
+            WorkerDied: if it gives none.
+        """
+        with self._lock:
+            if self._is_over:
+                raise WorkerDied(-signal.SIGTERM)
+            if self._process is None:
+                self._process, self._pipe = _start()
+        process, pipe = self._process, self._pipe
+        assert pipe is not None
+        try:
+            pipe.send((function, arguments))
+            while not pipe.poll(_LOOK_SECONDS):
+                if not process.is_alive() and not pipe.poll():
+                    raise EOFError
+            answer: tuple[Any, bool] = pipe.recv()
+        except (EOFError, OSError):  # it died before, in or after the task
+            exitcode = _exitcode(process)
+            with self._lock:
+                self._process, self._pipe = None, None
+            pipe.close()
+            raise WorkerDied(exitcode) from None
+        return answer
+
+
+def _start() -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, its = context.Pipe()
+    process = context.Process(target=_serve, args=(its,))
+    process.start()
+    its.close()  # so that the pipe ends with the process
+    return process, ours
+
+
+def _exitcode(process: multiprocessing.process.BaseProcess) -> int | None:
+    """How a process ended whose pipe did; None if the system does not tell."""
+    process.join(_GONE_SECONDS)
+    if process.is_alive():  # it closed its pipe and goes on
+        process.kill()
+    for _ in range(10):  # starting another process may have taken its end first, in that thread
+        if process.exitcode is not None:
+            break
+        process.join(0.1)
+        time.sleep(0.01)
+    return process.exitcode
+
+
+def _serve(pipe: Connection) -> None:
+    """In a worker: runs what comes through the pipe until that is closed."""
+    _settle()
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = function(*arguments), False
+        except Exception as error:  # the main process decides what it means
+            answer = _packable(error), True
+        try:
+            pipe.send(answer)
+        except BrokenPipeError:  # nobody waits any more
+            return
+
+
+def _settle() -> None:
+    """One thread; Ctrl-C is the main process's business; no worker outlives it."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    import torch
+
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def _packable(error: Exception) -> Exception:
+    """The exception, or one that says the same if it does not survive pickling."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception of foreign code may do anything there
+        kind = ValueError if isinstance(error, ValueError) else RuntimeError
+        return kind(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _told(exitcode: int | None) -> str:
+    """How a process ended, and what that often means."""
+    if exitcode is None or exitcode >= 0:
+        return f"the process ended with exit status {exitcode} and gave no answer"
+    number = -exitcode
+    known = number in {each.value for each in signal.Signals}
+    name = f" ({signal.Signals(number).name})" if known else ""
+    hint = ""
+    if number == signal.SIGKILL:
+        hint = "; the system does that when memory runs out: try fewer --workers"
+    return f"killed by signal {number}{name}{hint}"

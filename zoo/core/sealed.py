@@ -1,0 +1,94 @@
+"""Files that can be made anew: kept with a checksum, set aside as soon as it does not hold.
+
+A sealed file ends with a line that holds the SHA-256 of all before it. What a disk, a copy or a
+full cache damaged is so never taken for a result, and never in the way of making it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from zoo.core.whole_file import write_whole
+
+__all__ = ["read_sealed", "read_tensors", "set_aside", "write_sealed", "write_tensors"]
+
+_SEAL = b"\nsha256 "
+_SEAL_BYTES = len(_SEAL) + 64 + 1  # the digest in hexadecimal digits, and the end of the line
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write a file as a whole, with its checksum behind.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    write_whole(path, content + _seal(content))
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """Return what `write_sealed` wrote; None if there is no such file, or it is damaged.
+
+    A damaged file is set aside with a warning.
+    """
+    try:
+        whole = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # the disk cannot give it back
+        set_aside(path, f"it cannot be read: {error.strerror}")
+        return None
+    content = whole[:-_SEAL_BYTES]
+    if whole[-_SEAL_BYTES:] != _seal(content):
+        set_aside(path, "its checksum does not hold")
+        return None
+    return content
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Write tensors, and what is to be known of them, as a sealed file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # One entry: safetensors puts several in another order each time.
+    entry = {"facts": json.dumps(dict(facts), sort_keys=True)}
+    write_sealed(path, safetensors.torch.save(plain, metadata=entry))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Return what `write_tensors` wrote, on the CPU; None as `read_sealed`."""
+    content = read_sealed(path)
+    if content is None:
+        return None
+    size = int.from_bytes(content[:8], "little")  # the header of safetensors, which is JSON
+    facts: dict[str, str] = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["facts"])
+    return safetensors.torch.load(content), facts
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Take a file out of the way, and warn that what it held is made anew.
+
+    Args:
+        path: it gets `.damaged` behind its name.
+        reason: half a sentence on what is wrong with it.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    with contextlib.suppress(FileNotFoundError):  # another process did the same
+        path.replace(aside)
+    warnings.warn(
+        f"{path} is of no use ({reason}); it was set aside as {aside.name} and is made anew",
+        stacklevel=2,
+    )
+
+
+def _seal(content: bytes) -> bytes:
+    return _SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n"
