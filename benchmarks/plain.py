@@ -49,7 +49,7 @@ _LINK = re.compile(r"(://)|(\bwww)\.", re.IGNORECASE)
 
 # An absolute path begins where no word, path or address goes on: "a/b", "1/2" and "http://x" stay.
 _START = r"(?<![\w.~/\\-])(?!(?<=:)//)"
-_ROOT = r"(?:file:/*(?=/)|~[\w.-]*(?=[\\/])|[A-Za-z]:(?=[\\/])|(?=[\\/]))"
+_ROOT = r"(?:file:/*(?=/)|~[\w.-]*(?=[\\/])|[A-Za-z]:(?=[\\/])|(?=/|\\\\+[\w.$-]+\\))"
 _QUOTED = re.compile(rf"(?P<quote>['\"`])(?P<path>{_ROOT}[\\/][^'\"`\n]*)(?P=quote)")
 _BARE = re.compile(rf"{_START}(?P<path>{_ROOT}[\\/](?![\s\\/]*(?:\s|$))[^\s'\"`,;:()<>\[\]]*)")
 _HOMES = ("home", "users", "root")
