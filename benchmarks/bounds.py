@@ -6,6 +6,7 @@ numbers within them overflows. Imports neither torch nor zoo.
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue
@@ -24,7 +25,7 @@ __all__ = [
     "Sized",
     "Some",
     "Text",
-    "is_number",
+    "numbers",
 ]
 
 LARGEST = 10**24
@@ -51,11 +52,15 @@ Brief = Annotated[str, Field(max_length=1000)]
 Text = Annotated[str, Field(max_length=10_000)]
 
 
-def is_number(value: object) -> bool:
-    """Whether a value of a trace is a number that can be drawn and averaged."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return -FARTHEST <= value <= FARTHEST  # false for NaN
+def numbers(values: Iterable[object]) -> list[float]:
+    """Those values of a trace, which may be anything, that can be drawn and averaged."""
+    return [
+        float(value)
+        for value in values
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -FARTHEST <= value <= FARTHEST  # false for NaN
+    ]
 
 
 def _options(given: dict[str, JsonValue]) -> dict[str, JsonValue]:

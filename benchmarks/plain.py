@@ -13,12 +13,12 @@ from rich.text import Text
 
 __all__ = [
     "figure_text",
-    "to_csv_field",
-    "to_html",
-    "to_markdown",
-    "to_markup",
-    "to_tex",
-    "to_text",
+    "in_cell",
+    "in_csv",
+    "in_html",
+    "in_markdown",
+    "in_markup",
+    "in_tex",
     "visible",
     "without_folders",
 ]
@@ -44,7 +44,8 @@ FORMULA = ("=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS S
            "\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}")  # fmt: skip
 """Beginnings from which spreadsheets compute."""
 
-_MARKDOWN = re.compile(r"([\\`*\[\]~$|])|(?<![A-Za-z0-9])(_)|(_)(?![A-Za-z0-9])")
+# Brackets as those of an interval mean nothing before they are followed by an address.
+_MARKDOWN = re.compile(r"[\\`*~$|]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LINK = re.compile(r"(://)|(\bwww)\.", re.IGNORECASE)
 
 # An absolute path begins where no word, path or address goes on: "a/b", "1/2" and "http://x" stay.
@@ -68,12 +69,12 @@ def visible(text: str, limit: int | None = None) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
 
 
-def to_text(text: str, limit: int = LINE) -> Text:
+def in_cell(text: str, limit: int = LINE) -> Text:
     """For rich's tables: no markup, no emoji."""
     return Text(visible(text, limit))
 
 
-def to_markup(text: str, limit: int = LINE) -> str:
+def in_markup(text: str, limit: int = LINE) -> str:
     """Inside rich's markup; the console must not replace emoji codes."""
     return escape(visible(text, limit))
 
@@ -83,18 +84,18 @@ def figure_text(text: str) -> str:
     return visible(text, FIGURE)
 
 
-def to_html(text: str) -> str:
+def in_html(text: str) -> str:
     """Text between tags."""
     return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def to_markdown(text: str) -> str:
+def in_markdown(text: str) -> str:
     """Text in a line of Markdown, in which no sign means anything; a table's cell or a heading."""
-    marked = _MARKDOWN.sub(r"\\\g<0>", to_html(text))
+    marked = _MARKDOWN.sub(r"\\\g<0>", in_html(text))
     return _LINK.sub(lambda found: ":&#47;&#47;" if found[1] else f"{found[2]}&#46;", marked)
 
 
-def to_csv_field(value: object) -> object:
+def in_csv(value: object) -> object:
     """A field that a spreadsheet shows and does not compute; numbers stay numbers."""
     if not isinstance(value, str):
         return value
@@ -102,7 +103,7 @@ def to_csv_field(value: object) -> object:
     return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
-def to_tex(text: str) -> str:
+def in_tex(text: str) -> str:
     """Text in LaTeX; letters that it does not know by their number."""
     return "".join(_tex(character) for character in visible(text))
 

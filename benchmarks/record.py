@@ -610,7 +610,7 @@ def _parsed(path: Path) -> Record:
 
 
 def _content(path: Path) -> bytes:
-    with open(path, "rb", opener=_open_at_once) as file:  # noqa: PTH123 (Path.open has no opener)
+    with open(path, "rb", opener=_open_at_once) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise _NoRecord("is no file but a pipe or device; move it away")

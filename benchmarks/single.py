@@ -13,7 +13,7 @@ from types import ModuleType
 from rich.console import Console
 from torch import nn
 
-from benchmarks.plain import to_markup, visible
+from benchmarks.plain import in_markup, visible
 from benchmarks.protocol import Findings, Places, describe, parent_for, run_cell
 from benchmarks.record import (
     BudgetMetric,
@@ -156,8 +156,8 @@ def check_module(target: str, console: Console) -> bool:
         raise ValueError(
             f"{visible(target, 200)} defines no pruner; derive a frozen dataclass from Pruner"
         )
-    # Not a generator expression: every class is checked, whatever became of those before it.
-    return all([_check_class(cls, console) for cls in classes])
+    passed = [_check_class(cls, console) for cls in classes]
+    return all(passed)
 
 
 def _check_class(cls: type[Pruner], console: Console) -> bool:
@@ -172,9 +172,9 @@ def _check_class(cls: type[Pruner], console: Console) -> bool:
     # program, perhaps with the status 0, has not passed.
     except (Exception, SystemExit) as error:
         counts["failed"] += 1
-        console.print(f"[red]failed[/] {to_markup(describe(error), 500)}", soft_wrap=True)
+        console.print(f"[red]failed[/] {in_markup(describe(error), 500)}", soft_wrap=True)
     told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-    console.print(f"{to_markup(cls.__name__)}: {told}")
+    console.print(f"{in_markup(cls.__name__)}: {told}")
     return counts["passed"] > 0 and not counts["failed"]
 
 
@@ -254,7 +254,7 @@ def _outcome_line(outcome: Outcome) -> str:
     colour = COLOURS[outcome.status]
     where = f" on {outcome.network}" if outcome.network else ""
     name = f"{outcome.number:2d} {outcome.name}{where}"
-    return f"[{colour}]{outcome.status}[/] {to_markup(name)}: {to_markup(outcome.reason, 500)}"
+    return f"[{colour}]{outcome.status}[/] {in_markup(name)}: {in_markup(outcome.reason, 500)}"
 
 
 def _tell(record: Record, out: Path, console: Console) -> None:

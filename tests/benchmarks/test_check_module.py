@@ -9,7 +9,7 @@ from benchmarks import single
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
 from zoo.core.checks import Outcome
 
-PRUNER = '''
+PRUNER = """
 from dataclasses import dataclass
 from zoo.core.pruner import Pruner
 
@@ -17,7 +17,7 @@ from zoo.core.pruner import Pruner
 class Mine(Pruner):
     def search(self, problem):
         return None
-'''
+"""
 
 
 @pytest.fixture
@@ -93,7 +93,9 @@ def test_a_file_that_fails_leaves_no_module_behind(check):
 
 
 def test_what_a_pruner_prints_is_not_in_the_verdict(check):
-    status, out, err = check("print('at import')" + PRUNER, (lambda: print("in search"), "passed"))
+    status, out, err = check(
+        "print('at import')" + PRUNER, (lambda: sys.stdout.write("in search"), "passed")
+    )
     assert status == 0 and out == "Mine: 2 passed\n"
     assert "at import" in err and "in search" in err
 
