@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.plain import in_csv, in_html, in_markdown, in_tex
-from benchmarks.record import Record
+from benchmarks.record import Record, Unread
 from benchmarks.report import (
     DECIDING,
     REFERENCE,
@@ -30,8 +30,17 @@ from benchmarks.report import (
     spent_macs,
     spent_seconds,
 )
+from benchmarks.unread import unread_markdown, unread_tex
 
-__all__ = ["LEGEND", "to_csv", "to_latex", "to_markdown", "to_short_markdown", "write_tables"]
+__all__ = [
+    "LEGEND",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "to_short_markdown",
+    "with_unread",
+    "write_tables",
+]
 
 UNITS = {"macs": "MACs", "params": "params", "latency": "latency", "latency_ms": "ms"}
 CONTROL = "parent twice (A/A)"
@@ -149,18 +158,28 @@ def to_csv(comparisons: Sequence[Comparison]) -> str:
     return out.getvalue()
 
 
-def write_tables(records: Iterable[Record], folder: Path) -> list[Path]:
-    """Writes `results.md`, `results.csv` and `results.tex`; returns their paths."""
+def write_tables(
+    records: Iterable[Record], folder: Path, unread: Sequence[Unread] = ()
+) -> list[Path]:
+    """Writes `results.md`, `results.csv` and `results.tex`; returns their paths.
+
+    The first and the last end with the files that were left out, if there are any.
+    """
     comparisons = compare(records)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        "results.md": to_markdown(comparisons),
+        "results.md": with_unread(to_markdown(comparisons), unread),
         "results.csv": to_csv(comparisons),
-        "results.tex": to_latex(comparisons),
+        "results.tex": "\n".join(filter(None, [to_latex(comparisons), unread_tex(unread)])),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
+
+
+def with_unread(text: str, unread: Sequence[Unread]) -> str:
+    """Markdown that ends with the files that were left out, if there are any."""
+    return "\n".join(filter(None, [text, unread_markdown(unread)]))
 
 
 def _lines(comparison: Comparison, columns: Sequence[Column]) -> list[Line]:
