@@ -88,7 +88,8 @@ __all__ = [
 SCHEMA = 1
 """Version of the fields below; raised when a field changes its meaning."""
 
-UTC = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
+TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
+"""Of a time as records hold it, in the order of time."""
 
 MOST_BYTES = 256 * 2**20
 """Of a record's file; published ones have a fifth of a megabyte."""
@@ -395,7 +396,7 @@ class Record(Strict):
 
     id: Brief
     schema_version: int = Field(default=SCHEMA, ge=1, le=1_000_000)
-    utc: str = Field(pattern=UTC, max_length=40)
+    utc: str = Field(pattern=TIME, max_length=40)
     suite: Brief
     cell: Cell
     status: Status
