@@ -211,4 +211,4 @@ def test_records_that_are_none_are_left_out_and_named(tiny, tmp_path):
 def test_what_a_record_says_stays_text_on_the_page(tiny):
     environment = tiny.environment.model_copy(update={"cpu": "<!-- zoo report: end -->|\n# x"})
     page = to_markdown([tiny.model_copy(update={"environment": environment})])
-    assert "<!--" not in page and "\n# x" not in page and r"end --&gt;\|\n# x" in page
+    assert "<!--" not in page and "\n# x" not in page and r"end --&gt;\|\\n# x" in page
