@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from benchmarks.bounds import numbers
+from benchmarks.plain import in_markdown
 from benchmarks.record import Record
 from benchmarks.report import (
     DECIDING,
@@ -51,7 +53,8 @@ def _families(comparison: Comparison) -> Iterator[list[Row]]:
 
 def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     plain = rows[0]
-    title = f"### {plain.cell.method} at {plain.budget} of {plain.cell.metric}: {comparison.title}"
+    name = f"{plain.cell.method} at {plain.budget} of {plain.cell.metric}: {comparison.title}"
+    title = f"### {in_markdown(name)}"
     lines = [_line(row, plain) for row in rows]
     return "\n".join([f"{title}\n", HEAD, *lines, ""])
 
@@ -60,7 +63,7 @@ def _line(row: Row, plain: Row) -> str:
     macs = row.mean(lambda record: spent_macs(record, DECIDING))
     seconds = row.mean(lambda record: spent_seconds(record, DECIDING))
     cells = [
-        "plain" if row is plain else row.settings_beyond(plain),
+        "plain" if row is plain else in_markdown(row.settings_beyond(plain)),
         row.seeds,
         shown(row.mean(lambda record: record.top1.recalibrated), ".1f", 100),
         shown(row.mean(lambda record: record.top1.finetuned), ".1f", 100),
@@ -85,6 +88,5 @@ def _gap(record: Record) -> float | None:
     """Energy above the exact optimum of the score table, from the search's own trace."""
     for row in record.trace:
         if row.get("step") == "solve":
-            gap = row.get("gap")
-            return float(gap) if isinstance(gap, int | float) else None
+            return next(iter(numbers([row.get("gap")])), None)
     return None

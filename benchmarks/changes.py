@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.gate import CHECKS, TOLERANCES, Check, Verdict
+from benchmarks.gate import CHECKS, TOLERANCES, Check, Verdict, require_limits
+from benchmarks.plain import in_cell, in_markup, visible
 from benchmarks.strict import suggest
 
 __all__ = ["read_checks", "read_tolerances", "show_verdict"]
+
+MOST = 20
+"""Things that could not be judged that are named; the others are counted."""
 
 
 def read_checks(asked: Sequence[str]) -> list[Check]:
@@ -23,7 +26,8 @@ def read_checks(asked: Sequence[str]) -> list[Check]:
     """
     for name in asked:
         if name not in CHECKS:
-            raise ValueError(f"unknown check {name!r}; {suggest(name, CHECKS)}")
+            shown = visible(name, 60)
+            raise ValueError(f"unknown check {shown!r}; {suggest(shown, CHECKS)}")
     return [name for name in CHECKS if name in (asked or {*CHECKS} - {"config"})]
 
 
@@ -41,6 +45,7 @@ def read_tolerances(asked: Sequence[str]) -> dict[Check, float]:
             tolerances[check] = float(size)
         except ValueError:
             raise ValueError(f"tolerance {text!r} is not CHECK=SIZE, e.g. accuracy=0.02") from None
+    require_limits(tolerances)
     return tolerances
 
 
@@ -48,11 +53,17 @@ def show_verdict(verdict: Verdict, console: Console) -> None:
     """Prints what changed, what was left out, and one line that says whether it got worse."""
     console.print(_changes(verdict))
     for note in verdict.notes:
-        console.print(f"[dim]{escape(note)}[/]")
+        console.print(f"[dim]{in_markup(note)}[/]")
     for cell in verdict.broken:
-        console.print(f"[red]no result any more:[/] {escape(cell)}", soft_wrap=True)
+        console.print(f"[red]no result any more:[/] {in_markup(cell, 500)}", soft_wrap=True)
+    for what in verdict.unjudged[:MOST]:
+        console.print(f"[red]cannot be judged:[/] {in_markup(what, 500)}", soft_wrap=True)
+    if len(verdict.unjudged) > MOST:
+        console.print(f"[red]cannot be judged:[/] {len(verdict.unjudged) - MOST} more")
     if verdict.is_worse:
         console.print("[red]worse by more than noise[/]")
+    elif verdict.unjudged:
+        console.print(f"[red]not judged whole: {len(verdict.unjudged)} things are in the way[/]")
     else:
         console.print("[green]nothing got worse by more than noise[/]")
 
@@ -74,7 +85,7 @@ def _changes(verdict: Verdict) -> Table:
         change = f"{100 * sign * found.loss + 0:+.1f} %"
         table.add_row(
             found.check,
-            escape(found.group),
+            in_cell(found.group),
             str(found.pairs),
             change,
             f"{100 * found.noise:.1f} %",

@@ -7,7 +7,6 @@ follow from the records by one rule, which the page states. Imports neither torc
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,14 +15,22 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmarks.bounds import Brief, Milliseconds, Name, Some
+from benchmarks.plain import in_markdown
 from benchmarks.ranking import Ranking, Scorer, collect_rankings, kendall_tau
 from benchmarks.rates import hours, training_macs
-from benchmarks.record import load_records
+from benchmarks.record import (
+    DamagedRecord,
+    Unread,
+    read_bounded,
+    read_folder,
+)
 from benchmarks.report import Comparison, Row, compare, spent_seconds
 from benchmarks.strict import Many, Strict, explain
 from benchmarks.uncertainty import Estimate, estimate, paired
+from benchmarks.unread import unread_markdown
 from benchmarks.whole_file import write_whole
 
 __all__ = ["Claim", "Outcome", "claims_page", "load_claims", "main", "try_claim"]
@@ -159,7 +166,7 @@ def try_claim(claim: Claim, results: Path) -> Outcome:
     folder = results / test.folder
     if test.kind == "runtime":
         return _runtime(test, folder)
-    records = load_records(folder / "records")
+    records = read_folder(folder / "records").records
     if not records:
         missing = f"no records in results/{test.folder}"
         return Outcome("none yet", "–", "cannot be tested here", missing)
@@ -176,7 +183,18 @@ def claims_page(results: Path) -> str:
         head = "| Claim | Tried here | Our number | Verdict | In the paper's setting |"
         lines = [_line(claim, try_claim(claim, results)) for claim in claims]
         parts.append("\n".join([f"## {title}\n", head, "|---|---|---|---|---|", *lines, ""]))
-    return "\n".join(parts)
+    return "\n".join(filter(None, [*parts, unread_markdown(_unread(results))]))
+
+
+def _unread(results: Path) -> list[Unread]:
+    """Files that are no records in the folders that claims name."""
+    tests = [claim.test for claim in load_claims() if claim.test is not None]
+    compared = sorted({test.folder for test in tests if test.kind != "runtime"})
+    timed = sorted({test.folder for test in tests if test.kind == "runtime"})
+    return [
+        *(file for name in compared for file in read_folder(results / name / "records").unread),
+        *(file for name in timed for file in _read_timed(results / name)[1]),
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -231,29 +249,82 @@ def _runtime(test: Test, folder: Path) -> Outcome:
     asked = f"{test.method} against {test.against} on {test.device}"
     missing = f"no such record in results/{test.folder}"
     outcome = Outcome(asked, "–", "cannot be tested here", missing)
-    for path in sorted(folder.rglob("[!.]*.json")):
-        record = json.loads(path.read_text("utf-8"))
-        pair = record.get("pair", {})
-        names = [pair.get(side, {}).get("name") for side in ("network", "reference")]
-        if names != [test.method, test.against]:
+    for record in _read_timed(folder)[0]:
+        if (record.pair.network.name, record.pair.reference.name) != (test.method, test.against):
             continue
-        measured = max(record["latency"], key=lambda found: int(found["batch"]))
-        interval, floor = measured.get("ratio_interval"), measured.get("control_interval")
-        gpu = record["environment"].get("gpu") or record["environment"].get("cpu")
-        setting = f"{asked}: {gpu}, batch {measured['batch']}"
-        number = f"speed-up {1 / measured['ratio']['median']:.2f}"
+        measured = max(record.latency, key=lambda found: found.batch)
+        interval, floor = measured.ratio_interval, measured.control_interval
+        device = record.environment.gpu or record.environment.cpu
+        setting = f"{asked}: {device}, batch {measured.batch}"
+        number = f"speed-up {1 / measured.ratio.median:.2f}"
         if interval:
-            number += f" [{1 / interval['high']:.2f}, {1 / interval['low']:.2f}]"
-        if not record["device"].startswith(test.device):
-            why = f"timed on {record['device']} only"
+            number += f" [{1 / interval.high:.2f}, {1 / interval.low:.2f}]"
+        if not record.device.startswith(test.device):
+            why = f"timed on {record.device} only"
             outcome = Outcome(setting, number, "cannot be tested here", why)
-        elif interval and floor and interval["high"] < min(1.0, floor["low"]):
+        elif interval and floor and interval.high < min(1.0, floor.low):
             return Outcome(setting, number, "holds here")
-        elif interval and floor and interval["low"] > max(1.0, floor["high"]):
+        elif interval and floor and interval.low > max(1.0, floor.high):
             return Outcome(setting, number, "does not hold here")
         else:
             outcome = Outcome(setting, number, "cannot be tested here", "within the noise floor")
     return outcome
+
+
+class _Part(BaseModel):
+    """Of a record of `benchmarks.references`, which needs torch, the fields that are read here."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Network(_Part):
+    name: Name
+
+
+class _Sides(_Part):
+    network: _Network
+    reference: _Network
+
+
+class _Median(_Part):
+    median: Milliseconds
+
+
+class _Ends(_Part):
+    low: Milliseconds
+    high: Milliseconds
+
+
+class _Ratio(_Part):
+    batch: Some
+    ratio: _Median
+    ratio_interval: _Ends | None = None
+    control_interval: _Ends | None = None
+
+
+class _Place(_Part):
+    gpu: Brief | None = None
+    cpu: Brief | None = None
+
+
+class _Timed(_Part):
+    pair: _Sides
+    device: Name
+    latency: Many[_Ratio] = Field(min_length=1)
+    environment: _Place
+
+
+def _read_timed(folder: Path) -> tuple[list[_Timed], list[Unread]]:
+    """Records of fixed networks, and files beside them that are none."""
+    records, unread = [], []
+    for path in sorted(folder.rglob("[!.]*.json")):
+        try:
+            records.append(_Timed.model_validate_json(read_bounded(path)))
+        except ValidationError as error:
+            unread.append(Unread(path.name, f"is not a whole record ({explain(error)})"))
+        except (DamagedRecord, OSError) as error:
+            unread.append(Unread(path.name, str(error)))
+    return records, unread
 
 
 def _judge(test: Test, setting: str, found: Estimate | None) -> Outcome:
@@ -331,10 +402,11 @@ def _absent(test: Test, what: str) -> Outcome:
 def _line(claim: Claim, outcome: Outcome) -> str:
     needs = claim.needs
     hours = f"{needs.gpu_hours:.2g} GPU hours" if needs.images else "minutes"
-    verdict = f"**{outcome.verdict}**" + (f": {outcome.why}" if outcome.why else "")
-    cells = [claim.says, outcome.setting, outcome.number, verdict,
-             f"{needs.data}; {hours}; `{needs.command}`"]  # fmt: skip
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    verdict = f"**{outcome.verdict}**" + (f": {in_markdown(outcome.why)}" if outcome.why else "")
+    ours = [claim.says, f"{needs.data}; {hours}; `{needs.command}`"]
+    says, need = (text.replace("|", r"\|") for text in ours)
+    tried = f"{in_markdown(outcome.setting)} | {in_markdown(outcome.number)}"
+    return f"| {says} | {tried} | {verdict} | {need} |"
 
 
 if __name__ == "__main__":

@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.plain import in_cell, in_markup
 from benchmarks.whole_file import write_whole
 
 if TYPE_CHECKING:
-    from benchmarks.record import BudgetMetric, Record
+    from benchmarks.record import BudgetMetric, Loaded, Record
     from benchmarks.report import Comparison
     from benchmarks.run import Plan
 
@@ -65,6 +66,8 @@ DataPath = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
+LONGEST_ERROR = 4000
+"""Characters of an error that are shown."""
 WRONG_USE = 2
 
 
@@ -75,7 +78,8 @@ def main() -> None:
     except (OSError, ValueError) as error:
         if os.environ.get("ZOO_TRACEBACK"):
             raise
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        message = in_markup(str(error), LONGEST_ERROR)
+        Console(stderr=True, emoji=False).print(f"[red]error:[/] {message}", soft_wrap=True)
         sys.exit(WRONG_USE)
 
 
@@ -125,13 +129,15 @@ def run(
     from benchmarks.endings import tell_stop, tell_unsettled
     from benchmarks.run import Job, plan_suite, run_plan
     from benchmarks.suite import load_suite
+    from benchmarks.unread import show_unread
 
     _require_device(device, is_used=not dry_run)
-    console = Console()
+    console = Console(emoji=False)
     until = math.inf if minutes is None else time.time() + 60 * minutes
     job = Job(results, data, download, workers or _default_workers(device), until)
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds)
     plan = plan_suite(suite, asked, job.records, device)
+    show_unread(console, plan.unread)
     done = len(plan.cells) - len(plan.missing)
     console.print(f"{suite}: {len(plan.cells)} cells, {done} done, {len(plan.missing)} to run")
     if dry_run:
@@ -205,7 +211,7 @@ def prune(
         is_folded=fold_batch_norm,
     )
     cache = Job(results).cache
-    prune_one(request, out=out, cache=cache, data=data, console=Console())
+    prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))
 
 
 @app.command(name="list")
@@ -218,7 +224,7 @@ def list_all() -> None:
     from zoo.core.data import list_datasets
     from zoo.core.pruner import list_pruners
 
-    console = Console()
+    console = Console(emoji=False)
     _print_names(console, "Methods", {name: _paper(name) for name in list_pruners("method")})
     _print_names(console, "Baselines", {name: _paper(name) for name in list_pruners("baseline")})
     _print_names(console, "Data sets", dict.fromkeys(list_datasets(), ""))
@@ -239,7 +245,7 @@ def report(
     ] = None,
 ) -> None:
     """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
-    console = Console()
+    console = Console(emoji=False)
     _report(console, results, None)
     if readme is not None:
         names = _replace_blocks(readme, results)
@@ -276,18 +282,21 @@ def compare(
     Records are paired by cell and seed. A change is worse if it is larger than its tolerance and
     than noise: what two runs with different seeds would differ by.
 
-    Exit status: 1 if something got worse, 0 if not, 2 if the sets cannot be compared.
+    Exit status: 0 if nothing got worse; 1 if something did, or cannot be judged: a number is
+    missing or not finite, a cell of BASE has no record in NEW, a file is no whole record; 2 if the
+    sets cannot be compared.
     """
     from benchmarks.changes import read_checks, read_tolerances, show_verdict
-    from benchmarks.gate import judge, pair_up
+    from benchmarks.gate import compare_sets
 
     checks, tolerances = read_checks(check or []), read_tolerances(tolerance or [])
-    pairs = pair_up(_records(base), _records(new), partial=partial)
-    verdict = judge(pairs, checks, tolerances=tolerances, level=level)
-    console = Console()
-    console.print(f"{len(pairs)} cells paired: {escape(str(base))} -> {escape(str(new))}")
+    verdict, count = compare_sets(
+        _loaded(base), _loaded(new), checks, tolerances=tolerances, level=level, partial=partial
+    )
+    console = Console(emoji=False)
+    console.print(f"{count} cells paired: {in_markup(str(base))} -> {in_markup(str(new))}")
     show_verdict(verdict, console)
-    if verdict.is_worse:
+    if verdict.fails:
         raise typer.Exit(1)
 
 
@@ -295,10 +304,15 @@ def compare(
 def check(
     module: Annotated[str, typer.Argument(help="Path of a .py file, or name of a module.")],
 ) -> None:
-    """Put a pruner that you wrote through the contract."""
+    """Put a pruner that you wrote through the contract.
+
+    This runs the file, with all your rights: check no file that you would not run.
+
+    Exit status: 0 if every check passed, 1 if one failed, 2 if there is no pruner to check.
+    """
     from benchmarks.single import check_module
 
-    if not check_module(module, Console()):
+    if not check_module(module, Console(emoji=False)):
         raise typer.Exit(1)
 
 
@@ -308,22 +322,26 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     from benchmarks.plots import draw_figures
     from benchmarks.report import compare
     from benchmarks.tables import write_tables
+    from benchmarks.unread import show_unread
 
-    records = _records(results)
+    records, unread = _loaded(results)
     keys = {cell.key for cell in plan.cells} if plan else {record.cell.key for record in records}
     for comparison in compare(record for record in records if record.cell.key in keys):
         console.print(_table(comparison))
-    write_tables(records, results / "tables")
+    show_unread(console, unread)
+    write_tables(records, results / "tables", unread)
     for name, table in special_tables(records).items():
         if text := table():
             write_whole(results / "tables" / f"{name}.md", text)
     figures = draw_figures(records, results / "figures")
     title = f"Pruning results: {results.resolve().name}"
-    page = write_page(records, results / "page.html", title=title, figures=figures)
-    console.print(
-        f"tables in {results / 'tables'}, figures in {results / 'figures'}, page: {page}",
-        soft_wrap=True,
+    path = results / "page.html"
+    page = write_page(records, path, title=title, figures=figures, unread=unread)
+    tables, drawn, shown = (
+        in_markup(str(each), LONGEST_ERROR)
+        for each in (results / "tables", results / "figures", page)
     )
+    console.print(f"tables in {tables}, figures in {drawn}, page: {shown}", soft_wrap=True)
 
 
 def special_tables(records: "list[Record]") -> "dict[str, Callable[[], str]]":
@@ -357,14 +375,13 @@ def _replace_blocks(path: Path, results: Path) -> list[str]:
     """
     from benchmarks.cards import methods_table
     from benchmarks.marked import has_block, replace_block
-    from benchmarks.record import load_records
     from benchmarks.report import compare
-    from benchmarks.tables import to_markdown, to_short_markdown
+    from benchmarks.tables import to_markdown, to_short_markdown, with_unread
 
-    records = load_records(results / "records")
+    records, unread = _loaded(results)
     blocks = {
-        "report": lambda: to_short_markdown(compare(records)),
-        "results": lambda: to_markdown(compare(records)),
+        "report": lambda: with_unread(to_short_markdown(compare(records)), unread),
+        "results": lambda: with_unread(to_markdown(compare(records)), unread),
         **special_tables(records),
         "pruners": methods_table,
     }
@@ -386,14 +403,15 @@ def _table(comparison: "Comparison") -> Table:
     """The columns that fit a narrow terminal; the written tables have them all."""
     from benchmarks.report import share, shown, speedup
 
-    table = Table(title=comparison.title, box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
+    title = in_cell(comparison.title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
     table.add_column("budget", justify="right")
     table.add_column("method", overflow="fold")
     for heading in ("MACs", "top-1", "Δ unif.", "speed"):
         table.add_column(heading, justify="right")
     for row in comparison.rows:
         if not row.ok:
-            table.add_row(row.budget, escape(comparison.label(row)), f"[red]{row.seeds}[/]")
+            table.add_row(row.budget, in_cell(comparison.label(row)), f"[red]{row.seeds}[/]")
             continue
         top1 = row.mean(lambda record: record.top1.finetuned)
         macs = row.mean(lambda record: share(record, "macs"))
@@ -404,26 +422,36 @@ def _table(comparison: "Comparison") -> Table:
             row.gain.shown("+.1f", 100) if row.gain else "",
             speed.shown(".2f") + "x" if speed else "",
         )
-        table.add_row(row.budget, escape(comparison.noted(row)), *cells)
+        table.add_row(row.budget, in_cell(comparison.noted(row)), *cells)
     if control := comparison.control(smallest=False):
         parent = shown(comparison.parent_top1, ".1f", 100)
         table.add_row("", "A/A", "100 %", parent, "", control.shown(".2f") + "x")
     return table
 
 
-def _records(results: Path) -> "list[Record]":
-    """Records of a results folder, or of a folder of records.
+def _loaded(results: Path) -> "Loaded":
+    """Records of a results folder, or of a folder of records, and the files there that are none.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there is no record.
+        OSError: if the folder cannot be read.
     """
-    from benchmarks.record import load_records
+    from benchmarks.record import read_folder
+    from benchmarks.unread import unread_lines
 
     folder = results / "records" if (results / "records").is_dir() else results
-    records = load_records(folder)
-    if not records:
-        raise ValueError(f"no records in {folder}; make some with: zoo run SUITE --results PATH")
-    return records
+    if not folder.is_dir():
+        what = "it is no folder" if folder.exists() else "there is no such folder"
+        raise ValueError(
+            f"no records in {folder}: {what}; make some with: zoo run SUITE --results PATH"
+        )
+    loaded = read_folder(folder)
+    if not loaded.records:
+        why = "; ".join(unread_lines(loaded.unread)) or "it holds none"
+        raise ValueError(
+            f"no records in {folder}: {why}; make some with: zoo run SUITE --results PATH"
+        )
+    return loaded
 
 
 def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None:

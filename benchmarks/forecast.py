@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.network import untrained
+from benchmarks.plain import in_cell, in_markup
 from benchmarks.rates import MACS_PER_SECOND, hours, training_macs
-from benchmarks.record import Cell, Record, Schedule, current_records, load_records
+from benchmarks.record import Cell, Record, Schedule, current_records, read_folder
 from benchmarks.run import Job
 from zoo.core.blocks import cut_blocks
 from zoo.core.config import WidthRules
@@ -107,17 +107,17 @@ def forecast_lines(
 def show_forecast(console: Console, cells: Sequence[Cell], job: Job) -> None:
     """Prints the cells that are left to do, and what they will cost."""
     for cell in cells:
-        console.print(f"  {cell.key} {escape(cell.label)}", highlight=False)
+        console.print(f"  {cell.key} {in_markup(cell.label)}", highlight=False)
     costs = forecast(cells, job.cache)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(HEADINGS[0], overflow="fold")
     for heading in HEADINGS[1:]:
         table.add_column(heading, justify="right")
     for cost in costs:
-        table.add_row(*map(escape, cost_row(cost)))
+        table.add_row(*map(in_cell, cost_row(cost)))
     console.print(table)
-    for line in forecast_lines(cells, costs, job.workers, load_records(job.records)):
-        console.print(escape(line), highlight=False)
+    for line in forecast_lines(cells, costs, job.workers, read_folder(job.records).records):
+        console.print(in_markup(line, 500), highlight=False)
 
 
 def _total_hours(costs: Sequence[NetworkCost], device: str, workers: int) -> float:

@@ -14,7 +14,8 @@ for each task (network, data, budget) from three sources:
 Times take the spread of the parent timed against itself instead of the first two, and counts, which
 do not vary with the seed's luck, have only the third. A change is called worse if it is larger than
 its tolerance and its one-sided p-value is below the level after Holm's correction over everything
-tested: all cells, every method, every network, every row. Reads records and nothing else.
+tested: all cells, every method, every network, every row. What should be compared and cannot be,
+because a number is missing or not finite, fails the gate. Reads records and nothing else.
 """
 
 from __future__ import annotations
@@ -22,15 +23,28 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 
-from benchmarks.record import Record, current_records
+from benchmarks.record import Loaded, Record, current_records
 from benchmarks.report import DECIDING, method_name, spent_macs
 
-__all__ = ["CHECKS", "TOLERANCES", "Check", "Finding", "Pair", "Verdict", "judge", "pair_up"]
+__all__ = [
+    "CHECKS",
+    "TOLERANCES",
+    "CannotJudge",
+    "Check",
+    "Finding",
+    "MissingCells",
+    "Pair",
+    "Verdict",
+    "compare_sets",
+    "judge",
+    "pair_up",
+    "require_limits",
+]
 
 Check = Literal["accuracy", "recalibrated", "macs", "cost", "latency", "config"]
 CHECKS: tuple[Check, ...] = get_args(Check)
@@ -45,6 +59,9 @@ TOLERANCES: Mapping[Check, float] = {
 }
 """Changes up to this size are never called worse: fractions of images, of the base, of channels."""
 
+SHARES: tuple[Check, ...] = ("accuracy", "recalibrated", "config")
+"""Checks whose changes are differences of shares, and so at most 1."""
+
 LEVEL = 0.001
 """Chance of a false alarm of one check on an unchanged program."""
 
@@ -53,6 +70,10 @@ IMAGES_COUNT_AS = 10
 
 ENOUGH = 6
 """Differences from which their own spread is taken."""
+
+
+class CannotJudge(ValueError):
+    """A number of a pair that should be compared and cannot be."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +133,27 @@ class Verdict:
         findings: one for each check and group.
         broken: cells that ended well in the base and do not any more, with the reason.
         notes: what was left out, and why.
+        unjudged: what should have been compared and could not be, with the reason.
     """
 
     findings: tuple[Finding, ...]
     broken: tuple[str, ...]
     notes: tuple[str, ...]
+    unjudged: tuple[str, ...] = ()
 
     @property
     def is_worse(self) -> bool:
         """Whether anything got worse by more than noise."""
         return bool(self.broken) or any(found.verdict == "worse" for found in self.findings)
+
+    @property
+    def fails(self) -> bool:
+        """Whether anything got worse, or could not be judged."""
+        return self.is_worse or bool(self.unjudged)
+
+
+class MissingCells(ValueError):
+    """Cells of the base are missing in the new set."""
 
 
 def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = False) -> list[Pair]:
@@ -133,7 +165,8 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
         partial: whether cells of the base may be missing.
 
     Raises:
-        ValueError: if the sets share no cell, or some of the base are missing.
+        ValueError: if the sets share no cell.
+        MissingCells: if some of the base are missing.
     """
     old = {r.cell.key: r for r in current_records(list(base)) if r.status == "ok"}
     now = {record.cell.key: record for record in current_records(list(new))}
@@ -146,12 +179,52 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
         raise ValueError(f"the two sets share no cell; {_difference(old, now)}")
     missing = [record for key, record in old.items() if key not in now]
     if missing and not partial:
-        raise ValueError(
+        raise MissingCells(
             f"{len(missing)} of {len(old)} cells of the base are missing in the new set "
             f"(the first: {missing[0].cell.label}; {_difference({'': missing[0]}, now)}); "
             "run them, or compare what both have with --partial"
         )
     return pairs
+
+
+def compare_sets(
+    base: Loaded,
+    new: Loaded,
+    checks: Sequence[Check],
+    *,
+    tolerances: Mapping[Check, float] = TOLERANCES,
+    level: float = LEVEL,
+    partial: bool = False,
+) -> tuple[Verdict, int]:
+    """Judges two folders of records; what is missing or unreadable there cannot be judged.
+
+    Args:
+        base: what to compare with.
+        new: what to judge.
+        checks: which numbers.
+        tolerances: by check, see `TOLERANCES`.
+        level: chance of a false alarm for each check.
+        partial: whether cells of the base may be missing.
+
+    Returns:
+        The verdict, and how many cells were paired.
+
+    Raises:
+        ValueError: if the sets share no cell, or none of the numbers can be compared.
+    """
+    missing: list[str] = []
+    try:
+        pairs = pair_up(base.records, new.records, partial=partial)
+    except MissingCells as error:
+        missing.append(str(error))
+        pairs = pair_up(base.records, new.records, partial=True)
+    unread = [
+        f"a file of the {side}, {file}"
+        for side, loaded in (("base", base), ("new set", new))
+        for file in loaded.unread
+    ]
+    verdict = judge(pairs, checks, tolerances=tolerances, level=level)
+    return replace(verdict, unjudged=(*missing, *unread, *verdict.unjudged)), len(pairs)
 
 
 def judge(
@@ -170,24 +243,63 @@ def judge(
         level: chance of a false alarm for each check.
 
     Raises:
-        ValueError: if none of the numbers can be compared.
+        ValueError: if none of the numbers can be compared, or a tolerance or the level cannot be.
     """
+    require_limits(tolerances, level)
     broken = [_breakage(pair) for pair in pairs if pair.new.status != "ok"]
     whole = [pair for pair in pairs if pair.new.status == "ok"]
-    findings, notes = [], []
+    findings, notes, unjudged = [], [], []
     for check in checks:
-        changes = {id(pair): loss for pair in whole if (loss := LOSSES[check](pair)) is not None}
-        known = [pair for pair in whole if id(pair) in changes]
-        if not known:
-            notes.append(f"{check}: not compared, {WHY_NOT[check]}")
-            continue
-        if len(known) < len(whole):
-            notes.append(f"{check}: {len(whole) - len(known)} cells left out, {WHY_NOT[check]}")
-        losses = [changes[id(pair)] for pair in known]
-        findings += _test(check, known, losses, tolerances[check], level)
-    if not findings and not broken:
+        known, losses, left_out = [], [], 0
+        for pair in whole:
+            try:
+                loss = _loss(check, pair)
+            except CannotJudge as error:
+                unjudged.append(f"{check} of {pair.base.cell.label}: {error}")
+                continue
+            if loss is None:
+                left_out += 1
+                continue
+            known.append(pair)
+            losses.append(loss)
+        if left_out:
+            what = "not compared" if left_out == len(whole) else f"{left_out} cells left out"
+            notes.append(f"{check}: {what}, {WHY_NOT[check]}")
+        if known:
+            findings += _test(check, known, losses, tolerances[check], level)
+    if not findings and not broken and not unjudged:
         raise ValueError("nothing can be compared: " + "; ".join(notes))
-    return Verdict(tuple(findings), tuple(broken), tuple(notes))
+    return Verdict(tuple(findings), tuple(broken), tuple(notes), tuple(unjudged))
+
+
+def require_limits(tolerances: Mapping[Check, float], level: float = LEVEL) -> None:
+    """Refuses limits with which nothing could ever be worse.
+
+    Raises:
+        ValueError: naming the limit.
+    """
+    if not 0 < level <= 0.5:
+        raise ValueError(f"the level {level} is no chance of a false alarm; give one up to 0.5")
+    for check, size in tolerances.items():
+        most = 1.0 if check in SHARES else math.inf
+        if not 0 <= size < most:
+            unit = "below 1, as a fraction" if check in SHARES else "that is finite"
+            raise ValueError(
+                f"tolerance {check}={size:g}: give one of at least 0 {unit}, e.g. "
+                f"{check}={TOLERANCES[check]:g}"
+            )
+
+
+def _loss(check: Check, pair: Pair) -> float | None:
+    """The loss of a pair; None where neither side has what is compared.
+
+    Raises:
+        CannotJudge: if one side lacks it, or it is no number.
+    """
+    loss = LOSSES[check](pair)
+    if loss is not None and not math.isfinite(loss):
+        raise CannotJudge("the numbers are not finite")
+    return loss
 
 
 def _test(
@@ -275,52 +387,117 @@ def _accuracy_noise(value: Callable[[Record], float | None]) -> Noise:
 
 def _latency_noise(pairs: Sequence[Pair]) -> list[float]:
     """Spread of a log ratio's difference, from the parents that were timed against themselves."""
-    controls = [
-        math.log(measured.control.median)
-        for pair in pairs
-        for record in (pair.base, pair.new)
-        for measured in record.latency
-    ]
+    controls = [math.log(ratio) for ratio in _controls(pairs)]
     # The second moment about 0, which is what a quiet machine would show.
     noise = math.sqrt(2 * float(np.mean(np.square(controls)))) if controls else 0.0
     return [noise] * len(pairs)
 
 
-def _accuracy_loss(value: Callable[[Record], float | None]) -> Callable[[Pair], float | None]:
+def _controls(pairs: Iterable[Pair]) -> list[float]:
+    """Times of the parent over its own."""
+    return [
+        measured.control.median
+        for pair in pairs
+        for record in (pair.base, pair.new)
+        for measured in record.latency
+    ]
+
+
+def _both(
+    pair: Pair, value: Callable[[Record], float | None], *, is_due: bool
+) -> tuple[float, float] | None:
+    """A number of the base and of the new record; None if neither has one and none is due.
+
+    Raises:
+        CannotJudge: if a side lacks it, or it is not finite.
+    """
+    before, after = value(pair.base), value(pair.new)
+    if before is None and after is None and not is_due:
+        return None
+    for found, side in ((before, "base"), (after, "new set")):
+        if found is None:
+            raise CannotJudge(f"the record of the {side} does not have it")
+        if not math.isfinite(found):
+            raise CannotJudge(f"in the {side} it is {found}")
+    assert before is not None and after is not None
+    return before, after
+
+
+def _accuracy_loss(
+    value: Callable[[Record], float | None], *, of_members: bool
+) -> Callable[[Pair], float | None]:
+    """Fall of an accuracy, which every cell has that trains a network; some only if it is pruned.
+
+    Args:
+        value: the accuracy.
+        of_members: whether members of a sample, which are trained alone, have it, too.
+    """
+
     def loss(pair: Pair) -> float | None:
-        before, after = value(pair.base), value(pair.new)
-        return None if before is None or after is None else before - after
+        cell = pair.base.cell
+        is_due = cell.sample is None or (of_members and cell.member is not None)
+        found = _both(pair, value, is_due=is_due)
+        if found is None:
+            return None
+        tested = [record.images.get("test", 0) for record in (pair.base, pair.new)]
+        if not tested[0] or tested[0] != tested[1]:
+            raise CannotJudge(
+                f"{tested[0]} and {tested[1]} test images stand behind it in base and new set; "
+                "how far it varies by itself follows from one number of them, above 0"
+            )
+        return found[0] - found[1]
 
     return loss
 
 
 def _macs_loss(pair: Pair) -> float | None:
-    before, after = (r.size.macs if r.size else None for r in (pair.base, pair.new))
-    return after / before - 1 if before and after else None
+    is_due = pair.base.cell.sample is None or pair.base.cell.member is not None
+    found = _both(pair, lambda record: record.size.macs if record.size else None, is_due=is_due)
+    return None if found is None else _growth(*found)
 
 
 def _cost_loss(pair: Pair) -> float | None:
     before, after = (spent_macs(r, [*DECIDING, "finetune"]) for r in (pair.base, pair.new))
-    return after / before - 1 if before else None
+    return None if before == after == 0 else _growth(before, after)
+
+
+def _growth(before: float, after: float) -> float:
+    """Relative growth.
+
+    Raises:
+        CannotJudge: if a number is not above 0.
+    """
+    if not (before > 0 and after > 0):
+        raise CannotJudge(f"it is {before:g} in the base and {after:g} in the new set")
+    return after / before - 1
 
 
 def _latency_loss(pair: Pair) -> float | None:
     """Mean log ratio of pruned over parent, new over base; None for times of two machines."""
     if pair.base.runs_on != pair.new.runs_on:
         return None
-    new = {measured.batch: measured.ratio.median for measured in pair.new.latency}
-    changes = [
-        math.log(new[measured.batch] / measured.ratio.median)
-        for measured in pair.base.latency
-        if measured.batch in new
-    ]
+    base, new = (
+        {found.batch: found.ratio.median for found in record.latency}
+        for record in (pair.base, pair.new)
+    )
+    if base.keys() != new.keys():
+        raise CannotJudge(f"timed at the batches {sorted(base)} in the base, now {sorted(new)}")
+    times = [*base.values(), *new.values(), *(_controls([pair]))]
+    if not all(0 < time < math.inf for time in times):
+        raise CannotJudge("a ratio of times is not above 0")
+    changes = [math.log(new[batch] / base[batch]) for batch in base]
     return statistics.fmean(changes) if changes else None
 
 
 def _config_loss(pair: Pair) -> float | None:
     """Share of the kept channels that are not the same ones."""
-    if pair.base.config is None or pair.new.config is None:
+    configs = [record.config for record in (pair.base, pair.new)]
+    if configs == [None, None]:
         return None
+    if None in configs:
+        raise CannotJudge(f"the {'base' if configs[0] is None else 'new set'} does not have it")
+    if {(g.name, g.size) for g in pair.base.groups} != {(g.name, g.size) for g in pair.new.groups}:
+        raise CannotJudge("the two networks do not have the same groups of channels")
     common = kept = 0
     for group in pair.base.groups:
         before, after = (_kept(record, group.name, group.size) for record in (pair.base, pair.new))
@@ -337,8 +514,8 @@ def _kept(record: Record, name: str, size: int) -> set[int]:
 
 
 LOSSES: Mapping[Check, Callable[[Pair], float | None]] = {
-    "accuracy": _accuracy_loss(lambda record: record.top1.finetuned),
-    "recalibrated": _accuracy_loss(lambda record: record.top1.recalibrated),
+    "accuracy": _accuracy_loss(lambda record: record.top1.finetuned, of_members=True),
+    "recalibrated": _accuracy_loss(lambda record: record.top1.recalibrated, of_members=False),
     "macs": _macs_loss,
     "cost": _cost_loss,
     "latency": _latency_loss,
@@ -352,12 +529,12 @@ EXPECTED: Mapping[Check, Noise] = {
 }
 
 WHY_NOT: Mapping[Check, str] = {
-    "accuracy": "a record has no final accuracy",
-    "recalibrated": "a record has no accuracy before fine-tuning",
-    "macs": "a record has no MACs",
-    "cost": "nothing was spent in the base",
-    "latency": "not timed at the same batches, or on another processor or release of torch",
-    "config": "a record has no configuration",
+    "accuracy": "they train no network",
+    "recalibrated": "they recalibrate no network",
+    "macs": "they make no network",
+    "cost": "nothing was spent",
+    "latency": "not timed, or on another processor or release of torch",
+    "config": "no record has a configuration",
 }
 
 

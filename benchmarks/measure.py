@@ -15,7 +15,6 @@ alike, or for neither.
 import contextlib
 import copy
 import math
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from benchmarks.footprint import footprint, peak_bytes
+from benchmarks.plain import visible, without_folders
 from benchmarks.runtime import (
     Footprint,
     Latency,
@@ -52,6 +52,8 @@ ORDERS = ((0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0), (0, 2, 1), (1, 0, 2))
 WINDOWS = 10
 """Into which the warm-up time is divided; the last three have to agree."""
 AGREEMENT = 1.1
+LONGEST_REASON = 1000
+"""Characters."""
 
 SIDES: tuple[Side, Side] = ("parent", "pruned")
 
@@ -149,7 +151,7 @@ def measure_pair(
         try:
             further += _measure_way(nets, sizes, _Setting(latency, place, way, suspicious))
         except NotHere as error:
-            left_out[way] = str(error)
+            left_out[way] = without_folders(str(error))
         except Exception as error:  # a compiler or runtime beside torch: the main way still counts
             left_out[way] = _told(error)
     return Runtimes(main, tuple(further), left_out, dict(zip(SIDES, taken, strict=True)))
@@ -164,7 +166,7 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 def _told(error: Exception) -> str:
     """Kind and first line of an error, without the folders of this machine."""
     line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {re.sub(r'(/[^/ ]+)+/', '', line)}"
+    return f"{type(error).__name__}: {visible(without_folders(line), LONGEST_REASON)}"
 
 
 def _measure_way(

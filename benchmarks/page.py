@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -18,8 +20,9 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from benchmarks.plain import visible
 from benchmarks.plots import TITLES
-from benchmarks.record import Record, current_records
+from benchmarks.record import Record, Unread, current_records
 from benchmarks.report import (
     DECIDING,
     Comparison,
@@ -35,12 +38,16 @@ from benchmarks.report import (
 from benchmarks.standing import average_ranks, stability
 from benchmarks.tables import CONTROL, LEGEND
 from benchmarks.uncertainty import Estimate
+from benchmarks.unread import unread_lines
 from benchmarks.whole_file import write_whole
 
 __all__ = ["build_page", "write_page"]
 
 SHRINK = 0.7
 """Size on the page over size in pixels, so that figures are sharp on fine screens."""
+
+PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""Names of records as they are written."""
 
 LARGE = ("config", "trace", "scores")
 """Parts of a record that the page leaves to the file."""
@@ -59,20 +66,32 @@ class Column:
 
 
 def write_page(
-    records: Iterable[Record], path: Path, *, title: str, figures: Iterable[Path]
+    records: Iterable[Record],
+    path: Path,
+    *,
+    title: str,
+    figures: Iterable[Path],
+    unread: Sequence[Unread] = (),
 ) -> Path:
     """Writes the page; returns its path."""
-    write_whole(path, build_page(records, title=title, figures=figures))
+    write_whole(path, build_page(records, title=title, figures=figures, unread=unread))
     return path
 
 
-def build_page(records: Iterable[Record], *, title: str, figures: Iterable[Path] = ()) -> str:
+def build_page(
+    records: Iterable[Record],
+    *,
+    title: str,
+    figures: Iterable[Path] = (),
+    unread: Sequence[Unread] = (),
+) -> str:
     """The page as a text.
 
     Args:
         records: what to show.
         title: its heading.
         figures: files of the figures drawn from the same records; all but PNG are left out.
+        unread: files beside the records that are none.
     """
     shown = current_records(list(records))
     comparisons = compare(shown)
@@ -80,7 +99,7 @@ def build_page(records: Iterable[Record], *, title: str, figures: Iterable[Path]
     rows += [_control_row(c) for c in comparisons if c.ok]
     ours = resources.files("benchmarks")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_seen
     )
     template = environment.from_string(ours.joinpath("page.html.j2").read_text("utf-8"))
     return template.render(
@@ -93,10 +112,18 @@ def build_page(records: Iterable[Record], *, title: str, figures: Iterable[Path]
         headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
         rows=rows,
         legend=LEGEND,
+        unread=unread_lines(unread),
         ranks=_ranks(comparisons),
         figures=[_figure(path) for path in figures if path.suffix == ".png"],
         records=[_record(record) for record in sorted(shown, key=lambda record: record.id)],
     )
+
+
+def _seen(value: object) -> object:
+    """What the template shows: of a text, signs that are not seen by their escapes."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "\n".join(map(visible, value.split("\n")))
 
 
 def _mean(
@@ -256,9 +283,13 @@ def _record(record: Record) -> dict[str, Any]:  # Any: as above
         "facts": facts,
         "text": json.dumps(text, indent=1, ensure_ascii=False),
         "file": f"records/{record.id}.json",
+        # Only what can be the name of a file is linked: no way out of the folder.
+        "href": f"records/{record.id}.json" if PLAIN_ID.fullmatch(record.id) else "",
     }
 
 
 def _anchor(record: Record) -> str:
-    """Fit for an identifier whatever the record says."""
-    return "r-" + "".join(c if c.isalnum() and c.isascii() else "-" for c in record.id)
+    """Fit for an identifier whatever the record says; no two records share it."""
+    plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in record.id)
+    digest = zlib.crc32(f"{record.id} {record.cell.key}".encode())
+    return f"r-{plain[:200]}-{digest:08x}"

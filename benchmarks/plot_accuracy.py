@@ -5,6 +5,7 @@ Reads records and published numbers and nothing else.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.plain import figure_text
 from benchmarks.published import Point, published_for
 from benchmarks.record import PHASES, Measured, Record
 from benchmarks.report import Comparison, Row, spent_macs
@@ -144,9 +146,11 @@ def _figure(panels: Sequence[Panel]) -> Figure:
         handles += _draw_published(axis, panel, known=[handle.get_label() for handle in handles])
         axis.set_xlabel(panel.label)
         axis.set_ylabel("Test top-1, %")
-        axis.set_title(f"{panel.comparison.title}\n{_held(panel.comparison)}", fontsize=9)
+        title = figure_text(panel.comparison.title)
+        axis.set_title(f"{title}\n{_held(panel.comparison)}", fontsize=9)
         axis.grid(alpha=0.3)
-        if panel.is_from_zero:
+        # A panel without a point has no limits.
+        if panel.is_from_zero and math.isfinite(axis.dataLim.x1) and axis.dataLim.x1 > 0:
             axis.set_xlim(0, 1.06 * axis.dataLim.x1)
         axis.xaxis.set_major_locator(MaxNLocator(6))
     legend_below(figure, methods, handles)

@@ -5,12 +5,14 @@ Reads records and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
+from benchmarks.plain import figure_text
 from benchmarks.record import PHASES, Group, Phase
 from benchmarks.report import Comparison, Row
 from benchmarks.style import name_rows, new_panels
@@ -47,7 +49,7 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
             left = [start + width for start, width in zip(left, widths, strict=True)]
         _name(axis, comparison, rows)
         axis.set_xlabel("TMACs, forward and backward", fontsize=9)
-        axis.set_title(comparison.title, fontsize=10, loc="right")
+        axis.set_title(figure_text(comparison.title), fontsize=10, loc="right")
         axis.grid(axis="x", alpha=0.3)
     used = [phase for phase in PHASES if any(_has_phase(c, phase) for c in comparisons)]
     handles = [
@@ -77,9 +79,10 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
             vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest",
         )  # fmt: skip
         _name(axis, comparison, rows)
-        axis.set_xticks(range(len(found)), [group.name for group in found], rotation=90, fontsize=6)
+        names = [figure_text(group.name) for group in found]
+        axis.set_xticks(range(len(found)), names, rotation=90, fontsize=6)
         _mark_stages(axis, found)
-        axis.set_title(comparison.title, fontsize=10)
+        axis.set_title(figure_text(comparison.title), fontsize=10)
     figure.colorbar(image, ax=list(grid[:, 0]), label="Keep ratio", shrink=0.6)
     return figure
 
@@ -128,5 +131,7 @@ def _groups(comparison: Comparison) -> Sequence[Group]:
 
 
 def _kept_shares(row: Row, names: Sequence[str]) -> list[float]:
+    """Averages over the seeds that have a group; NaN, which is drawn as a blank, if none has."""
     shares = [{group.name: group.kept / group.size for group in r.groups} for r in row.ok]
-    return [sum(share[name] for share in shares) / len(shares) for name in names]
+    known = [[share[name] for share in shares if name in share] for name in names]
+    return [sum(found) / len(found) if found else math.nan for found in known]

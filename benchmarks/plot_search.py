@@ -16,6 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pydantic import JsonValue
 
+from benchmarks.bounds import numbers
+from benchmarks.plain import figure_text
 from benchmarks.ranking import Ranking, Scorer, judge
 from benchmarks.record import Record
 from benchmarks.report import Comparison, Row
@@ -47,9 +49,10 @@ def proxy_against_accuracy(rankings: Sequence[Ranking]) -> Figure:
         if place + columns >= len(pairs):
             axis.set_xlabel("Score, mean over seeds", fontsize=8)
         if len(rankings) > 1:
-            axis.set_title(f"{ranking.title.split(',')[0]}\n{axis.get_title()}", fontsize=8)
+            title = figure_text(ranking.title.split(",")[0])
+            axis.set_title(f"{title}\n{axis.get_title()}", fontsize=8)
     if len(rankings) == 1:
-        figure.suptitle(rankings[0].title, fontsize=9)
+        figure.suptitle(figure_text(rankings[0].title), fontsize=9)
     return figure
 
 
@@ -69,7 +72,8 @@ def search_traces(comparisons: Sequence[Comparison]) -> Figure:
     methods: dict[str, str] = {}
     for axis, (comparison, draw) in zip(axes, panels, strict=True):
         methods |= {name: name for name in draw(axis, comparison)}
-        axis.set_title(f"{comparison.title}, seed {_first_seed(comparison)}", fontsize=10)
+        title = figure_text(comparison.title)
+        axis.set_title(f"{title}, seed {_first_seed(comparison)}", fontsize=10)
         axis.grid(alpha=0.3)
     budgets = sorted({row.cell.budget for c in comparisons for row in c.rows}, reverse=True)
     lines = [
@@ -130,7 +134,7 @@ def _plain(comparison: Comparison) -> list[Row]:
 def critical_difference(standing: Standing) -> Figure:
     """Average ranks on a line; a bar joins methods that do not differ significantly."""
     count, average = len(standing.methods), standing.average
-    labels = [textwrap.fill(method, LABEL_WIDTH) for method in standing.methods]
+    labels = [textwrap.fill(figure_text(method), LABEL_WIDTH) for method in standing.methods]
     step = 0.4 * max(1.0, 0.65 * max(1 + label.count("\n") for label in labels))
     half = -(-count // 2)
     cliques = standing.cliques
@@ -202,7 +206,7 @@ def _draw_scatter(axis: Axes, ranking: Ranking, scorer: Scorer) -> None:
     )  # fmt: skip
     seeds = "one seed" if len(scorer.records) == 1 else f"{len(scorer.records)} seeds"
     axis.set_title(
-        f"{textwrap.fill(scorer.name, LABEL_WIDTH)}\n"
+        f"{textwrap.fill(figure_text(scorer.name), LABEL_WIDTH)}\n"
         f"tau {found.tau:.2f} [{found.low:.2f}, {found.high:.2f}], {seeds}",
         fontsize=8,
     )
@@ -221,7 +225,7 @@ def _evaluations(record: Record) -> list[float]:
             found += values if isinstance(values, list) else []
         if row.get("step") == "sample":
             found.append(row.get("top1"))
-    return [float(value) for value in found if isinstance(value, int | float)]
+    return numbers(found)
 
 
 def _losses(record: Record) -> list[float]:
@@ -229,7 +233,7 @@ def _losses(record: Record) -> list[float]:
     for row in record.trace:
         losses = row.get("losses")
         if str(row.get("step")).startswith("train") and isinstance(losses, list):
-            return [float(loss) for loss in losses if isinstance(loss, int | float)]
+            return numbers(losses)
     return []
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,15 @@ TITLES: Mapping[str, str] = {
 }
 """Figures in the order in which a reader meets them."""
 
+DPI = 160
+MOST_PIXELS = 30_000
+"""Of a side; above 65,536 nothing is drawn."""
+MOST_AREA = 80_000_000
+"""Pixels; above 89 millions Pillow takes an image for an attack."""
+
+LONGEST_SLUG = 120
+"""Characters of a device in the name of a file."""
+
 Draw = Callable[[], "Figure"]
 
 
@@ -71,11 +81,12 @@ def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     paths = []
     for name, draw in figures_of(records).items():
         figure = draw()
+        dpi = _resolution(*figure.get_size_inches())
         notes = {"png": {DIGEST: plotted(figure)}, "pdf": {"CreationDate": None}}
         for suffix, metadata in notes.items():
             path = folder / f"{name}.{suffix}"
             with whole_file(path) as hidden:
-                figure.savefig(hidden, format=suffix, dpi=160, metadata=metadata)
+                figure.savefig(hidden, format=suffix, dpi=dpi, metadata=metadata)
             paths.append(path)
         plt.close(figure)
     return paths
@@ -88,9 +99,9 @@ def figures_of(records: Iterable[Record]) -> dict[str, Draw]:
         name = f"{record.environment.processor(record.cell.device)} {record.runs_on}"
         devices.setdefault(name, []).append(record)
     found: dict[str, Draw] = {}
-    for device, group in sorted(devices.items()):
-        suffix = f"-{_slug(device)}" if len(devices) > 1 else ""
-        found |= {name + suffix: draw for name, draw in _drawings(group)}
+    for device, slug in _slugs(devices).items():
+        suffix = f"-{slug}" if len(devices) > 1 else ""
+        found |= {name + suffix: draw for name, draw in _drawings(devices[device])}
     return found
 
 
@@ -134,9 +145,10 @@ def _drawings(records: Sequence[Record]) -> Iterator[tuple[str, Draw]]:
         "training_cost": training_cost,
         "kept_widths": kept_widths,
     }
+    shown = {"kept_widths": [c for c in comparisons if any(record.groups for record in c.ok)]}
     for name, draw in of_comparisons.items():
-        if comparisons:
-            yield name, functools.partial(draw, comparisons)
+        if drawn := shown.get(name, comparisons):
+            yield name, functools.partial(draw, drawn)
     rankings = [ranking for ranking in collect_rankings(records) if ranking.scorers]
     if rankings:
         yield "proxy_accuracy", lambda: proxy_against_accuracy(rankings)
@@ -152,5 +164,15 @@ def _numbers(values: object) -> str:
     return " ".join(f"{value:.6g}" for value in array + 0.0)
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+def _resolution(width: float, height: float) -> float:
+    """Dots per inch: 160, fewer for a figure that would be too large to be drawn or shown."""
+    return min(DPI, MOST_PIXELS / max(width, height), math.sqrt(MOST_AREA / (width * height)))
+
+
+def _slugs(devices: Iterable[str]) -> dict[str, str]:
+    """Parts of file names for devices, which come in alphabetical order; no two are alike."""
+    slugs: dict[str, str] = {}
+    for device in sorted(devices):
+        slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")[:LONGEST_SLUG]
+        slugs[device] = f"{slug}-{len(slugs)}" if slug in slugs.values() else slug
+    return slugs

@@ -30,6 +30,7 @@ from benchmarks.costs import cost_model, predicted_latency, size_of
 from benchmarks.environment import capture
 from benchmarks.measure import Runtimes, measure_pair
 from benchmarks.network import seeded, untrained
+from benchmarks.plain import visible, without_folders
 from benchmarks.record import (
     PHASES,
     Cell,
@@ -48,6 +49,7 @@ from benchmarks.record import (
 )
 from benchmarks.runtime import fingerprint
 from benchmarks.sample import PROXIES, draw_sample
+from benchmarks.strict import explain
 from zoo.core.batches import Sample as LabelledImage
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import Budget, CostModel
@@ -64,6 +66,9 @@ from zoo.core.surgery import rebuild
 from zoo.core.train import Recipe, TrainingLoss, evaluate, train
 
 __all__ = ["Findings", "Places", "build_problem", "describe", "parent_for", "refuse", "run_cell"]
+
+LONGEST_REASON = 4000
+"""Characters of a reason that a record holds."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,18 @@ def run_cell(
         status, reason = "cancelled", "interrupted"
     except Exception as error:  # a method is foreign code: whatever it raises, the others still run
         status, reason, findings.error = "failed", describe(error), error
+    except SystemExit as error:  # a method that ends the program would end it for all cells
+        status, reason = "failed", describe(error)
+        findings.error = ValueError(f"{cell.method} ended the program; {reason}")
     seconds = time.perf_counter() - started
-    record = _record(cell, suite, capture(workers), findings, status, reason, seconds)
+    environment = capture(workers)
+    try:
+        record = _record(cell, suite, environment, findings, status, reason, seconds)
+    except ValidationError as error:  # impossible numbers: the cell fails, the others still run
+        reason = f"what came of it cannot be recorded: {explain(error)}"
+        findings.error = ValueError(reason)
+        nothing = Findings(findings.meter)
+        record = _record(cell, suite, environment, nothing, "failed", reason, seconds)
     return record, findings
 
 
@@ -255,12 +270,13 @@ def _score(cell: Cell, problem: Problem, sample: Sample, findings: Findings) -> 
     else:
         findings.pruner = create_pruner(cell.method, **cell.settings)
         scores = findings.pruner.scores(problem, configs)
-    findings.scores = tuple(float(score) for score in scores)
-    if len(findings.scores) != len(configs) or not all(map(math.isfinite, findings.scores)):
+    found = tuple(float(score) for score in scores)
+    if len(found) != len(configs) or not all(map(math.isfinite, found)):
         raise ValueError(
-            f"{cell.method} gave {len(findings.scores)} scores for {len(configs)} configurations, "
+            f"{cell.method} gave {len(found)} scores for {len(configs)} configurations, "
             "or scores that are not finite"
         )
+    findings.scores = found
 
 
 def _train_member(
@@ -447,10 +463,10 @@ def _record(
     return Record(
         id="",
         utc=datetime.now(UTC).isoformat(timespec="seconds"),
-        suite=suite,
+        suite=without_folders(suite),
         cell=cell,
         status=status,
-        reason=reason,
+        reason=None if reason is None else without_folders(reason)[:LONGEST_REASON],
         method_settings=_plain(asdict(cast(Any, findings.pruner))) if findings.pruner else {},
         images=findings.images,
         size=findings.size,
@@ -474,7 +490,13 @@ def _plain(value: object) -> dict[str, JsonValue]:
     return plain
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Kind, message and the line that raised it, without the folders of this machine."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    try:
+        message = explain(error) if isinstance(error, ValidationError) else str(error)
+    except Exception:  # a stranger's exception, too, may fail to say what it is
+        message = "its message cannot be read"
+    message = visible(without_folders(message), LONGEST_REASON // 2)
+    return f"{type(error).__name__}: {message}{place}"

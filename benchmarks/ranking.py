@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.plain import in_markdown
 from benchmarks.record import Cell, Record, current_records
 from benchmarks.report import DECIDING, short_name, spent_macs, spent_seconds
 
@@ -22,6 +23,7 @@ __all__ = [
     "agreement",
     "ceiling",
     "collect_rankings",
+    "interval_of",
     "judge",
     "kendall_tau",
     "ranking_table",
@@ -139,9 +141,17 @@ def agreement(
     count = len(truths[0])
     drawn = [rng.integers(count, size=count) for _ in range(RESAMPLES)]
     taus = [_mean_tau([s[i] for s in scores], [t[i] for t in truths]) for i in drawn]
-    low, high = np.nanquantile(taus, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = interval_of(taus)
     regrets = [t.max() - t[int(np.argmax(s))] for s, t in zip(scores, truths, strict=True)]
-    return Agreement(_mean_tau(scores, truths), float(low), float(high), float(np.mean(regrets)))
+    return Agreement(_mean_tau(scores, truths), low, high, float(np.mean(regrets)))
+
+
+def interval_of(taus: Sequence[float]) -> tuple[float, float]:
+    """Percentiles of resampled taus that are numbers; NaN where all of them are ties."""
+    if np.isnan(taus).all():
+        return float("nan"), float("nan")
+    low, high = np.nanquantile(taus, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def ceiling(ranking: Ranking) -> Agreement | None:
@@ -191,14 +201,15 @@ def _one_table(ranking: Ranking) -> str:
     )
     head = "| Scores of | Seeds | Tau | 95 % interval | Regret, points | TMACs | Seconds |"
     rule = "|---|---:|---:|---:|---:|---:|---:|"
-    return "\n".join([f"### {ranking.title}\n", f"{caption}\n", head, rule, *lines, ""])
+    title = f"### {in_markdown(ranking.title)}\n"
+    return "\n".join([title, f"{caption}\n", head, rule, *lines, ""])
 
 
 def _line(found: Agreement, name: str, seeds: int, tmacs: float, seconds: float) -> str:
     interval = f"{found.low:.2f} to {found.high:.2f}"
     return (
-        f"| {name} | {seeds} | {found.tau:.2f} | {interval} | {100 * found.regret:.1f} "
-        f"| {tmacs:.2f} | {seconds:.1f} |"
+        f"| {in_markdown(name)} | {seeds} | {found.tau:.2f} | {interval} "
+        f"| {100 * found.regret:.1f} | {tmacs:.2f} | {seconds:.1f} |"
     )
 
 

@@ -14,12 +14,29 @@ import hashlib
 import itertools
 import json
 import math
+import os
+import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BeforeValidator, Field, JsonValue, ValidationError, model_validator
 
+from benchmarks.bounds import (
+    LARGEST,
+    Brief,
+    Bytes,
+    Count,
+    Finite,
+    Name,
+    Options,
+    Seconds,
+    Share,
+    Sized,
+    Text,
+)
+from benchmarks.plain import visible
 from benchmarks.runtime import (
     Environment,
     Footprint,
@@ -44,6 +61,7 @@ __all__ = [
     "Footprint",
     "Group",
     "Latency",
+    "Loaded",
     "Measured",
     "Model",
     "Phase",
@@ -58,15 +76,24 @@ __all__ = [
     "Start",
     "Status",
     "Top1",
+    "Unread",
     "current_records",
     "load_record",
     "load_records",
+    "read_bounded",
+    "read_folder",
     "write_numbered",
     "write_record",
 ]
 
 SCHEMA = 1
 """Version of the fields below; raised when a field changes its meaning."""
+
+TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
+"""Of a time as records hold it, in the order of time."""
+
+MOST_BYTES = 256 * 2**20
+"""Of a record's file; published ones have a fifth of a megabyte."""
 
 Start = Literal["inherited", "scratch"]
 Status = Literal["ok", "infeasible", "failed", "cancelled"]
@@ -86,10 +113,12 @@ def as_ratio_or_count(value: object) -> object:
     """A budget of at most 1 is a float keep ratio, a larger one an integer count if it is whole."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    if not math.isfinite(value) or value <= 0:
+    if not 0 < value < math.inf:
         raise ValueError(
             f"budget {value} is not positive; give a keep ratio in (0, 1] or a count above 1"
         )
+    if value > LARGEST:
+        raise ValueError(f"the budget is above {LARGEST:g}, which no network costs")
     return round(value) if value > 1 and value == round(value) else float(value)
 
 
@@ -106,8 +135,8 @@ class Model(Strict):
     that one's cost, so a wide parent asks for a budget in absolute numbers.
     """
 
-    name: str
-    args: dict[str, JsonValue] = {}
+    name: Name
+    args: Options = {}
     width: float = Field(default=1.0, ge=1, le=8)
 
     @property
@@ -119,36 +148,36 @@ class Model(Strict):
 class Data(Strict):
     """A data set and how much of it is used; null leaves the choice to the data set."""
 
-    name: str
-    image_size: int | None = Field(default=None, ge=8)
-    train_size: int | None = Field(default=None, ge=1)
-    search_size: int | None = Field(default=None, ge=1)
-    test_size: int | None = Field(default=None, ge=1)
+    name: Name
+    image_size: int | None = Field(default=None, ge=8, le=100_000)
+    train_size: int | None = Field(default=None, ge=1, le=10**12)
+    search_size: int | None = Field(default=None, ge=1, le=10**12)
+    test_size: int | None = Field(default=None, ge=1, le=10**12)
 
 
 class Schedule(Strict):
     """A training recipe; the fields and defaults are those of `zoo.core.train.Recipe`."""
 
-    epochs: int = Field(ge=0)
-    batch_size: int = Field(default=128, ge=1)
-    lr: float = Field(default=0.1, gt=0)
-    optimizer: str = "sgd"
+    epochs: int = Field(ge=0, le=1_000_000)
+    batch_size: int = Field(default=128, ge=1, le=10**9)
+    lr: float = Field(default=0.1, gt=0, le=1e6)
+    optimizer: Name = "sgd"
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1e6)
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
-    milestones: Many[float] = (0.5, 0.75)
-    warmup_epochs: float = Field(default=0.0, ge=0)
+    milestones: Many[Annotated[float, Field(ge=0, le=1e6)]] = (0.5, 0.75)
+    warmup_epochs: float = Field(default=0.0, ge=0, le=1e6)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     channels_last: bool = True
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    clip_grad: float | None = Field(default=None, gt=0)
+    clip_grad: float | None = Field(default=None, gt=0, le=1e12)
 
 
 class Rules(Strict):
     """Which widths are legal: a floor as keep ratio and a divisor."""
 
     min_keep: float = Field(default=0.1, gt=0, le=1)
-    divisor: int = Field(default=1, ge=1)
+    divisor: int = Field(default=1, ge=1, le=1_000_000)
 
 
 class Sample(Strict):
@@ -158,10 +187,10 @@ class Sample(Strict):
     the blocks' interfaces stay whole, since that is all that some methods can score.
     """
 
-    count: int = Field(default=20, ge=2)
+    count: int = Field(default=20, ge=2, le=1000)
     low: float = Field(gt=0, le=1)
     high: float = Field(gt=0, le=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     inner: bool = False
 
     @model_validator(mode="after")
@@ -186,24 +215,36 @@ class Cell(Strict):
     cells that are fine-tuned.
     """
 
-    protocol: int
+    protocol: int = Field(ge=1, le=1000)
     model: Model
     data: Data
-    method: str
-    settings: dict[str, JsonValue] = {}
+    method: Name
+    settings: Options = {}
     metric: BudgetMetric = "macs"
     budget: BudgetValue
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**63)
     parent: Schedule
     finetune: Schedule
     rules: Rules = Rules()
-    recalibration_batches: int = Field(default=8, ge=1)
+    recalibration_batches: int = Field(default=8, ge=1, le=1_000_000)
     latency: Latency = Latency()
-    device: str = "cpu"
+    device: Name = "cpu"
     start: Start = "inherited"
     sample: Sample | None = None
     member: int | None = Field(default=None, ge=0)
     scratch: Schedule | None = None
+
+    @model_validator(mode="after")
+    def belong_to_the_sample(self) -> "Cell":
+        """Refuses a member that its sample does not have.
+
+        Raises:
+            ValueError: naming it.
+        """
+        count = self.sample.count if self.sample else 0
+        if self.member is not None and self.member >= count:
+            raise ValueError(f"member {self.member} of a sample of {count} configurations")
+        return self
 
     @property
     def last_training(self) -> Schedule:
@@ -277,11 +318,11 @@ class Cell(Strict):
 class PhaseCost(Strict):
     """What one phase spent; null where the device cannot tell."""
 
-    images: int = 0
-    macs_forward: int = 0
-    macs_backward: int = 0
-    seconds: float = 0.0
-    peak_bytes: int | None = None
+    images: Count = 0
+    macs_forward: Count = 0
+    macs_backward: Count = 0
+    seconds: Seconds = 0.0
+    peak_bytes: Bytes | None = None
 
     @property
     def macs(self) -> int:
@@ -295,29 +336,55 @@ class Size(Strict):
     The limit is in MACs, parameters or, for a budget of latency, nanoseconds.
     """
 
-    full_macs: int
-    full_params: int
-    limit: int
-    macs: int | None = None
-    params: int | None = None
+    full_macs: Sized
+    full_params: Sized
+    limit: Count
+    macs: Sized | None = None
+    params: Sized | None = None
+
+    @model_validator(mode="after")
+    def refuse_growth(self) -> "Size":
+        """Refuses a pruned network that is larger than its parent.
+
+        Raises:
+            ValueError: naming both numbers.
+        """
+        for name, kept, full in (
+            ("MACs", self.macs, self.full_macs),
+            ("parameters", self.params, self.full_params),
+        ):
+            if kept is not None and kept > full:
+                raise ValueError(f"{kept} {name} are kept of {full}")
+        return self
 
 
 class Top1(Strict):
     """Test accuracy as fractions: of the parent, after surgery, recalibrated, fine-tuned."""
 
-    parent: float | None = None
-    pruned: float | None = None
-    recalibrated: float | None = None
-    finetuned: float | None = None
+    parent: Share | None = None
+    pruned: Share | None = None
+    recalibrated: Share | None = None
+    finetuned: Share | None = None
 
 
 class Group(Strict):
     """A channel group: its full size and how many channels were kept."""
 
-    name: str
-    size: int
-    kept: int
-    stage: int | None = None
+    name: Brief
+    size: int = Field(ge=1, le=10**7)
+    kept: int = Field(ge=1)
+    stage: int | None = Field(default=None, ge=0, le=1_000_000)
+
+    @model_validator(mode="after")
+    def refuse_growth(self) -> "Group":
+        """Refuses more kept channels than there are.
+
+        Raises:
+            ValueError: naming both numbers.
+        """
+        if self.kept > self.size:
+            raise ValueError(f"{self.kept} channels are kept of {self.size}")
+        return self
 
 
 class Record(Strict):
@@ -328,31 +395,31 @@ class Record(Strict):
     fingerprints are never put into one figure; see `runs_on` for records older than the field.
     """
 
-    id: str
-    schema_version: int = SCHEMA
-    utc: str
-    suite: str
+    id: Brief
+    schema_version: int = Field(default=SCHEMA, ge=1, le=1_000_000)
+    utc: str = Field(pattern=TIME, max_length=40)
+    suite: Brief
     cell: Cell
     status: Status
-    reason: str | None = None
-    supersedes: str | None = None
-    method_settings: dict[str, JsonValue] = {}
-    images: dict[Literal["train", "search", "test"], int] = {}
+    reason: Text | None = None
+    supersedes: Brief | None = None
+    method_settings: Options = {}
+    images: dict[Literal["train", "search", "test"], Count] = {}
     size: Size | None = None
     top1: Top1 = Top1()
     spent: dict[Phase, PhaseCost] = {}
-    seconds: float | None = None
-    latency: Many[Measured] = ()
+    seconds: Seconds | None = None
+    latency: Many[Measured] = Field(default=(), max_length=1000)
     predicted_latency: PredictedLatency | None = None
-    further_latency: Many[Measured] = ()
-    left_out: dict[Way, str] = {}
+    further_latency: Many[Measured] = Field(default=(), max_length=1000)
+    left_out: dict[Way, Text] = {}
     footprint: dict[Side, Footprint] = {}
-    groups: Many[Group] = ()
+    groups: Many[Group] = Field(default=(), max_length=10_000)
     config: dict[str, JsonValue] | None = None
     trace: Many[dict[str, JsonValue]] = ()
-    scores: Many[float] = ()
+    scores: Many[Finite] = ()
     environment: Environment
-    fingerprint: str | None = None
+    fingerprint: Brief | None = None
 
     @model_validator(mode="after")
     def require_a_reason(self) -> "Record":
@@ -363,6 +430,46 @@ class Record(Strict):
         """
         if self.status != "ok" and not self.reason:
             raise ValueError(f"a record with status {self.status} needs a reason")
+        return self
+
+    @model_validator(mode="after")
+    def replace_another(self) -> "Record":
+        """Refuses a record that supersedes itself: it would count nowhere.
+
+        Raises:
+            ValueError: naming it.
+        """
+        if self.id and self.supersedes == self.id:
+            raise ValueError("supersedes names the record itself")
+        return self
+
+    @model_validator(mode="after")
+    def score_the_whole_sample(self) -> "Record":
+        """Refuses scores that are not one for each configuration of the sample.
+
+        Raises:
+            ValueError: naming both numbers.
+        """
+        sample, scores = self.cell.sample, len(self.scores)
+        is_scored = self.status == "ok" and sample is not None and self.cell.member is None
+        if is_scored and sample is not None and scores != sample.count:
+            raise ValueError(f"{scores} scores for {sample.count} configurations")
+        return self
+
+    @model_validator(mode="after")
+    def keep_channels_that_there_are(self) -> "Record":
+        """Refuses a configuration that says otherwise than the groups.
+
+        Raises:
+            ValueError: naming the group.
+        """
+        for group in self.groups if self.config else ():
+            kept = (self.config or {}).get(group.name)
+            if kept is not None and not _fits(kept, group):
+                raise ValueError(
+                    f"config: {visible(group.name, 60)!r} does not hold {group.kept} different "
+                    f"channels of {group.size}"
+                )
         return self
 
     @property
@@ -403,24 +510,40 @@ def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
     raise AssertionError("count() does not end")
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A file in a folder of records that is no record.
+
+    Attributes:
+        name: of the file.
+        reason: why, in a line.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{visible(self.name, 120)}: {visible(self.reason, 400)}"
+
+
+class Loaded(NamedTuple):
+    """What a folder holds: records in order of their ids, and files that could not be read."""
+
+    records: list[Record]
+    unread: list[Unread]
+
+
 def load_record(path: Path) -> Record:
     """Reads one record.
 
     Raises:
-        DamagedRecord: if the text is not a whole record of a schema version known here.
+        DamagedRecord: if it is not a file that holds a whole record of a schema version known here.
+        OSError: if it cannot be opened.
     """
     try:
-        record = Record.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise DamagedRecord(
-            f"{path} is not a whole record ({explain(error)}); move it away and run the suite again"
-        ) from error
-    if record.schema_version > SCHEMA:
-        raise DamagedRecord(
-            f"{path} has schema version {record.schema_version}, this program reads up to "
-            f"{SCHEMA}; update the program"
-        )
-    return record
+        return _parsed(path)
+    except _NoRecord as error:
+        raise DamagedRecord(f"{path} {error}") from error
 
 
 def load_records(folder: Path) -> list[Record]:
@@ -429,7 +552,87 @@ def load_records(folder: Path) -> list[Record]:
     Raises:
         DamagedRecord: naming the first file that cannot be read.
     """
-    return [load_record(path) for path in sorted(folder.glob("[!.]*.json"))]
+    return [load_record(path) for path in _files(folder)]
+
+
+def read_folder(folder: Path) -> Loaded:
+    """All records of a folder, and the files that are none: those are left out and named.
+
+    Raises:
+        OSError: if the folder cannot be read.
+    """
+    loaded = Loaded([], [])
+    for path in _files(folder):
+        try:
+            loaded.records.append(_parsed(path))
+        except _NoRecord as error:
+            loaded.unread.append(Unread(path.name, str(error)))
+        except OSError as error:
+            loaded.unread.append(Unread(path.name, f"cannot be read: {error.strerror}"))
+    return loaded
+
+
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a regular file of a bearable size; never waits, as opening a FIFO would.
+
+    Raises:
+        DamagedRecord: if it is something else.
+        OSError: if it cannot be opened.
+    """
+    try:
+        return _content(path)
+    except _NoRecord as error:
+        raise DamagedRecord(f"{path} {error}") from error
+
+
+class _NoRecord(ValueError):
+    """Says what is wrong with a file, without its name."""
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.exists():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+
+
+def _parsed(path: Path) -> Record:
+    try:
+        record = Record.model_validate_json(_content(path))
+    except ValidationError as error:
+        raise _NoRecord(
+            f"is not a whole record ({explain(error)}); move it away and run the suite again"
+        ) from error
+    if record.schema_version > SCHEMA:
+        raise _NoRecord(
+            f"has schema version {record.schema_version}, this program reads up to "
+            f"{SCHEMA}; update the program"
+        )
+    return record
+
+
+def _content(path: Path) -> bytes:
+    with open(path, "rb", opener=_open_at_once) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise _NoRecord("is no file but a pipe or device; move it away")
+        if found.st_size > MOST_BYTES:
+            raise _NoRecord(
+                f"has {found.st_size:,} bytes, a record at most {MOST_BYTES:,}; move it away"
+            )
+        return file.read(MOST_BYTES)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Does not wait for somebody to write into a FIFO."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _fits(kept: JsonValue, group: Group) -> bool:
+    """Whether a list holds as many different channels of a group as it keeps."""
+    if not isinstance(kept, list) or len(kept) != group.kept:
+        return False
+    channels = [c for c in kept if isinstance(c, int) and 0 <= c < group.size]
+    return len({*channels}) == group.kept
 
 
 def current_records(records: Sequence[Record]) -> list[Record]:

@@ -16,13 +16,15 @@ from typing import Literal, get_args
 
 import timm
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from rich.progress import track
 from torch import nn
 
+from benchmarks.bounds import Brief, Name, Sized, Text
 from benchmarks.environment import capture
 from benchmarks.measure import measure_pair
-from benchmarks.record import DamagedRecord, write_numbered
+from benchmarks.plain import in_markdown
+from benchmarks.record import TIME, DamagedRecord, Unread, read_bounded, write_numbered
 from benchmarks.runtime import (
     Environment,
     Footprint,
@@ -35,6 +37,7 @@ from benchmarks.runtime import (
     realised_share,
 )
 from benchmarks.strict import Many, Strict, explain
+from benchmarks.unread import unread_markdown
 from benchmarks.whole_file import write_whole
 from zoo.core.cost import CostModel
 from zoo.core.space import ChannelSpace
@@ -108,8 +111,8 @@ class References(Strict):
 class Cost(Strict):
     """Exact cost of one image."""
 
-    macs: int
-    params: int
+    macs: Sized
+    params: Sized
 
 
 class Reference(Strict):
@@ -119,19 +122,39 @@ class Reference(Strict):
     that of the pruned one, whatever their relation is.
     """
 
-    id: str
+    id: Brief
     schema_version: int = 1
-    utc: str
+    utc: str = Field(pattern=TIME, max_length=40)
     pair: Pair
     settings: Latency
-    device: str
+    device: Name
     cost: dict[Side, Cost]
     latency: Many[Measured]
     further_latency: Many[Measured] = ()
-    left_out: dict[Way, str] = {}
+    left_out: dict[Way, Text] = {}
     footprint: dict[Side, Footprint]
     environment: Environment
-    fingerprint: str
+    fingerprint: Brief
+
+    @model_validator(mode="after")
+    def measure_both_sides_at_every_batch(self) -> "Reference":
+        """Refuses a record that a table has not all numbers of.
+
+        Raises:
+            ValueError: naming what is missing.
+        """
+        for name, sides in (("cost", self.cost), ("footprint", self.footprint)):
+            if missing := {*get_args(Side)} - {*sides}:
+                raise ValueError(f"{name}: nothing of {' and '.join(sorted(missing))}")
+        ways = {found.way for found in self.further_latency}
+        main = [found.batch for found in self.latency]
+        further = [
+            [found.batch for found in self.further_latency if found.way == way] for way in ways
+        ]
+        for batches in (main, *further):
+            if {*self.settings.batches} - {*batches}:
+                raise ValueError(f"timed at {batches}, not at all of {self.settings.batches}")
+        return self
 
     @property
     def macs_ratio(self) -> float:
@@ -175,14 +198,31 @@ def read_records(folder: Path) -> list[Reference]:
 
     Raises:
         DamagedRecord: naming the first file that cannot be read.
+        OSError: if a file cannot be opened.
     """
-    records = []
-    for path in sorted(folder.glob("[!.]*.json"), key=lambda path: path.stem):
+    return [_parsed(path) for path in _files(folder)]
+
+
+def read_folder(folder: Path) -> tuple[list[Reference], list[Unread]]:
+    """All records of a folder, and the files that are none: those are left out and named."""
+    records, unread = [], []
+    for path in _files(folder):
         try:
-            records.append(Reference.model_validate_json(path.read_bytes()))
-        except ValidationError as error:
-            raise DamagedRecord(f"{path} is not a whole record ({explain(error)})") from error
-    return records
+            records.append(_parsed(path))
+        except (DamagedRecord, OSError) as error:
+            unread.append(Unread(path.name, str(error).removeprefix(f"{path} ")))
+    return records, unread
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.json"), key=lambda path: path.stem)
+
+
+def _parsed(path: Path) -> Reference:
+    try:
+        return Reference.model_validate_json(read_bounded(path))
+    except ValidationError as error:
+        raise DamagedRecord(f"{path} is not a whole record ({explain(error)})") from error
 
 
 def to_markdown(records: Iterable[Reference]) -> str:
@@ -213,10 +253,10 @@ def _cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 def _section(rows: Sequence[Reference]) -> str:
     """Everything that was measured on one device under the same settings."""
     first = rows[0]
-    parts = [f"## {_device(first)}\n\n{_where(first)}\n"]
+    parts = [f"## {in_markdown(_device(first))}\n\n{in_markdown(_where(first))}\n"]
     ways = dict.fromkeys(m.way for row in rows for m in (*row.latency, *row.further_latency))
     for way in ways:
-        parts += [f"### Pairs, {way}\n", _pair_table(rows, way)]
+        parts += [f"### Pairs, {in_markdown(way)}\n", _pair_table(rows, way)]
     parts += [_notes(rows), "### Networks\n", _network_table(rows)]
     return "\n".join(parts)
 
@@ -231,7 +271,7 @@ def _pair_table(rows: Sequence[Reference], way: str) -> str:
         found = {m.batch: m for m in (*row.latency, *row.further_latency) if m.way == way}
         if not found:
             continue
-        cells = [_marked(row), str(row.pair.reference), f"{row.macs_ratio:.2f}"]
+        cells = [_marked(row), in_markdown(str(row.pair.reference)), f"{row.macs_ratio:.2f}"]
         for batch in batches:
             cells += _speed_cells(found[batch], row.macs_ratio)
         lines.append(cells)
@@ -270,7 +310,7 @@ def _network_table(rows: Sequence[Reference]) -> str:
     for row in rows:
         for side, name in sides:
             fixed = str(getattr(row.pair, name))
-            seen.setdefault(fixed, [fixed, *_network_cells(row, side, small, large)])
+            seen.setdefault(fixed, [in_markdown(fixed), *_network_cells(row, side, small, large)])
     return _table(heads, list(seen.values()), words=1)
 
 
@@ -293,17 +333,17 @@ def _network_cells(row: Reference, side: Side, small: int, large: int) -> list[s
 def _marked(row: Reference) -> str:
     """The network, marked where the pair is A/A or has a note."""
     mark = " (A/A)" if row.pair.relation == "same" else " (*)" if row.pair.note else ""
-    return f"{row.pair.network}{mark}"
+    return f"{in_markdown(str(row.pair.network))}{mark}"
 
 
 def _notes(rows: Sequence[Reference]) -> str:
     lines = [
-        f"(*) {row.pair.network} against {row.pair.reference}: {row.pair.note}.\n"
+        f"(*) {in_markdown(f'{row.pair.network} against {row.pair.reference}: {row.pair.note}')}.\n"
         for row in rows
         if row.pair.note
     ]
     left_out = {(way, reason) for row in rows for way, reason in row.left_out.items()}
-    lines += [f"Left out: {way}, {reason}.\n" for way, reason in sorted(left_out)]
+    lines += [f"Left out: {way}, {in_markdown(reason)}.\n" for way, reason in sorted(left_out)]
     unsettled = sum(not m.settled for row in rows for m in (*row.latency, *row.further_latency))
     if unsettled:
         lines.append(f"Warm-ups that ended before their windows agreed: {unsettled}.\n")
@@ -355,7 +395,8 @@ def main() -> None:
     pairs = [pair for pair in asked.pairs if arguments.only in pair.network.name]
     for pair in track([] if arguments.page_only else pairs, "Measuring"):
         write_reference(arguments.results, measure_reference(pair, settings, arguments.device))
-    page = to_markdown(read_records(arguments.results))
+    records, unread = read_folder(arguments.results)
+    page = "\n".join(filter(None, [to_markdown(records), unread_markdown(unread)]))
     write_whole(arguments.output, page)
 
 

@@ -23,10 +23,19 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.record import Cell, Record, Status, current_records, load_records, write_record
+from benchmarks.plain import in_markup
+from benchmarks.record import (
+    Cell,
+    Loaded,
+    Record,
+    Status,
+    Unread,
+    current_records,
+    read_folder,
+    write_record,
+)
 from benchmarks.strict import suggest
 from benchmarks.suite import Suite, Variant, expand, expand_ranking
 from benchmarks.whole_file import probe, sweep
@@ -69,11 +78,15 @@ class Outcomes(Counter[Status]):
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a suite, and those of them that have no settled record yet."""
+    """The cells of a suite, and those of them that have no settled record yet.
+
+    Files among the records that are none settle nothing: their cells are run again.
+    """
 
     suite: str
     cells: tuple[Cell, ...]
     missing: tuple[Cell, ...]
+    unread: tuple[Unread, ...] = ()
 
     @property
     def parents(self) -> dict[str, Cell]:
@@ -115,18 +128,17 @@ def plan_suite(name: str, suite: Suite, records: Path | None = None, device: str
 
     Raises:
         ValueError: if the suite names a model, data set, method or setting that does not exist.
-        DamagedRecord: if a record in the folder cannot be read.
+        OSError: if the folder of records cannot be read.
     """
     jobs, scorers = _jobs(suite), _scorers(suite)
     _refuse_unknown(suite)
     cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
+    found = read_folder(records) if records else Loaded([], [])
     settled = {
-        record.cell.key
-        for record in current_records(load_records(records) if records else [])
-        if record.status in SETTLED
+        record.cell.key for record in current_records(found.records) if record.status in SETTLED
     }
     missing = tuple(cell for cell in cells if cell.key not in settled)
-    return Plan(suite=name, cells=tuple(cells), missing=missing)
+    return Plan(name, tuple(cells), missing, tuple(found.unread))
 
 
 def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Workers) -> Outcomes:
@@ -474,4 +486,4 @@ def _line(record: Record) -> str:
     else:
         result = record.reason or ""
     colour = COLOURS[record.status]
-    return f"[{colour}]{record.status}[/] {escape(name)} {escape(result)}"
+    return f"[{colour}]{record.status}[/] {in_markup(name)} {in_markup(result, 500)}"

@@ -10,10 +10,11 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from benchmarks.bounds import Brief, Bytes, Finite, Milliseconds, Name, Share, Some, Text
 from benchmarks.strict import Many, Strict
 
 __all__ = [
@@ -44,6 +45,7 @@ Way = Literal["contiguous", "channels_last", "bfloat16", "compile", "onnxruntime
 ALIGNMENT = 8
 """Channels: NVIDIA's advice for tensor cores at 16 bits, and what CPU kernels block by."""
 LEVEL = 0.95
+LEAST_RATIO = 1e-9
 MANY_DENORMALS = 1e-3
 """Share of denormal numbers above which times are not to be trusted unless they are flushed."""
 THEORETICAL_GAIN = 1.1
@@ -59,11 +61,11 @@ class Latency(Strict):
     the other memory format on CUDA.
     """
 
-    batches: Many[int] = (1, 32)
-    rounds: int = Field(default=15, ge=3)
-    block_ms: float = Field(default=20.0, gt=0)
-    warmup_ms: float = Field(default=50.0, gt=0)
-    threads: int = Field(default=1, ge=1)
+    batches: Many[Annotated[int, Field(ge=1, le=1_000_000)]] = Field(default=(1, 32), min_length=1)
+    rounds: int = Field(default=15, ge=3, le=10_000)
+    block_ms: float = Field(default=20.0, gt=0, le=1e6)
+    warmup_ms: float = Field(default=50.0, gt=0, le=1e6)
+    threads: int = Field(default=1, ge=1, le=10_000)
     memory_format: MemoryFormat = "channels_last"
     fold_batch_norm: bool = False
     further: Many[Way] | None = None
@@ -97,19 +99,56 @@ class Latency(Strict):
 
 
 class Quartiles(Strict):
-    """Lower quartile, median and upper quartile over rounds."""
+    """Lower quartile, median and upper quartile over rounds, of times or of their ratio."""
 
-    q25: float
-    median: float
-    q75: float
+    q25: Milliseconds
+    median: Milliseconds
+    q75: Milliseconds
+
+    @model_validator(mode="after")
+    def keep_their_order(self) -> "Quartiles":
+        """Refuses quartiles that do not rise.
+
+        Raises:
+            ValueError: naming them.
+        """
+        if not self.q25 <= self.median <= self.q75:
+            raise ValueError(f"quartiles {self.q25}, {self.median}, {self.q75} do not rise")
+        return self
 
 
 class Interval(Strict):
     """Two ends that hold the true median with a probability of at least `level`."""
 
-    low: float
-    high: float
-    level: float
+    low: Finite
+    high: Finite
+    level: Share
+
+    @model_validator(mode="after")
+    def keep_their_order(self) -> "Interval":
+        """Refuses an interval that ends before it begins.
+
+        Raises:
+            ValueError: naming its ends.
+        """
+        if self.low > self.high:
+            raise ValueError(f"interval from {self.low} to {self.high} ends before it begins")
+        return self
+
+
+def _above_zero(interval: Interval) -> Interval:
+    """Refuses what is no interval of a ratio of two times.
+
+    Raises:
+        ValueError: naming its lower end.
+    """
+    if interval.low < LEAST_RATIO:
+        raise ValueError(f"a ratio of {interval.low} is below {LEAST_RATIO}")
+    return interval
+
+
+Ratios = Annotated[Interval, AfterValidator(_above_zero)]
+"""An interval of a ratio of two times."""
 
 
 class Measured(Strict):
@@ -122,27 +161,27 @@ class Measured(Strict):
     are those of one pass, weights included.
     """
 
-    batch: int
+    batch: Some
     parent_ms: Quartiles
     pruned_ms: Quartiles
     ratio: Quartiles
     control: Quartiles
-    passes_per_block: int
-    warmup_passes: int
-    rounds: int
-    dtype: str
-    memory_format: str
-    threads: int
+    passes_per_block: Some
+    warmup_passes: Annotated[int, Field(ge=0, le=10**12)]
+    rounds: Some
+    dtype: Name
+    memory_format: Name
+    threads: Some
     flush_denormal: bool
-    parent_peak_bytes: int | None = None
-    pruned_peak_bytes: int | None = None
+    parent_peak_bytes: Bytes | None = None
+    pruned_peak_bytes: Bytes | None = None
     runtime: Runtime = "eager"
-    ratio_interval: Interval | None = None
-    control_interval: Interval | None = None
+    ratio_interval: Ratios | None = None
+    control_interval: Ratios | None = None
     batch_norm_folded: bool = False
     tf32: bool | None = None
     settled: bool | None = None
-    suspect: str | None = None
+    suspect: Text | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -179,12 +218,12 @@ class PredictedLatency(Strict):
     medians of `Measured` at the same batch.
     """
 
-    batch: int
-    limit_ms: float
-    parent_ms: float
-    pruned_ms: float
-    measured_parent_ms: float
-    measured_pruned_ms: float
+    batch: Some
+    limit_ms: Milliseconds
+    parent_ms: Milliseconds
+    pruned_ms: Milliseconds
+    measured_parent_ms: Milliseconds
+    measured_pruned_ms: Milliseconds
 
     @property
     def error(self) -> float:
@@ -201,10 +240,10 @@ class Footprint(Strict):
     without flushing, null where that was not looked at.
     """
 
-    disk_bytes: int
-    aligned_widths: float
-    denormal_weights: float
-    denormal_activations: float | None = None
+    disk_bytes: Bytes
+    aligned_widths: Share
+    denormal_weights: Share
+    denormal_activations: Share | None = None
 
     @property
     def has_many_denormals(self) -> bool:
@@ -215,23 +254,23 @@ class Footprint(Strict):
 class Environment(Strict):
     """Where it ran, without anything that names a machine or a person."""
 
-    python: str
-    torch: str
-    timm: str
-    numpy: str
-    cuda: str | None = None
-    driver: str | None = None
-    gpu: str | None = None
-    cpu: str | None = None
-    cores: int | None = None
-    threads: int
-    workers: int
+    python: Brief
+    torch: Brief
+    timm: Brief
+    numpy: Brief
+    cuda: Brief | None = None
+    driver: Brief | None = None
+    gpu: Brief | None = None
+    cpu: Brief | None = None
+    cores: Some | None = None
+    threads: Some
+    workers: Some
     deterministic: bool
-    commit: str | None = None
+    commit: Brief | None = None
     dirty: bool | None = None
-    system: str | None = None
-    instructions: str | None = None
-    cudnn: int | None = None
+    system: Brief | None = None
+    instructions: Brief | None = None
+    cudnn: Some | None = None
 
     def processor(self, device: str) -> str:
         """Name of what ran the networks, for a torch device."""

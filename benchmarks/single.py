@@ -1,18 +1,20 @@
 """One thing at a time: one network pruned and saved, one pruner put through the contract."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from rich.console import Console
-from rich.markup import escape
 from torch import nn
 
-from benchmarks.protocol import Findings, Places, parent_for, run_cell
+from benchmarks.plain import in_markup, visible
+from benchmarks.protocol import Findings, Places, describe, parent_for, run_cell
 from benchmarks.record import (
     BudgetMetric,
     Cell,
@@ -27,7 +29,7 @@ from benchmarks.suite import PROTOCOL
 from zoo.core.checks import Outcome, contract
 from zoo.core.config import SubnetConfig
 from zoo.core.export import SUFFIXES, Exported, ExportFormat, export_network, require
-from zoo.core.pruner import create_pruner, pruners_of
+from zoo.core.pruner import Pruner, create_pruner, pruners_of
 from zoo.core.save import Architecture, save_pruned
 from zoo.core.space import ChannelSpace
 
@@ -139,27 +141,47 @@ def prune_one(
 def check_module(target: str, console: Console) -> bool:
     """Puts every pruner of a module through the contract; tells whether all passed.
 
+    The module runs here, with all rights of whoever asks. What it prints goes to standard error.
+
     Args:
         target: path of a `.py` file, or name of a module that can be imported.
         console: gets one line for each check that did not simply pass, and a count.
 
     Raises:
-        ValueError: if there is no such module, or no pruner in it.
+        ValueError: if there is no such module, it cannot be imported, or it has no pruner.
     """
-    classes = pruners_of(_module(target))
+    with contextlib.redirect_stdout(sys.stderr):
+        classes = pruners_of(_module(target))
     if not classes:
-        raise ValueError(f"{target} defines no pruner; derive a frozen dataclass from Pruner")
-    passed = True
-    for cls in classes:
-        counts: Counter[str] = Counter()
-        for outcome in contract(cls):
+        raise ValueError(
+            f"{visible(target, 200)} defines no pruner; derive a frozen dataclass from Pruner"
+        )
+    passed = [_check_class(cls, console) for cls in classes]
+    return all(passed)
+
+
+def _check_class(cls: type[Pruner], console: Console) -> bool:
+    counts: Counter[str] = Counter()
+    outcomes = contract(cls)
+    try:
+        while outcome := _next_outcome(outcomes):
             counts[outcome.status] += 1
             if outcome.status in ("failed", "expected"):
-                console.print(_outcome_line(outcome))
-        passed = passed and not counts["failed"]
-        told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-        console.print(f"{cls.__name__}: {told}")
-    return passed
+                console.print(_outcome_line(outcome), soft_wrap=True)
+    # A stranger's class may raise anything outside of its checks, too; and one that ends the
+    # program, perhaps with the status 0, has not passed.
+    except (Exception, SystemExit) as error:
+        counts["failed"] += 1
+        console.print(f"[red]failed[/] {in_markup(describe(error), 500)}", soft_wrap=True)
+    told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+    console.print(f"{in_markup(cls.__name__)}: {told}")
+    return counts["passed"] > 0 and not counts["failed"]
+
+
+def _next_outcome(outcomes: Iterator[Outcome]) -> Outcome | None:
+    """The next one, while what the pruner prints goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return next(outcomes, None)
 
 
 def _saveable(cell: Cell, findings: Findings) -> _Pruned:
@@ -179,30 +201,52 @@ def _exported(findings: Findings, out: Path, form: ExportFormat, is_folded: bool
 
 
 def _module(target: str) -> ModuleType:
+    """The module that is asked for, imported.
+
+    Raises:
+        ValueError: if there is none, or it raises or ends the program when it is imported.
+    """
+    shown = visible(target, 200)
     path = Path(target)
-    if path.suffix != ".py":
-        try:
-            return importlib.import_module(target)
-        except ModuleNotFoundError as error:
+    is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
+        why = "is no file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{shown} {why}; give the path of a .py file, or a name to import")
+    if not is_file and not all(part.isidentifier() for part in target.split(".")):
+        raise ValueError(
+            f"{shown!r} is no module; give the path of a .py file, or a name to import"
+        )
+    try:
+        return _load_file(path) if is_file else importlib.import_module(target)
+    except ModuleNotFoundError as error:
+        if not is_file and error.name and f"{target}.".startswith(f"{error.name}."):
             raise ValueError(
-                f"no module {error.name!r}; give the path of a .py file, or a name to import"
+                f"no module {visible(error.name)!r}; give the path of a .py file, or a name to "
+                "import"
             ) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"{target} does not exist")
-    folder = path.resolve().parent
-    for package in ("zoo", "baselines"):
-        home = importlib.import_module(package).__path__
-        if str(folder) in home:
-            return importlib.import_module(f"{package}.{path.stem}")
-    return _load_file(path)
+        raise ValueError(f"{shown} cannot be imported: {describe(error)}") from error
+    # A stranger's module may raise anything, and one that ends the program has not passed.
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{shown} cannot be imported: {describe(error)}") from error
 
 
 def _load_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    folder = str(path.resolve().parent)
+    for package in ("zoo", "baselines"):
+        if folder in importlib.import_module(package).__path__:
+            return importlib.import_module(f"{package}.{path.stem}")
+    # Under a name of its own, so that a file named numpy.py takes no other module's place;
+    # dataclasses, inspect and pickle look a class's module up by that name.
+    name = f"_checked_{''.join(c if c.isalnum() else '_' for c in path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # the suffix is .py
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses and inspect look a class's module up by name
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -210,7 +254,7 @@ def _outcome_line(outcome: Outcome) -> str:
     colour = COLOURS[outcome.status]
     where = f" on {outcome.network}" if outcome.network else ""
     name = f"{outcome.number:2d} {outcome.name}{where}"
-    return f"[{colour}]{outcome.status}[/] {escape(name)}: {escape(outcome.reason)}"
+    return f"[{colour}]{outcome.status}[/] {in_markup(name)}: {in_markup(outcome.reason, 500)}"
 
 
 def _tell(record: Record, out: Path, console: Console) -> None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.ranking import kendall_tau
+from benchmarks.plain import in_markdown
+from benchmarks.ranking import interval_of, kendall_tau
 from benchmarks.report import Comparison, Row
 from benchmarks.uncertainty import LEVEL
 
@@ -138,7 +139,7 @@ def stability(comparisons: Iterable[Comparison]) -> list[Stability]:
         for first, second in itertools.combinations(tasks, 2):
             rows = [(tasks[first][m], tasks[second][m]) for m in tasks[first] if m in tasks[second]]
             rows = [(a, b) for a, b in rows if a.ok and b.ok]
-            if len(rows) >= 3:
+            if len(rows) >= 3 and _shared_seeds(rows):
                 found.append(_stability(comparison, (first, second), rows))
     return found
 
@@ -151,7 +152,7 @@ def standing_table(comparisons: Sequence[Comparison]) -> str:
         p_value = standing.p_value
         test = "" if p_value is None else f" Friedman's test: p = {p_value:.2g}."
         lines = [
-            f"| {name} | {rank:.2f} |"
+            f"| {in_markdown(name)} | {rank:.2f} |"
             for name, rank in zip(standing.methods, standing.average, strict=True)
         ]
         parts.append(
@@ -163,8 +164,9 @@ def standing_table(comparisons: Sequence[Comparison]) -> str:
     pairs = stability(comparisons)
     if pairs:
         lines = [
-            f"| {pair.title} | {pair.budgets[0]} and {pair.budgets[1]} | {pair.methods} "
-            f"| {_seeds(pair.seeds)} | {pair.tau:.2f} | {pair.low:.2f} to {pair.high:.2f} |"
+            f"| {in_markdown(pair.title)} | {pair.budgets[0]} and {pair.budgets[1]} "
+            f"| {pair.methods} | {_seeds(pair.seeds)} | {pair.tau:.2f} "
+            f"| {pair.low:.2f} to {pair.high:.2f} |"
             for pair in pairs
         ]
         parts.append(
@@ -207,18 +209,23 @@ def _ranks(scores: Sequence[float]) -> np.ndarray:
 def _stability(
     comparison: Comparison, budgets: tuple[str, str], rows: Sequence[tuple[Row, Row]]
 ) -> Stability:
-    seeds = set.intersection(*(set(row.top1_by_seed) for pair in rows for row in pair))
+    seeds = _shared_seeds(rows)
     # Shape (2 budgets, methods, seeds).
     top1 = np.array([[[r.top1_by_seed[s] for s in sorted(seeds)] for r in side]
                      for side in zip(*rows, strict=True)])  # fmt: skip
     rng = np.random.default_rng(0)
     count, repeats = top1.shape[1:]
     taus = []
-    for _ in range(RESAMPLES if repeats else 0):
+    for _ in range(RESAMPLES):
         methods, drawn = rng.integers(count, size=count), rng.integers(repeats, size=repeats)
         first, second = top1[:, methods][:, :, drawn].mean(axis=2)
         taus.append(kendall_tau(first, second))
     means = top1.mean(axis=2)
-    low, high = np.nanquantile(taus, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = interval_of(taus)
     tau = kendall_tau(means[0], means[1])
-    return Stability(comparison.title, budgets, count, repeats, float(tau), float(low), float(high))
+    return Stability(comparison.title, budgets, count, repeats, float(tau), low, high)
+
+
+def _shared_seeds(rows: Iterable[tuple[Row, Row]]) -> set[int]:
+    """The seeds in which every row has a final accuracy."""
+    return set.intersection(*(set(row.top1_by_seed) for pair in rows for row in pair))

@@ -7,11 +7,18 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic import Strict as Typed
 
+from benchmarks.plain import visible
+
 __all__ = ["Many", "Strict", "explain", "suggest"]
 
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Typed(False)]
 """A tuple that also takes the list that JSON and TOML give; its items are not coerced."""
+
+MOST_ERRORS = 5
+"""Of one text that are told."""
+LONGEST_KEY = 60
+"""Characters of a key that are told."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -25,23 +32,24 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def explain(error: ValidationError) -> str:
-    """One line for all that pydantic found wrong, each with its place."""
+    """One short line for what pydantic found wrong, each with its place."""
     parts = []
     errors = error.errors(include_url=False, include_context=False)
     inner = {found["loc"][:depth] for found in errors for depth in range(len(found["loc"]))}
     for found in errors:
         if found["loc"] and found["loc"] in inner:
             continue  # the item inside is named already
-        place = ".".join(str(step) for step in found["loc"])
-        message = found["msg"].removeprefix("Value error, ")
+        place = ".".join(visible(str(step), LONGEST_KEY) for step in found["loc"])
+        message = visible(found["msg"].removeprefix("Value error, "), 500)
         parts.append(f"{place}: {message}" if place else message)
-    return "; ".join(parts)
+    more = [f"and {len(parts) - MOST_ERRORS} more"] if len(parts) > MOST_ERRORS else []
+    return "; ".join([*parts[:MOST_ERRORS], *more])
 
 
 class Strict(BaseModel):
-    """Frozen, typed without coercion; an unknown key is refused with the nearest known ones."""
+    """Frozen, typed without coercion, every number finite; unknown keys refused by the nearest."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -55,5 +63,6 @@ class Strict(BaseModel):
             return given
         for key in given:
             if key not in cls.model_fields:
-                raise ValueError(f"unknown key {key!r}; {suggest(str(key), cls.model_fields)}")
+                name = visible(str(key), LONGEST_KEY)
+                raise ValueError(f"unknown key {name!r}; {suggest(name, cls.model_fields)}")
         return given

@@ -16,6 +16,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
+from benchmarks.plain import figure_text
+
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -36,6 +38,9 @@ METHODS = (
     "bn_scale", "taylor", "fpgm", "autoslim", "bcnet",
 )  # fmt: skip
 """Methods in the order in which looks are dealt out; new ones are appended, never inserted."""
+
+# A name is a text, and a dollar in it no formula.
+matplotlib.rcParams["text.parse_math"] = False
 
 PANEL = (4.4, 3.3)
 """Width and height of one panel, inches."""
@@ -69,10 +74,15 @@ def new_panels(
 
 def name_rows(axis: Axes, names: Sequence[str], methods: Sequence[str]) -> None:
     """Labels bars or rows from the top, each in the colour of its method."""
-    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set_yticks(range(len(names)), list(map(figure_text, names)), fontsize=7)
     axis.set_ylim(len(names) - 0.5, -0.5)
     for label, method in zip(axis.get_yticklabels(), methods, strict=True):
         label.set_color(look(method)[0])
+
+
+def legend_text(label: str) -> str:
+    """A label in a legend; matplotlib leaves out what begins with an underscore."""
+    return figure_text(f" {label}" if label.startswith("_") else label)
 
 
 def legend_below(
@@ -86,10 +96,10 @@ def legend_below(
         further: handles that are no methods.
     """
     handles = [
-        Line2D([], [], color=look(method)[0], marker=look(method)[1], label=label)
+        Line2D([], [], color=look(method)[0], marker=look(method)[1], label=legend_text(label))
         for label, method in sorted(methods.items())
     ]
-    widest = max((len(label) for label in methods), default=0)
+    widest = max((len(legend_text(label)) for label in methods), default=0)
     room = figure.get_size_inches()[0] / (0.45 + 0.065 * max(widest, 8))
     figure.legend(
         handles=[*further, *handles], loc="outside lower center",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.bounds import numbers
+from benchmarks.plain import in_markdown
 from benchmarks.ranking import Ranking, Scorer, ceiling, judge
 from benchmarks.record import Cell, PhaseCost, Record
 from benchmarks.report import Comparison, short_name
@@ -39,17 +41,17 @@ def supernet_table(rankings: Sequence[Ranking]) -> str:
                 "| 95 % interval |"
             )
             rule = "|---|" + "---:|" * 10
-            parts.append("\n".join([f"### {ranking.title}\n", head, rule, *lines, ""]))
+            parts.append("\n".join([f"### {in_markdown(ranking.title)}\n", head, rule, *lines, ""]))
     return "\n".join(parts)
 
 
 def _supernet_line(ranking: Ranking, scorer: Scorer) -> str:
     found = judge(ranking, scorer)
     peaks = [_training(record).peak_bytes for record in scorer.records]
-    errors = [float(e) for r in scorer.records for e in traced(r, "gradient_error")]
+    errors = [e for r in scorer.records for e in traced(r, "gradient_error")]
     known = [peak for peak in peaks if peak is not None]
     cells = [
-        scorer.name,
+        in_markdown(scorer.name),
         f"{len(scorer.records)}",
         f"{scorer.mean(lambda record: _training(record).images):,.0f}",
         f"{scorer.mean(_pairs):,.0f}",
@@ -76,8 +78,7 @@ def _pairs(record: Record) -> float:
 
 def traced(record: Record, name: str) -> list[float]:
     """Numbers of a name in a record's trace."""
-    found = (row.get(name) for row in record.trace)
-    return [value for value in found if isinstance(value, int | float)]
+    return numbers(row.get(name) for row in record.trace)
 
 
 def sharing_table(comparisons: Sequence[Comparison]) -> str:
@@ -96,7 +97,9 @@ def sharing_table(comparisons: Sequence[Comparison]) -> str:
                 "| Search s, each | TMACs, one target | TMACs, each of all |"
             )
             rule = "|---|" + "---:|" * 8
-            parts.append("\n".join([f"### {comparison.title}\n", head, rule, *lines, ""]))
+            parts.append(
+                "\n".join([f"### {in_markdown(comparison.title)}\n", head, rule, *lines, ""])
+            )
     return "\n".join(parts)
 
 
@@ -108,7 +111,7 @@ def _shared(comparison: Comparison) -> dict[str, list[list[Record]]]:
             for step in record.trace:
                 if step.get("step") == "supernet":
                     supernets = found.setdefault(comparison.label(row), {})
-                    supernets.setdefault(str(step["key"]), []).append(record)
+                    supernets.setdefault(str(step.get("key")), []).append(record)
     return {name: list(supernets.values()) for name, supernets in sorted(found.items())}
 
 
@@ -125,7 +128,7 @@ def _sharing_line(name: str, supernets: Sequence[Sequence[Record]]) -> str:
     each = mean(lambda records: searching(records, lambda cost: cost.macs / 1e12))
     shared = mean(lambda records: _training(records[0]).macs / len(records) / 1e12)
     cells = [
-        name,
+        in_markdown(name),
         f"{len(supernets)}",
         f"{mean(len):g}",
         f"{once:.3f}",
@@ -198,9 +201,9 @@ def _without_steps(cell: Cell) -> Cell:
 def _one_reach(ranking: Ranking, reaches: Sequence[_Reach]) -> str:
     plain = [reach for reach in reaches if reach.is_plain] or list(reaches)
     reference = min(reach.best for reach in plain)
-    names = " and ".join(reach.name for reach in plain)
+    names = " and ".join(in_markdown(reach.name) for reach in plain)
     beside = [
-        f"{scorer.name} alone {judge(ranking, scorer).tau:.2f}"
+        f"{in_markdown(scorer.name)} alone {judge(ranking, scorer).tau:.2f}"
         for scorer in ranking.scorers
         if scorer.name in ("macs", "params")
     ]
@@ -218,7 +221,8 @@ def _one_reach(ranking: Ranking, reaches: Sequence[_Reach]) -> str:
     )
     lines = [_reach_line(reach, reference) for reach in reaches]
     claim = _claim({reach.name: reach for reach in plain}, reference)
-    parts = [f"### {ranking.title}\n", f"{caption}\n", head, "|---|---|---:|---:|---:|", *lines, ""]
+    title = f"### {in_markdown(ranking.title)}\n"
+    parts = [title, f"{caption}\n", head, "|---|---|---:|---:|---:|", *lines, ""]
     return "\n".join(parts + ([f"{claim}\n"] if claim else []))
 
 
@@ -229,9 +233,10 @@ def _reach_line(reach: _Reach, reference: float) -> str:
     )
     found = reach.first(reference)
     if found is None:
-        return f"| {reach.name} | {lengths} | not reached | – | – |"
+        return f"| {in_markdown(reach.name)} | {lengths} | not reached | – | – |"
     images, tmacs, seconds = _cost(found[0])
-    return f"| {reach.name} | {lengths} | {images:,.0f} | {tmacs:.3f} | {seconds:.1f} |"
+    name = in_markdown(reach.name)
+    return f"| {name} | {lengths} | {images:,.0f} | {tmacs:.3f} | {seconds:.1f} |"
 
 
 def _claim(plain: Mapping[str, _Reach], reference: float) -> str:

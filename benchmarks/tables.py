@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.record import Record
+from benchmarks.plain import in_csv, in_html, in_markdown, in_tex
+from benchmarks.record import Record, Unread
 from benchmarks.report import (
     DECIDING,
     REFERENCE,
@@ -29,19 +30,21 @@ from benchmarks.report import (
     spent_macs,
     spent_seconds,
 )
+from benchmarks.unread import unread_markdown, unread_tex
 from benchmarks.whole_file import write_whole
 
-__all__ = ["LEGEND", "to_csv", "to_latex", "to_markdown", "to_short_markdown", "write_tables"]
+__all__ = [
+    "LEGEND",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "to_short_markdown",
+    "with_unread",
+    "write_tables",
+]
 
 UNITS = {"macs": "MACs", "params": "params", "latency": "latency", "latency_ms": "ms"}
 CONTROL = "parent twice (A/A)"
-
-TEX = {
-    **{character: f"\\{character}" for character in "%_&#${}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"±": r"$\pm$", "×": r"$\times$", "–": "--", "<": r"$<$", ">": r"$>$"},
-}
-"""What stands for a character in LaTeX."""
 
 LEGEND = (
     "Over several seeds: mean ± sample standard deviation [bootstrap 95 % interval of the mean]; "
@@ -96,7 +99,8 @@ class Line:
 def to_markdown(comparisons: Sequence[Comparison]) -> str:
     """One heading, caption and table for each comparison."""
     parts = [
-        f"### {comparison.title}\n\n{comparison.caption}\n\n{_markdown(comparison, COLUMNS)}"
+        f"### {in_markdown(comparison.title)}\n\n{in_markdown(comparison.caption)}\n\n"
+        f"{_markdown(comparison, COLUMNS)}"
         for comparison in comparisons
     ]
     return "\n".join([*parts, f"{LEGEND}\n"] if parts else [])
@@ -106,12 +110,13 @@ def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
     """The columns that decide, the first comparison open and the others folded."""
     parts = []
     for index, comparison in enumerate(comparisons):
-        table = f"{comparison.caption}\n\n{_markdown(comparison, SHORT_COLUMNS)}"
+        caption = in_markdown(comparison.caption)
+        table = f"{caption}\n\n{_markdown(comparison, SHORT_COLUMNS)}"
         seeds = _seed_note(comparison)
         if index == 0:
-            parts.append(f"### {comparison.title}, {seeds}\n\n{table}")
+            parts.append(f"### {in_markdown(comparison.title)}, {seeds}\n\n{table}")
         else:
-            summary = f"<summary><b>{_html(comparison.title)}</b>, {seeds}</summary>"
+            summary = f"<summary><b>{in_html(comparison.title)}</b>, {seeds}</summary>"
             parts.append(f"<details>\n{summary}\n\n{table}\n</details>\n")
     return "\n".join([*parts, f"{LEGEND}\n"] if parts else [])
 
@@ -122,16 +127,16 @@ def to_latex(comparisons: Sequence[Comparison]) -> str:
     for comparison in comparisons:
         align = "".join("r" if column.is_number else "l" for column in COLUMNS)
         lines = [
-            " & ".join(line.marked(_tex, lambda text: rf"\textbf{{{text}}}")) + r" \\"
+            " & ".join(line.marked(in_tex, lambda text: rf"\textbf{{{text}}}")) + r" \\"
             for line in _lines(comparison, COLUMNS)
         ]
         body = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(comparison.title)}. {_tex(comparison.caption)}}}",
+            rf"\caption{{{in_tex(comparison.title)}. {in_tex(comparison.caption)}}}",
             rf"\begin{{tabular}}{{{align}}}",
             r"\toprule",
-            " & ".join(_tex(column.heading(comparison)) for column in COLUMNS) + r" \\",
+            " & ".join(in_tex(column.heading(comparison)) for column in COLUMNS) + r" \\",
             r"\midrule",
             *lines[:-1],
             r"\midrule",
@@ -154,18 +159,28 @@ def to_csv(comparisons: Sequence[Comparison]) -> str:
     return out.getvalue()
 
 
-def write_tables(records: Iterable[Record], folder: Path) -> list[Path]:
-    """Writes `results.md`, `results.csv` and `results.tex`; returns their paths."""
+def write_tables(
+    records: Iterable[Record], folder: Path, unread: Sequence[Unread] = ()
+) -> list[Path]:
+    """Writes `results.md`, `results.csv` and `results.tex`; returns their paths.
+
+    The first and the last end with the files that were left out, if there are any.
+    """
     comparisons = compare(records)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        "results.md": to_markdown(comparisons),
+        "results.md": with_unread(to_markdown(comparisons), unread),
         "results.csv": to_csv(comparisons),
-        "results.tex": to_latex(comparisons),
+        "results.tex": "\n".join(filter(None, [to_latex(comparisons), unread_tex(unread)])),
     }
     for name, text in texts.items():
         write_whole(folder / name, text)
     return [folder / name for name in texts]
+
+
+def with_unread(text: str, unread: Sequence[Unread]) -> str:
+    """Markdown that ends with the files that were left out, if there are any."""
+    return "\n".join(filter(None, [text, unread_markdown(unread)]))
 
 
 def _lines(comparison: Comparison, columns: Sequence[Column]) -> list[Line]:
@@ -185,22 +200,10 @@ def _markdown(comparison: Comparison, columns: Sequence[Column]) -> str:
     heads = "| " + " | ".join(column.heading(comparison) for column in columns) + " |"
     rule = "|" + "|".join("---:" if column.is_number else "---" for column in columns) + "|"
     rows = [
-        "| " + " | ".join(line.marked(_cell, lambda text: f"**{text}**")) + " |"
+        "| " + " | ".join(line.marked(in_markdown, lambda text: f"**{text}**")) + " |"
         for line in _lines(comparison, columns)
     ]
     return "\n".join([heads, rule, *rows]) + "\n"
-
-
-def _cell(text: str) -> str:
-    return _html(text).replace("|", r"\|")
-
-
-def _html(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _tex(text: str) -> str:
-    return "".join(TEX.get(character, character) for character in text)
 
 
 def _seed_note(comparison: Comparison) -> str:
@@ -335,7 +338,7 @@ def _csv_row(row: Row, comparison: Comparison) -> list[object]:
     cell = row.cell
     means = [row.mean(value) for value in NUMBERS.values()]
     final, gain = _top1(row), row.gain
-    return [
+    fields: list[object] = [
         cell.comparison, cell.model.name, cell.data.name, comparison.hardware, cell.metric,
         cell.budget, row.method, len(row.records), len(row.ok),
         *(found.mean if found else None for found in means),
@@ -345,6 +348,7 @@ def _csv_row(row: Row, comparison: Comparison) -> list[object]:
         comparison.is_best(row),
         " ".join(record.id for record in row.records),
     ]  # fmt: skip
+    return [in_csv(field) for field in fields]
 
 
 def _spread(found: Estimate | None) -> tuple[float | None, float | None, float | None]:

@@ -314,12 +314,63 @@ def test_report_without_records_says_how_to_make_some(run):
     assert status == 2 and "zoo run" in err
 
 
-def test_report_names_a_damaged_record(run, tmp_path):
+def test_report_names_and_counts_a_damaged_record_and_reports_the_others(run, tmp_path):
+    folder = tmp_path / "results" / "records"
+    write_record(folder, record())
+    (folder / "20260101-bad\x1b[31m.json").write_text("{")
+    status, out, err = run("report", columns=200)
+    assert status == 0, err
+    assert "tiny_net on digits" in out and "1 file is no whole record and left out." in out
+    assert r"20260101-bad\x1b[31m.json: is not a whole record" in out and "\x1b" not in out
+    for name in ("page.html", "tables/results.md", "tables/results.tex"):
+        text = (tmp_path / "results" / name).read_text("utf-8")
+        assert "1 file is no whole record and left out." in text and "20260101-bad" in text
+
+
+def test_report_of_damaged_records_only_names_them(run, tmp_path):
     folder = tmp_path / "results" / "records"
     folder.mkdir(parents=True)
     (folder / "20260101-bad.json").write_text("{")
     status, _, err = run("report")
-    assert status == 2 and "20260101-bad.json is not a whole record" in err
+    assert status == 2 and "no records in" in err and "20260101-bad.json: is not a whole" in err
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [(None, "there is no such folder"), ("folder", "it holds none"), ("file", "it is no folder")],
+)
+@pytest.mark.parametrize("command", [("report", "--results", "here"), ("compare", "here", "here")])
+def test_a_folder_without_records_is_named_with_the_way_out(
+    run, tmp_path, prepare, message, command
+):
+    if prepare == "folder":
+        (tmp_path / "here").mkdir()
+    if prepare == "file":
+        (tmp_path / "here").write_text("x")
+    status, out, err = run(*command)
+    assert status == 2 and out == "" and f"no records in here: {message}" in err
+    assert "zoo run SUITE" in err and err.count("\n") == 1
+
+
+def test_a_run_takes_a_damaged_record_for_none_and_says_so(run, suite_file, tmp_path):
+    path = suite_file()
+    arguments = ("run", path, "--workers", "1")
+    status, out, err = run(*arguments, columns=200)
+    assert status == 0, err
+    (written,) = (tmp_path / "results" / "records").glob("*.json")
+    assert "1 cells, 1 done, 0 to run" in run(*arguments, "--dry-run")[1]
+    whole = written.read_text()
+    written.write_text(whole[:1000])
+    status, out, _ = run(*arguments, "--dry-run", columns=200)
+    assert status == 0 and "1 file is no whole record and left out." in out
+    assert written.name in out and "1 cells, 0 done, 1 to run" in out
+    status, out, err = run(*arguments, columns=200)
+    assert status == 0, err
+    assert "1 file is no whole record and left out." in out and written.name in out
+    assert written.read_text() == whole[:1000]
+    again = written.with_name(f"{written.stem}-2.json")
+    assert load_record(again).status == "ok"
+    assert "1 cells, 1 done, 0 to run" in run(*arguments, "--dry-run")[1]
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,84 @@ def test_the_command_says_what_it_did_and_its_status_is_zero_or_two(run, tmp_pat
     assert status == 2 and "did you mean accuracy?" in err
     status, _, err = run("compare", "base", "new", "--tolerance", "accuracy")
     assert status == 2 and "accuracy=0.02" in err
-    next((tmp_path / "new" / "records").iterdir()).unlink()
-    status, _, err = run("compare", "base", "new")
-    assert status == 2 and "--partial" in err
+    gone = next((tmp_path / "new" / "records").iterdir())
+    whole = gone.read_text()
+    gone.unlink()
+    status, out, _ = run("compare", "base", "new", columns=200)
+    assert status == 1 and "--partial" in out and "not judged whole" in out
+    assert "17 cells paired" in out and "nothing got worse" not in out
     assert run("compare", "base", "new", "--partial")[0] == 0
+    gone.write_text(whole[:-20])
+    for partial in ((), ("--partial",)):
+        status, out, _ = run("compare", "base", "new", *partial, columns=200)
+        assert status == 1 and f"a file of the new set, {gone.name}: is not a whole record" in out
+    status, out, _ = run("compare", "new", "base", columns=200)
+    assert status == 1 and f"a file of the base, {gone.name}" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--tolerance", "accuracy=nan"), ("--tolerance", "accuracy=inf"),
+        ("--tolerance", "accuracy=-1"), ("--tolerance", "accuracy=1"), ("--tolerance", "macs=nan"),
+        ("--tolerance", "cost=inf"), ("--tolerance", "latency=-0.1"), ("--level", "nan"),
+        ("--level", "0"), ("--level", "-1"), ("--level", "inf"),
+    ],
+)  # fmt: skip
+def test_limits_with_which_nothing_is_ever_worse_are_refused(
+    run, tmp_path, option, value  # noqa: F811
+):  # fmt: skip
+    for each in some():
+        write_record(tmp_path / "base" / "records", each)
+        write_record(tmp_path / "new" / "records", shifted(each, -0.5))
+    status, out, err = run("compare", "base", "new", option, value)
+    assert status == 2 and "nothing got worse" not in out
+    assert value.partition("=")[0] in err or option in err
+    assert run("compare", "base", "new", columns=200)[0] == 1
+
+
+@pytest.mark.parametrize("check", ["accuracy", "macs", "cost", "latency", "config"])
+@pytest.mark.parametrize("side", ["base", "new"])
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 0])
+def test_what_is_missing_or_no_number_cannot_be_judged(check, side, value):
+    base = some()
+    broken = {
+        "accuracy": lambda r: {"top1": r.top1.model_copy(update={"finetuned": value})},
+        "macs": lambda r: {"size": r.size.model_copy(update={"macs": value})},
+        "cost": lambda r: {"spent": {}},
+        "latency": lambda r: {"latency": ()},
+        "config": lambda r: {"config": None},
+    }[check]
+    if check == "accuracy" and value == 0:
+        broken = lambda r: {"images": {}}  # noqa: E731
+    if check == "config":
+        groups = [{"name": "a", "size": 8, "kept": 4}]
+        base = [record(groups=groups, config={"a": [0, 1, 2, 3]})]
+    other = [base[0].model_copy(update=broken(base[0])), *base[1:]]
+    pair = (other, base) if side == "base" else (base, other)
+    verdict = judge(pair_up(*pair), [check])
+    assert verdict.fails and len(verdict.unjudged) == 1
+    assert verdict.unjudged[0].startswith(f"{check} of {base[0].cell.label}: ")
+    assert not judge(pair_up(base, base), [check]).fails
+
+
+def test_a_number_that_no_side_has_but_every_cell_should_have_cannot_be_judged():
+    lost = [r.model_copy(update={"top1": r.top1.model_copy(update={"finetuned": None})})
+            for r in some()]  # fmt: skip
+    verdict = judge(pair_up(lost, lost))
+    assert verdict.fails and not verdict.is_worse and len(verdict.unjudged) == len(lost)
+
+
+def test_a_ratio_of_times_that_is_none_cannot_be_judged():
+    base = [record(images=IMAGES)]
+    bad = base[0].latency[0].model_copy(
+        update={"control": Quartiles.model_construct(q25=0.0, median=0.0, q75=0.0)}
+    )
+    new = [base[0].model_copy(update={"latency": (bad, base[0].latency[1])})]
+    assert judge(pair_up(base, new), ["latency"]).fails
+
+
+def test_published_rankings_whose_scorers_train_nothing_are_judged_whole():
+    records = load_records(ROOT / "results" / "ranking-at-a-third" / "records")
+    verdict = judge(pair_up(records, records))
+    assert not verdict.fails and any("they train no network" in note for note in verdict.notes)

@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmarks import protocol
 from benchmarks.plots import figures_of
 from benchmarks.protocol import Places, run_cell
-from benchmarks.record import Data, Latency, Model, Schedule, load_records
+from benchmarks.record import Data, Latency, Model, Schedule, load_records, write_record
 from benchmarks.run import Job, plan_suite, run_plan
 from benchmarks.suite import PROTOCOL, Suite, load_suite
 from tests.benchmarks.fabricate import cell as made_up_cell
@@ -213,6 +213,55 @@ def test_whatever_a_method_raises_becomes_a_record(places, stub):
     record, _ = run(cell(), places)
     assert record.status == "failed"
     assert record.reason.startswith("ZeroDivisionError: no channels left (test_protocol.py, line ")
+
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise RuntimeError("no message")
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (FileNotFoundError(2, "No such file", "/home/jane doe/x.pt"), "No such file: 'x.pt' (test"),
+        (RuntimeError("x" * 100_000), "RuntimeError: xxx"),
+        (RuntimeError("red \x1b[31m\nline"), r"red \x1b[31m\nline"),
+        (SystemExit(0), "SystemExit: 0 (test_protocol.py, line "),
+        (Unreadable(), "Unreadable: its message cannot be read"),
+    ],
+)
+def test_a_reason_is_a_short_line_without_folders(places, stub, tmp_path, raised, reason):
+    class Broken(Stub):
+        def search(self, problem):
+            raise raised
+
+    stub(Broken)
+    record, _ = run_cell(cell(), suite="/home/jane/mine.toml", places=places)
+    assert record.status == "failed" and reason in record.reason
+    assert "/" not in record.reason and len(record.reason) < 5000
+    assert record.suite == "mine.toml"
+    assert load_records(tmp_path) == [] and write_record(tmp_path, record)
+    assert len(load_records(tmp_path)) == 1
+
+
+def test_an_impossible_accuracy_fails_its_cell_only(places, stub, monkeypatch):
+    stub(Stub)
+    monkeypatch.setattr(protocol, "evaluate", lambda *_: float("nan"))
+    monkeypatch.setattr(protocol, "_PARENT_TOP1", {})
+    record, _ = run(cell(), places)
+    assert record.status == "failed" and "parent: Input should be a finite number" in record.reason
+
+
+def test_what_cannot_be_recorded_fails_its_cell_only(places, stub):
+    @dataclass(frozen=True)
+    class Verbose(Stub):
+        notes: str = "x" * 200_000
+
+    stub(Verbose)
+    record, findings = run(cell(), places)
+    assert record.status == "failed" and record.method_settings == {}
+    assert record.reason.startswith("what came of it cannot be recorded: method_settings: is 200,")
+    assert str(findings.error) == record.reason
 
 
 def test_an_interrupted_cell_is_recorded_as_cancelled(places, stub):

@@ -1,3 +1,5 @@
+import json
+import os
 import sys
 
 import pytest
@@ -186,3 +188,27 @@ def test_the_command_explains_itself(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         main()
     assert "--page-only" in capsys.readouterr().out
+
+
+def test_records_that_are_none_are_left_out_and_named(tiny, tmp_path):
+    written = write_reference(tmp_path, tiny)
+    fields = json.loads((tmp_path / f"{written.id}.json").read_text())
+    odd = {
+        "macs": {**fields, "cost": {**fields["cost"], "pruned": {"macs": 0, "params": 1}}},
+        "side": {**fields, "footprint": {}},
+        "batch": {**fields, "latency": fields["latency"][:1]},
+    }
+    for name, record in odd.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    os.mkfifo(tmp_path / "pipe.json")
+    records, unread = references.read_folder(tmp_path)
+    assert records == [written] and to_markdown(records)
+    assert sorted(file.name for file in unread) == [
+        "batch.json", "macs.json", "pipe.json", "side.json",
+    ]  # fmt: skip
+
+
+def test_what_a_record_says_stays_text_on_the_page(tiny):
+    environment = tiny.environment.model_copy(update={"cpu": "<!-- zoo report: end -->|\n# x"})
+    page = to_markdown([tiny.model_copy(update={"environment": environment})])
+    assert "<!--" not in page and "\n# x" not in page and r"end --&gt;\|\\n# x" in page
