@@ -49,9 +49,7 @@ def randomise(model: nn.Module) -> None:
 def pruned(parent: nn.Module, share: float = 0.5, inexact: bool = False, **args: Any) -> Any:
     """Half of every group, and of these not the first channels."""
     space = zoo.ChannelSpace.trace(parent, SIZE, inexact=inexact)
-    keep = {
-        g.name: tuple(range(g.size))[-max(1, int(share * g.size)) :] for g in space.groups
-    }
+    keep = {g.name: tuple(range(g.size))[-max(1, int(share * g.size)) :] for g in space.groups}
     config = zoo.SubnetConfig(keep)
     return SimpleNamespace(
         model=zoo.rebuild(parent, space, config).eval(),
@@ -228,21 +226,22 @@ def test_a_head_of_other_size_in_the_parent_is_refused(tmp_path: Path) -> None:
 # --- pruned or widened before ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv2_035", "test_byobnet", "mixnet_s"])
-def test_a_network_pruned_twice_and_thrice_is_loaded_by_timm_alone(
-    name: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["test_resnet", "test_byobnet"])
+def test_a_network_pruned_twice_is_loaded_by_timm_alone(name: str, tmp_path: Path) -> None:
     parent = fresh(name)
     once = pruned(parent, 0.7)
     saved(once, tmp_path / "once")
     twice = pruned(zoo.load_pruned(tmp_path / "once"), 0.6)
     saved(twice, tmp_path / "twice")
     assert_same(twice.model, zoo.load_pruned(tmp_path / "twice"))
-    thrice = pruned(twice.model, 0.6)
-    saved(thrice, tmp_path / "thrice")
-    assert_same(thrice.model, zoo.load_pruned(tmp_path / "thrice"))
     for given in (parent, once.model):  # the parent, as it was made or as it was before the cut
         assert_same(twice.model, zoo.load_pruned(tmp_path / "twice", parent=given))
+
+
+def test_a_network_pruned_thrice_is_loaded_by_timm_alone(tmp_path: Path) -> None:
+    result = pruned(pruned(pruned(fresh(), 0.8).model, 0.8).model, 0.8)
+    saved(result, tmp_path)
+    assert_same(result.model, zoo.load_pruned(tmp_path))
 
 
 def test_pruned_to_one_channel_and_again(tmp_path: Path) -> None:
@@ -406,9 +405,32 @@ def test_noise_in_eval_mode_is_saved_without_outputs_and_said_when_loaded(tmp_pa
             return super().forward(x + 0.1 * torch.randn_like(x))
 
     result = pruned(Noisy(nn.Identity()))
-    saved(result, tmp_path)
+    with pytest.warns(UserWarning, match="twice gives other outputs.*saved without outputs"):
+        zoo.save_pruned(result, tmp_path)
     with pytest.warns(UserWarning, match="no outputs to compare with"):
         zoo.load_pruned(tmp_path, Noisy(nn.Identity()))
+
+
+def test_a_network_that_runs_elsewhere_only_is_saved_and_said(tmp_path: Path) -> None:
+    class Elsewhere(Backbone):
+        def forward(self, x: Tensor) -> Any:
+            if x.device.type == "cpu":
+                raise RuntimeError("no CPU, please")
+            return super().forward(x)
+
+    with pytest.warns(UserWarning, match="no CPU, please. The network is saved without"):
+        zoo.save_pruned(pruned(Elsewhere(nn.Identity())), tmp_path)
+    with pytest.warns(UserWarning, match="no outputs to compare with"):
+        zoo.load_pruned(tmp_path, parent=Elsewhere(nn.Identity()))
+
+
+def test_a_head_put_on_after_pruning_is_refused(tmp_path: Path) -> None:
+    for head in (nn.Linear(32, 9), nn.Identity()):
+        result = pruned(fresh())
+        result.model.fc = head
+        with pytest.raises(ValueError, match=r"fc\.weight is .*changed after it was pruned"):
+            zoo.save_pruned(result, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_forward_pass_in_float32_inside_gets_the_tolerance_of_float32() -> None:
@@ -449,7 +471,7 @@ def test_the_check_images_are_those_of_every_machine() -> None:
     # The first byte of shake_256(b"image N") for each image, by hand, and the sum by one line of
     # Python over the digests; hashlib is a standard, so this holds on any machine.
     first = [hashlib.shake_256(b"image %d" % n).digest(1)[0] for n in range(4)]
-    contrasts = (0.5, 1.0, 2.0, 8.0)
+    contrasts = (0.5, 2.0, 16.0, 128.0)
     expected = [c * (f - 127.5) / 74.0 for c, f in zip(contrasts, first, strict=True)]
     assert [row[1] for row in found] == pytest.approx(expected, rel=1e-15)
     digest = hashlib.shake_256(b"image 0").digest(3 * 17 * 18)
@@ -494,6 +516,10 @@ def test_a_folder_of_format_1_loads_with_a_warning(tmp_path: Path) -> None:
     as_format_1(tmp_path)
     with pytest.warns(UserWarning, match="no outputs to compare with"):
         assert_same(result.model, zoo.load_pruned(tmp_path))
+    edit(tmp_path, architecture="a_model_of_another_timm")
+    with pytest.warns(UserWarning, match="no outputs to compare with"):
+        assert_same(result.model, zoo.load_pruned(tmp_path, parent=fresh()))
+    edit(tmp_path, architecture="test_resnet")
     text = json.loads((tmp_path / "network.json").read_text())
     edit(tmp_path, args=text["args"] | {"pretrained": True})
     with pytest.raises(ValueError, match="pretrained"):
@@ -592,7 +618,7 @@ def test_arguments_outside_the_list_are_refused_by_name(
         ("dtypes", None),
         ("dtypes", {"conv1.0.weight": "float8"}),
         ("sha256", "x" * 64),
-        ("check", {"dtype": "float64"}),
+        ("check", {"dtype": "float64", "coarsest": "int8", "shapes": [], "values": []}),
         ("surplus", 1),
         ("pretrained", True),
     ],
@@ -687,8 +713,10 @@ ODD: list[Any] = [
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place of a JSON value, the first few of each list."""
     yield path
-    inner = value.items() if isinstance(value, dict) else enumerate(value[:2])
-    for key, item in inner if isinstance(value, dict | list) else ():
+    inner: Any = ()
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value[:2])
+    for key, item in inner:
         if isinstance(item, dict | list):
             yield from leaves(item, (*path, key))
         else:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zoo.core.model_args import check_model_args
+from zoo.core.model_args import check_model_args, check_model_name
 from zoo.core.structure import printable
 
 __all__ = ["MOST_NUMBERS", "Architecture", "make"]
@@ -73,16 +73,18 @@ def make(name: str, args: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: if timm cannot make it, or it would be larger than any network of timm's.
     """
+    check_model_name(name, "architecture")
     try:
         with torch.random.fork_rng(devices=()), _Bounded():
             made: nn.Module = timm.create_model(name, **args)
     except Exception as error:  # whatever a constructor may raise on arguments of a stranger
         reason = printable(str(error) or type(error).__name__)
-        raise ValueError(f"timm cannot make {name!r} with args {args}: {reason}") from error
+        told = printable(str(args), 200)
+        raise ValueError(f"timm cannot make {name!r} with args {told}: {reason}") from error
     return made
 
 
-class _Bounded(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]  # torch leaves it untyped
+class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Stops before new tensors get more numbers than any network should have."""
 
     def __init__(self) -> None:
@@ -115,15 +117,15 @@ def _kept_by_timm(parent: nn.Module) -> dict[str, Any]:
 def _seen(parent: nn.Module) -> dict[str, Any]:
     """Return the arguments that can be read off the network as it is now."""
     seen: dict[str, Any] = {}
-    classes: Any = getattr(parent, "num_classes", None)
-    if isinstance(classes, int):
-        head = parent.get_classifier() if hasattr(parent, "get_classifier") else None
+    host: Any = parent  # timm's networks have more than a module
+    if isinstance(getattr(host, "num_classes", None), int):
+        head = host.get_classifier() if hasattr(host, "get_classifier") else None
         is_single = isinstance(head, nn.Linear | nn.Conv2d)  # it may have been replaced
-        seen["num_classes"] = head.weight.shape[0] if is_single else classes
+        seen["num_classes"] = head.weight.shape[0] if is_single else host.num_classes
     first = next((m for m in parent.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None:
         seen["in_chans"] = first.in_channels
-    rate: Any = getattr(parent, "drop_rate", None)
+    rate: Any = getattr(host, "drop_rate", None)
     if isinstance(rate, float) and 0 < rate < 1:
         seen["drop_rate"] = rate
     return seen

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.core.fold import fold_batch_norm
+from zoo.core.whole_file import whole_file
 
 __all__ = ["SUFFIXES", "ExportFormat", "Exported", "export_network", "onnx_session", "require"]
 
@@ -76,14 +77,10 @@ def export_network(
         raise FileExistsError(f"{target} exists; choose another name or remove it")
     network = _plain(model)
     written = fold_batch_norm(network, input_size) if fold else network
-    hidden = target.with_name(f".{os.getpid()}.{target.name}")
     write, load = (_write_onnx, _load_onnx) if form == "onnx" else (_write_program, _load_program)
-    try:
+    with whole_file(target) as hidden:
         write(written, input_size, hidden)
         difference = _compared(network, load(hidden), input_size)
-        hidden.replace(target)
-    finally:
-        hidden.unlink(missing_ok=True)
     return Exported(target, target.stat().st_size, difference)
 
 

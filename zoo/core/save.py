@@ -24,6 +24,7 @@ from zoo.core.check_output import (
     different_output,
 )
 from zoo.core.config import SubnetConfig
+from zoo.core.resize import axis_sizes
 from zoo.core.space import ChannelSpace
 from zoo.core.structure import (
     FORMAT,
@@ -83,14 +84,15 @@ def save_pruned(result: Saveable, directory: str | os.PathLike[str]) -> None:
 
     Raises:
         FileExistsError: if the folder holds a network already.
-        ValueError: if the network cannot be run or written: its outputs are all NaN, or its state
-            holds something that is no tensor.
+        ValueError: if the network has other tensors than its configuration says, as after a new
+            head; if its outputs are all NaN; if its state holds something that is no tensor.
         OSError: if it cannot be written.
     """
     folder = Path(directory)
     if holds_network(folder):
         raise FileExistsError(f"{folder / STRUCTURE} exists; choose another folder or remove it")
     tensors = _state(result.model)
+    _refuse_changed(tensors, result.space, result.config)
     content = safetensors.torch.save(tensors)
     structure = _verified(result, tensors, hashlib.sha256(content).hexdigest())
     text = structure.text()
@@ -184,6 +186,27 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def _refuse_changed(
+    tensors: Mapping[str, Tensor], space: ChannelSpace, config: SubnetConfig
+) -> None:
+    """Refuse a network that no parent gives back, because it was changed after it was pruned."""
+    table = space.table
+    config.check(space)
+    sizes = axis_sizes(table, table.kept_positions(config))
+    for name, full in table.shapes.items():
+        places = [table.tensors.get((name, dim)) for dim in range(len(full))]
+        shape = tuple(
+            size if axis is None else sizes[axis] for size, axis in zip(full, places, strict=True)
+        )
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape and (found is not None or name in table.parameters):
+            raise ValueError(
+                f"{name} is {found or 'absent'}, where the pruned network has {shape}: it was "
+                "changed after it was pruned. Change the network before zoo.prune, or save its "
+                "state_dict yourself"
+            )
+
+
 def _dtype_name(name: str, tensor: Tensor) -> DtypeName:
     known: dict[torch.dtype, DtypeName] = {getattr(torch, n): n for n in get_args(DtypeName)}
     if tensor.dtype not in known:
@@ -266,14 +289,28 @@ def _widths_in(space: ChannelSpace, shapes: Mapping[str, tuple[int, ...]]) -> di
 
 def _repeated_output(model: nn.Module, space: ChannelSpace) -> CheckOutput | None:
     """Return what the network puts out, None if it is not the same twice."""
-    first = check_output(model, space.input_size)
+    try:
+        first = check_output(model, space.input_size)
+    except ValueError as error:
+        _warn_unchecked(str(error))
+        return None
     if first.is_blank:
         raise ValueError(
             "the network puts out nothing but NaN or infinity for every image, so nothing can be "
             "told from what it computes; it was not saved"
         )
-    again = check_output(model, space.input_size)
-    return first if different_output(first, again) is None else None
+    differs = different_output(first, check_output(model, space.input_size))
+    if differs is None:
+        return first
+    _warn_unchecked(f"the network put the same images through twice gives {differs}")
+    return None
+
+
+def _warn_unchecked(reason: str) -> None:
+    warnings.warn(
+        f"{reason}. The network is saved without outputs that loading could compare with",
+        stacklevel=5,
+    )
 
 
 def _difference(
@@ -348,5 +385,3 @@ def _sweep(folder: Path) -> None:
     for name in (STRUCTURE, _TENSORS):  # first the one without which the other means nothing
         if (folder / name).is_file() or (folder / name).is_symlink():
             (folder / name).unlink()
-        for hidden in folder.glob(f".{name}.*.tmp"):
-            hidden.unlink(missing_ok=True)

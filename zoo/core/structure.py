@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -87,8 +88,12 @@ class Structure(BaseModel):
 
     @field_validator("architecture")
     @classmethod
-    def _of_timm(cls, name: str | None) -> str | None:
-        return None if name is None else check_model_name(name, "architecture")
+    def _no_source(cls, name: str | None) -> str | None:
+        # Whether timm knows it is asked where it is made: with its parent given, it need not.
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9_.\-]{1,100}", name):
+            check_model_name(name, "the name")
+            raise ValueError("no name of a model of timm's looks like this")
+        return name
 
     @field_validator("args")
     @classmethod
@@ -190,12 +195,16 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _explained(error: ValidationError) -> str:
     """Return the first few things that are wrong, each with its key; what lacks as one list."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    missing = sorted(str(each["loc"][-1]) for each in found if each["type"] == "missing")
+    missing = sorted(_place(each["loc"]) for each in found if each["type"] == "missing")
     parts = [f"it lacks {', '.join(missing)}"] if missing else []
     for each in found:
         if each["type"] != "missing":
-            place = ".".join(str(step) for step in each["loc"])
+            place = _place(each["loc"])
             message = each["msg"].removeprefix("Value error, ")
             parts.append(f"{place}: {message}" if place else message)
     more = f"; and {len(parts) - 3} more" if parts[3:] else ""
     return printable("; ".join(parts[:3]) + more)
+
+
+def _place(steps: tuple[int | str, ...]) -> str:
+    return ".".join(str(step) for step in steps)
