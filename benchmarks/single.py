@@ -13,6 +13,7 @@ from types import ModuleType
 from rich.console import Console
 from torch import nn
 
+from benchmarks.out_folder import claimed
 from benchmarks.plain import in_markup, visible
 from benchmarks.protocol import Findings, Places, describe, parent_for, run_cell
 from benchmarks.record import (
@@ -100,20 +101,21 @@ def prune_one(
 
     Args:
         request: what to prune and how.
-        out: new folder; an exported file lies there, too.
+        out: folder that is new, empty, or left over by a run that was stopped; an exported file
+            lies there, too.
         cache: where trained parents are kept.
         data: folder of a data set that is read from files.
         console: where progress is told.
 
     Raises:
         ValueError: if the request cannot be met, or the exported file is not the network.
-        OSError: if the folder exists or cannot be written, or the data are not there.
+        OSError: if the folder holds a finished network or anything else, or cannot be written, or
+            the data are not there.
     """
     cell = request.cell()
     create_pruner(cell.method)
     form = None if request.export is None else require(request.export)
-    out.mkdir(parents=True)
-    try:
+    with claimed(out):
         places = Places(cache=cache, data=data)
         with console.status(f"training {cell.model.title} on {cell.data.name}"):
             parent_for(cell, places)
@@ -123,9 +125,6 @@ def prune_one(
             raise findings.error
         save_pruned(_saveable(cell, findings), out)
         record = write_record(out, record)
-    except BaseException:
-        _remove_if_empty(out)
-        raise
     _tell(record, out, console)
     if form is not None:
         with console.status(f"exporting as {form}"):
@@ -279,8 +278,3 @@ def _tell(record: Record, out: Path, console: Console) -> None:
             f"{abs(predicted.error):.1%} {'above' if predicted.error > 0 else 'below'} measured"
         )
     console.print(f"saved in {out}")
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()

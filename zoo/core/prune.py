@@ -132,10 +132,12 @@ def prune(
         seed: of everything random.
         progress: show a progress bar if standard error is a terminal.
         model_args: arguments that timm made ``model`` with, beside ``num_classes`` and
-            ``in_chans``, so that ``load_pruned`` can make it again.
+            ``in_chans``, so that ``load_pruned`` can make it again; only such as describe an
+            architecture, not ``pretrained``.
 
     Raises:
-        ValueError: if the budget is no number, prunes nothing, or the method is unknown.
+        ValueError: if the budget is no number, prunes nothing, or the method is unknown, or one of
+            ``model_args`` does not describe an architecture.
         InfeasibleBudget: if no allowed subnet is small enough.
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
@@ -146,6 +148,7 @@ def prune(
     batches = LoaderBatches(train_loader, seed=seed, device=device)
     validation = LoaderBatches(val_loader, seed=seed, device=device)
     parent = copy.deepcopy(model).eval()
+    architecture = Architecture.of(parent, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(parent, train_loader, inexact)
         table = _latency_table(parent, space, metric, timing, rules, cache, tell)
@@ -157,7 +160,6 @@ def prune(
         small = rebuild(parent, space, subnet.config, subnet.weights)
         _finetune(small, problem, pruner, batches, recipe, subnet.config, tell)
         tell("validating", 0, None)
-        architecture = Architecture.of(parent, **(model_args or {}))
         return _result(problem, subnet.config, small, validation, timing, architecture)
 
 
