@@ -180,16 +180,23 @@ class Engine:
         separate, joint = found
         return float((joint - separate).norm() / separate.norm())
 
-    def update(self, loss: Tensor) -> None:
+    def update(self, loss: Tensor, suspicion: Callable[[], str] = str) -> None:
         """One step down the gradient of a scalar; the learning rate follows its cosine.
+
+        Args:
+            loss: the scalar.
+            suspicion: what beside the learning rate may make it diverge, and the way out.
 
         Raises:
             Diverged: if the loss is not finite.
         """
         if not bool(loss.isfinite()):
+            way_out = (
+                "lower its learning rate or, where channels of the parent are dead, start it from "
+                "scratch"
+            )
             raise Diverged(
-                f"the supernet's loss is {float(loss.detach())}; lower its learning rate or, where "
-                "channels of the parent are dead, start it from scratch"
+                f"the supernet's loss is {float(loss.detach())}; {suspicion() or way_out}"
             )
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
