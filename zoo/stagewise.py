@@ -263,11 +263,10 @@ def train_stagewise(widths: Widths, staged: StagedGrid, settings: Stagewise) -> 
                 terms += _label_losses(engine, runner, features, labels, config)
             else:
                 terms += stage_losses(engine, runner, features, config)
-        maps = {
-            s.output: f for s, f in zip(staged.stages, features[1:], strict=False) if f.ndim == 4
-        }
-        still = partial(told_still, maps, "set supervision to 'labels'")
-        engine.update(torch.stack(terms).sum(), still)
+        outputs = zip(staged.stages, features[1:], strict=False)
+        maps = {stage.output: feature for stage, feature in outputs if feature.ndim == 4}
+        engine.suspicion = partial(told_still, maps, "set supervision to 'labels'")
+        engine.update(torch.stack(terms).sum())
         losses.append([float(term.detach()) for term in terms])
     problem.trace(
         "train_stagewise",

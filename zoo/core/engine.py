@@ -52,6 +52,10 @@ class Engine:
         norm: "separate" takes batch statistics for each subnet; "joint" over the whole batch, which
             changes gradients and needs masks.
 
+    Attributes:
+        suspicion: tells what beside the learning rate may make the next update diverge, and the
+            way out; "" for nothing.
+
     Raises:
         ValueError: for an unknown or impossible setting.
     """
@@ -81,6 +85,7 @@ class Engine:
         self.norm = norm
         self.execution = execution
         self.pairs = 0
+        self.suspicion: Callable[[], str] = str
         self._values = self.trained()
         self._lent: list[tuple[SubnetConfig, dict[str, Tensor]]] = []
         self._gradients: dict[str, Tensor] = {}
@@ -180,12 +185,8 @@ class Engine:
         separate, joint = found
         return float((joint - separate).norm() / separate.norm())
 
-    def update(self, loss: Tensor, suspicion: Callable[[], str] = str) -> None:
+    def update(self, loss: Tensor) -> None:
         """One step down the gradient of a scalar; the learning rate follows its cosine.
-
-        Args:
-            loss: the scalar.
-            suspicion: what beside the learning rate may make it diverge, and the way out.
 
         Raises:
             Diverged: if the loss is not finite.
@@ -196,7 +197,7 @@ class Engine:
                 "scratch"
             )
             raise Diverged(
-                f"the supernet's loss is {float(loss.detach())}; {suspicion() or way_out}"
+                f"the supernet's loss is {float(loss.detach())}; {self.suspicion() or way_out}"
             )
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
