@@ -29,7 +29,6 @@ __all__ = [
     "crop_and_flip",
     "fixed_random",
     "shift",
-    "single_refused",
     "stream_seed",
 ]
 
@@ -240,6 +239,8 @@ class LoaderBatches:
         name: of the loader, for messages.
         dtype: that images are turned into; their own if None.
         is_hard: labels are class indices in any case, see `Targets`.
+        skips_single: leave out a batch of one image beside larger ones, for training: neither batch
+            norms nor distances over a teacher's variance mean anything on one image.
 
     Attributes:
         first: the first batch of epoch 0.
@@ -259,6 +260,7 @@ class LoaderBatches:
         name: str = "the loader",
         dtype: torch.dtype | None = None,
         is_hard: bool = False,
+        skips_single: bool = False,
     ) -> None:
         self.loader = loader
         self.seed = seed
@@ -266,43 +268,40 @@ class LoaderBatches:
         self.name = name
         self.dtype = dtype
         self.targets = Targets(name, is_hard=is_hard)
-        self._skips_single, self._singles = False, 0
         _check_reusable(loader, name)
         self._length = _length(loader)
         if self._length == 0:
             raise ValueError(_no_batch(loader, name))
         self.first = self._first()
-        self.batch_size = getattr(loader, "batch_size", None) or len(self.first[0])
-        self._sizes = [] if self._length is not None else self._counted()
+        sizes = [] if self._length is not None else self._counted()
         if self._length is None:
-            self._length = len(self._sizes)
-        self.num_images = sum(self._sizes) or _declared_images(
-            loader, self._length, self.batch_size
-        )
+            self._length = len(sizes)
+        self.batch_size = getattr(loader, "batch_size", None) or max(sizes, default=0)
+        self.batch_size = self.batch_size or len(self.first[0])
+        images = sum(sizes) or _declared_images(loader, self._length, self.batch_size)
+        self._skips_single = skips_single and self.batch_size > 1
+        told = sizes.count(1) if sizes else int(images % self.batch_size == 1)
+        self._singles = told if self._skips_single else 0
+        self.num_images = images - self._singles
+        if len(self) == 0:
+            raise ValueError(f"{name} yields one image; a batch needs two images or more")
 
     def __len__(self) -> int:
         assert self._length is not None  # known since it was counted
         return self._length - self._singles
 
-    def expect(self, classes: int, *, is_binary: bool, skips_single: bool) -> None:
+    def expect(self, classes: int, *, is_binary: bool) -> None:
         """Say what the network answers, which labels are held against.
 
         Args:
             classes: number of logits.
             is_binary: whether the network has one logit, and labels may be 0.0 and 1.0.
-            skips_single: leave out batches of one image.
 
         Raises:
-            ValueError: if the labels of the first batch do not fit, or no batch is left.
+            ValueError: if the labels of the first batch do not fit.
         """
         self.targets = replace(self.targets, classes=classes, is_binary=is_binary)
         self.targets.read(self.first[1])
-        if skips_single and not self._skips_single:
-            self._skips_single = True
-            self._singles = self._told_singles()
-            self.num_images -= self._singles
-        if self._skips_single and (self.batch_size == 1 or len(self) == 0):
-            raise ValueError(single_refused(self.name))
 
     def first_images(self) -> Tensor:
         """Images of the first batch of epoch 0, shape (N, C, H, W), on the device."""
@@ -398,12 +397,6 @@ class LoaderBatches:
             raise ValueError(_ONCE.format(name=self.name))
         return sizes
 
-    def _told_singles(self) -> int:
-        """Batches of one image in an epoch, as far as they can be told beforehand."""
-        if self._sizes:
-            return self._sizes.count(1)
-        return int(self.num_images % self.batch_size == 1)
-
 
 _END = object()
 
@@ -411,14 +404,6 @@ _ONCE = (
     "{name} can be iterated once only, and each epoch needs all of its batches: pass a DataLoader, "
     "a list of batches, or an object whose __iter__ starts anew, not an iterator or generator"
 )
-
-
-def single_refused(name: str) -> str:
-    """Why batches of one image are refused."""
-    return (
-        f"{name} yields batches of one image, which the network does not take in training mode: "
-        "its batch norms need two values for each channel; raise batch_size"
-    )
 
 
 def _check_reusable(loader: object, name: str) -> None:

@@ -126,9 +126,14 @@ def relative_feature_error(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar without unit.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or there is one value for each channel.
     """
     _check_shapes(student, teacher)
+    if teacher.numel() == teacher.shape[1]:
+        raise ValueError(
+            f"features {tuple(teacher.shape)} of one image have no variance to divide by; raise "
+            "the batch size, or leave a last batch of one image out (drop_last=True)"
+        )
     target = teacher.detach()
     other_dims = [dim for dim in range(target.ndim) if dim != 1]
     variance = target.var(dim=other_dims, correction=0).mean()

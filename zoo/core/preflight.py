@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from zoo.core.batches import Batch, LoaderBatches, fixed_random, single_refused
+from zoo.core.batches import Batch, LoaderBatches, fixed_random
 from zoo.core.errors import UnsupportedModel
 from zoo.core.logits import LogitsReader, bare, reading
 from zoo.core.pairs import Targets
@@ -21,7 +21,7 @@ from zoo.core.train import evaluate
 __all__ = ["Preflight", "check_batch", "check_network", "preflight"]
 
 # Images of a batch that are tried: enough for batch norms, few enough to cost next to nothing.
-PROBED = 16
+PROBED = 4
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -65,7 +65,7 @@ class Preflight:
         parent: the same, in single precision if it was in half: gradients and updates of
             half-precision weights are lost in rounding.
         reader: of the logits in what the network returns.
-        train: training batches, without those of one image where the network takes none.
+        train: training batches, without a last one of one image.
         validation: held-out batches; soft targets are their most likely class.
     """
 
@@ -128,15 +128,18 @@ def preflight(
             "without fine-tuning: recipe=Recipe(epochs=0)"
         )
     device, dtype = next(parent.parameters()).device, _input_dtype(parent)
-    train = LoaderBatches(train_loader, name="train_loader", seed=seed, device=device, dtype=dtype)
+    train = LoaderBatches(
+        train_loader, name="train_loader", seed=seed, device=device, dtype=dtype, skips_single=True
+    )
     probe = _Probe.of(parent, train.first_images(), train.name)
-    train.expect(probe.classes, is_binary=probe.reader.is_binary, skips_single=not probe.one)
+    probe.check_batch_size(train.batch_size, train.name)
+    train.expect(probe.classes, is_binary=probe.reader.is_binary)
     probe.learn(*train.look(), train.name)
     validation = LoaderBatches(
         val_loader, name="val_loader", seed=seed, device=device, dtype=dtype, is_hard=True
     )
     probe.answer(validation.first_images(), validation.name)
-    validation.expect(probe.classes, is_binary=probe.reader.is_binary, skips_single=False)
+    validation.expect(probe.classes, is_binary=probe.reader.is_binary)
     if is_half:
         with torch.no_grad():
             _passed(given, _few(train.first_images()).to(_input_dtype(given)), train.name)
@@ -163,8 +166,7 @@ def check_batch(model: nn.Module, batch: Batch, name: str) -> None:
             f"{type(network).__name__} does not return logits, shape (N, classes), of two classes "
             "or more; choose a classifier"
         )
-    if len(images) == 1 and not probe.one:
-        raise ValueError(single_refused(name))
+    probe.check_batch_size(len(images), name)
     probe.learn(images, Targets(name, probe.classes).read(labels), name)
 
 
@@ -206,6 +208,15 @@ class _Probe:
             )
         _check_numbers(trial.eval(), logits, name)
         return cls(trial, reader, logits.shape[1], one)
+
+    def check_batch_size(self, size: int, name: str) -> None:
+        """Refuse batches of one image where the network takes none in training mode."""
+        if size == 1 and not self.one:
+            raise ValueError(
+                f"{name} yields batches of one image, which {type(self.model).__name__} does not "
+                "take in training mode: its batch norms need two values for each channel; raise "
+                "batch_size"
+            )
 
     def answer(self, images: Tensor, name: str) -> None:
         """Try images in eval mode."""

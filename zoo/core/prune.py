@@ -124,7 +124,7 @@ def prune(
         train_loader: a DataLoader, or anything else that can be iterated anew for each epoch;
             yields (images, labels), with anything behind them, or dicts, of shapes (N, C, H, W)
             and (N,), or (N, classes) for one-hot or soft targets; for scoring, recalibration and
-            fine-tuning.
+            fine-tuning, which leaves a last batch of one image out.
         val_loader: the same, held out; searches compare candidates on it.
         method: name of a pruner (``zoo.list_pruners()``), or a pruner.
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
