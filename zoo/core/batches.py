@@ -348,10 +348,13 @@ class LoaderBatches:
                 generator.manual_seed(stream_seed("loader", self.seed, index))
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(index)
-        with fixed_random("loader", self.seed, index, "start"):
+        with fixed_random("loader", self.seed, index, "start"), self._explained(index, 0):
             batches = iter(self.loader)
         for number in count() if self._length is None else range(self._length):
-            with fixed_random("loader", self.seed, index, number):
+            with (
+                fixed_random("loader", self.seed, index, number),
+                self._explained(index, number),
+            ):
                 batch = next(batches, _END)
             if batch is _END and self._length is None:
                 return
@@ -363,22 +366,29 @@ class LoaderBatches:
                 )
             yield read_pair(batch, self.name)
 
-    def _first(self) -> Batch:
-        """The first batch of epoch 0.
-
-        Raises:
-            ValueError: if there is none, or the loader or its set fails.
-        """
+    @contextmanager
+    def _explained(self, epoch: int, number: int) -> Iterator[None]:
+        """Say what is expected of a loader where its very first batch cannot be read."""
         try:
-            batch = next(self._pairs(0), None)
-        except ValueError:
-            raise
+            yield
         except Exception as error:  # whatever a foreign dataset may raise
-            reason = str(error).split("\n")[0] or type(error).__name__
+            if (epoch, number) != (0, 0):
+                raise
+            lines = str(error).strip().split("\n")
+            # A worker process hands on its whole traceback, whose end is the error.
+            reason = lines[-1] if lines[0].startswith("Caught ") else lines[0]
             raise ValueError(
                 f"the first batch of {self.name} cannot be read: {type(error).__name__}: {reason}. "
                 "Each image must be a tensor of the same shape (C, H, W), with a class index"
             ) from error
+
+    def _first(self) -> Batch:
+        """The first batch of epoch 0.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        batch = next(self._pairs(0), None)
         if batch is None:
             raise ValueError(_no_batch(self.loader, self.name))
         return batch
@@ -428,12 +438,12 @@ def _length(loader: object) -> int | None:
 def _declared_images(loader: object, length: int, batch_size: int) -> int:
     """Images in an epoch of a loader that says how many batches it yields."""
     most = length * batch_size
-    if not isinstance(loader, DataLoader):
-        return most
-    if loader.batch_sampler is None:  # the set yields batches
-        return most
-    source = loader.dataset if isinstance(loader.dataset, IterableDataset) else loader.sampler
-    images = _length(source if loader.batch_size is not None else loader.dataset)
+    if isinstance(loader, DataLoader) and loader.batch_sampler is None:
+        return most  # its set yields batches
+    dataset = getattr(loader, "dataset", None)
+    is_by_size = getattr(loader, "batch_size", None) is not None
+    by_sampler = is_by_size and not isinstance(dataset, IterableDataset)
+    images = _length(getattr(loader, "sampler", None) if by_sampler else dataset)
     return most if images is None else min(images, most)
 
 

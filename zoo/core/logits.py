@@ -58,7 +58,13 @@ class LogitsReader:
             output: what the network returned.
             training: in which mode.
         """
-        logits = _picked(output, self.in_training if training else self.in_eval).flatten(1)
+        logits = _picked(output, self.in_training if training else self.in_eval)
+        if logits.ndim not in (2, 4):
+            raise UnsupportedModel(
+                f"the network returned shape {tuple(logits.shape)} where logits, shape (N, "
+                "classes), are expected; where its forward pass squeezes, give the dimension"
+            )
+        logits = logits.flatten(1)
         if self.is_binary:
             return torch.cat([torch.zeros_like(logits), logits], 1)
         return logits

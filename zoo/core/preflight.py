@@ -118,7 +118,9 @@ def preflight(
             mode, labels do not fit its outputs, or logits, loss or gradients are no numbers.
         UnsupportedModel: if the network, or what it returns, cannot be read.
     """
-    given = copy.deepcopy(check_network(model)).eval()
+    if torch.is_inference_mode_enabled():
+        raise ValueError("inference mode is on, and pruning needs gradients; call prune outside it")
+    given = _copied(check_network(model)).eval()
     is_half = any(p.dtype in _HALF for p in given.parameters())
     parent = copy.deepcopy(given).float() if is_half else given
     if epochs and not any(p.requires_grad for p in parent.parameters()):
@@ -255,6 +257,15 @@ class _Probe:
                 f"the gradient of {wrong[0]} is no finite number on the first batch of {name}; "
                 "check the images' scale and the network's weights"
             )
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except (RuntimeError, TypeError) as error:
+        raise UnsupportedModel(
+            f"{type(network).__name__} cannot be copied: {_reason(error)}"
+        ) from error
 
 
 def _passed(model: nn.Module, images: Tensor, name: str) -> object:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
@@ -93,6 +94,7 @@ class PruneResult:
     latency: LatencyCheck | None = None
 
 
+@torch.enable_grad()  # whatever the caller switched off
 def prune(
     model: nn.Module,
     train_loader: Iterable[Any],
