@@ -56,6 +56,7 @@ from zoo.core.cost import Budget, CostModel
 from zoo.core.data import Batches, MeteredData, Splits, TestSplit, load_splits
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
+from zoo.core.preflight import check_batch
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, create_pruner
 from zoo.core.sealed import read_tensors, set_aside, write_tensors
@@ -173,6 +174,7 @@ def parent_for(cell: Cell, places: Places) -> Parent:
     path = places.cache / cell.parent_file
     cost = _load_parent(path, model)
     if cost is None:
+        _look_ahead(cell, cell.parent, model, splits)
         cost = _train_parent(cell, model, splits)
         _save_parent(path, model, cost)
     return Parent(_laid_out(model, cell.parent).eval(), cost)
@@ -209,6 +211,7 @@ def _follow(cell: Cell, places: Places, findings: Findings) -> None:
     findings.images = _image_counts(splits)
     parent = parent_for(cell, places)
     findings.baseline = parent.cost
+    _look_ahead(cell, cell.finetune, parent.model, splits)
     problem = build_problem(cell, parent.model, splits, findings.meter, places.cache)
     findings.problem = problem
     findings.size = size_of(problem, None)
@@ -361,6 +364,16 @@ def _splits(data: Data, seed: int, places: Places) -> Splits:
     return load_splits(
         data.name, path=places.data, seed=seed, download=places.is_download_allowed, **sizes
     )
+
+
+def _look_ahead(cell: Cell, schedule: Schedule, model: nn.Module, splits: Splits) -> None:
+    """Refuse a network that its first training batch does not go through, before any work.
+
+    Raises:
+        ValueError: with what was expected.
+    """
+    batch = next(_train_batches(cell, schedule, splits).epoch(0))
+    check_batch(model, batch, f"{cell.data.name}'s training images")
 
 
 def _train_parent(cell: Cell, model: nn.Module, splits: Splits) -> PhaseCost:

@@ -74,7 +74,7 @@ from torch import Tensor, nn
 
 from zoo.core.config import SubnetConfig
 from zoo.core.cost import CostModel
-from zoo.core.distill import Taps, feature_error, relative_feature_error
+from zoo.core.distill import Taps, feature_error, relative_feature_error, told_still
 from zoo.core.errors import unknown_name
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
@@ -471,6 +471,15 @@ class InnerDistillation(TrainingLoss):
             errors.append(self.error(s, t))
         loss = F.cross_entropy(logits, labels)
         return loss + self.gamma * torch.stack(errors).mean() if errors else loss
+
+    def suspicion(self, images: Tensor) -> str:
+        """Whether the teacher hardly tells the images apart at the positions."""
+        if not self.gamma or self.error is not relative_feature_error:
+            return ""
+        with torch.no_grad():
+            _, wide = self._features(self._teacher[0], images)
+        features = dict(zip(self.positions, wide, strict=True))
+        return told_still(features, "set gamma to 0 or normalisation to 'none'")
 
     def _features(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits and the features at every position."""

@@ -61,6 +61,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 import numpy as np
@@ -71,6 +72,7 @@ from torch import Tensor
 from zoo.core.archive import Archive, best_combinations, skyband
 from zoo.core.blocks import check_interfaces
 from zoo.core.config import SubnetConfig
+from zoo.core.distill import told_still
 from zoo.core.engine import Engine, starting_weights
 from zoo.core.errors import InfeasibleBudget, unknown_name
 from zoo.core.evolve import Candidates, Evaluated, State, evolve, random_candidates
@@ -261,6 +263,9 @@ def train_stagewise(widths: Widths, staged: StagedGrid, settings: Stagewise) -> 
                 terms += _label_losses(engine, runner, features, labels, config)
             else:
                 terms += stage_losses(engine, runner, features, config)
+        outputs = zip(staged.stages, features[1:], strict=False)
+        maps = {stage.output: feature for stage, feature in outputs if feature.ndim == 4}
+        engine.suspicion = partial(told_still, maps, "set supervision to 'labels'")
         engine.update(torch.stack(terms).sum())
         losses.append([float(term.detach()) for term in terms])
     problem.trace(

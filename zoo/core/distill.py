@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import torch
@@ -19,10 +19,15 @@ __all__ = [
     "feature_error",
     "relative_feature_error",
     "soft_cross_entropy",
+    "told_still",
 ]
 
 # Keeps a constant feature from dividing by zero.
 EPSILON = 1e-6
+
+# A teacher hardly tells images apart whose features vary by less: division by their variance makes
+# ten thousand of one. Logits are in nats, and those of a trained classifier vary by about 1.
+STILL_FEATURES, STILL_LOGITS = 1e-4, 1e-2
 
 
 class Taps:
@@ -121,13 +126,37 @@ def relative_feature_error(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar without unit.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or there is one value for each channel.
     """
     _check_shapes(student, teacher)
+    if teacher.numel() == teacher.shape[1]:
+        raise ValueError(
+            f"features {tuple(teacher.shape)} of one image have no variance to divide by; raise "
+            "the batch size, or leave a last batch of one image out (drop_last=True)"
+        )
     target = teacher.detach()
     other_dims = [dim for dim in range(target.ndim) if dim != 1]
     variance = target.var(dim=other_dims, correction=0).mean()
     return F.mse_loss(student, target) / (variance + EPSILON)
+
+
+def told_still(features: Mapping[str, Tensor], way_out: str) -> str:
+    """That a teacher's features hardly vary over a batch, as words for an error; "" if they do.
+
+    Args:
+        features: by module path, "logits" for the network's output; shape (N, C, H, W) or (N, C).
+        way_out: what to do instead of training the teacher.
+    """
+    for path, feature in features.items():
+        other_dims = [dim for dim in range(feature.ndim) if dim != 1]
+        variance = float(feature.double().var(dim=other_dims, correction=0).mean())
+        if variance < (STILL_LOGITS if path == "logits" else STILL_FEATURES):
+            return (
+                f"the teacher's {path if path == 'logits' else f'features at {path}'} hardly vary "
+                f"from image to image (variance {variance:.1g}), as in a network that was not "
+                f"trained, and what imitates them is divided by that: train it first, or {way_out}"
+            )
+    return ""
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -210,3 +239,9 @@ class BlockDistillation(TrainingLoss):
         if self.kd:
             loss = loss + self.kd * soft_cross_entropy(logits, wide_logits, self.temperature)
         return loss
+
+    def suspicion(self, images: Tensor) -> str:
+        """Whether the teacher hardly tells the images apart at the outputs that are compared."""
+        with torch.no_grad(), Taps(self._teacher[0], self.outputs) as taps:
+            self._teacher[0](images)
+            return told_still(taps.features, "set beta to 0")

@@ -53,6 +53,10 @@ class Engine:
         norm: "separate" takes batch statistics for each subnet; "joint" over the whole batch, which
             changes gradients and needs masks.
 
+    Attributes:
+        suspicion: tells what beside the learning rate may make the next update diverge, and the
+            way out; "" for nothing.
+
     Raises:
         ValueError: for an unknown or impossible setting.
     """
@@ -82,6 +86,7 @@ class Engine:
         self.norm = norm
         self.execution = execution
         self.pairs = 0
+        self.suspicion: Callable[[], str] = str
         self._values = self.trained()
         self._lent: list[tuple[SubnetConfig, dict[str, Tensor]]] = []
         self._gradients: dict[str, Tensor] = {}
@@ -187,9 +192,12 @@ class Engine:
             Diverged: if the loss is not finite.
         """
         if not bool(loss.isfinite()):
+            way_out = (
+                "lower its learning rate or, where channels of the parent are dead, start it from "
+                "scratch"
+            )
             raise Diverged(
-                f"the supernet's loss is {float(loss.detach())}; lower its learning rate or, where "
-                "channels of the parent are dead, start it from scratch"
+                f"the supernet's loss is {float(loss.detach())}; {self.suspicion() or way_out}"
             )
         self._optimizer.zero_grad(set_to_none=True)
         backward(loss)

@@ -22,6 +22,7 @@ from zoo.core.narrow_strided import guard
 from zoo.core.space import ChannelSpace
 from zoo.core.store import SupernetStore
 from zoo.core.supernet import Supernet
+from zoo.core.top1 import right_answers
 
 __all__ = ["RECALIBRATION_BATCHES", "Problem"]
 
@@ -119,7 +120,7 @@ class Problem:
         """Top-1 of a subnet on the search split, as a fraction.
 
         BatchNorm statistics are first re-estimated on training batches, the same ones for every
-        configuration.
+        configuration. A subnet whose logits are NaN answers nothing right.
 
         Args:
             config: kept channels.
@@ -139,7 +140,7 @@ class Problem:
             with self.supernet.running(config, values) as network:
                 for images, labels in islice(self.data.search(), search_batches):
                     self.meter.passes(len(images), macs, backward=False)
-                    correct += int((network(images).argmax(1) == labels).sum())
+                    correct += int(right_answers(network(images), labels).sum())
                     total += len(labels)
         return correct / total
 

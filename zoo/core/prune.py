@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from zoo.core.batches import LoaderBatches
 from zoo.core.config import SubnetConfig, WidthRules
@@ -22,7 +22,9 @@ from zoo.core.cost import NS_PER_MS, Budget, BudgetUnit, CostModel
 from zoo.core.data import MeteredData
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 from zoo.core.latency import LatencyTable
+from zoo.core.logits import reading
 from zoo.core.meter import Meter, Spent
+from zoo.core.preflight import Preflight, preflight
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, create_pruner
 from zoo.core.save import Architecture
@@ -30,11 +32,13 @@ from zoo.core.space import ChannelSpace
 from zoo.core.supernet import recalibrate
 from zoo.core.surgery import rebuild
 from zoo.core.timing import Timing, measure_latency, pass_ns
-from zoo.core.train import Recipe, evaluate, train
+from zoo.core.train import Recipe, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 
 Tell = Callable[[str, int, int | None], None]  # what is done, steps done, steps in all
+
+_LOGGER = logging.getLogger(__name__)
 
 _FINETUNE = Recipe(epochs=5, lr=0.01)
 _RULES = WidthRules()
@@ -90,10 +94,11 @@ class PruneResult:
     latency: LatencyCheck | None = None
 
 
+@torch.enable_grad()  # whatever the caller switched off
 def prune(
     model: nn.Module,
-    train_loader: DataLoader[Any],
-    val_loader: DataLoader[Any],
+    train_loader: Iterable[Any],
+    val_loader: Iterable[Any],
     method: str | Pruner = "knapsack",
     macs: float | None = None,
     *,
@@ -112,10 +117,16 @@ def prune(
 ) -> PruneResult:
     """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
 
+    Before anything is searched, the first batches go through the network in both modes, with the
+    loss. A network in half precision is searched and fine-tuned in single precision.
+
     Args:
-        model: trained network, on the device to work on.
-        train_loader: yields (images, labels), shapes (N, C, H, W) and (N,); for scoring,
-            recalibration and fine-tuning.
+        model: trained network, on the device to work on. Of a tuple, dict or dataclass that it
+            returns, the logits are used; one logit stands for two classes.
+        train_loader: a DataLoader, or anything else that can be iterated anew for each epoch;
+            yields (images, labels), with anything behind them, or dicts, of shapes (N, C, H, W)
+            and (N,), or (N, classes) for one-hot or soft targets; for scoring, recalibration and
+            fine-tuning, which leaves a last batch of one image out.
         val_loader: the same, held out; searches compare candidates on it.
         method: name of a pruner (``zoo.list_pruners()``), or a pruner.
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
@@ -136,31 +147,42 @@ def prune(
             architecture, not ``pretrained``.
 
     Raises:
-        ValueError: if the budget is no number, prunes nothing, or the method is unknown, or one of
-            ``model_args`` does not describe an architecture.
+        ValueError: if the budget is no number, prunes nothing, or the method is unknown; if one of
+            ``model_args`` does not describe an architecture; if a loader's batches do not go
+            through the network.
         InfeasibleBudget: if no allowed subnet is small enough.
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
     """
     value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
-    device = next(model.parameters()).device
-    batches = LoaderBatches(train_loader, seed=seed, device=device)
-    validation = LoaderBatches(val_loader, seed=seed, device=device)
-    parent = copy.deepcopy(model).eval()
-    architecture = Architecture.of(parent, **(model_args or {}))
+    ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
+    parent, reader, batches = ready.parent, ready.reader, ready.train
+    architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
-        space = _prunable_space(parent, train_loader, inexact)
-        table = _latency_table(parent, space, metric, timing, rules, cache, tell)
-        cost, meter = CostModel(space, table), Meter(device)
-        budget, data = _budget(value, metric, cost), MeteredData(batches, validation, meter)
+        space = _prunable_space(parent, ready.input_size, inexact)
+        table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
+        cost, meter = CostModel(space, table), Meter(batches.device)
+        budget, data = _budget(value, metric, cost), MeteredData(batches, ready.validation, meter)
         name = type(pruner).__module__.rpartition(".")[2]
-        problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
-        subnet = _search(pruner, problem, tell)
+        with reading(parent, reader):
+            _warn_of_teacher(pruner, parent, space, batches.first_images(), recipe)
+            problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
+            subnet = _search(pruner, problem, tell)
         small = rebuild(parent, space, subnet.config, subnet.weights)
-        _finetune(small, problem, pruner, batches, recipe, subnet.config, tell)
+        with reading(parent, reader), reading(small, reader):
+            _finetune(small, problem, pruner, batches, recipe, subnet.config, tell)
         tell("validating", 0, None)
-        return _result(problem, subnet.config, small, validation, timing, architecture)
+        return _result(problem, subnet.config, small, ready, timing, architecture)
+
+
+def _warn_of_teacher(
+    pruner: Pruner, parent: nn.Module, space: ChannelSpace, images: Tensor, recipe: Recipe
+) -> None:
+    """Say beforehand what fine-tuning would diverge of later."""
+    loss = pruner.loss(parent, parent, space) if recipe.epochs else None
+    if loss is not None and (told := loss.suspicion(images)):
+        _LOGGER.warning("fine-tuning may diverge: %s", told)
 
 
 def _search(pruner: Pruner, problem: Problem, tell: Tell) -> Subnet:
@@ -176,11 +198,12 @@ def _result(
     problem: Problem,
     config: SubnetConfig,
     small: nn.Module,
-    validation: LoaderBatches,
+    ready: Preflight,
     timing: Timing,
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
+    top1, parent_top1 = (ready.accuracy(network) for network in (ready.handed(small), ready.given))
     return PruneResult(
         model=small.eval(),
         config=config,
@@ -190,11 +213,11 @@ def _result(
         params=cost.params(config),
         parent_macs=cost.full_macs,
         parent_params=cost.full_params,
-        val_top1=evaluate(small, validation),
-        parent_val_top1=evaluate(problem.model, validation),
+        val_top1=top1,
+        parent_val_top1=parent_top1,
         space=problem.space,
         architecture=architecture,
-        latency=_check_latency(problem, config, small, timing),
+        latency=_check_latency(problem, config, small, ready.given, timing),
     )
 
 
@@ -221,13 +244,13 @@ def _latency_table(
 
 
 def _check_latency(
-    problem: Problem, config: SubnetConfig, small: nn.Module, timing: Timing
+    problem: Problem, config: SubnetConfig, small: nn.Module, given: nn.Module, timing: Timing
 ) -> LatencyCheck | None:
     """Predicted against measured latency, both networks timed side by side."""
     if problem.budget.metric != "latency":
         return None
     predicted = problem.budget.cost(problem.cost, config)
-    measured, parent_measured = pass_ns([small, problem.model], problem.space, timing)
+    measured, parent_measured = pass_ns([small, given], problem.space, timing)
     return LatencyCheck(
         predicted_ms=predicted / NS_PER_MS,
         measured_ms=measured / NS_PER_MS,
@@ -262,9 +285,10 @@ def _finetune(
         )
 
 
-def _prunable_space(parent: nn.Module, loader: DataLoader[Any], inexact: bool) -> ChannelSpace:
-    images = loader.collate_fn([loader.dataset[0]])[0]
-    space = ChannelSpace.trace(parent, images.shape[1:], inexact=inexact)
+def _prunable_space(
+    parent: nn.Module, input_size: tuple[int, int, int], inexact: bool
+) -> ChannelSpace:
+    space = ChannelSpace.trace(parent, input_size, inexact=inexact)
     if not space.groups:
         reasons = "; ".join(f"{p.where}: {p.reason}" for p in space.pinned[:3])
         raise UnsupportedModel(f"{type(parent).__name__} has no prunable channels ({reasons})")

@@ -172,6 +172,7 @@ def stage_scorers(
     runner, full = StageRunner(problem.supernet, stages), SubnetConfig.full()
     train = [images for images, _ in problem.data.train(RECALIBRATION_BATCHES)]
     search = [images for images, _ in problem.data.search()]
+    search = [images for images in search if len(images) > 1] or search  # one has no variance
     passes = 2 * sum(map(len, train)) + sum(map(len, search))
     problem.meter.passes(passes, problem.cost.full_macs, backward=False)
     scorers = []

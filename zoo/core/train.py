@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,6 +21,7 @@ from zoo.core.data import MeteredBatches
 from zoo.core.errors import Diverged, unknown_name
 from zoo.core.meter import Meter
 from zoo.core.narrow_strided import backward, guard
+from zoo.core.top1 import right_answers
 
 __all__ = ["CrossEntropy", "OnStep", "Recipe", "TrainHistory", "TrainingLoss", "evaluate", "train"]
 
@@ -107,6 +110,14 @@ class TrainingLoss(nn.Module):
         """
         raise NotImplementedError
 
+    def suspicion(self, images: Tensor) -> str:
+        """What beside the learning rate may make this loss diverge, and the way out; or nothing.
+
+        Args:
+            images: shape (N, C, H, W), a training batch.
+        """
+        return ""
+
 
 class CrossEntropy(TrainingLoss):
     """Cross-entropy of the student's logits.
@@ -182,7 +193,7 @@ def train(
         for epoch in range(recipe.epochs):
             for images, labels in batches.epoch(epoch):
                 images = images.to(device, memory_format=memory_format)
-                read.add(step.take(images, labels.to(device)))
+                read.add(step.take(images, labels.to(device)), partial(loss.suspicion, images))
                 if meter is not None:
                     meter.passes(len(images), macs_per_image, backward=True)
                     meter.passes(len(images), loss.macs_per_image, backward=False)
@@ -198,24 +209,43 @@ def evaluate(model: nn.Module, batches: BatchSource) -> float:
     """Top-1 accuracy of a network in eval mode, as a fraction.
 
     Args:
-        model: not changed; its mode is restored.
+        model: not changed; its mode is restored. It returns logits, shape (N, classes); where they
+            are NaN there is no answer, which is no right one, and a warning tells how often.
         batches: those of epoch 0 are used.
+
+    Raises:
+        ValueError: if there is no image, or labels are no class indices of shape (N,) that the
+            network has a logit for.
     """
     device = next(model.parameters()).device
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    n_right = torch.zeros((), dtype=torch.long, device=device)
+    counts = torch.zeros(3, dtype=torch.long, device=device)  # read once, at the end
     n_images = 0
     try:
         with torch.no_grad():
             for images, labels in batches.epoch(0):
-                logits = model(images.to(device))
-                n_right += (logits.argmax(1) == labels.to(device)).sum()
+                logits, labels = model(images.to(device)), labels.to(device)
+                is_right = right_answers(logits, labels)
+                is_foreign = (labels < 0) | (labels >= logits.shape[1])
+                flags = torch.stack([is_right, logits.isnan().any(1), is_foreign])
+                counts += flags.sum(1)
                 n_images += len(labels)
     finally:
         for module, is_training in modes.items():
             module.training = is_training
-    return int(n_right) / n_images
+    if not n_images:
+        raise ValueError("there is no image to evaluate the network on")
+    n_right, n_nan, n_foreign = counts.tolist()
+    if n_foreign:
+        raise ValueError(
+            f"{n_foreign} of {n_images} labels are below 0 or have no logit: the network has "
+            f"{logits.shape[1]} outputs, so labels go from 0 to {logits.shape[1] - 1}"
+        )
+    if n_nan:
+        told = f"logits of {n_nan} of {n_images} images are NaN and count as wrong answers"
+        warnings.warn(told, RuntimeWarning, stacklevel=2)
+    return float(n_right / n_images)
 
 
 class _Trained(nn.Module):
@@ -297,9 +327,11 @@ class _LossReader:
         self.first: float | None = None
         self.unread: list[Tensor] = []
         self.epoch: list[float] = []
+        self.suspicion: Callable[[], str] = str
 
-    def add(self, loss: Tensor) -> None:
+    def add(self, loss: Tensor, suspicion: Callable[[], str]) -> None:
         self.unread.append(loss)
+        self.suspicion = suspicion
         if len(self.unread) == READ_EVERY:
             self._read()
 
@@ -327,9 +359,10 @@ class _LossReader:
             self.first = value
         limit = DIVERGED_RATIO * max(1.0, self.first or 0.0)
         if not math.isfinite(value) or value > limit:
+            way_out = "lower the learning rate, add warm-up epochs or clip the gradient"
             raise Diverged(
-                f"training loss {value} at step {self.done} of {self.total}; lower the learning "
-                "rate, add warm-up epochs or clip the gradient"
+                f"training loss {value} at step {self.done} of {self.total}; "
+                f"{self.suspicion() or way_out}"
             )
 
 

@@ -1,0 +1,203 @@
+"""Images and labels out of whatever a loader yields, and no guess where that is not clear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Targets", "read_pair"]
+
+IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "input", "inputs", "x")
+LABEL_KEYS = ("label", "labels", "target", "targets", "class", "classes", "fine_label", "y")
+
+# Rows of soft targets add up to 1; in half precision a thousand terms round to this.
+SUM_TOLERANCE = 1e-2
+
+
+def read_pair(batch: object, name: str) -> tuple[Tensor, Tensor]:
+    """Images and labels of a batch, as they are.
+
+    Args:
+        batch: (images, labels) with anything behind them, or a mapping with one key for each.
+        name: of the loader, for messages.
+
+    Returns:
+        Images, shape (N, C, H, W), and labels, whose first dimension is N.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(batch, Mapping):
+        found = [_entry(batch, keys, what, name) for keys, what in _KEYS]
+    elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) >= 2:
+        found = [batch[0], batch[1]]
+    else:
+        raise ValueError(
+            f"{name} yields {_told(batch)}; expected (images, labels), or a dict with an image "
+            "and a label"
+        )
+    images, labels = _tensor(found[0], "images", name), _tensor(found[1], "labels", name)
+    if images.ndim != 4:
+        raise ValueError(
+            f"images of {name} have shape {tuple(images.shape)}; expected (N, C, H, W). A loader "
+            "with batch_size=None hands on what its dataset yields, which must be whole batches"
+        )
+    if not labels.ndim or len(labels) != len(images):
+        raise ValueError(
+            f"{name} yields images {tuple(images.shape)} with labels {tuple(labels.shape)}; "
+            "expected one label for each image, shape (N,)"
+        )
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images of {name} are {_kind(images)}; expected floating-point numbers: scale and "
+            "normalise them in the dataset's transform as the network was trained (ToTensor and "
+            "Normalize, or images.float() / 255)"
+        )
+    return images.detach(), labels.detach()
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the labels of a loader may be, and their one form.
+
+    Attributes:
+        name: of the loader, for messages.
+        classes: number of logits; None while it is not known, and nothing is compared with it.
+        is_binary: labels 0.0 and 1.0 are classes, as for networks with one logit.
+        is_hard: soft targets become their most likely class, for accuracies.
+    """
+
+    name: str = "the loader"
+    classes: int | None = None
+    is_binary: bool = False
+    is_hard: bool = False
+
+    def read(self, labels: Tensor) -> Tensor:
+        """Class indices, int64, shape (N,), or probabilities, shape (N, classes).
+
+        Args:
+            labels: integers, shape (N,) or (N, 1); or one row for each image, one-hot or
+                probabilities, shape (N, classes).
+
+        Raises:
+            ValueError: for anything else, or a class that has no logit.
+        """
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.ndim == 1:
+            return self._indices(labels)
+        if labels.ndim == 2:
+            return self._rows(labels)
+        raise ValueError(
+            f"labels of {self.name} have shape {tuple(labels.shape)}: a label for each pixel or "
+            "position. Pruning here is for classifiers: expected one class index for each image, "
+            "shape (N,)"
+        )
+
+    def _indices(self, labels: Tensor) -> Tensor:
+        is_index = not (labels.is_floating_point() or labels.is_complex())
+        if not is_index and not (self.is_binary and bool(((labels == 0) | (labels == 1)).all())):
+            raise ValueError(
+                f"labels of {self.name} are {_kind(labels)}, {_few(labels)}; expected class "
+                "indices, which are whole numbers: convert them with labels.long() if they are"
+            )
+        labels = labels.long()
+        if self.classes is not None and len(labels):
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.classes:
+                wrong = low if low < 0 else high
+                raise ValueError(
+                    f"{self.name} yields the label {wrong}, and the network has {self._outputs()}: "
+                    f"labels go from 0 to {self.classes - 1}. Renumber the labels or give the "
+                    "network a head with an output for each class"
+                )
+        return labels
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        if self.classes is not None and rows.shape[1] != self.classes:
+            raise ValueError(
+                f"labels of {self.name} have shape {tuple(rows.shape)}, and the network has "
+                f"{self._outputs()}; expected (N,), or (N, {self.classes}) for one-hot or soft "
+                "targets"
+            )
+        values = rows.double()
+        is_even = (values.sum(1) - 1).abs() <= SUM_TOLERANCE
+        is_distribution = bool((is_even & (values >= 0).all(1)).all())
+        if not is_distribution:
+            raise ValueError(
+                f"targets of {self.name}, shape {tuple(rows.shape)}, are no class probabilities: "
+                f"a row adds up to {float(values.sum(1)[~is_even][:1].sum()):g}. With several "
+                "labels for one image neither cross-entropy nor top-1 applies: prune with one "
+                "class index for each image and recipe=Recipe(epochs=0), then fine-tune with your "
+                "own loss"
+            )
+        if not rows.is_floating_point():
+            return rows.long().argmax(1)
+        if not self.is_hard:
+            return rows
+        best = values.max(1).values
+        if bool(((values == best[:, None]).sum(1) > 1).any()):
+            raise ValueError(
+                f"targets of {self.name} have rows with two classes of the same, highest "
+                "probability, so that top-1 does not apply; give class indices, shape (N,)"
+            )
+        return values.argmax(1)
+
+    def _outputs(self) -> str:
+        return "one logit" if self.is_binary else f"{self.classes} outputs"
+
+
+_KEYS = ((IMAGE_KEYS, "images"), (LABEL_KEYS, "labels"))
+
+
+def _entry(batch: Mapping[object, object], keys: Sequence[str], what: str, name: str) -> object:
+    """The entry under the one key of a mapping that is known for images, or for labels."""
+    found = [key for key in keys if key in batch]
+    if len(found) == 1:
+        return batch[found[0]]
+    there = ", ".join(map(str, batch)) or "none"
+    told = (
+        f"{' and '.join(found)} may all hold the {what}"
+        if found
+        else f"none of them is known to hold the {what} ({', '.join(keys)})"
+    )
+    raise ValueError(
+        f"{name} yields dicts with the keys {there}; {told}: rename one, or yield (images, labels)"
+    )
+
+
+def _tensor(value: object, what: str, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.as_subclass(Tensor)  # torchvision's kinds of tensors are plain ones here
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Sequence) and value and all(isinstance(v, int) for v in value):
+        return torch.tensor(value)
+    raise ValueError(
+        f"{what} of {name} are {_told(value)}; expected a tensor. Turn each image into one in the "
+        "dataset's transform (ToTensor), and let the loader collate them"
+    )
+
+
+def _told(value: object) -> str:
+    """What a value is, in words."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        return f"a {type(value).__name__} of {len(value)} with a {type(value[0]).__name__} first"
+    if isinstance(value, Tensor | np.ndarray):
+        return f"one {type(value).__name__} of {value.dtype}, shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _few(tensor: Tensor) -> str:
+    """The first values."""
+    return ", ".join(f"{value:g}" for value in tensor[:3].tolist()) + (
+        ", ..." if len(tensor) > 3 else ""
+    )

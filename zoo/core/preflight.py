@@ -1,0 +1,340 @@
+"""A look before the work: the first batch through the network in both modes, with the loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from zoo.core.batches import Batch, LoaderBatches, fixed_random
+from zoo.core.errors import UnsupportedModel
+from zoo.core.logits import LogitsReader, bare, reading
+from zoo.core.pairs import Targets
+from zoo.core.train import evaluate
+
+__all__ = ["Preflight", "check_batch", "check_network", "preflight"]
+
+# Images of a batch that are tried: enough for batch norms, few enough to cost next to nothing.
+PROBED = 4
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def check_network(model: object) -> nn.Module:
+    """The network without wrappers, found fit to be read; nothing is changed.
+
+    Raises:
+        UnsupportedModel: if it is no module, a script, or without data of its own on one device.
+        ValueError: if a weight is no finite number.
+    """
+    network = bare(model)
+    name = type(network).__name__
+    if not any(True for _ in network.parameters()):
+        raise UnsupportedModel(f"{name} has no parameters; there is nothing to prune")
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for path, tensor in tensors.items():
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise UnsupportedModel(f"{path} of {name} has no shape yet; run the network once first")
+    devices = {str(tensor.device): path for path, tensor in tensors.items()}
+    if len(devices) > 1 or "meta" in devices:
+        told = ", ".join(f"{path} on {device}" for device, path in devices.items())
+        raise UnsupportedModel(
+            f"{name} is not on one device that holds data ({told}); move it with model.to(device)"
+        )
+    for path, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"{path} of {name} holds NaN or infinite numbers: no accuracy of this network "
+                "means anything; load other weights or train it anew with a lower learning rate"
+            )
+    return network
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A network and two loaders that go together.
+
+    Attributes:
+        given: a copy of the network as it was given, in eval mode.
+        parent: the same, in single precision if it was in half: gradients and updates of
+            half-precision weights are lost in rounding.
+        reader: of the logits in what the network returns.
+        train: training batches, without a last one of one image.
+        validation: held-out batches; soft targets are their most likely class.
+    """
+
+    given: nn.Module
+    parent: nn.Module
+    reader: LogitsReader
+    train: LoaderBatches
+    validation: LoaderBatches
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of one training image."""
+        _, channels, height, width = self.train.first[0].shape
+        return channels, height, width
+
+    def handed(self, small: nn.Module) -> nn.Module:
+        """A network cut out of the parent, in place brought to the types of the given one."""
+        if self.parent is not self.given:
+            given = (*self.given.named_parameters(), *self.given.named_buffers())
+            types = {name: tensor.dtype for name, tensor in given}
+            for name, tensor in (*small.named_parameters(), *small.named_buffers()):
+                tensor.data = tensor.data.to(types[name])
+        return small
+
+    def accuracy(self, network: nn.Module) -> float:
+        """Top-1 on the validation batches of a network with the types of the given one."""
+        with reading(network, self.reader):
+            return evaluate(network, self.validation.as_type(_input_dtype(self.given)))
+
+
+def preflight(
+    model: object,
+    train_loader: Iterable[Any],  # a batch may be anything, until it was read
+    val_loader: Iterable[Any],
+    *,
+    epochs: int,
+    seed: int = 0,
+) -> Preflight:
+    """A copy of a network and its loaders, once both first batches went through it.
+
+    Args:
+        model: the network, on the device to work on; it is not changed.
+        train_loader: see `LoaderBatches`.
+        val_loader: held out, the same.
+        epochs: of fine-tuning, which needs a parameter with gradients.
+        seed: of the random numbers that the loaders draw.
+
+    Raises:
+        ValueError: if a loader cannot be read, a batch does not go through the network in either
+            mode, labels do not fit its outputs, or logits, loss or gradients are no numbers.
+        UnsupportedModel: if the network, or what it returns, cannot be read.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("inference mode is on, and pruning needs gradients; call prune outside it")
+    given = _copied(check_network(model)).eval()
+    is_half = any(p.dtype in _HALF for p in given.parameters())
+    parent = copy.deepcopy(given).float() if is_half else given
+    if epochs and not any(p.requires_grad for p in parent.parameters()):
+        raise ValueError(
+            f"all parameters of {type(parent).__name__} are frozen (requires_grad=False), so there "
+            "is nothing to fine-tune; unfreeze them with model.requires_grad_(True), or prune "
+            "without fine-tuning: recipe=Recipe(epochs=0)"
+        )
+    device, dtype = next(parent.parameters()).device, _input_dtype(parent)
+    train = LoaderBatches(
+        train_loader, name="train_loader", seed=seed, device=device, dtype=dtype, skips_single=True
+    )
+    probe = _Probe.of(parent, train.first_images(), train.name)
+    probe.check_batch_size(train.batch_size, train.name)
+    train.expect(probe.classes, is_binary=probe.reader.is_binary)
+    probe.learn(*train.look(), train.name)
+    validation = LoaderBatches(
+        val_loader, name="val_loader", seed=seed, device=device, dtype=dtype, is_hard=True
+    )
+    probe.answer(validation.first_images(), validation.name)
+    validation.expect(probe.classes, is_binary=probe.reader.is_binary)
+    if is_half:
+        with torch.no_grad():
+            _passed(given, _few(train.first_images()).to(_input_dtype(given)), train.name)
+    return Preflight(given, parent, probe.reader, train, validation)
+
+
+def check_batch(model: nn.Module, batch: Batch, name: str) -> None:
+    """Refuse a batch that does not go through a plain classifier in both modes, with the loss.
+
+    Args:
+        model: in any mode; it is not changed.
+        batch: images, shape (N, C, H, W), and class indices, shape (N,).
+        name: of where the batch comes from, for messages.
+
+    Raises:
+        ValueError: as `preflight`.
+        UnsupportedModel: if the network returns anything but logits, shape (N, classes).
+    """
+    images, labels = batch
+    network = check_network(model)
+    probe = _Probe.of(network, images, name)
+    if not probe.reader.is_plain:
+        raise UnsupportedModel(
+            f"{type(network).__name__} does not return logits, shape (N, classes), of two classes "
+            "or more; choose a classifier"
+        )
+    probe.check_batch_size(len(images), name)
+    probe.learn(images, Targets(name, probe.classes).read(labels), name)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A copy of a network, and what a first batch told of it.
+
+    Attributes:
+        model: the copy; only its mode and its batch-norm statistics change.
+        reader: reads its logits.
+        classes: number of logits.
+        one: whether it takes a single image in training mode.
+    """
+
+    model: nn.Module
+    reader: LogitsReader
+    classes: int
+    one: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, images: Tensor, name: str) -> _Probe:
+        """Try images, shape (N, C, H, W), in both modes."""
+        if not bool(images.isfinite().all()):
+            raise ValueError(f"images of {name} hold NaN or infinite numbers; mend the dataset")
+        # Dense weights: backward passes in another memory format are the training loop's care.
+        trial = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+        few = _few(images)
+        with torch.no_grad():
+            answer = _passed(trial.eval(), few, name)
+            alone = _passed(trial, few[:1], name)
+            trained = _passed(trial.train(), few, name)
+            one = _takes(trial, few[:1])
+        reader = LogitsReader.of(answer, trained, type(model).__name__)
+        logits = reader.read(answer, training=False)
+        if reader.read(alone, training=False).shape != (1, logits.shape[1]):
+            raise UnsupportedModel(
+                f"{type(model).__name__} does not return one row of logits for one image; give the "
+                "dimension where its forward pass squeezes"
+            )
+        _check_numbers(trial.eval(), logits, name)
+        return cls(trial, reader, logits.shape[1], one)
+
+    def check_batch_size(self, size: int, name: str) -> None:
+        """Refuse batches of one image where the network takes none in training mode."""
+        if size == 1 and not self.one:
+            raise ValueError(
+                f"{name} yields batches of one image, which {type(self.model).__name__} does not "
+                "take in training mode: its batch norms need two values for each channel; raise "
+                "batch_size"
+            )
+
+    def answer(self, images: Tensor, name: str) -> None:
+        """Try images in eval mode."""
+        with torch.no_grad():
+            output = _passed(self.model.eval(), _few(images), name)
+        _check_numbers(self.model, self.reader.read(output, training=False), name)
+
+    def learn(self, images: Tensor, labels: Tensor, name: str) -> None:
+        """Try the loss and its gradient in training mode."""
+        model = self.model.train()
+        is_frozen = not any(p.requires_grad for p in model.parameters())
+        with torch.enable_grad():
+            output = _passed(model, _few(images), name)
+            logits = self.reader.read(output, training=True)
+            loss = F.cross_entropy(logits, _few(labels))
+        _check_numbers(model, logits, name)
+        if not bool(loss.isfinite()):
+            raise ValueError(f"the loss of the first batch of {name} is {float(loss)}")
+        if is_frozen:
+            return
+        if not loss.requires_grad:
+            raise UnsupportedModel(
+                f"the logits of {type(model).__name__} in training mode do not depend on its "
+                "parameters: its forward pass detaches them, or runs under torch.no_grad"
+            )
+        try:
+            torch.autograd.backward(loss)
+        except RuntimeError as error:
+            raise UnsupportedModel(
+                f"{type(model).__name__} has no gradient in training mode: {_reason(error)}"
+            ) from error
+        wrong = [n for n, p in model.named_parameters() if p.grad is not None and _is_wrong(p.grad)]
+        model.zero_grad(set_to_none=True)
+        if wrong:
+            raise ValueError(
+                f"the gradient of {wrong[0]} is no finite number on the first batch of {name}; "
+                "check the images' scale and the network's weights"
+            )
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network)
+    except (RuntimeError, TypeError) as error:
+        raise UnsupportedModel(
+            f"{type(network).__name__} cannot be copied: {_reason(error)}"
+        ) from error
+
+
+def _passed(model: nn.Module, images: Tensor, name: str) -> object:
+    """What a network makes of images, in the mode it is in; draws nothing that others see.
+
+    Raises:
+        ValueError: if it fails.
+    """
+    devices = [images.device] if images.device.type == "cuda" else []
+    try:
+        with fixed_random("preflight"), torch.random.fork_rng(devices):
+            return model(images.contiguous())
+    except Exception as error:  # whatever a foreign forward pass may raise
+        mode = "training" if model.training else "eval"
+        raise ValueError(
+            f"the first batch of {name} does not go through {type(model).__name__} in {mode} mode: "
+            f"{_reason(error)}. Its images are {str(images.dtype).removeprefix('torch.')} of shape "
+            f"(N, {', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
+        ) from error
+
+
+def _takes(model: nn.Module, images: Tensor) -> bool:
+    try:
+        _passed(model, images, "")
+    except ValueError:  # batch norms have no statistics of a single value
+        return False
+    return True
+
+
+def _input_dtype(model: nn.Module) -> torch.dtype:
+    """The floating-point type of a network's first weight, which images are turned into."""
+    found = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(found, torch.float32)
+
+
+def _few(batch: Tensor) -> Tensor:
+    """The first images or labels of a batch, a single one twice."""
+    return batch[:PROBED] if len(batch) > 1 else batch.repeat(2, *[1] * (batch.ndim - 1))
+
+
+def _expected(model: nn.Module, images: Tensor) -> str:
+    """What the network's images should be, as far as its modules tell."""
+    convolutions = (
+        (path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    )
+    path, first = next(convolutions, ("", None))
+    if first is None or first.in_channels == images.shape[1]:
+        return "expected (N, C, H, W) of the size and scale that the network was trained on"
+    told = f"its first convolution, {path}, reads {first.in_channels} channels"
+    if first.in_channels == images.shape[3]:
+        return f"{told}: put channels first, images.permute(0, 3, 1, 2)"
+    return f"{told}: convert the images in the dataset's transform"
+
+
+def _check_numbers(model: nn.Module, logits: Tensor, name: str) -> None:
+    """Refuse logits that are no numbers."""
+    if not _is_wrong(logits):
+        return
+    raise ValueError(
+        f"{type(model).__name__} returns NaN or infinite logits for the first batch of {name} in "
+        f"{'training' if model.training else 'eval'} mode, though weights and images are finite; "
+        "check the images' scale and the batch norms' statistics"
+    )
+
+
+def _is_wrong(tensor: Tensor) -> bool:
+    return not bool(tensor.isfinite().all())
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).split("\n")[0].rstrip(".")
+    return text or type(error).__name__
