@@ -57,6 +57,7 @@ CORE_ORDER = (
     "trial",
     "checks",
     "cifar_resnet",
+    "model_args",
     "save",
     "export",
     "prune",

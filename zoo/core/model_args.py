@@ -1,0 +1,230 @@
+"""Which names and arguments of timm's models are taken from a file that someone else wrote.
+
+``timm.create_model`` does more than build: by its arguments it downloads weights from any address,
+fills any folder, and opens any local file. So what comes from a suite or from a saved network is
+held against a list of what describes an architecture, key by key with its type; whatever is not on
+the list is refused, and what would reach a file or the network is refused by its name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import timm
+
+__all__ = ["check_model_args", "check_model_name"]
+
+_MOST = 1_000_000  # of any count: a typing error must not ask for terabytes
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+_LONGEST = 256  # items of a list
+_DEEPEST = 8  # lists and tables in each other
+
+# What a name inside timm looks like, as an activation's or a pooling's: no path, no address.
+_NAME = re.compile(r"[A-Za-z0-9_]{0,64}")
+
+# Arguments of create_model and build_model_with_cfg that load, open or choose code. The list is for
+# the message: what is on no list is refused as well.
+_LOADING = re.compile(
+    r"(?i)(hf[-_]hub|local[-_]dir|pretrained|checkpoint|cache_dir|file|path|url|model_name|"
+    r"model_cfg|feature_cls|feature_cfg|kwargs_filter|custom_load|state_dict|weights?$|weight_init)"
+)
+
+_COUNTS = """
+    num_classes in_chans output_stride stem_width stem_chs stem_size base_width cardinality
+    num_features head_hidden_size group_size growth_rate bn_size groups reduction block_reduce_first
+    num_init_features kernel_size stem_kernel_size down_kernel_size down_patch_size down_stride
+    patch_size dim depth embed_dim base_dim initial_chs final_chs ch_div w0 inplanes k_r b
+    downsample_kernel_size downsample_padding num_reg_tokens
+"""
+_RATES = "drop_rate drop_path_rate drop_block_rate proj_drop_rate attn_drop_rate pos_drop_rate"
+_NUMBERS = """
+    channel_multiplier depth_multiplier width_factor width_mult depth_mult width scale widen_factor
+    deepen_factor expand_ratio bottle_ratio se_ratio group_min_ratio mlp_ratio wa wm norm_eps bn_eps
+    bn_momentum ls_init_value layer_scale_init_value head_init_scale drop_block_size conv_ratio
+"""
+_NAMES = """
+    act_layer norm_layer norm_layer_cl attn_layer aa_layer se_layer fc_act_layer dw_act_layer
+    global_pool stem_type stem_pool pad_type downsample head_type
+"""
+_FLAGS = """
+    zero_init_last avg_down replace_stem_pool aa_stem_only conv_mlp conv_bias use_grn fix_stem
+    se_from_exp head_bias head_norm head_norm_first stem_bias memory_efficient aux_logits preact
+    basic small shortcut_root linear_out inference_mode legacy distillation use_lab input_3x3
+    features_only
+"""
+_LISTS = """
+    layers channels depths dims embed_dims widths block_config levels kernel_sizes mlp_ratios
+    num_blocks num_blocks_list growth_rates expand_ratios k_sec inc_sec strides num_heads img_size
+    out_indices
+"""
+_TABLES = "block_args block_kwargs attn_kwargs"
+
+
+def check_model_args(args: Mapping[str, object], where: str) -> dict[str, Any]:
+    """Arguments for ``timm.create_model`` from a file, once each is known to build and no more.
+
+    Args:
+        args: plain JSON values by key, as they were read.
+        where: what is being read, to begin every message with.
+
+    Returns:
+        The same arguments in a new dict.
+
+    Raises:
+        ValueError: naming the first key that is not allowed, or whose value has not its type.
+    """
+    if not isinstance(args, Mapping):
+        raise ValueError(
+            f"{where}: model arguments are {_told(args)}; they must be keys and values"
+        )
+    for key, value in args.items():
+        if not isinstance(key, str) or key not in _CHECKS:
+            raise ValueError(f"{where}: {_refusal(key)}")
+        reason = None if value is None else _CHECKS[key](value)  # timm drops what is None
+        if reason is not None:
+            raise ValueError(f"{where}: {key!r} is {_told(value)}; it must be {reason}")
+    return dict(args)
+
+
+def check_model_name(name: object, where: str) -> str:
+    """A name that timm knows, with a tag of its weights or without.
+
+    A name with a source in front (``hf-hub:``, ``local-dir:``) or a path is none: it would fetch
+    or read a network of someone else's choice.
+
+    Args:
+        name: as it was read.
+        where: what is being read, to begin the message with.
+
+    Raises:
+        ValueError: if timm has no such architecture, or no such tag of it.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where}: the model's name is {_told(name)}; it must be a name of timm's")
+    if any(mark in name for mark in ":/\\"):
+        raise ValueError(
+            f"{where}: the model {_told(name)} is a source or a path; only the names of timm's own "
+            "models are taken, such as 'resnet18'"
+        )
+    if not timm.is_model(name):
+        raise ValueError(
+            f"{where}: unknown model {_told(name)}{_nearest(name, timm.list_models())}"
+        )
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ValueError(f"{where}: unknown model {_told(name)}: {error}") from error
+    return name
+
+
+def _refusal(key: object) -> str:
+    """Why a key is not taken."""
+    if isinstance(key, str) and _LOADING.search(key):
+        return (
+            f"{key[:80]!r} is not taken from a file: it can load weights, files or code; remove it"
+        )
+    return (
+        f"{_told(key)} is no argument of an architecture that is taken from a file"
+        f"{_nearest(str(key), _CHECKS)}; remove it"
+    )
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name[:80], list(known), n=3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _told(value: object) -> str:
+    """A value, short enough for a line."""
+    text = reprlib.repr(value)  # which goes into nothing without end
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -_MOST <= value <= _MOST  # false of a NaN
+
+
+def _is_amount(value: object, limit: float = _MOST) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= limit
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _is_list(value: object, depth: int = 3) -> bool:
+    """Counts and numbers in lists in lists, as widths of stages and of their blocks."""
+    if not isinstance(value, list | tuple):
+        return _is_amount(value)
+    return 0 < len(value) <= _LONGEST and depth > 0 and all(_is_list(v, depth - 1) for v in value)
+
+
+def _is_plain(value: object, depth: int = _DEEPEST) -> bool:
+    """Flags, numbers, names, and lists and tables of them; no key that loads anything."""
+    if value is None or isinstance(value, bool) or _is_number(value) or _is_name(value):
+        return True
+    if depth == 0 or not isinstance(value, list | tuple | dict) or len(value) > _LONGEST:
+        return False
+    if isinstance(value, dict):
+        if not all(_is_name(key) and key and not _LOADING.search(key) for key in value):
+            return False
+        return all(_is_plain(inner, depth - 1) for inner in value.values())
+    return all(_is_plain(inner, depth - 1) for inner in value)
+
+
+def _count(value: object) -> str | None:
+    return None if _is_count(value) else f"an integer from 0 to {_MOST}"
+
+
+def _rate(value: object) -> str | None:
+    return None if _is_amount(value, _BELOW_ONE) else "a number from 0 to below 1"
+
+
+def _number(value: object) -> str | None:
+    return None if _is_amount(value) else f"a number from 0 to {_MOST}"
+
+
+def _name(value: object) -> str | None:
+    return None if _is_name(value) else "a name of timm's, of letters, digits and underscores"
+
+
+def _flag(value: object) -> str | None:
+    return None if isinstance(value, bool) else "true or false"
+
+
+def _list(value: object) -> str | None:
+    return None if _is_list(value) else "a number, or a list of numbers that are not negative"
+
+
+def _table(value: object) -> str | None:
+    is_right = isinstance(value, dict | list | tuple) and _is_plain(value)
+    return None if is_right else "a table or list of flags, numbers and names"
+
+
+_CHECKS: dict[str, Callable[[object], str | None]] = {
+    key: check
+    for keys, check in (
+        (_COUNTS, _count),
+        (_RATES, _rate),
+        (_NUMBERS, _number),
+        (_NAMES, _name),
+        (_FLAGS, _flag),
+        (_LISTS, _list),
+        (_TABLES, _table),
+    )
+    for key in keys.split()
+}
+"""What is wrong with the value of a key, by key; these are all the keys there are."""
