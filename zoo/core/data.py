@@ -6,6 +6,8 @@ a `TestSplit`, which opens once and which only the protocol holds.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -41,6 +43,8 @@ __all__ = [
     "Splits",
     "TestSplit",
     "check_classes",
+    "files_digest",
+    "is_from_files",
     "list_datasets",
     "load_splits",
     "outline",
@@ -55,7 +59,16 @@ CLUTTERED_MEAN, CLUTTERED_STD = (0.55, 0.55, 0.55), (0.22, 0.22, 0.22)
 SEARCH_SHARE = 0.1
 
 # Of cluttered_digits, which has any number of images.
-CLUTTERED_TRAIN, CLUTTERED_SEARCH = 8_000, 1_000
+CLUTTERED_TRAIN, CLUTTERED_SEARCH, CLUTTERED_TEST = 8_000, 1_000, 2_000
+
+# A side of an image; ImageNet's largest are seen at 600.
+MOST_PIXELS = 4096
+
+# Images made in memory take no more: beyond it a size is a typing error, not a wish.
+MOST_BYTES = 16 * 2**30
+
+# Files of a set that is smaller are read for its digest; of a larger one, names and sizes count.
+DIGEST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -147,9 +160,7 @@ def load_splits(
     """
     if name not in _LOADERS:
         raise unknown_name("dataset", name, _LOADERS)
-    for what, size in (("train", train_size), ("search", search_size), ("test", test_size)):
-        if size is not None and size < 1:
-            raise ValueError(f"{what}_size {size} is below 1; leave it out to take all there is")
+    _check_sizes(name, image_size, train_size, search_size, test_size)
     chosen = None if path is None else Path(path).expanduser()
     request = _Request(name, chosen, seed, image_size, train_size, search_size, test_size, download)
     return _LOADERS[name](request)
@@ -161,6 +172,7 @@ def outline(
     image_size: int | None = None,
     train_size: int | None = None,
     search_size: int | None = None,
+    test_size: int | None = None,
 ) -> Outline | None:
     """The shape of what `load_splits` would return for the same arguments; reads no file.
 
@@ -168,18 +180,69 @@ def outline(
         None for `"imagefolder"`, of which nothing is known without its files.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or sizes that the set cannot give.
     """
     if name not in _LOADERS:
         raise unknown_name("dataset", name, _LOADERS)
+    _check_sizes(name, image_size, train_size, search_size, test_size)
     if name not in _CLASSES:
         return None
     side = image_size or (224 if name == "imagenet" else 32)
     if name == "cluttered_digits":
         return Outline(_CLASSES[name], (3, side, side), train_size or CLUTTERED_TRAIN)
     there = _IMAGES.get(name) or len(glyph_indices("train"))
-    held_out = round(SEARCH_SHARE * there) if search_size is None else search_size
-    return Outline(_CLASSES[name], (3, side, side), train_size or there - held_out)
+    n_train, _ = _shared_out(there, search_size, train_size)
+    return Outline(_CLASSES[name], (3, side, side), n_train)
+
+
+def is_from_files(name: str) -> bool:
+    """Whether a set is read from a folder of the user's; not so those that are made in memory."""
+    return name not in _IN_MEMORY
+
+
+def files_digest(name: str, path: str | Path | None) -> str | None:
+    """Names the content of a set that is read from a folder of images.
+
+    Two folders with the same digest hold the same images: names and sizes of all files count, and
+    their content where they are less than 256 MiB together.
+
+    Args:
+        name: of the set.
+        path: its folder.
+
+    Returns:
+        16 hexadecimal digits; None for a set whose content its name tells: those made in memory,
+        and CIFAR, whose files torchvision compares with their published checksums.
+
+    Raises:
+        FileNotFoundError: for a path that is missing or holds no images.
+    """
+    if name not in _FOLDERS:
+        return None
+    root = _needed_path(name, None if path is None else Path(path).expanduser())
+    files = [file for part in ("train", "val") for file in _image_files(root / part)]
+    sizes = [file.stat().st_size for file in files]
+    is_read = sum(sizes) < DIGEST_BYTES
+    digest = hashlib.sha256()
+    for file, size in zip(files, sizes, strict=True):
+        digest.update(os.fsencode(file.relative_to(root).as_posix()) + b"\0%d\0" % size)
+        if is_read:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _image_files(root: Path) -> list[Path]:
+    """The images of a folder that timm would read, in the order of their names."""
+    from timm.data.readers.img_extensions import get_img_extensions
+
+    _check_folder(root)
+    suffixes = get_img_extensions(as_set=True)
+    return sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(root, followlinks=True)
+        for name in names
+        if Path(name).suffix.lower() in suffixes
+    )
 
 
 class MeteredBatches:
@@ -301,15 +364,53 @@ def hold_out(
     Raises:
         ValueError: if there are too few images.
     """
-    n_search = round(SEARCH_SHARE * len(labels)) if search_size is None else search_size
-    n_train = len(labels) - n_search if train_size is None else train_size
-    if n_search < 1 or n_train < 1 or n_search + n_train > len(labels):
-        raise ValueError(
-            f"{len(labels)} images cannot give {n_train} for training and {n_search} for search; "
-            "lower train_size or search_size"
-        )
+    n_train, n_search = _shared_out(len(labels), search_size, train_size)
     order = _stratified_order(labels, seed)
     return np.sort(order[n_search : n_search + n_train]), np.sort(order[:n_search])
+
+
+def _shared_out(there: int, search_size: int | None, train_size: int | None) -> tuple[int, int]:
+    """How many images train and how many are held out; at least one of each."""
+    n_search = max(1, round(SEARCH_SHARE * there)) if search_size is None else search_size
+    n_train = there - n_search if train_size is None else train_size
+    if n_search < 1 or n_train < 1 or n_search + n_train > there:
+        asked = [name for name, size in (("train_size", train_size), ("search_size", search_size))
+                 if size is not None]  # fmt: skip
+        raise ValueError(
+            f"{there} images cannot give {n_train} for training and {n_search} for search; "
+            + (f"lower {' or '.join(asked)}" if asked else "add images")
+        )
+    return n_train, n_search
+
+
+def _check_sizes(
+    name: str,
+    image_size: int | None,
+    train_size: int | None,
+    search_size: int | None,
+    test_size: int | None,
+) -> None:
+    """Refuse sizes that no set, or not this one, can give, before any image is made or read."""
+    for what, size in (("train", train_size), ("search", search_size), ("test", test_size)):
+        if size is not None and size < 1:
+            raise ValueError(f"{what}_size {size} is below 1; leave it out to take all there is")
+    if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
+        raise ValueError(f"image_size {image_size} is not from 1 to {MOST_PIXELS} pixels a side")
+    if name in ("cifar10", "cifar100") and image_size not in (None, 32):
+        raise ValueError(f"{name} has 32 x 32 images, not {image_size}; leave image_size out")
+    if name == "digits" and test_size is not None:
+        _test_size(len(glyph_indices("test")), test_size)
+    if name in _IN_MEMORY:
+        counts = [train_size or CLUTTERED_TRAIN, search_size or CLUTTERED_SEARCH]
+        counts += [test_size or CLUTTERED_TEST]
+        n_images = sum(counts) if name == "cluttered_digits" else len(glyph_indices("train"))
+        n_bytes = 3 * n_images * (image_size or 32) ** 2
+        if n_bytes > MOST_BYTES:
+            raise ValueError(
+                f"{n_images:,} images of {image_size or 32} pixels a side take "
+                f"{n_bytes / 2**30:,.0f} GiB of memory, and {name} is made in "
+                f"{MOST_BYTES // 2**30} at most; lower train_size or image_size"
+            )
 
 
 def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -336,7 +437,7 @@ def _load_cluttered(request: _Request) -> Splits:
     n_search = request.search_size or CLUTTERED_SEARCH
     n_train = request.train_size or CLUTTERED_TRAIN
     pool = cluttered_digits("train", n_train + n_search, size)
-    test = cluttered_digits("test", request.test_size or 2_000, size)
+    test = cluttered_digits("test", request.test_size or CLUTTERED_TEST, size)
     return _split_tensors(
         replace(request, train_size=n_train, search_size=n_search),
         ImageTensors(*pool, CLUTTERED_MEAN, CLUTTERED_STD),
@@ -348,10 +449,8 @@ def _load_cluttered(request: _Request) -> Splits:
 def _load_cifar(request: _Request) -> Splits:
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    if request.image_size not in (None, 32):
-        raise ValueError(f"{request.name} has 32 x 32 images, not {request.image_size}")
     kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[request.name]
-    path = _needed_path(request, is_created=request.is_download_allowed)
+    path = _needed_path(request.name, request.path, is_created=request.is_download_allowed)
     parts = []
     for is_train in (True, False):
         try:
@@ -394,7 +493,7 @@ def _split_tensors(
 def _load_folders(request: _Request) -> Splits:
     from timm.data import create_dataset, create_transform
 
-    path = _needed_path(request)
+    path = _needed_path(request.name, request.path)
     size = request.image_size or 224
     shape = (3, size, size)
     augmented = create_transform(shape, is_training=True, hflip=0.5)
@@ -431,19 +530,26 @@ def _test_positions(labels: np.ndarray, test_size: int | None) -> np.ndarray:
     """All images, or a fixed stratified choice of them, ascending."""
     if test_size is None:
         return np.arange(len(labels))
-    if test_size > len(labels):
-        raise ValueError(f"test_size {test_size} is above the {len(labels)} test images there are")
+    _test_size(len(labels), test_size)
     return np.sort(_stratified_order(labels, 0)[:test_size])
 
 
-def _needed_path(request: _Request, *, is_created: bool = False) -> Path:
-    if request.path is None:
-        raise FileNotFoundError(f"{request.name} is read from files; pass path=, its folder")
-    if not request.path.exists() and not is_created:
-        raise FileNotFoundError(
-            f"{request.path} does not exist; pass the folder that holds {request.name} as path="
+def _test_size(there: int, test_size: int) -> None:
+    if test_size > there:
+        raise ValueError(
+            f"test_size {test_size} is above the {there} test images there are; lower it or leave "
+            "it out"
         )
-    return request.path
+
+
+def _needed_path(name: str, path: Path | None, *, is_created: bool = False) -> Path:
+    if path is None:
+        raise FileNotFoundError(f"{name} is read from files; pass path=, its folder (--data)")
+    if not path.exists() and not is_created:
+        raise FileNotFoundError(
+            f"{path} does not exist; pass the folder that holds {name} as path= (--data)"
+        )
+    return path
 
 
 def _check_folder(root: Path) -> None:
@@ -465,6 +571,9 @@ _CLASSES = {
     "cifar100": 100,
     "imagenet": 1_000,
 }
+
+_IN_MEMORY = ("digits", "cluttered_digits")
+_FOLDERS = ("imagefolder", "imagenet")
 
 # Published numbers of training images, for what is said before the files are there.
 _IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167}
