@@ -20,6 +20,29 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.options import (
+    BatchSize,
+    DataPath,
+    Device,
+    Epochs,
+    Export,
+    Fold,
+    ImageSize,
+    LatencyMs,
+    LatencyRatio,
+    Macs,
+    Minutes,
+    Params,
+    ParentEpochs,
+    Results,
+    Seed,
+    Seeds,
+    TrainSize,
+    Width,
+    Workers,
+    finite,
+)
+
 if TYPE_CHECKING:
     from benchmarks.record import BudgetMetric, Record
     from benchmarks.report import Comparison
@@ -39,52 +62,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
-
-def _finite(value: float | None) -> float | None:
-    """Refuses NaN and infinity, which pass every comparison with a limit or none."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number.")
-    return value
-
-
-LatencyRatio = Annotated[
-    float | None,
-    typer.Option(
-        callback=_finite, help="Budget as a keep ratio of the latency at batch 1, on this device."
-    ),
-]
-LatencyMs = Annotated[
-    float | None, typer.Option(callback=_finite, help="The same in milliseconds a pass.")
-]
-Export = Annotated[
-    str | None,
-    typer.Option(help="Also write onnx or torch-export (.pt2), and check its logits."),
-]
-Fold = Annotated[
-    bool,
-    typer.Option(
-        "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
-    ),
-]
-Width = Annotated[
-    float,
-    typer.Option(
-        min=1, max=8, callback=_finite, help="Widen the network before it is trained and pruned."
-    ),
-]
-Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
-DataPath = Annotated[
-    Path | None, typer.Option("--data", help="Folder of a data set that is read from files.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-
 INTERRUPTED = 130
 WRONG_USE = 2
-
-# Beyond these a number is a typing error; the library and the schema hold the same ones.
-MOST_EPOCHS = 100_000
-MOST_PIXELS = 4096
-MOST_SEED = 2**32 - 1
 
 
 def main() -> None:
@@ -121,14 +100,7 @@ def run(
     suite: Annotated[
         str, typer.Argument(help="Name of a suite, or path of a .toml file.")
     ] = "quick",
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=1024,
-            help="Processes of one thread each; several share a GPU. 0: one per core, 1 on a GPU.",
-        ),
-    ] = 0,
+    workers: Workers = 0,
     results: Results = Path("results"),
     dataset: Annotated[
         str | None,
@@ -138,18 +110,8 @@ def run(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch data that is missing.")
     ] = False,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=10_000, help="Seeds 0 to N-1 in place of the suite's.", metavar="N"
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            min=0, callback=_finite, help="Start nothing new after so long; run again for the rest."
-        ),
-    ] = None,
+    seeds: Seeds = None,
+    minutes: Minutes = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")
     ] = False,
@@ -163,7 +125,6 @@ def run(
     run in parts; each is reported.
     """
     from benchmarks.planning import check_cells
-    from benchmarks.protocol import Places
     from benchmarks.run import Job, plan_suite, run_plan
     from benchmarks.suite import load_suite
 
@@ -173,7 +134,7 @@ def run(
     job = Job(results, data, download, workers or _default_workers(device), until)
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds)
     plan = plan_suite(suite, asked, job.records, device, data)
-    check_cells(plan.missing, None if dry_run else Places(job.cache, data, download))
+    check_cells(plan.missing, None if dry_run else job)
     done = len(plan.cells) - len(plan.missing)
     console.print(f"{suite}: {len(plan.cells)} cells, {done} done, {len(plan.missing)} to run")
     if dry_run:
@@ -202,39 +163,23 @@ def run(
 def prune(
     model: Annotated[str, typer.Argument(help="Name of a timm model, e.g. resnet20_cifar.")],
     method: Annotated[str, typer.Option(help="A pruner; see zoo list.")] = "knapsack",
-    macs: Annotated[
-        float | None,
-        typer.Option(callback=_finite, help="Budget: keep ratio below 1, or a count. Default 0.5."),
-    ] = None,
-    params: Annotated[
-        float | None,
-        typer.Option(callback=_finite, help="Budget in parameters instead of MACs."),
-    ] = None,
+    macs: Macs = None,
+    params: Params = None,
     latency: LatencyRatio = None,
     latency_ms: LatencyMs = None,
     dataset: Annotated[str, typer.Option(help="A data set; see zoo list.")] = "cluttered_digits",
     data: DataPath = None,
     out: Annotated[Path, typer.Option(help="New folder for the smaller network.")] = Path("pruned"),
-    epochs: Annotated[int, typer.Option(min=0, max=MOST_EPOCHS, help="Epochs of fine-tuning.")] = 5,
-    parent_epochs: Annotated[
-        int,
-        typer.Option(
-            min=0, max=MOST_EPOCHS, help="Epochs of training before; 0 keeps the weights it has."
-        ),
-    ] = 10,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images of a training step. Default 128, or all if fewer."),
-    ] = None,
+    epochs: Epochs = 5,
+    parent_epochs: ParentEpochs = 10,
+    batch_size: BatchSize = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from timm's published weights.")
     ] = False,
     width: Width = 1.0,
-    image_size: Annotated[
-        int | None, typer.Option(min=8, max=MOST_PIXELS, help="Side in pixels.")
-    ] = None,
-    train_size: Annotated[int | None, typer.Option(min=1, help="Training images to use.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of everything random.")] = 0,
+    image_size: ImageSize = None,
+    train_size: TrainSize = None,
+    seed: Seed = 0,
     export: Export = None,
     fold_batch_norm: Fold = False,
     results: Results = Path("results"),
@@ -327,7 +272,7 @@ def compare(
     level: Annotated[
         float,
         typer.Option(
-            min=1e-9, max=0.5, callback=_finite, help="Chance of a false alarm, each check."
+            min=1e-9, max=0.5, callback=finite, help="Chance of a false alarm, each check."
         ),
     ] = 0.001,
     partial: Annotated[

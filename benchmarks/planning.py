@@ -6,9 +6,10 @@ the networks that are left to run are made once, without weights, and see an emp
 batch above the training images.
 """
 
-from collections.abc import Sequence, Sized
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from benchmarks.record import Cell, Data, Schedule
 from benchmarks.strict import suggest
@@ -17,11 +18,11 @@ from benchmarks.suite import Suite
 if TYPE_CHECKING:
     from torch import nn
 
-    from benchmarks.protocol import Places
     from zoo.core.data import Outline
 
 __all__ = [
     "MOST_CELLS",
+    "Sources",
     "check_cells",
     "check_data",
     "check_suite",
@@ -29,6 +30,19 @@ __all__ = [
     "named",
     "outlined",
 ]
+
+
+class Sources(Protocol):
+    """Where the sets lie that are read from files; a job and the folders of a cell tell it."""
+
+    @property
+    def data(self) -> Path | None:
+        """Their folder, if one was given."""
+
+    @property
+    def is_download_allowed(self) -> bool:
+        """Whether sets that can be fetched may be."""
+
 
 MOST_CELLS = 100_000
 """Of a suite; the largest that comes along has some hundreds."""
@@ -47,6 +61,7 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
     """
     from benchmarks.network import checked
     from zoo.core.data import list_datasets, outline
+    from zoo.core.settings import MOST
 
     each = len(suite.budgets) * methods
     if suite.ranking is not None:
@@ -65,6 +80,12 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
                     f"unknown dataset {data.name!r}; {suggest(data.name, list_datasets())}"
                 )
             outline(**_sizes(suite.seen_by(model, data)))
+    given = suite.model_dump(exclude={"budgets", "seeds", "datasets"})
+    for place, number in _whole_numbers(given):
+        if number > MOST:
+            raise ValueError(
+                f"{place}: {reprlib.repr(number)} is above {MOST:,}; no run so long would end"
+            )
     for place, schedule in _schedules(suite).items():
         _check_recipe(place, schedule)
 
@@ -117,7 +138,7 @@ def named(data: Data, path: Path | None) -> Data:
     return data.model_copy(update={"digest": found})
 
 
-def check_cells(cells: Sequence[Cell], places: "Places | None" = None) -> None:
+def check_cells(cells: Sequence[Cell], places: Sources | None = None) -> None:
     """Make every network once, let it see an empty batch, and hold budgets and batches against it.
 
     What cannot be pruned is no error here: its cells say so, and the others run.
@@ -138,7 +159,7 @@ def check_cells(cells: Sequence[Cell], places: "Places | None" = None) -> None:
         _check_group(group, places)
 
 
-def _check_group(cells: Sequence[Cell], places: "Places | None") -> None:
+def _check_group(cells: Sequence[Cell], places: Sources | None) -> None:
     """The same for the cells of one network on one data set."""
     from benchmarks.network import unloaded, untrained
     from zoo.core.errors import UnsupportedModel
@@ -166,7 +187,7 @@ def _check_group(cells: Sequence[Cell], places: "Places | None") -> None:
         _check_budgets(absolute, model, known.input_size)
 
 
-def outlined(data: Data, places: "Places | None") -> "Outline | None":
+def outlined(data: Data, places: Sources | None) -> "Outline | None":
     """Shape of a data set: by its name, or by its files where they must be there.
 
     Args:
@@ -241,6 +262,18 @@ def _check_recipe(place: str, schedule: Schedule) -> None:
         Recipe(**schedule.model_dump())
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+
+
+def _whole_numbers(value: object, place: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number in settings, with its place."""
+    if isinstance(value, int):
+        yield place, value
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _whole_numbers(inner, f"{place}.{key}".removeprefix("."))
+    if isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _whole_numbers(inner, f"{place}.{number}")
 
 
 def _schedules(suite: Suite) -> dict[str, Schedule]:

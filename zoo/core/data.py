@@ -6,8 +6,6 @@ a `TestSplit`, which opens once and which only the protocol holds.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -31,7 +29,16 @@ from zoo.core.batches import (
 )
 from zoo.core.digits import cluttered_digits, digits, glyph_indices
 from zoo.core.errors import unknown_name
+from zoo.core.folders import check_folder, files_digest, is_from_files, needed_path
 from zoo.core.meter import Meter
+from zoo.core.sizes import (
+    CLUTTERED_SEARCH,
+    CLUTTERED_TEST,
+    CLUTTERED_TRAIN,
+    check_sizes,
+    check_test_size,
+    shared_out,
+)
 
 __all__ = [
     "Batches",
@@ -54,21 +61,6 @@ CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
 DIGITS_MEAN, DIGITS_STD = (0.3, 0.3, 0.3), (0.35, 0.35, 0.35)
 CLUTTERED_MEAN, CLUTTERED_STD = (0.55, 0.55, 0.55), (0.22, 0.22, 0.22)
-
-# Without a size of its own, a search split takes this share of the training images.
-SEARCH_SHARE = 0.1
-
-# Of cluttered_digits, which has any number of images.
-CLUTTERED_TRAIN, CLUTTERED_SEARCH, CLUTTERED_TEST = 8_000, 1_000, 2_000
-
-# A side of an image; ImageNet's largest are seen at 600.
-MOST_PIXELS = 4096
-
-# Images made in memory take no more: beyond it a size is a typing error, not a wish.
-MOST_BYTES = 16 * 2**30
-
-# Files of a set that is smaller are read for its digest; of a larger one, names and sizes count.
-DIGEST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -160,7 +152,7 @@ def load_splits(
     """
     if name not in _LOADERS:
         raise unknown_name("dataset", name, _LOADERS)
-    _check_sizes(name, image_size, train_size, search_size, test_size)
+    check_sizes(name, image_size, train_size, search_size, test_size)
     chosen = None if path is None else Path(path).expanduser()
     request = _Request(name, chosen, seed, image_size, train_size, search_size, test_size, download)
     return _LOADERS[name](request)
@@ -184,65 +176,15 @@ def outline(
     """
     if name not in _LOADERS:
         raise unknown_name("dataset", name, _LOADERS)
-    _check_sizes(name, image_size, train_size, search_size, test_size)
+    check_sizes(name, image_size, train_size, search_size, test_size)
     if name not in _CLASSES:
         return None
     side = image_size or (224 if name == "imagenet" else 32)
     if name == "cluttered_digits":
         return Outline(_CLASSES[name], (3, side, side), train_size or CLUTTERED_TRAIN)
     there = _IMAGES.get(name) or len(glyph_indices("train"))
-    n_train, _ = _shared_out(there, search_size, train_size)
+    n_train, _ = shared_out(there, search_size, train_size)
     return Outline(_CLASSES[name], (3, side, side), n_train)
-
-
-def is_from_files(name: str) -> bool:
-    """Whether a set is read from a folder of the user's; not so those that are made in memory."""
-    return name not in _IN_MEMORY
-
-
-def files_digest(name: str, path: str | Path | None) -> str | None:
-    """Names the content of a set that is read from a folder of images.
-
-    Two folders with the same digest hold the same images: names and sizes of all files count, and
-    their content where they are less than 256 MiB together.
-
-    Args:
-        name: of the set.
-        path: its folder.
-
-    Returns:
-        16 hexadecimal digits; None for a set whose content its name tells: those made in memory,
-        and CIFAR, whose files torchvision compares with their published checksums.
-
-    Raises:
-        FileNotFoundError: for a path that is missing or holds no images.
-    """
-    if name not in _FOLDERS:
-        return None
-    root = _needed_path(name, None if path is None else Path(path).expanduser())
-    files = [file for part in ("train", "val") for file in _image_files(root / part)]
-    sizes = [file.stat().st_size for file in files]
-    is_read = sum(sizes) < DIGEST_BYTES
-    digest = hashlib.sha256()
-    for file, size in zip(files, sizes, strict=True):
-        digest.update(os.fsencode(file.relative_to(root).as_posix()) + b"\0%d\0" % size)
-        if is_read:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
-def _image_files(root: Path) -> list[Path]:
-    """The images of a folder that timm would read, in the order of their names."""
-    from timm.data.readers.img_extensions import get_img_extensions
-
-    _check_folder(root)
-    suffixes = get_img_extensions(as_set=True)
-    return sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in suffixes
-    )
 
 
 class MeteredBatches:
@@ -364,53 +306,9 @@ def hold_out(
     Raises:
         ValueError: if there are too few images.
     """
-    n_train, n_search = _shared_out(len(labels), search_size, train_size)
+    n_train, n_search = shared_out(len(labels), search_size, train_size)
     order = _stratified_order(labels, seed)
     return np.sort(order[n_search : n_search + n_train]), np.sort(order[:n_search])
-
-
-def _shared_out(there: int, search_size: int | None, train_size: int | None) -> tuple[int, int]:
-    """How many images train and how many are held out; at least one of each."""
-    n_search = max(1, round(SEARCH_SHARE * there)) if search_size is None else search_size
-    n_train = there - n_search if train_size is None else train_size
-    if n_search < 1 or n_train < 1 or n_search + n_train > there:
-        asked = [name for name, size in (("train_size", train_size), ("search_size", search_size))
-                 if size is not None]  # fmt: skip
-        raise ValueError(
-            f"{there} images cannot give {n_train} for training and {n_search} for search; "
-            + (f"lower {' or '.join(asked)}" if asked else "add images")
-        )
-    return n_train, n_search
-
-
-def _check_sizes(
-    name: str,
-    image_size: int | None,
-    train_size: int | None,
-    search_size: int | None,
-    test_size: int | None,
-) -> None:
-    """Refuse sizes that no set, or not this one, can give, before any image is made or read."""
-    for what, size in (("train", train_size), ("search", search_size), ("test", test_size)):
-        if size is not None and size < 1:
-            raise ValueError(f"{what}_size {size} is below 1; leave it out to take all there is")
-    if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
-        raise ValueError(f"image_size {image_size} is not from 1 to {MOST_PIXELS} pixels a side")
-    if name in ("cifar10", "cifar100") and image_size not in (None, 32):
-        raise ValueError(f"{name} has 32 x 32 images, not {image_size}; leave image_size out")
-    if name == "digits" and test_size is not None:
-        _test_size(len(glyph_indices("test")), test_size)
-    if name in _IN_MEMORY:
-        counts = [train_size or CLUTTERED_TRAIN, search_size or CLUTTERED_SEARCH]
-        counts += [test_size or CLUTTERED_TEST]
-        n_images = sum(counts) if name == "cluttered_digits" else len(glyph_indices("train"))
-        n_bytes = 3 * n_images * (image_size or 32) ** 2
-        if n_bytes > MOST_BYTES:
-            raise ValueError(
-                f"{n_images:,} images of {image_size or 32} pixels a side take "
-                f"{n_bytes / 2**30:,.0f} GiB of memory, and {name} is made in "
-                f"{MOST_BYTES // 2**30} at most; lower train_size or image_size"
-            )
 
 
 def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -450,7 +348,7 @@ def _load_cifar(request: _Request) -> Splits:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[request.name]
-    path = _needed_path(request.name, request.path, is_created=request.is_download_allowed)
+    path = needed_path(request.name, request.path, is_created=request.is_download_allowed)
     parts = []
     for is_train in (True, False):
         try:
@@ -493,7 +391,7 @@ def _split_tensors(
 def _load_folders(request: _Request) -> Splits:
     from timm.data import create_dataset, create_transform
 
-    path = _needed_path(request.name, request.path)
+    path = needed_path(request.name, request.path)
     size = request.image_size or 224
     shape = (3, size, size)
     augmented = create_transform(shape, is_training=True, hflip=0.5)
@@ -505,7 +403,7 @@ def _load_folders(request: _Request) -> Splits:
         ("test", "val", plain),
     ):
         root = path / folder
-        _check_folder(root)
+        check_folder(root)
         parts[part] = create_dataset("", root=str(root), transform=transform)
     classes, test_classes = (parts[part].reader.class_to_idx for part in ("train", "test"))
     if classes != test_classes:
@@ -530,38 +428,8 @@ def _test_positions(labels: np.ndarray, test_size: int | None) -> np.ndarray:
     """All images, or a fixed stratified choice of them, ascending."""
     if test_size is None:
         return np.arange(len(labels))
-    _test_size(len(labels), test_size)
+    check_test_size(len(labels), test_size)
     return np.sort(_stratified_order(labels, 0)[:test_size])
-
-
-def _test_size(there: int, test_size: int) -> None:
-    if test_size > there:
-        raise ValueError(
-            f"test_size {test_size} is above the {there} test images there are; lower it or leave "
-            "it out"
-        )
-
-
-def _needed_path(name: str, path: Path | None, *, is_created: bool = False) -> Path:
-    if path is None:
-        raise FileNotFoundError(f"{name} is read from files; pass path=, its folder (--data)")
-    if not path.exists() and not is_created:
-        raise FileNotFoundError(
-            f"{path} does not exist; pass the folder that holds {name} as path= (--data)"
-        )
-    return path
-
-
-def _check_folder(root: Path) -> None:
-    """Refuse a folder without class folders that hold images, with the way out."""
-    from timm.data.readers.img_extensions import get_img_extensions
-
-    layout = f"expected {root}/<class name>/<image>"
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} does not exist; {layout}")
-    suffixes = get_img_extensions(as_set=True)
-    if not any(file.suffix.lower() in suffixes for file in root.glob("*/**/*")):
-        raise FileNotFoundError(f"{root} holds no images; {layout}")
 
 
 _CLASSES = {
@@ -571,9 +439,6 @@ _CLASSES = {
     "cifar100": 100,
     "imagenet": 1_000,
 }
-
-_IN_MEMORY = ("digits", "cluttered_digits")
-_FOLDERS = ("imagefolder", "imagenet")
 
 # Published numbers of training images, for what is said before the files are there.
 _IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167}
