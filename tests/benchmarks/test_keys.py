@@ -21,6 +21,9 @@ from benchmarks.suite import Suite
 from tests.benchmarks.fabricate import cell
 from tests.benchmarks.test_protocol import InThisProcess
 
+# timm's reader leaves files to be closed by the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
 ROOT = Path(__file__).parents[2]
 SIDE = 16
 
@@ -167,23 +170,26 @@ def test_a_run_resumes_with_the_same_files_and_starts_anew_with_others(tmp_path:
 
 
 def test_prune_with_other_files_does_not_start_from_their_parent(tmp_path: Path) -> None:
-    """The second set has the first one's classes in another order: its parent is wrong on all."""
-    one = folder_of(tmp_path / "a", 0, per_class=40)
+    """The second set has the first one's classes in another order: its parent is wrong on all.
+
+    The names and sizes of all files together are the same.
+    """
+    one = folder_of(tmp_path / "a", 0)
     other = tmp_path / "b"
     for part in ("train", "val"):
         for label in range(3):
             shutil.copytree(one / part / f"class{label}", other / part / f"class{(label + 1) % 3}")
-    top1 = []
+    cells = []
     for path in (one, other):
         record = prune_one(
-            request(parent_epochs=20),
+            request(),
             out=tmp_path / f"out-{path.name}",
             cache=tmp_path / "cache",
             data=path,
             console=Console(quiet=True),
         )
-        top1.append(record.top1.parent)
-    assert min(top1) > 0.9
+        cells.append(record.cell)
+    assert cells[0].parent_key != cells[1].parent_key
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
 
 
@@ -214,7 +220,7 @@ def test_a_request_for_an_embedded_set_is_the_cell_that_it_was(tmp_path: Path) -
 
 def test_a_batch_above_the_training_images_names_the_option(tmp_path: Path) -> None:
     path = folder_of(tmp_path / "a", 0)
-    with pytest.raises(ValueError, match="batch_size 64 is above the 16 .*--batch-size"):
+    with pytest.raises(ValueError, match=r"batch_size 64 is above the 16 .*--batch-size"):
         prune_one(
             request(batch_size=64),
             out=tmp_path / "out",
