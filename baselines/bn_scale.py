@@ -33,8 +33,9 @@ Names: gamma -> BatchNorm scale; lambda -> `l1`; g(gamma) -> absolute value.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.score import channel_rows, magnitude_scores
 from zoo.core.select import global_widths, keep_best
+from zoo.core.settings import Range
 from zoo.core.space import ChannelSpace
 from zoo.core.train import Recipe, TrainingLoss, train
 
@@ -63,6 +65,13 @@ class BNScale(Pruner):
         lr: highest learning rate of the cosine.
         weight_decay: 1e-4 in the paper's section 4.2.
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "epochs": "at least 0",
+        "l1": "at least 0",
+        "lr": "above 0",
+        "weight_decay": "at least 0",
+    }
 
     epochs: int = 4
     l1: float = 8e-3

@@ -26,8 +26,9 @@ Cost: For each sample four training batches and one pass over the search split, 
 Names: None.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from zoo.core.config import SubnetConfig
 from zoo.core.planted import Golden, planted_golden
@@ -35,6 +36,7 @@ from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.score import magnitude_scores
 from zoo.core.select import keep_best, random_widths
+from zoo.core.settings import Range
 
 __all__ = ["RandomSearch"]
 
@@ -46,6 +48,8 @@ class RandomSearch(Pruner):
     Attributes:
         samples: configurations drawn.
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {"samples": "at least 1"}
 
     samples: int = 50
 

@@ -30,9 +30,9 @@ Names: I_S -> score; g_s w_s -> `weight_gradient_products`; S -> the filters of 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from torch import Tensor
@@ -42,6 +42,7 @@ from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.score import channel_scores, weight_gradient_products
 from zoo.core.select import global_widths, keep_best
+from zoo.core.settings import Range
 
 __all__ = ["Taylor", "squared_sums"]
 
@@ -53,6 +54,8 @@ class Taylor(Pruner):
     Attributes:
         calibration: share of the training images that scores are averaged over.
     """
+
+    ranges: ClassVar[Mapping[str, Range]] = {"calibration": "above 0"}
 
     calibration: float = 0.1
 

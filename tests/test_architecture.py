@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # A core file imports only from core files above it.
 CORE_ORDER = (
     "errors",
+    "settings",
     "whole_file",
     "sealed",
     "quiet",
@@ -45,6 +46,8 @@ CORE_ORDER = (
     "batches",
     "widen",
     "digits",
+    "sizes",
+    "folders",
     "data",
     "store",
     "top1",

@@ -60,7 +60,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args, get_type_hints
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -89,12 +89,13 @@ from zoo.core.distill import (
     relative_feature_error,
     told_still,
 )
-from zoo.core.errors import Diverged, unknown_name
+from zoo.core.errors import Diverged
 from zoo.core.grid import Grid, filled_widths, make_grid
 from zoo.core.narrow_strided import backward
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.select import keep_best
+from zoo.core.settings import Range
 from zoo.core.space import ChannelSpace
 
 __all__ = [
@@ -132,6 +133,15 @@ class BNP(Pruner):
         temperature: of that distillation.
     """
 
+    ranges: ClassVar[Mapping[str, Range]] = {
+        **dict.fromkeys(("steps", "lambda_cost", "beta", "kd"), "at least 0"),
+        **dict.fromkeys(("lr", "cooling", "temperature"), "above 0"),
+        **dict.fromkeys(("candidates", "score_batches", "chains", "chain_steps"), "at least 1"),
+        "pool": "at least 1",
+        "burn_in": "at least 0 and below 1",
+        "acceptance": "above 0 and below 1",
+    }
+
     steps: int = 25
     lr: float = 1e-3
     error: Literal["relative", "raw"] = "relative"
@@ -156,7 +166,6 @@ class BNP(Pruner):
         problem.check_feasible()
         if problem.is_full:
             return conclude(problem, SubnetConfig.full())
-        _check_names(self)
         blocks = cut_blocks(problem.model, problem.space)
         grid = make_grid(problem, blocks, self.candidates)
         runner = BlockRunner(problem.model, problem.space, blocks)
@@ -175,7 +184,6 @@ class BNP(Pruner):
         Raises:
             ValueError: if a configuration narrows an interface between blocks.
         """
-        _check_names(self)
         blocks = cut_blocks(problem.model, problem.space)
         inner = {name for block in blocks for name in block.groups}
         check_interfaces(problem.space, inner, configs)
@@ -210,14 +218,6 @@ class BNP(Pruner):
     def tiny(cls) -> Self:
         """One small training step, few candidates and short chains."""
         return cls(steps=2, lr=1e-4, candidates=16, chains=2, chain_steps=400, pool=2)
-
-
-def _check_names(settings: BNP) -> None:
-    """Refuse a variant that does not exist."""
-    for name in ("error", "feed", "posterior", "solver"):
-        known = get_args(get_type_hints(BNP)[name])
-        if getattr(settings, name) not in known:
-            raise unknown_name(name, getattr(settings, name), known)
 
 
 def distil_blocks(

@@ -65,7 +65,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Self, get_args, get_type_hints
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -75,11 +75,11 @@ from torch import Tensor, nn
 from zoo.core.config import SubnetConfig
 from zoo.core.cost import CostModel
 from zoo.core.distill import Taps, feature_error, relative_feature_error, told_still
-from zoo.core.errors import unknown_name
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.score import channel_scores, producers, weight_gradient_products
 from zoo.core.select import fill_up, keep_best
+from zoo.core.settings import Range
 from zoo.core.space import ChannelSpace
 from zoo.core.train import TrainingLoss
 
@@ -115,6 +115,12 @@ class Knapsack(Pruner):
             position, or nothing ([official code]).
     """
 
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "calibration": "above 0",
+        "resolution": "at least 1",
+        "gamma": "at least 0",
+    }
+
     importance: Literal["per_weight", "per_filter"] = "per_weight"
     solver: Literal["greedy", "exact"] = "greedy"
     calibration: float = 0.16
@@ -128,7 +134,6 @@ class Knapsack(Pruner):
         problem.check_feasible()
         if problem.is_full:
             return conclude(problem, SubnetConfig.full())
-        _check_names(self)
         with problem.meter.phase("scoring"):
             batches = calibration_batches(problem, self.calibration)
             values = taylor_values(problem, batches, self.importance)
@@ -158,7 +163,6 @@ class Knapsack(Pruner):
         self, teacher: nn.Module, student: nn.Module, space: ChannelSpace
     ) -> InnerDistillation:
         """Cross-entropy plus the mean distance to the teacher's features."""
-        _check_names(self)
         names = [
             name
             for position in self.positions
@@ -177,14 +181,6 @@ class Knapsack(Pruner):
     def tiny(cls) -> Self:
         """One calibration batch, exact solver."""
         return cls(calibration=0.01, solver="exact", resolution=2_000)
-
-
-def _check_names(settings: Knapsack) -> None:
-    """Refuse a variant that does not exist."""
-    for name in ("importance", "solver", "normalisation"):
-        known = get_args(get_type_hints(Knapsack)[name])
-        if getattr(settings, name) not in known:
-            raise unknown_name(name, getattr(settings, name), known)
 
 
 def calibration_batches(problem: Problem, share: float) -> Iterable[tuple[Tensor, Tensor]]:

@@ -46,7 +46,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch.nn.functional as F
@@ -54,7 +54,6 @@ from torch import Tensor
 
 from zoo.core.config import SubnetConfig
 from zoo.core.engine import Engine, Execution, Norm, starting_weights
-from zoo.core.errors import unknown_name
 from zoo.core.evolve import Evaluated, draw_only, evolve, random_candidates
 from zoo.core.oneshot import OneShot, Range, Widths
 from zoo.core.planted import Golden, planted_golden
@@ -121,14 +120,6 @@ class PSENet(OneShot):
     population: int = 40
     parents: int = 10
     mutation: float = 0.1
-
-    def validate(self) -> None:
-        """Refuse a number out of range and a variant that does not exist."""
-        super().validate()
-        hints: dict[str, Any] = get_type_hints(PSENet)
-        for name in ("sampling", "kind", "init", "redraw"):
-            if getattr(self, name) not in get_args(hints[name]):
-                raise unknown_name(name, getattr(self, name), get_args(hints[name]))
 
     def train(self, widths: Widths) -> Trained:
         """Train several subnets in each update."""

@@ -62,7 +62,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ from zoo.core.blocks import check_interfaces
 from zoo.core.config import SubnetConfig
 from zoo.core.distill import told_still
 from zoo.core.engine import Engine, starting_weights
-from zoo.core.errors import InfeasibleBudget, unknown_name
+from zoo.core.errors import InfeasibleBudget
 from zoo.core.evolve import Candidates, Evaluated, State, evolve, random_candidates
 from zoo.core.oneshot import OneShot, Range, Widths
 from zoo.core.planted import Golden, planted_golden
@@ -167,19 +167,18 @@ class Stagewise(OneShot):
     score: Literal["stages", "assembled"] = "stages"
 
     def validate(self) -> None:
-        """Refuse a variant that does not exist, or that trains nothing."""
+        """Refuse a variant that contradicts itself, or that trains nothing."""
         super().validate()
-        hints: dict[str, Any] = get_type_hints(Stagewise)
-        for name in ("junctions", "supervision", "evolution", "score"):
-            if getattr(self, name) not in get_args(hints[name]):
-                raise unknown_name(name, getattr(self, name), get_args(hints[name]))
         if self.supervision == "labels" and self.junctions == "leading":
             raise ValueError(
                 "supervision 'labels' hands narrow features to full stages; use junctions 'full'"
             )
         if not (self.fullnet or self.tinynet or self.random_subnets):
             raise ValueError("no network is trained; switch one of fullnet and tinynet on")
+
+    def _prepare(self, problem: Problem) -> tuple[Widths, Trained]:
         check_processes(self.workers)
+        return super()._prepare(problem)
 
     def train(self, widths: Widths) -> Trained:
         """Train all stages in each update."""

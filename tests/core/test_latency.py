@@ -340,5 +340,5 @@ def test_every_thread_flushes_denormal_numbers_while_it_is_timed(threads: int) -
 
 @pytest.mark.parametrize("setting", [{"batch": 0}, {"rounds": 0}, {"memory_format": "nhwc"}])
 def test_timing_that_makes_no_sense_is_refused(setting: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"must be"):
+    with pytest.raises(ValueError, match=r"must be|unknown memory_format"):
         Timing(**setting)  # type: ignore[arg-type]

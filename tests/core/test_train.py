@@ -315,12 +315,40 @@ def test_a_timm_network_trains_with_another_optimizer() -> None:
     ("settings", "message"),
     [
         ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'"),
-        ({"epochs": -1}, "-1 epochs"),
-        ({"batch_size": 0}, "batches of 0"),
-        ({"lr": 0.0}, r"learning rate 0\.0 is not above zero"),
-        ({"warmup_epochs": 3.0}, r"3\.0 warm-up epochs do not fit in 2"),
+        ({"epochs": -1}, "epochs is -1; it must be at least 0"),
+        ({"epochs": 1.5}, "epochs is 1.5; it must be a whole number"),
+        ({"epochs": True}, "epochs is True; it must be a whole number"),
+        ({"epochs": 10**12}, "epochs is 1000000000000; it must be a whole number of at most"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"batch_size": -4}, "batch_size is -4; it must be at least 1"),
+        ({"lr": 0.0}, r"lr is 0\.0; it must be above 0"),
+        ({"lr": math.inf}, "lr is inf; it must be a finite number"),
+        ({"lr": math.nan}, "lr is nan; it must be a finite number"),
+        ({"lr": "0.1"}, "lr is '0.1'; it must be a finite number"),
+        ({"momentum": 1.0}, r"momentum is 1\.0; it must be at least 0 and below 1"),
+        ({"weight_decay": -1e-4}, r"weight_decay is -0\.0001; it must be at least 0"),
+        ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
+        ({"channels_last": 1}, "channels_last is 1; it must be true or false"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be above 0 and below 1"),
+        ({"clip_grad": 0.0}, "clip_grad is 0.0; it must be above 0"),
+        ({"clip_grad": math.inf}, "clip_grad is inf; it must be a finite number or none"),
+        ({"milestones": (0.5, 1.5)}, "milestones are .*; each must be a share of the epochs"),
+        ({"milestones": 0.5}, "milestones is 0.5; it must be a list, each a finite number"),
+        ({"optimizer": "sdg"}, "unknown optimizer 'sdg'; did you mean .*sgd"),
+        ({"optimizer": "lookahead_sdg"}, "unknown optimizer 'lookahead_sdg'"),
+        ({"optimizer": ""}, "unknown optimizer ''"),
+        ({"warmup_epochs": 3.0}, r"3\.0 warm-up epochs do not fit in 2; lower warmup_epochs"),
+        ({"warmup_epochs": -1.0}, "warmup_epochs is -1.0; it must be at least 0"),
     ],
 )
 def test_bad_recipes_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Recipe(**{"epochs": 2, **settings})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "SGD", "lookahead_adamw"])
+def test_every_name_that_a_recipe_takes_makes_an_optimizer(optimizer: str) -> None:
+    recipe = Recipe(epochs=1, optimizer=optimizer, lr=1e-3, batch_size=16, milestones=[0.5])  # type: ignore[arg-type]
+    assert recipe.milestones == (0.5,)
+    model = timm.create_model("test_efficientnet", num_classes=2)
+    assert math.isfinite(train(model, Batches(images(32), 16), recipe).losses[0])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo.core.errors import unknown_name
+from zoo.core.settings import check_settings
 
 if TYPE_CHECKING:
     from zoo.core.space import ChannelGroup, ChannelSpace
@@ -114,10 +115,7 @@ class WidthRules:
     divisor: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_keep <= 1:
-            raise ValueError(f"min_keep is {self.min_keep}; it must be above 0 and at most 1")
-        if self.divisor < 1:
-            raise ValueError(f"divisor is {self.divisor}; it must be at least 1")
+        check_settings(self, {"min_keep": "above 0 and at most 1", "divisor": "at least 1"})
 
     def minimum(self, size: int) -> int:
         """Return the smallest legal width of a group of ``size`` channels, never 0."""

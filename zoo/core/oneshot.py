@@ -8,9 +8,9 @@ differ by the idea alone.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -22,20 +22,11 @@ from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.score import channel_order
 from zoo.core.select import fill_closely, keep_best
+from zoo.core.settings import Range
 from zoo.core.store import Trained
 from zoo.core.widths import WidthGrid
 
 __all__ = ["OneShot", "Range", "Widths"]
-
-
-Range = Literal["at least 0", "at least 1", "above 0", "between 0 and 1", "at least 0 and below 1"]
-_IS_IN: Mapping[Range, Callable[[float], bool]] = {
-    "at least 0": lambda value: value >= 0,
-    "at least 1": lambda value: value >= 1,
-    "above 0": lambda value: value > 0,
-    "between 0 and 1": lambda value: 0 <= value <= 1,
-    "at least 0 and below 1": lambda value: 0 <= value < 1,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +71,9 @@ class OneShot(Pruner):
     ranges: ClassVar[Mapping[str, Range]] = {
         "steps": "at least 0",
         "lr": "above 0",
+        "ratios": "at least 2",
         "slack": "at least 0 and below 1",
     }
-    """What numbers settings may be; one that is None is not a number."""
 
     steps: int = 1000
     lr: float = 0.02
@@ -97,17 +88,6 @@ class OneShot(Pruner):
     @abstractmethod
     def choose(self, widths: Widths, trained: Trained) -> np.ndarray:
         """The best state within the budget, shape (G,), inside the phase of the search."""
-
-    def validate(self) -> None:
-        """Refuse settings that cannot work.
-
-        Raises:
-            ValueError: with the setting and what it may be.
-        """
-        for name, allowed in self.ranges.items():
-            value = getattr(self, name)
-            if value is not None and not _IS_IN[allowed](value):
-                raise ValueError(f"{name} is {value}; it must be {allowed}")
 
     def accuracy(
         self, widths: Widths, config: SubnetConfig, weights: Mapping[str, Tensor]
@@ -146,7 +126,6 @@ class OneShot(Pruner):
             ]
 
     def _prepare(self, problem: Problem) -> tuple[Widths, Trained]:
-        self.validate()
         grid = WidthGrid.make(problem, self.ratios)
         order = channel_order(problem, by_magnitude=self.start == "parent")
         widths = Widths(problem, grid, order)

@@ -22,6 +22,7 @@ from zoo.core.config import SubnetConfig
 from zoo.core.errors import unknown_name
 from zoo.core.planted import Golden, planted_golden
 from zoo.core.problem import Problem
+from zoo.core.settings import Range, check_settings
 from zoo.core.space import ChannelSpace
 from zoo.core.train import TrainingLoss
 
@@ -66,9 +67,22 @@ class Pruner(ABC):
     Attributes:
         known_exceptions: contract checks that the class is known to fail, by name, each with its
             reason; `zoo.core.checks` expects exactly these to fail.
+        ranges: what numbers settings may be, by name; types follow from the annotations.
     """
 
     known_exceptions: ClassVar[Mapping[str, str]] = {}
+    ranges: ClassVar[Mapping[str, Range]] = {}
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Refuse settings that cannot work, as the pruner is made.
+
+        Raises:
+            ValueError: with the setting and what it may be.
+        """
+        check_settings(self, self.ranges)
 
     @abstractmethod
     def search(self, problem: Problem) -> Subnet:
@@ -182,14 +196,18 @@ def create_pruner(name: str, **settings: object) -> Pruner:
     """A pruner with some hyperparameters changed from their defaults.
 
     Raises:
-        ValueError: for an unknown name or setting, with the nearest ones.
+        ValueError: for an unknown name or setting, with the nearest ones, or a setting that
+            cannot work.
     """
     cls = get_pruner(name)
     known = [field.name for field in fields(cls) if field.init]  # type: ignore[arg-type]
     for setting in settings:
         if setting not in known:
             raise unknown_name(f"setting of {name}", setting, known)
-    return cls(**settings)
+    try:
+        return cls(**settings)
+    except ValueError as error:
+        raise ValueError(f"settings of {name}: {error}") from error
 
 
 def card(cls: type[Pruner]) -> dict[str, str]:

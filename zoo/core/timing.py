@@ -35,6 +35,7 @@ from zoo.core.operators import MEMORY_FORMATS, CaseGrid, MemoryFormat, grid_widt
 from zoo.core.quiet import in_quiet_thread
 from zoo.core.resize import resized_copy
 from zoo.core.sealed import read_sealed, set_aside, write_sealed
+from zoo.core.settings import check_settings
 from zoo.core.space import ChannelSpace
 
 __all__ = ["DamagedTable", "Timing", "cpu_model", "measure_latency", "pass_ns", "tabulate"]
@@ -88,11 +89,15 @@ class Timing:
     block_ms: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.threads, self.rounds) < 1 or self.block_ms <= 0:
-            raise ValueError(f"{self}: batch, threads, rounds and block_ms must be positive")
-        if self.memory_format not in MEMORY_FORMATS:
-            known = " or ".join(map(repr, MEMORY_FORMATS))
-            raise ValueError(f"memory_format is {self.memory_format!r}; it must be {known}")
+        check_settings(
+            self,
+            {
+                "batch": "at least 1",
+                "threads": "at least 1",
+                "rounds": "at least 1",
+                "block_ms": "above 0",
+            },
+        )
 
 
 def measure_latency(

@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from zoo.core.data import MeteredBatches
 from zoo.core.errors import Diverged, unknown_name
 from zoo.core.meter import Meter
 from zoo.core.narrow_strided import backward, guard
+from zoo.core.settings import Range, check_settings
 from zoo.core.top1 import right_answers
 
 __all__ = ["CrossEntropy", "OnStep", "Recipe", "TrainHistory", "TrainingLoss", "evaluate", "train"]
@@ -32,6 +33,15 @@ OnStep = Callable[[int, int, float], None]
 
 # Reading a loss waits for the device, so losses are read this many steps at a time.
 READ_EVERY = 20
+
+_RANGES: dict[str, Range] = {
+    **dict.fromkeys(("epochs", "weight_decay", "warmup_epochs"), "at least 0"),
+    "batch_size": "at least 1",
+    "lr": "above 0",
+    "clip_grad": "above 0",
+    **dict.fromkeys(("momentum", "label_smoothing"), "at least 0 and below 1"),
+    "ema_decay": "above 0 and below 1",
+}
 
 # A loss this many times the first one, or this many nats where the first one is below 1, will not
 # come back.
@@ -73,16 +83,25 @@ class Recipe:
     clip_grad: float | None = None
 
     def __post_init__(self) -> None:
-        if self.schedule not in get_args(Schedule):
-            raise unknown_name("schedule", self.schedule, get_args(Schedule))
-        if self.epochs < 0 or self.batch_size < 1:
+        check_settings(self, _RANGES)
+        _check_optimizer(self.optimizer)
+        if any(not 0 < share < 1 for share in self.milestones):
             raise ValueError(
-                f"{self.epochs} epochs of batches of {self.batch_size}; at least 0 and 1 are needed"
+                f"milestones are {self.milestones}; each must be a share of the epochs, above 0 "
+                "and below 1"
             )
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"learning rate {self.lr} is not above zero")
-        if not 0 <= self.warmup_epochs <= self.epochs:
-            raise ValueError(f"{self.warmup_epochs} warm-up epochs do not fit in {self.epochs}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"{self.warmup_epochs} warm-up epochs do not fit in {self.epochs}; lower "
+                "warmup_epochs or raise epochs"
+            )
+
+
+def _check_optimizer(name: str) -> None:
+    """Refuse a name that timm does not know, where it may stand behind "lookahead_"."""
+    known = list_optimizers()
+    if name.lower().removeprefix("lookahead_") not in known:
+        raise unknown_name("optimizer", name, known)
 
 
 class TrainingLoss(nn.Module):
