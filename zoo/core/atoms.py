@@ -72,12 +72,19 @@ class Atoms:
 
 @dataclass(frozen=True)
 class Op:
-    """One operator call: what ran, where, and (shape, labels) of what it read and made."""
+    """One operator call: what ran, where, and (shape, labels) of what it read and made.
+
+    Attributes:
+        scalars: the arguments that are no tensors, by name.
+        sources: what made each tensor that it read.
+    """
 
     name: str
     module: str
     inputs: tuple[tuple[tuple[int, ...], Labels], ...]
     outputs: tuple[tuple[tuple[int, ...], Labels], ...]
+    scalars: tuple[tuple[str, object], ...] = ()
+    sources: tuple[object, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Trace:
         ops: the operator calls in order.
         outputs: (shape, labels) of what each module that returns one tensor put out last, by
             path, in order of execution.
-        products: MACs of convolutions and linear layers.
+        products: MACs of convolutions and of products with what is no image.
         depthwise: paths of modules that ran a depthwise convolution.
     """
 

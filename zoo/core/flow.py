@@ -29,6 +29,7 @@ class Flow:
     _labels: dict[int, Labels] = field(default_factory=dict)
     _names: dict[int, str] = field(default_factory=dict)
     _alive: list[Tensor] = field(default_factory=list)
+    _own: set[int] = field(default_factory=set)  # parameters and buffers
 
     def enter(self, name: str, tensor: Tensor) -> None:
         """Give a parameter or buffer fresh atoms along its first two dimensions."""
@@ -40,6 +41,7 @@ class Flow:
             self.trace.parameters.append(name)
         self.set(tensor, labels)
         self._names[id(tensor)] = name
+        self._own.add(id(tensor))
 
     def get(self, tensor: Tensor | None) -> Labels:
         """Return the labels of a tensor; none of its channels can change if it has none."""
@@ -54,6 +56,18 @@ class Flow:
         """Attach labels to a tensor; dimensions of one element never carry one."""
         self._labels[id(tensor)] = {d: v for d, v in labels.items() if tensor.shape[d] > 1}
         self._alive.append(tensor)
+
+    def release(self) -> tuple[list[Labels], list[Tensor]]:
+        """Let go of the tensors of a pass; return them with their labels.
+
+        Parameters and buffers stay known.
+        """
+        made = list({id(t): t for t in self._alive if id(t) not in self._own}.values())
+        labels = [self._labels[id(tensor)] for tensor in made]
+        self._alive = [t for t in self._alive if id(t) in self._own]
+        self._labels = {key: self._labels[key] for key in self._own}
+        self._names = {key: self._names[key] for key in self._own}
+        return labels, made
 
     def name(self, tensor: Tensor | None) -> str | None:
         """Return the name of a parameter or buffer, or of the one this tensor transposes."""

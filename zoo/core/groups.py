@@ -12,11 +12,17 @@ from torch import Tensor
 from zoo.core.atoms import FIXED, Trace
 from zoo.core.config import SubnetConfig
 
-__all__ = ["Axis", "ChannelGroup", "ChannelTable", "Follower", "Member", "Pinned", "is_in"]
+__all__ = ["Axis", "ChannelGroup", "ChannelTable", "Follower", "Held", "Member", "Pinned", "is_in"]
 
 Role = Literal[
     "out", "in", "depthwise", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_var", "other"
 ]
+
+# Operators that are given sizes, which their module may hold as attributes.
+_SIZED = frozenset(
+    ("split", "split_with_sizes", "slice", "convolution", "view", "_unsafe_view", "expand",
+     "native_batch_norm", "native_group_norm", "native_layer_norm")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,15 @@ class Follower:
 
 
 @dataclass(frozen=True)
+class Held:
+    """An attribute of a module without which the smaller network does not run."""
+
+    path: str
+    name: str
+    follower: Follower
+
+
+@dataclass(frozen=True)
 class ChannelTable:
     """Groups, and where each of them lies.
 
@@ -132,8 +147,9 @@ class ChannelTable:
         products: MACs of each layer call as (module, factor, indices of axes).
         outputs: width of what each module that returns one tensor puts out: (width, index of its
             axis or None where it is fixed), by path, in order of execution.
-        followers: attributes that must change with the widths.
+        followers: sizes that modules may hold as attributes.
         depthwise: paths of modules that run a depthwise convolution.
+        held: the attributes, beside those of torch's layers, that change with the widths.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -146,6 +162,7 @@ class ChannelTable:
     outputs: dict[str, tuple[int, int | None]]
     followers: tuple[Follower, ...]
     depthwise: frozenset[str]
+    held: tuple[Held, ...] = ()
 
     def kept_positions(self, config: SubnetConfig) -> list[np.ndarray | None]:
         """Return for every axis the positions that ``config`` keeps, None for all of them."""
@@ -352,7 +369,7 @@ class _Builder:
         """Yield the sizes that code outside of layers may hold as numbers: parts and groups."""
         for op in self.trace.ops:
             kind = op.name.split(".")[1]
-            if kind not in ("split", "split_with_sizes", "slice", "convolution", "view", "expand"):
+            if kind not in _SIZED:
                 continue
             parts: dict[int, list[tuple[int, int]]] = {}
             for shape, labels in (*op.inputs, *op.outputs):

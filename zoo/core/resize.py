@@ -1,8 +1,9 @@
 """Make a network smaller along a table of channel groups, and prove that the table was right.
 
 The proof is cheap: the smaller network is traced on the meta device again. Operator by operator its
-shapes must be those that the table predicts, and channel by channel its layers must be connected
-as the kept channels of the parent were.
+shapes must be those that the table predicts, its numbers (temperatures, strides, epsilons) those of
+the parent, and what it reads made by the same earlier calls; channel by channel its layers must be
+connected as the kept channels of the parent were.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.core.arguments import arguments_agree
 from zoo.core.atoms import Trace
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
-from zoo.core.groups import ChannelTable, Follower
+from zoo.core.groups import ChannelTable
 from zoo.core.trace import TraceFailed, on_meta, trace_model
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "axis_sizes",
     "compare_traces",
     "copy_resized",
+    "is_sized_layer",
     "prove",
     "resize_tensor",
     "resized_copy",
@@ -129,6 +132,10 @@ def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[i
 class SizedAttributes:
     """The attributes of a network that must change with the widths, found once.
 
+    The sizes that torch's own layers state always do. Any other attribute that holds the same
+    number may mean something else (a temperature, a kernel size), so only those that
+    ``table.held`` names change.
+
     Args:
         model: a network of the size that ``table`` describes.
         table: its table.
@@ -142,17 +149,10 @@ class SizedAttributes:
             for path, module in model.named_modules()
             if _layer_sizes(path, module, table, full)
         ]
-        self._held: list[tuple[str, str, Any, Follower]] = []
-        for follower in table.followers:
-            path = _path(follower.module, model)
-            module = model.get_submodule(path)
-            if isinstance(module, _LAYERS):
-                continue
-            self._held += [
-                (path, name, value, follower)
-                for name, value in vars(module).items()
-                if _replaced(value, follower.sizes, follower.sizes) is not None
-            ]
+        self._held = [
+            (held.path, held.name, vars(model.get_submodule(held.path))[held.name], held.follower)
+            for held in table.held
+        ]
 
     def at(self, sizes: Sequence[int]) -> list[Attribute]:
         """Return what changes where the axes have some sizes, in order of their index."""
@@ -166,7 +166,7 @@ class SizedAttributes:
         for path, name, value, follower in self._held:
             new = tuple(sizes[axis] for axis in follower.axes)
             if new != follower.sizes:
-                changes.append((path, name, _replaced(value, follower.sizes, new)))
+                changes.append((path, name, type(value)(new if isinstance(value, list | tuple) else new[0])))
         return changes
 
 
@@ -255,7 +255,8 @@ def compare_traces(trace: Trace, kept: np.ndarray, found: Trace) -> None:
         op = trace.ops[step]
         raise Mismatch(
             f"module {op.module!r}: {op.name} does not follow the smaller widths; the network was "
-            "not pruned. Its code holds a number of channels that is unknown from outside.",
+            "not pruned. Its code holds a number of channels that is unknown from outside, or "
+            "computes with one.",
             step,
         )
     wrong = _wrong_connections(trace, kept, found)
@@ -286,7 +287,7 @@ def _kept_atoms(trace: Trace, table: ChannelTable, config: SubnetConfig) -> np.n
 
 
 def _first_difference(trace: Trace, kept: np.ndarray, found: Sequence[Any]) -> int | None:
-    """Return the first operator whose name or shapes are not the predicted ones."""
+    """Return the first call whose operator, shapes, numbers or sources are not as predicted."""
     for step, (op, other) in enumerate(zip(trace.ops, found, strict=False)):
         expected = [
             tuple(
@@ -295,7 +296,10 @@ def _first_difference(trace: Trace, kept: np.ndarray, found: Sequence[Any]) -> i
             )
             for shape, labels in op.outputs
         ]
-        if op.name != other.name or expected != [shape for shape, _ in other.outputs]:
+        is_same = op.name == other.name and op.sources == other.sources
+        if not is_same or expected != [shape for shape, _ in other.outputs]:
+            return step
+        if not arguments_agree(op, other, kept):
             return step
     return None
 
@@ -350,6 +354,11 @@ _LAYERS = (
 )
 
 
+def is_sized_layer(module: nn.Module) -> bool:
+    """Whether a module is one of torch's layers that state their sizes."""
+    return isinstance(module, _LAYERS)
+
+
 def _layer_sizes(
     path: str, module: nn.Module, table: ChannelTable, sizes: Sequence[int]
 ) -> dict[str, Any]:
@@ -385,16 +394,3 @@ def _layer_sizes(
         "in_channels": size("weight", read) * (1 if module.transposed else module.groups),
         "out_channels": size("weight", make),
     }
-
-
-def _replaced(value: Any, old: tuple[int, ...], new: tuple[int, ...]) -> Any:
-    """Return what an attribute becomes if it holds the sizes ``old``, None if it does not."""
-    if len(old) == 1:
-        return new[0] if type(value) is int and value == old[0] and value > 1 else None
-    if type(value) in (list, tuple) and tuple(value) == old:
-        return type(value)(new)
-    return None
-
-
-def _path(where: str, model: nn.Module) -> str:
-    return "" if where == type(model).__name__ else where

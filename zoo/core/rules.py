@@ -16,7 +16,7 @@ from operator import mul
 import torch
 from torch import Tensor
 
-from zoo.core.atoms import FIXED, Labels, Product
+from zoo.core.atoms import FIXED, Labels
 from zoo.core.flow import Call, Flow
 
 __all__ = ["apply_rule", "labels_after_view"]
@@ -86,21 +86,15 @@ def _convolution(flow: Flow, call: Call) -> None:
             flow.trace.atoms.mix(label, f"a convolution along the channels in {flow.where}")
     make, read = (1, 0) if call.bound["transposed"] else (0, 1)
     made = flow.along(weight, make)
-    fan_in = _connect_inputs(flow, images, weight, groups, make, read)
+    _connect_inputs(flow, images, weight, groups, make, read)
     flow.set(out, {**beyond, 1: made})
     _add_vector(flow, bias, made, "bias")
-    base = images if call.bound["transposed"] else out
-    positions = [flow.get(base)[d] for d in beyond if d > 1]
-    fixed = prod(s for d, s in enumerate(base.shape) if d > 1 and d not in beyond)
-    macs = fixed * prod(weight.shape[2:]) * (fan_in if isinstance(fan_in, int) else 1)
-    dims = (made, *positions) if isinstance(fan_in, int) else (made, fan_in, *positions)
-    flow.trace.products.append(Product(flow.where, macs, dims))
 
 
 def _connect_inputs(
     flow: Flow, images: Tensor, weight: Tensor, groups: int, make: int, read: int
-) -> Tensor | int:
-    """Tie what a convolution reads to its weight; return the fan-in of one output channel."""
+) -> None:
+    """Tie what a convolution reads to its weight."""
     atoms, where = flow.trace.atoms, flow.where
     entering, made = flow.along(images, 1), flow.along(weight, make)
     channels = images.shape[1]
@@ -110,16 +104,14 @@ def _connect_inputs(
         atoms.unite(rows, entering[:, None].expand_as(rows), where)
         flow.role(weight, make, "depthwise")
         flow.trace.depthwise.add(where)
-        return 1
+        return
     flow.role(weight, make, "out")
     flow.role(weight, read, "in")
     if groups > 1:  # every group of the convolution loses the same channels
         entering = atoms.tie(entering, groups, where)
         atoms.tie(made, groups, where)
-    if weight.shape[read] == 1:
-        return 1
-    atoms.unite(flow.along(weight, read), entering, where)
-    return flow.along(weight, read)
+    if weight.shape[read] > 1:
+        atoms.unite(flow.along(weight, read), entering, where)
 
 
 def _add_vector(flow: Flow, vector: Tensor | None, label: Tensor, role: str) -> None:
@@ -143,8 +135,6 @@ def _linear(flow: Flow, call: Call) -> None:
     flow.set(out, {1: made} if row is None else {0: row, 1: made})
     if call.name == "addmm":
         _add_vector(flow, call.bound["self"], made, "bias")
-    sizes = (made, flow.along(weight, 0)) + (() if row is None else (row,))
-    flow.trace.products.append(Product(flow.where, rows.shape[0] if row is None else 1, sizes))
 
 
 @_rule(

@@ -10,10 +10,11 @@ import numpy as np
 from torch import nn
 
 from zoo.core.atoms import Op, Trace
+from zoo.core.attributes import with_held
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel, unknown_name
 from zoo.core.groups import ChannelGroup, ChannelTable, Member, Pinned
-from zoo.core.resize import Mismatch, prove, resized_copy
+from zoo.core.resize import Mismatch
 from zoo.core.trace import on_meta, trace_model
 
 __all__ = ["ChannelGroup", "ChannelSpace", "Member", "Pinned", "timm_ordinals"]
@@ -75,7 +76,7 @@ class ChannelSpace:
             table = ChannelTable.build(trace, inexact=inexact, **ordinals)
             config = _half(table)
             try:
-                prove(trace, table, config, resized_copy(meta, table, config), size)
+                table = with_held(meta, trace, table, config, size)
             except Mismatch as mismatch:
                 _pin(trace, mismatch, meta)
             else:

@@ -22,10 +22,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zoo.core.arguments import plain_arguments
 from zoo.core.atoms import Op, Trace
 from zoo.core.errors import UnsupportedModel
 from zoo.core.flow import Call, Flow, bind
+from zoo.core.outputs import pin_outputs
+from zoo.core.products import note_product
 from zoo.core.rules import apply_rule
+from zoo.core.sources import Constants, Sources
 
 __all__ = ["TraceFailed", "on_meta", "run_on_meta", "trace_model"]
 
@@ -77,15 +81,13 @@ def trace_model(
     tracer = _Tracer(meta, depthwise)
     dtype = next((p.dtype for p in meta.parameters()), torch.float32)
     images = torch.empty(1, *input_size, device="meta", dtype=dtype)
+    tracer.sources.enter_images(images)
     try:
-        with torch.no_grad(), tracer:
+        with torch.no_grad(), tracer, tracer.constants:
             outputs = meta(images)
     except Exception as error:  # whatever a foreign forward pass may raise
         raise TraceFailed(tracer.flow.where, tracer.flow.trace.ops, error) from error
-    for tensor in tree_leaves(outputs):
-        if isinstance(tensor, Tensor):
-            for label in tracer.flow.get(tensor).values():
-                tracer.flow.trace.atoms.pin(label, "output of the network")
+    pin_outputs(tracer.flow, tracer.sources, tracer.own, outputs)
     return tracer.flow.trace
 
 
@@ -96,8 +98,12 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         super().__init__()  # type: ignore[no-untyped-call]
         self.flow = Flow(where=type(meta).__name__, depthwise=depthwise)
         self._stack = [self.flow.where]
-        for name, tensor in (*meta.named_parameters(), *meta.named_buffers()):
+        named = [*meta.named_parameters(), *meta.named_buffers()]
+        for name, tensor in named:
             self.flow.enter(name, tensor)
+        self.own = [tensor for _, tensor in named]
+        self.sources = Sources(named)
+        self.constants = Constants(self.sources)
         for path, module in meta.named_modules():
             if path:
                 module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
@@ -120,14 +126,19 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         kwargs = kwargs or {}
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         read = tuple((tuple(t.shape), self.flow.get(t)) for t in inputs)
+        origins = tuple(self.sources.of(tensor) for tensor in inputs)
         result = run_on_meta(func, args, kwargs)
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         if "norm" in str(func):  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
         shapes = [shape for shape, _ in read]
-        apply_rule(self.flow, Call(func, inputs, shapes, outputs, bind(func, args, kwargs)))
+        call = Call(func, inputs, shapes, outputs, bind(func, args, kwargs))
+        apply_rule(self.flow, call)
+        note_product(self.flow, self.sources, call)
+        self.sources.note_call(len(self.flow.trace.ops), inputs, outputs)
         made = tuple((tuple(t.shape), self.flow.get(t)) for t in outputs)
-        self.flow.trace.ops.append(Op(str(func), self.flow.where, read, made))
+        scalars = plain_arguments(call.bound)
+        self.flow.trace.ops.append(Op(str(func), self.flow.where, read, made, scalars, origins))
         return result
 
 

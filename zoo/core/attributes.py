@@ -1,0 +1,165 @@
+"""Which attributes of modules hold a number of channels, and not just an equal number.
+
+A module that splits, slices or reshapes channels may hold their number as an attribute. That a
+number equals a width proves nothing: it may be a temperature or a kernel size. So an attribute
+changes only if the smaller network is not what the table predicts without, and is with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.core.atoms import Trace
+from zoo.core.config import SubnetConfig
+from zoo.core.groups import ChannelTable, Follower, Held
+from zoo.core.resize import Mismatch, is_sized_layer, prove, resized_copy
+
+__all__ = ["with_held"]
+
+_Kind = tuple[type, str, int]  # class of the module, name of the attribute, which of its axes
+_TOGETHER = 2  # attributes of one module that one call may need at once
+
+
+def with_held(
+    meta: nn.Module, trace: Trace, table: ChannelTable, config: SubnetConfig, size: Sequence[int]
+) -> ChannelTable:
+    """Return the table with the attributes that must follow the widths.
+
+    Modules of the same class are treated alike. Attributes are added where the smaller network
+    differs first, as few at a time as bring it further.
+
+    Args:
+        meta: the network on the meta device.
+        trace: its trace.
+        table: made from the trace.
+        config: what the smaller network keeps, less than all of every group.
+        size: (C, H, W) of one image.
+
+    Raises:
+        Mismatch: if the smaller network differs from the prediction whatever is changed, or if
+            several ways to change attributes bring it equally far.
+    """
+    candidates = _candidates(meta, table)
+    attempt = _Attempt(meta, trace, table, config, size, candidates)
+    chosen: frozenset[_Kind] = frozenset()
+    mismatch = attempt.mismatch(chosen)
+    while mismatch is not None:
+        found = _further(attempt, chosen, mismatch)
+        if found is None:
+            raise mismatch
+        chosen, mismatch = found
+    return attempt.table(chosen)
+
+
+class _Attempt:
+    """Builds and proves the smaller network with some attributes changed."""
+
+    def __init__(
+        self,
+        meta: nn.Module,
+        trace: Trace,
+        table: ChannelTable,
+        config: SubnetConfig,
+        size: Sequence[int],
+        candidates: dict[_Kind, list[Held]],
+    ) -> None:
+        self.candidates = candidates
+        self.trace = trace
+        self.root = type(meta).__name__
+        self._meta, self._table, self._config, self._size = meta, table, config, size
+
+    def table(self, chosen: frozenset[_Kind]) -> ChannelTable:
+        """The table with attributes of some kinds, in the order of execution."""
+        kinds = [kind for kind in self.candidates if kind in chosen]
+        return replace(self._table, held=tuple(h for k in kinds for h in self.candidates[k]))
+
+    def mismatch(self, chosen: frozenset[_Kind]) -> Mismatch | None:
+        """How the smaller network differs from the prediction, None if it does not."""
+        table = self.table(chosen)
+        try:
+            smaller = resized_copy(self._meta, table, self._config)
+            prove(self.trace, table, self._config, smaller, self._size)
+        except Mismatch as mismatch:
+            return mismatch
+        return None
+
+    def reached(self, mismatch: Mismatch | None) -> int:
+        """How many calls were as predicted."""
+        if mismatch is None:
+            return len(self.trace.ops) + 1
+        return len(self.trace.ops) if mismatch.step is None else mismatch.step
+
+
+def _further(
+    attempt: _Attempt, chosen: frozenset[_Kind], mismatch: Mismatch
+) -> tuple[frozenset[_Kind], Mismatch | None] | None:
+    """The one smallest set of attributes to add that brings the proof further, and where to."""
+    if mismatch.step is None:
+        return None
+    where = attempt.trace.ops[mismatch.step].module
+    for nearby in _nearby(attempt, chosen, where):
+        for count in range(1, _TOGETHER + 1):
+            found = []
+            for added in combinations(nearby, count):
+                more = chosen | set(added)
+                after = attempt.mismatch(more)
+                if attempt.reached(after) > attempt.reached(mismatch):
+                    found.append((more, after))
+            if found:
+                return _only_furthest(attempt, found)
+    return None
+
+
+def _only_furthest(
+    attempt: _Attempt, found: list[tuple[frozenset[_Kind], Mismatch | None]]
+) -> tuple[frozenset[_Kind], Mismatch | None] | None:
+    reached = [attempt.reached(mismatch) for _, mismatch in found]
+    best = [one for one, far in zip(found, reached, strict=True) if far == max(reached)]
+    return best[0] if len(best) == 1 else None
+
+
+def _nearby(
+    attempt: _Attempt, chosen: frozenset[_Kind], where: str
+) -> Iterator[list[_Kind]]:
+    """Kinds of attributes of the module that ran, then those of the modules around it."""
+    path = "" if where == attempt.root else where
+    around = [path.rsplit(".", n)[0] if n else path for n in range(path.count(".") + 1)]
+    for paths in ({path}, {*around[1:], ""} - {path}):
+        yield [
+            kind
+            for kind, held in attempt.candidates.items()
+            if kind not in chosen and any(one.path in paths for one in held)
+        ]
+
+
+def _candidates(meta: nn.Module, table: ChannelTable) -> dict[_Kind, list[Held]]:
+    """The attributes that equal a size which their module meets, by kind."""
+    root = type(meta).__name__
+    kinds: dict[_Kind, list[Held]] = {}
+    ranks: dict[tuple[str, str], int] = {}
+    for follower in dict.fromkeys(table.followers):
+        path = "" if follower.module == root else follower.module
+        module = meta.get_submodule(path)
+        if is_sized_layer(module):
+            continue
+        for name, value in vars(module).items():
+            if _holds(value, follower):
+                rank = ranks.get((path, name), 0)
+                ranks[path, name] = rank + 1
+                kinds.setdefault((type(module), name, rank), []).append(Held(path, name, follower))
+    return kinds
+
+
+def _holds(value: Any, follower: Follower) -> bool:
+    """Whether a value, of whatever type, is the sizes of a follower."""
+    if type(value) is int:
+        return follower.sizes == (value,) and value > 1
+    if type(value) in (list, tuple, torch.Size):
+        return all(type(part) is int for part in value) and tuple(value) == follower.sizes
+    return False

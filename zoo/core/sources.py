@@ -1,0 +1,131 @@
+"""Where every tensor of a pass comes from: which call made it, and whether it holds the images.
+
+Two passes do the same only if each call reads what the same earlier calls made. Values that no
+operator shows (`torch.tensor(3.0, device=x.device)`) are noted where they are made.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Constants", "Sources", "outliving"]
+
+_FROM_VALUES = (torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, Tensor.new_tensor)
+
+
+class Sources:
+    """The origin of the tensors of one pass, found by identity; keeps those tensors alive.
+
+    Args:
+        own: parameters and buffers by name.
+    """
+
+    def __init__(self, own: Iterable[tuple[str, Tensor]]) -> None:
+        self._own = {id(tensor): name for name, tensor in own}
+        self._made: dict[int, object] = {}
+        self._with_images: set[int] = set()  # storages, so that views share it
+        self._alive: list[Tensor] = []
+
+    def enter_images(self, images: Tensor) -> None:
+        """Note what the network is called with."""
+        self.note(images, "images")
+        self._with_images.add(_storage(images))
+
+    def note(self, tensor: Tensor, source: object) -> None:
+        """Note where a tensor comes from; the last one to write into it counts."""
+        self._made[id(tensor)] = source
+        self._alive.append(tensor)
+
+    def note_call(self, step: int, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
+        """Note what call number ``step`` of the pass read and made."""
+        holds_images = any(self.holds_images(tensor) for tensor in inputs)
+        for place, tensor in enumerate(outputs):
+            self.note(tensor, (step, place))
+            if holds_images:
+                self._with_images.add(_storage(tensor))
+
+    def of(self, tensor: Tensor) -> object:
+        """Return the maker of a tensor: its call and place, its name, or its values."""
+        made = self._made.get(id(tensor))
+        if made is None:
+            made = self._own.get(id(tensor))
+        return values_of(tensor) if made is None else made
+
+    def holds_images(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on the images, so on more than parameters and constants."""
+        return _storage(tensor) in self._with_images
+
+    def forget(self) -> None:
+        """Let go of all tensors."""
+        self._made.clear()
+        self._with_images.clear()
+        self._alive.clear()
+
+
+class Constants(TorchFunctionMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Notes the values of tensors that are made from numbers; no operator shows these."""
+
+    def __init__(self, sources: Sources) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sources = sources
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _FROM_VALUES and isinstance(result, Tensor):
+            given = args[1:] if func is Tensor.new_tensor else args
+            values = given[0] if given else (kwargs or {}).get("data", (kwargs or {}).get("obj"))
+            if not isinstance(values, Tensor) and result.device.type == "meta":
+                self._sources.note(result, values_of(torch.as_tensor(values, device="cpu")))
+        return result
+
+
+def values_of(tensor: Tensor) -> object:
+    """Return what tells the values of a constant from others; None on the meta device."""
+    if tensor.device.type == "meta":
+        return None
+    values = tensor.detach().cpu().contiguous()
+    shown = values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b""
+    return str(values.dtype), tuple(values.shape), hashlib.sha256(shown).hexdigest()
+
+
+def outliving(tensors: list[Tensor], own: Iterable[Tensor]) -> list[int]:
+    """Return the places of those tensors that something else than this list holds.
+
+    A tensor that is held in another form (as a view, through `.data`) shares its storage.
+
+    Args:
+        tensors: what a pass made; emptied.
+        own: tensors that live on in any case; views of them do not count.
+    """
+    lasting = {_storage(tensor) for tensor in own}
+    watched = [
+        (weakref.ref(t), None if _storage(t) in lasting else StorageWeakRef(t.untyped_storage()))
+        for t in tensors
+    ]
+    tensors.clear()
+
+    def held() -> list[int]:
+        return [
+            place
+            for place, (tensor, storage) in enumerate(watched)
+            if tensor() is not None or not (storage is None or storage.expired())
+        ]
+
+    if held():
+        gc.collect()  # frees what only circles of references hold
+    return held()
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
