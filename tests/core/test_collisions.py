@@ -117,7 +117,7 @@ class Closure(Plain):
 class FromValues(Plain):
     def middle(self, features: Tensor) -> Tensor:
         scale = torch.tensor(float(self.s), device=features.device, dtype=features.dtype)
-        return features / scale + features.new_tensor([self.s]) + torch.full_like(features, self.s)
+        return features / scale + features.new_tensor([self.s])
 
 
 class Resized(Plain):
@@ -136,8 +136,8 @@ class Rows(Plain):
     def middle(self, features: Tensor) -> Tensor:
         features = F.adaptive_avg_pool2d(features, self.s)
         rows = features.view(len(features), -1, self.s, self.s)
-        parts = rows.split(self.s // 2 or 1, 3)
-        return torch.cat([*parts, *rows.chunk(self.s, 2)[:1][0].split(self.s, 3)], 3)
+        halves = rows.split(self.s - self.s // 2, 3)
+        return torch.cat([*halves, *rows.unflatten(3, (1, self.s)).flatten(3).chunk(self.s, 3)], 3)
 
 
 class Positions(Plain):

@@ -23,11 +23,16 @@ from zoo.core.resize import Mismatch, is_sized_layer, prove, resized_copy
 __all__ = ["with_held"]
 
 _Kind = tuple[type, str, int]  # class of the module, name of the attribute, which of its axes
+_Found = tuple[frozenset[_Kind], Mismatch | None]
 _TOGETHER = 2  # attributes of one module that one call may need at once
 
 
 def with_held(
-    meta: nn.Module, trace: Trace, table: ChannelTable, config: SubnetConfig, size: Sequence[int]
+    meta: nn.Module,
+    trace: Trace,
+    table: ChannelTable,
+    configs: Sequence[SubnetConfig],
+    size: Sequence[int],
 ) -> ChannelTable:
     """Return the table with the attributes that must follow the widths.
 
@@ -38,7 +43,8 @@ def with_held(
         meta: the network on the meta device.
         trace: its trace.
         table: made from the trace.
-        config: what the smaller network keeps, less than all of every group.
+        configs: what smaller networks keep, less than all of every group. The first is tried; the
+            others tell widths apart that are equal in it by chance.
         size: (C, H, W) of one image.
 
     Raises:
@@ -46,14 +52,18 @@ def with_held(
             several ways to change attributes bring it equally far.
     """
     candidates = _candidates(meta, table)
-    attempt = _Attempt(meta, trace, table, config, size, candidates)
+    attempt = _Attempt(meta, trace, table, configs, size, candidates)
     chosen: frozenset[_Kind] = frozenset()
-    mismatch = attempt.mismatch(chosen)
+    mismatch = attempt.mismatch(chosen, configs[0])
     while mismatch is not None:
         found = _further(attempt, chosen, mismatch)
         if found is None:
             raise mismatch
         chosen, mismatch = found
+        if mismatch is None and len(configs) > 1:
+            mismatch = attempt.mismatch(chosen, configs[1])
+            if mismatch is not None:
+                raise mismatch
     return attempt.table(chosen)
 
 
@@ -65,26 +75,27 @@ class _Attempt:
         meta: nn.Module,
         trace: Trace,
         table: ChannelTable,
-        config: SubnetConfig,
+        configs: Sequence[SubnetConfig],
         size: Sequence[int],
         candidates: dict[_Kind, list[Held]],
     ) -> None:
         self.candidates = candidates
         self.trace = trace
         self.root = type(meta).__name__
-        self._meta, self._table, self._config, self._size = meta, table, config, size
+        self.configs = tuple(configs)
+        self._meta, self._table, self._size = meta, table, size
 
     def table(self, chosen: frozenset[_Kind]) -> ChannelTable:
         """The table with attributes of some kinds, in the order of execution."""
         kinds = [kind for kind in self.candidates if kind in chosen]
         return replace(self._table, held=tuple(h for k in kinds for h in self.candidates[k]))
 
-    def mismatch(self, chosen: frozenset[_Kind]) -> Mismatch | None:
+    def mismatch(self, chosen: frozenset[_Kind], config: SubnetConfig) -> Mismatch | None:
         """How the smaller network differs from the prediction, None if it does not."""
         table = self.table(chosen)
         try:
-            smaller = resized_copy(self._meta, table, self._config)
-            prove(self.trace, table, self._config, smaller, self._size)
+            smaller = resized_copy(self._meta, table, config)
+            prove(self.trace, table, config, smaller, self._size)
         except Mismatch as mismatch:
             return mismatch
         return None
@@ -98,7 +109,7 @@ class _Attempt:
 
 def _further(
     attempt: _Attempt, chosen: frozenset[_Kind], mismatch: Mismatch
-) -> tuple[frozenset[_Kind], Mismatch | None] | None:
+) -> _Found | None:
     """The one smallest set of attributes to add that brings the proof further, and where to."""
     if mismatch.step is None:
         return None
@@ -108,7 +119,7 @@ def _further(
             found = []
             for added in combinations(nearby, count):
                 more = chosen | set(added)
-                after = attempt.mismatch(more)
+                after = attempt.mismatch(more, attempt.configs[0])
                 if attempt.reached(after) > attempt.reached(mismatch):
                     found.append((more, after))
             if found:
@@ -117,11 +128,19 @@ def _further(
 
 
 def _only_furthest(
-    attempt: _Attempt, found: list[tuple[frozenset[_Kind], Mismatch | None]]
-) -> tuple[frozenset[_Kind], Mismatch | None] | None:
-    reached = [attempt.reached(mismatch) for _, mismatch in found]
-    best = [one for one, far in zip(found, reached, strict=True) if far == max(reached)]
-    return best[0] if len(best) == 1 else None
+    attempt: _Attempt, found: list[_Found]
+) -> _Found | None:
+    """The one that gets furthest at all configurations, None if several do."""
+    left = _furthest(found, [attempt.reached(mismatch) for _, mismatch in found])
+    for config in attempt.configs[1:]:
+        if len(left) > 1:
+            after = [attempt.mismatch(chosen, config) for chosen, _ in left]
+            left = _furthest(left, [attempt.reached(mismatch) for mismatch in after])
+    return left[0] if len(left) == 1 else None
+
+
+def _furthest(found: list[_Found], reached: list[int]) -> list[_Found]:
+    return [one for one, far in zip(found, reached, strict=True) if far == max(reached)]
 
 
 def _nearby(

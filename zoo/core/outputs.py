@@ -49,7 +49,7 @@ def pin_outputs(flow: Flow, sources: Sources, own: Iterable[Tensor], outputs: ob
         _pin(flow, flow.get(tensor), "output of the network")
     labels, made = flow.release()
     sources.forget()
-    for place in outliving(made, own):
+    for place in outliving(made, own, returned):
         _pin(flow, labels[place], "kept after the pass: returned in disguise, or stored somewhere")
 
 

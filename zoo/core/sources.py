@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -86,7 +87,7 @@ class Constants(TorchFunctionMode):  # type: ignore[no-untyped-call]  # torch le
             given = args[1:] if func is Tensor.new_tensor else args
             values = given[0] if given else (kwargs or {}).get("data", (kwargs or {}).get("obj"))
             if not isinstance(values, Tensor) and result.device.type == "meta":
-                self._sources.note(result, values_of(torch.as_tensor(values, device="cpu")))
+                self._sources.note(result, _digest(np.asarray(values)))
         return result
 
 
@@ -94,12 +95,16 @@ def values_of(tensor: Tensor) -> object:
     """Return what tells the values of a constant from others; None on the meta device."""
     if tensor.device.type == "meta":
         return None
-    values = tensor.detach().cpu().contiguous()
-    shown = values.reshape(-1).view(torch.uint8).numpy().tobytes() if values.numel() else b""
-    return str(values.dtype), tuple(values.shape), hashlib.sha256(shown).hexdigest()
+    values = tensor.detach().cpu()
+    is_known = values.dtype not in (torch.bfloat16, torch.complex32)  # to numpy
+    return str(values.dtype), _digest((values if is_known else values.to(torch.complex64)).numpy())
 
 
-def outliving(tensors: list[Tensor], own: Iterable[Tensor]) -> list[int]:
+def _digest(values: np.ndarray) -> tuple[str, tuple[int, ...], str]:
+    return str(values.dtype), values.shape, hashlib.sha256(values.tobytes()).hexdigest()
+
+
+def outliving(tensors: list[Tensor], own: Iterable[Tensor], known: Iterable[Tensor]) -> list[int]:
     """Return the places of those tensors that something else than this list holds.
 
     A tensor that is held in another form (as a view, through `.data`) shares its storage.
@@ -107,8 +112,11 @@ def outliving(tensors: list[Tensor], own: Iterable[Tensor]) -> list[int]:
     Args:
         tensors: what a pass made; emptied.
         own: tensors that live on in any case; views of them do not count.
+        known: tensors that are known to be held.
     """
     lasting = {_storage(tensor) for tensor in own}
+    expected = {_storage(tensor) for tensor in known}
+    is_known = [_storage(tensor) in expected for tensor in tensors]
     watched = [
         (weakref.ref(t), None if _storage(t) in lasting else StorageWeakRef(t.untyped_storage()))
         for t in tensors
@@ -122,8 +130,8 @@ def outliving(tensors: list[Tensor], own: Iterable[Tensor]) -> list[int]:
             if tensor() is not None or not (storage is None or storage.expired())
         ]
 
-    if held():
-        gc.collect()  # frees what only circles of references hold
+    if not all(is_known[place] for place in held()):
+        gc.collect()  # frees what only circles of references hold; slow
     return held()
 
 

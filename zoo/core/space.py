@@ -20,6 +20,7 @@ from zoo.core.trace import on_meta, trace_model
 __all__ = ["ChannelGroup", "ChannelSpace", "Member", "Pinned", "timm_ordinals"]
 
 _PROBES = 64  # rounds of pinning after which a network is given up
+_CONFIGS = 4  # configurations that tell apart what follows which widths
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class ChannelSpace:
         }
         for _ in range(_PROBES):
             table = ChannelTable.build(trace, inexact=inexact, **ordinals)
-            config = _half(table)
+            configs = [_half(table, seed) for seed in range(_CONFIGS)]
             try:
-                table = with_held(meta, trace, table, config, size)
+                table = with_held(meta, trace, table, configs, size)
             except Mismatch as mismatch:
                 _pin(trace, mismatch, meta)
             else:
@@ -112,9 +113,9 @@ class ChannelSpace:
         raise unknown_name("channel group", name, [group.name for group in self.groups])
 
 
-def _half(table: ChannelTable) -> SubnetConfig:
+def _half(table: ChannelTable, seed: int) -> SubnetConfig:
     """Return a configuration that keeps another random half of every group."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     keep = {}
     for group in table.groups:
         width = int(rng.integers(max(1, group.size // 3), max(2, group.size * 3 // 4)))
@@ -131,7 +132,7 @@ def _pin(trace: Trace, mismatch: Mismatch, meta: nn.Module) -> None:
                 trace.atoms.pin(label, "its channels are rearranged by a number held in code")
         return
     kinds = {path or type(meta).__name__: type(module) for path, module in meta.named_modules()}
-    culprit = trace.ops[mismatch.step]
+    culprit = trace.ops[_first_with_channels(trace.ops, mismatch.step)]
     alike = [op for op in trace.ops if kinds.get(op.module) == kinds.get(culprit.module)]
     scopes = [[op for op in alike if op.name == culprit.name], alike]
     path = culprit.module
@@ -142,6 +143,17 @@ def _pin(trace: Trace, mismatch: Mismatch, meta: nn.Module) -> None:
         if _pin_channels(trace, ops, f"{culprit.name} in {culprit.module}"):
             return
     raise mismatch
+
+
+def _first_with_channels(ops: Sequence[Op], step: int) -> int:
+    """The first call that has channels, of one and of those that depend on what it makes."""
+    reached = set[object]()
+    for index, op in enumerate(ops[step:], step):
+        if index == step or any(isinstance(s, tuple) and s[0] in reached for s in op.sources):
+            reached.add(index)
+            if any(labels for _, labels in (*op.inputs, *op.outputs)):
+                return index
+    return step
 
 
 def _pin_channels(trace: Trace, ops: Sequence[Op], where: str) -> bool:
