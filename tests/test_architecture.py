@@ -23,6 +23,7 @@ CORE_ORDER = (
     "outputs",
     "rules",
     "trace",
+    "count",
     "fold",
     "groups",
     "resize",

@@ -43,8 +43,8 @@ def with_held(
         meta: the network on the meta device.
         trace: its trace.
         table: made from the trace.
-        configs: what smaller networks keep, less than all of every group. The first is tried; the
-            others tell widths apart that are equal in it by chance.
+        configs: what smaller networks keep, the first less than all of every group. It is tried;
+            the others tell widths apart that are equal in it by chance.
         size: (C, H, W) of one image.
 
     Raises:

@@ -20,7 +20,7 @@ from zoo.core.trace import on_meta, trace_model
 __all__ = ["ChannelGroup", "ChannelSpace", "Member", "Pinned", "timm_ordinals"]
 
 _PROBES = 64  # rounds of pinning after which a network is given up
-_CONFIGS = 4  # configurations that tell apart what follows which widths
+_CONFIGS = 6  # configurations that tell apart what follows which widths
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ class ChannelSpace:
         }
         for _ in range(_PROBES):
             table = ChannelTable.build(trace, inexact=inexact, **ordinals)
-            configs = [_half(table, seed) for seed in range(_CONFIGS)]
             try:
-                table = with_held(meta, trace, table, configs, size)
+                table = with_held(meta, trace, table, _probes(table), size)
             except Mismatch as mismatch:
                 _pin(trace, mismatch, meta)
             else:
@@ -113,15 +112,19 @@ class ChannelSpace:
         raise unknown_name("channel group", name, [group.name for group in self.groups])
 
 
-def _half(table: ChannelTable, seed: int) -> SubnetConfig:
-    """Return a configuration that keeps another random half of every group."""
-    rng = np.random.default_rng(seed)
-    keep = {}
-    for group in table.groups:
-        width = int(rng.integers(max(1, group.size // 3), max(2, group.size * 3 // 4)))
-        chosen = np.sort(rng.choice(group.size, size=width, replace=False))
-        keep[group.name] = tuple(chosen.tolist())
-    return SubnetConfig(keep)
+def _probes(table: ChannelTable) -> list[SubnetConfig]:
+    """Random configurations; the first keeps less than all of every group, about half."""
+    configs = []
+    for seed in range(_CONFIGS):
+        rng = np.random.default_rng(seed)
+        keep = {}
+        for group in table.groups:
+            least, most = max(1, group.size // 3), max(2, group.size * 3 // 4)
+            width = int(rng.integers(1, group.size + 1) if seed else rng.integers(least, most))
+            chosen = np.sort(rng.choice(group.size, size=width, replace=False))
+            keep[group.name] = tuple(chosen.tolist())
+        configs.append(SubnetConfig(keep))
+    return configs
 
 
 def _pin(trace: Trace, mismatch: Mismatch, meta: nn.Module) -> None:
