@@ -270,9 +270,7 @@ def prepared(network: type[Plain], width: int) -> nn.Module:
     return model
 
 
-def masked(
-    model: nn.Module, space: ChannelSpace, config: SubnetConfig, images: Tensor
-) -> Tensor:
+def masked(model: nn.Module, space: ChannelSpace, config: SubnetConfig, images: Tensor) -> Tensor:
     """What the parent makes of the images when its layers read zeros for dropped channels."""
     twin = copy.deepcopy(model)
     tensors = dict(twin.named_parameters())
@@ -344,7 +342,7 @@ def test_the_proof_compares_numbers() -> None:
     small = resized_copy(model, space.table, config)
     prove(space.trace_record, space.table, config, small, SIZE)
     small.s = 8  # type: ignore[assignment]
-    with pytest.raises(Mismatch, match="aten.div.Tensor"):
+    with pytest.raises(Mismatch, match=r"aten\.div\.Tensor"):
         prove(space.trace_record, space.table, config, small, SIZE)
 
 

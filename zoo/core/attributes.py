@@ -107,9 +107,7 @@ class _Attempt:
         return len(self.trace.ops) if mismatch.step is None else mismatch.step
 
 
-def _further(
-    attempt: _Attempt, chosen: frozenset[_Kind], mismatch: Mismatch
-) -> _Found | None:
+def _further(attempt: _Attempt, chosen: frozenset[_Kind], mismatch: Mismatch) -> _Found | None:
     """The one smallest set of attributes to add that brings the proof further, and where to."""
     if mismatch.step is None:
         return None
@@ -127,9 +125,7 @@ def _further(
     return None
 
 
-def _only_furthest(
-    attempt: _Attempt, found: list[_Found]
-) -> _Found | None:
+def _only_furthest(attempt: _Attempt, found: list[_Found]) -> _Found | None:
     """The one that gets furthest at all configurations, None if several do."""
     left = _furthest(found, [attempt.reached(mismatch) for _, mismatch in found])
     for config in attempt.configs[1:]:
@@ -143,9 +139,7 @@ def _furthest(found: list[_Found], reached: list[int]) -> list[_Found]:
     return [one for one, far in zip(found, reached, strict=True) if far == max(reached)]
 
 
-def _nearby(
-    attempt: _Attempt, chosen: frozenset[_Kind], where: str
-) -> Iterator[list[_Kind]]:
+def _nearby(attempt: _Attempt, chosen: frozenset[_Kind], where: str) -> Iterator[list[_Kind]]:
     """Kinds of attributes of the module that ran, then those of the modules around it."""
     path = "" if where == attempt.root else where
     around = [path.rsplit(".", n)[0] if n else path for n in range(path.count(".") + 1)]

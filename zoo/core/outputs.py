@@ -28,7 +28,8 @@ _LATER = (
 )  # fmt: skip
 _NO_TENSORS = (
     type(None), str, bytes, bytearray, int, float, complex, Enum, type, ModuleType, nn.Module,
-    BuiltinFunctionType, np.ndarray, np.generic, torch.dtype, torch.device, torch.layout, torch.Size,
+    BuiltinFunctionType, np.ndarray, np.generic,
+    torch.dtype, torch.device, torch.layout, torch.Size,
 )  # fmt: skip
 
 

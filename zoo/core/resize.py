@@ -166,7 +166,8 @@ class SizedAttributes:
         for path, name, value, follower in self._held:
             new = tuple(sizes[axis] for axis in follower.axes)
             if new != follower.sizes:
-                changes.append((path, name, type(value)(new if isinstance(value, list | tuple) else new[0])))
+                held = type(value)(new) if isinstance(value, list | tuple) else new[0]
+                changes.append((path, name, held))
         return changes
 
 

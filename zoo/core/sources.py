@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Constants", "Sources", "outliving"]
 
-_FROM_VALUES = (torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, Tensor.new_tensor)
+_FROM_VALUES = (
+    torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, Tensor.new_tensor,
+)  # fmt: skip
 
 
 class Sources:
