@@ -1,7 +1,9 @@
 """CostModel: multiply-adds, parameters and latency of any configuration, without building it.
 
 One multiply-add counts one (torchvision's convention; papers' "FLOPs" are usually this). Counted
-are convolutions and linear layers, as in the published figures; batch normalisation, activations,
+are convolutions and linear layers, as in the published figures, and whatever else is such a layer
+in another form: every convolution, and every product of which a factor does not depend on the
+images (einsum, matmul, a weight computed from parameters). Batch normalisation, activations,
 biases, and products of two activations are not. Latency is predicted from a measured table.
 """
 

@@ -98,10 +98,7 @@ def _parts(path: str, value: object) -> Iterator[tuple[str, object]]:
 
 def _attributes(value: object) -> list[str]:
     """Names of the attributes of an object itself, without those of its class."""
-    slots = [
-        (kind.__slots__,) if isinstance(kind.__slots__, str) else tuple(kind.__slots__)
-        for kind in type(value).__mro__
-        if "__slots__" in vars(kind)
-    ]
+    found = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
+    slots = [(names,) if isinstance(names, str) else tuple(names) for names in found]
     own = list(vars(value)) if hasattr(value, "__dict__") else []
     return [*own, *(name for names in slots for name in names)]

@@ -74,11 +74,11 @@ class Sources:
         self._alive.clear()
 
 
-class Constants(TorchFunctionMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class Constants(TorchFunctionMode):
     """Notes the values of tensors that are made from numbers; no operator shows these."""
 
     def __init__(self, sources: Sources) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._sources = sources
 
     def __torch_function__(
@@ -119,10 +119,7 @@ def outliving(tensors: list[Tensor], own: Iterable[Tensor], known: Iterable[Tens
     lasting = {_storage(tensor) for tensor in own}
     expected = {_storage(tensor) for tensor in known}
     is_known = [_storage(tensor) in expected for tensor in tensors]
-    watched = [
-        (weakref.ref(t), None if _storage(t) in lasting else StorageWeakRef(t.untyped_storage()))
-        for t in tensors
-    ]
+    watched = [(weakref.ref(t), None if _storage(t) in lasting else _watch(t)) for t in tensors]
     tensors.clear()
 
     def held() -> list[int]:
@@ -135,6 +132,11 @@ def outliving(tensors: list[Tensor], own: Iterable[Tensor], known: Iterable[Tens
     if not all(is_known[place] for place in held()):
         gc.collect()  # frees what only circles of references hold; slow
     return held()
+
+
+def _watch(tensor: Tensor) -> Any:  # torch leaves the class untyped
+    """A weak reference to the memory of a tensor, which its views and disguises share."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def _storage(tensor: Tensor) -> int:
