@@ -96,8 +96,15 @@ class Workers(Executor):
                 task[0].cancel()
         for _ in self._slots:
             self._tasks.put(None)
-        for slot in self._slots:
-            slot.end()
+        try:
+            for slot in self._slots:
+                slot.stop()
+            for slot in self._slots:
+                slot.wait()
+        except KeyboardInterrupt:  # a second one: no time is left
+            for slot in self._slots:
+                slot.kill()
+            raise
 
 
 class _Slot:
@@ -114,16 +121,26 @@ class _Slot:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
-        """Stop the process and wait until it is gone."""
+    def stop(self) -> None:
+        """Tell the process to end, and start no other."""
         with self._lock:
             self._is_over = True
             if self._process is not None:
                 self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the process is gone; end it if it takes too long."""
         self._thread.join(_END_SECONDS)
-        if self._process is not None and self._process.is_alive():
-            self._process.kill()
+        if self._thread.is_alive():
+            self.kill()
             self._thread.join()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        with self._lock:
+            self._is_over = True
+            if self._process is not None:
+                self._process.kill()
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:

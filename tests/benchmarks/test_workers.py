@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from rich.console import Console
 from benchmarks import protocol
 from benchmarks.record import Cell, Record, load_records
 from benchmarks.run import Job, Plan, run_plan
-from benchmarks.workers import WorkerDied, Workers, _packable, _told
+from benchmarks.workers import WorkerDied, Workers, _packable, _Slot, _told
 from tests.benchmarks.fabricate import cell, record
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,27 @@ def test_a_task_ends_with_its_process_and_the_others_do_not() -> None:
         pool.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
         pool.submit(operator.add, 1, 2)
+
+
+def test_a_second_interruption_ends_processes_that_do_not_listen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Workers(1, settle=partial(signal.signal, signal.SIGTERM, signal.SIG_IGN))
+    process = pool.submit(os.getpid).result(120)
+    busy = pool.submit(time.sleep, 10**6)
+    while not busy.running():
+        time.sleep(0.01)
+
+    def interrupt(slot: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Slot, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.shutdown()
+    with pytest.raises(WorkerDied, match="killed by signal"):
+        busy.result(120)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
 
 
 def test_an_end_names_the_signal() -> None:
