@@ -323,7 +323,8 @@ def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Rec
         return None
     from benchmarks import protocol
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    # What cannot start is recorded in a moment, which is not to be interrupted.
+    signal.signal(signal.SIGTERM, _interrupt if problem is None else signal.SIG_IGN)
     try:
         if problem is None:
             record, _ = protocol.run_cell(

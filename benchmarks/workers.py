@@ -20,7 +20,7 @@ from concurrent.futures import Executor, Future
 from multiprocessing.connection import Connection
 from typing import Any
 
-__all__ = ["WorkerDied", "Workers"]
+__all__ = ["WorkerDied", "Workers", "one_thread"]
 
 _LOOK_SECONDS = 0.5
 """How often it is looked whether a silent process lives; its pipe tells at once, as a rule."""
@@ -34,6 +34,14 @@ _END_SECONDS = 60.0
 _Task = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]  # whatever the task takes, makes
 
 
+def one_thread() -> None:
+    """Lets torch calculate in one thread."""
+    import torch
+
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+
+
 class WorkerDied(ChildProcessError):
     """A worker process ended without an answer."""
 
@@ -42,16 +50,17 @@ class WorkerDied(ChildProcessError):
 
 
 class Workers(Executor):
-    """An executor of fresh processes of one thread each.
+    """An executor of fresh processes of one thread each, which ignore Ctrl-C.
 
     Args:
         count: most processes beside each other; they start when there is work for them.
+        settle: called first in every process.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, settle: Callable[[], object] = one_thread) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._is_closed = False
-        self._slots = [_Slot(self._tasks) for _ in range(count)]
+        self._slots = [_Slot(self._tasks, settle) for _ in range(count)]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Hands a task to the next process that is free; arguments and result are pickled.
@@ -87,15 +96,24 @@ class Workers(Executor):
                 task[0].cancel()
         for _ in self._slots:
             self._tasks.put(None)
-        for slot in self._slots:
-            slot.end()
+        try:
+            for slot in self._slots:
+                slot.stop()
+            for slot in self._slots:
+                slot.wait()
+        except KeyboardInterrupt:  # a second one: no time is left
+            for slot in self._slots:
+                slot.kill()
+            raise
 
 
 class _Slot:
     """A thread that runs tasks in a process, and starts another one when that dies."""
 
-    def __init__(self, tasks: queue.SimpleQueue[_Task | None]) -> None:
-        self._tasks = tasks
+    def __init__(
+        self, tasks: queue.SimpleQueue[_Task | None], settle: Callable[[], object]
+    ) -> None:
+        self._tasks, self._settle = tasks, settle
         self._lock = threading.Lock()  # around starting a process and telling it to end
         self._is_over = False
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -103,16 +121,26 @@ class _Slot:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
-        """Stop the process and wait until it is gone."""
+    def stop(self) -> None:
+        """Tell the process to end, and start no other."""
         with self._lock:
             self._is_over = True
             if self._process is not None:
                 self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the process is gone; end it if it takes too long."""
         self._thread.join(_END_SECONDS)
-        if self._process is not None and self._process.is_alive():
-            self._process.kill()
+        if self._thread.is_alive():
+            self.kill()
             self._thread.join()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        with self._lock:
+            self._is_over = True
+            if self._process is not None:
+                self._process.kill()
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
@@ -138,7 +166,7 @@ class _Slot:
             if self._is_over:
                 raise WorkerDied(-signal.SIGTERM)
             if self._process is None:
-                self._process, self._pipe = _start()
+                self._process, self._pipe = _start(self._settle)
         process, pipe = self._process, self._pipe
         assert pipe is not None
         try:
@@ -156,10 +184,10 @@ class _Slot:
         return answer
 
 
-def _start() -> tuple[multiprocessing.process.BaseProcess, Connection]:
+def _start(settle: Callable[[], object]) -> tuple[multiprocessing.process.BaseProcess, Connection]:
     context = multiprocessing.get_context("spawn")
     ours, its = context.Pipe()
-    process = context.Process(target=_serve, args=(its,))
+    process = context.Process(target=_serve, args=(its, settle))
     process.start()
     its.close()  # so that the pipe ends with the process
     return process, ours
@@ -178,9 +206,10 @@ def _exitcode(process: multiprocessing.process.BaseProcess) -> int | None:
     return process.exitcode
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, settle: Callable[[], object]) -> None:
     """In a worker: runs what comes through the pipe until that is closed."""
-    _settle()
+    _attach()
+    settle()
     while True:
         try:
             function, arguments = pipe.recv()
@@ -196,14 +225,10 @@ def _serve(pipe: Connection) -> None:
             return
 
 
-def _settle() -> None:
-    """One thread; Ctrl-C is the main process's business; no worker outlives it."""
+def _attach() -> None:
+    """Ctrl-C is the main process's business; no worker outlives it."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    import torch
-
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

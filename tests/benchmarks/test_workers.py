@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from rich.console import Console
 from benchmarks import protocol
 from benchmarks.record import Cell, Record, load_records
 from benchmarks.run import Job, Plan, run_plan
-from benchmarks.workers import WorkerDied, Workers, _packable, _told
+from benchmarks.workers import WorkerDied, Workers, _packable, _Slot, _told
 from tests.benchmarks.fabricate import cell, record
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ class Narrow(ValueError):
 
 
 def test_a_task_ends_with_its_process_and_the_others_do_not() -> None:
-    pool = Workers(2)
+    pool = Workers(2, settle=os.getpid)  # without torch, for speed
     try:
         killed = pool.submit(signal.raise_signal, signal.SIGKILL)
         aborted = pool.submit(os.abort)
@@ -57,6 +58,27 @@ def test_a_task_ends_with_its_process_and_the_others_do_not() -> None:
         pool.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
         pool.submit(operator.add, 1, 2)
+
+
+def test_a_second_interruption_ends_processes_that_do_not_listen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Workers(1, settle=partial(signal.signal, signal.SIGTERM, signal.SIG_IGN))
+    process = pool.submit(os.getpid).result(120)
+    busy = pool.submit(time.sleep, 10**6)
+    while not busy.running():
+        time.sleep(0.01)
+
+    def interrupt(slot: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Slot, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.shutdown()
+    with pytest.raises(WorkerDied, match="killed by signal"):
+        busy.result(120)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
 
 
 def test_an_end_names_the_signal() -> None:
@@ -230,8 +252,9 @@ Unknowns:
 Cost: A process.
 Names: None.
 """
-import signal
+import signal, time
 from dataclasses import dataclass
+from pathlib import Path
 from zoo.core.pruner import Pruner
 
 @dataclass(frozen=True)
@@ -240,14 +263,14 @@ class Deadly(Pruner):
 
     def search(self, problem):
         """End."""
-        signal.raise_signal(signal.{name})
+        {end}
 '''
 
 SUITE = """
 title = "one method that dies"
 budgets = [0.5]
 seeds = [0]
-methods = ["uniform", "deadly", "l1_norm"]
+methods = {methods}
 [[models]]
 name = "test_resnet"
 [[datasets]]
@@ -258,8 +281,10 @@ search_size = 32
 test_size = 32
 [parent]
 epochs = 1
+batch_size = 32
 [finetune]
-epochs = {epochs}
+epochs = 1
+batch_size = 32
 [latency]
 batches = [1]
 rounds = 3
@@ -268,13 +293,13 @@ warmup_ms = 1.0
 """
 
 
-def started(folder: Path, name: str, epochs: int) -> "subprocess.Popen[str]":
+def started(folder: Path, methods: list[str], end: str) -> "subprocess.Popen[str]":
     """The command in a process of its own, with a further baseline that ends its process."""
-    (folder / "deadly.py").write_text(METHOD.replace("{name}", name))
+    (folder / "deadly.py").write_text(METHOD.replace("{end}", end))
     (folder / "sitecustomize.py").write_text(
         f"import baselines; baselines.__path__.append({str(folder)!r})"
     )
-    (folder / "suite.toml").write_text(SUITE.replace("{epochs}", str(epochs)))
+    (folder / "suite.toml").write_text(SUITE.replace("{methods}", repr(methods)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{ROOT}"}
     start = "from benchmarks.cli import main; main()"
     arguments = ["run", str(folder / "suite.toml"), "--workers", "1", "--results", str(folder)]
@@ -289,9 +314,9 @@ def started(folder: Path, name: str, epochs: int) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGABRT"])
-def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path, name: str) -> None:
-    process = started(tmp_path, name, epochs=1)
+def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path) -> None:
+    methods = ["uniform", "deadly", "l1_norm"]
+    process = started(tmp_path, methods, "signal.raise_signal(signal.SIGKILL)")
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 1, output
     found = loaded(tmp_path / "records")
@@ -301,27 +326,27 @@ def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path, na
         ("deadly", "failed"): 2,
     }
     dead = [r for r in found if r.cell.method == "deadly"]
-    number = int(signal.Signals[name])
-    assert all(
-        r.reason and r.reason.startswith(f"killed by signal {number} ({name})") for r in dead
-    )
-    assert dead[1].id in output and "1 failed" in output and "Traceback" not in output
+    reasons = [r.reason or "" for r in dead]
+    assert all(reason.startswith("killed by signal 9 (SIGKILL); ") for reason in reasons)
+    assert reasons[1].endswith("and again when it ran alone")
+    assert dead[1].id in output and "1 failed cell" in output and "Traceback" not in output
     assert (tmp_path / "tables" / "results.md").is_file()
 
 
 def test_sigterm_to_the_command_records_what_was_running(tmp_path: Path) -> None:
-    process = started(tmp_path, "SIGTERM", epochs=10**6)
-    parents = tmp_path / ".cache" / "parents"
-    deadline = time.monotonic() + 300
-    while not list(parents.glob("*.safetensors")):
+    begun = tmp_path / "begun"
+    process = started(tmp_path, ["deadly"], f"Path({str(begun)!r}).touch(); time.sleep(10**6)")
+    deadline = time.monotonic() + 400
+    while not begun.exists():
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(5)  # the first cell is fine-tuned for hours
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 143, output
     assert "stopped by SIGTERM" in output and "run again to resume" in output
     (only,) = load_records(tmp_path / "records")
-    assert (only.cell.method, only.status, only.reason) == ("uniform", "cancelled", "interrupted")
+    assert (only.cell.method, only.status, only.reason) == ("deadly", "cancelled", "interrupted")
     with pytest.raises(ProcessLookupError):  # nobody outlives the run
-        os.killpg(process.pid, 0)
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)

@@ -165,6 +165,10 @@ def _hidden_file(path: Path) -> Iterator[Path]:
     hidden = _hidden_path(path)
     try:
         yield hidden
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as of a write to a full disk
+            error.filename = str(path)
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(hidden)  # noqa: PTH108  (as above)
