@@ -33,7 +33,7 @@ TEX = {
     **{character: f"\\{character}" for character in "%_&#${}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"±": r"$\pm$", "×": r"$\times$", "–": "--", "<": r"$<$", ">": r"$>$"},
-    **{"|": r"\textbar{}", "`": r"\textasciigrave{}", '"': r"\textquotedbl{}"},
+    **{"|": r"\textbar{}", "`": r"\textasciigrave{}"},
 }
 """What stands for a character in LaTeX."""
 

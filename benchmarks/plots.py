@@ -7,10 +7,12 @@ published numbers and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +78,15 @@ LONGEST_SLUG = 120
 Draw = Callable[[], "Figure"]
 
 
+@contextlib.contextmanager
+def _boxes_for_unknown_letters() -> Iterator[None]:
+    """Says nothing of letters that the font does not have; they are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        yield
+
+
+@_boxes_for_unknown_letters()
 def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     """Draws every figure that the records have numbers for, as PNG and PDF; returns the paths."""
     paths = []
