@@ -132,12 +132,10 @@ def prune(
         seed: of everything random.
         progress: show a progress bar if standard error is a terminal.
         model_args: arguments that timm made ``model`` with, beside ``num_classes`` and
-            ``in_chans``, so that ``load_pruned`` can make it again; only such as describe an
-            architecture, not ``pretrained``.
+            ``in_chans``, so that ``load_pruned`` can make it again; not ``pretrained``.
 
     Raises:
-        ValueError: if the budget is no number, prunes nothing, or the method is unknown, or one of
-            ``model_args`` does not describe an architecture.
+        ValueError: if the budget is no number, prunes nothing, or a name or argument is unknown.
         InfeasibleBudget: if no allowed subnet is small enough.
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
