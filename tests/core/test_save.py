@@ -238,6 +238,17 @@ def test_a_network_pruned_twice_is_loaded_by_timm_alone(name: str, tmp_path: Pat
         assert_same(twice.model, zoo.load_pruned(tmp_path / "twice", parent=given))
 
 
+def test_groups_that_a_second_pruning_leaves_are_cut_as_the_first_one_did(tmp_path: Path) -> None:
+    twice = pruned(pruned(fresh(), 0.5).model)
+    only = dict(list(twice.config.keep.items())[:1])
+    once = pruned(fresh(), 0.5).model
+    twice.config = zoo.SubnetConfig(only)
+    twice.model = zoo.rebuild(once, twice.space, twice.config).eval()
+    saved(twice, tmp_path)
+    for given in (None, fresh(), once):
+        assert_same(twice.model, zoo.load_pruned(tmp_path, parent=given))
+
+
 def test_a_network_pruned_thrice_is_loaded_by_timm_alone(tmp_path: Path) -> None:
     result = pruned(pruned(pruned(fresh(), 0.8).model, 0.8).model, 0.8)
     saved(result, tmp_path)
