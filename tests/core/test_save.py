@@ -238,6 +238,17 @@ def test_a_network_pruned_twice_is_loaded_by_timm_alone(name: str, tmp_path: Pat
         assert_same(twice.model, zoo.load_pruned(tmp_path / "twice", parent=given))
 
 
+def test_groups_that_a_second_pruning_leaves_are_cut_as_the_first_one_did(tmp_path: Path) -> None:
+    twice = pruned(pruned(fresh(), 0.5).model)
+    only = dict(list(twice.config.keep.items())[:1])
+    once = pruned(fresh(), 0.5).model
+    twice.config = zoo.SubnetConfig(only)
+    twice.model = zoo.rebuild(once, twice.space, twice.config).eval()
+    saved(twice, tmp_path)
+    for given in (None, fresh(), once):
+        assert_same(twice.model, zoo.load_pruned(tmp_path, parent=given))
+
+
 def test_a_network_pruned_thrice_is_loaded_by_timm_alone(tmp_path: Path) -> None:
     result = pruned(pruned(pruned(fresh(), 0.8).model, 0.8).model, 0.8)
     saved(result, tmp_path)
@@ -736,9 +747,10 @@ def test_odd_values_anywhere_raise_nothing_but_value_errors(
 ) -> None:
     """Each place in turn gets odd values; a few of the many groups and tensors stand for all."""
     folder, whole = guarded
-    places = [p for p in leaves(whole) if len(p) < 2 or p[0] in ("args", "input_size", "check")]
+    places = [p for p in leaves(whole) if len(p) < 2 or p[0] in ("args", "input_size")]
+    places += [("check", key) for key in whole["check"]] + [("check", "values", 3, 1)]
     for key in ("keep", "parent_widths", "dtypes"):
-        for name in list(whole[key])[:2]:
+        for name in list(whole[key])[1:2]:
             places += [(key, name, *rest) for rest in leaves(whole[key][name])]
     loaded = 0
     for place in places:

@@ -119,9 +119,10 @@ def _seen(parent: nn.Module) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     host: Any = parent  # timm's networks have more than a module
     if isinstance(getattr(host, "num_classes", None), int):
+        seen["num_classes"] = host.num_classes
         head = host.get_classifier() if hasattr(host, "get_classifier") else None
-        is_single = isinstance(head, nn.Linear | nn.Conv2d)  # it may have been replaced
-        seen["num_classes"] = head.weight.shape[0] if is_single else host.num_classes
+        if isinstance(head, nn.Linear | nn.Conv2d):  # it may have been replaced
+            seen["num_classes"] = head.weight.shape[0]
     first = next((m for m in parent.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None:
         seen["in_chans"] = first.in_channels

@@ -3,7 +3,7 @@
 The weights alone do not make a network: with another stride, activation or pooling, the same
 tensors load and compute something else. So a saved network carries what it put out for images that
 every machine makes alike, computed in float64 where the network runs in it: there, two kinds of CPU
-differ by some 1e-12, and hardly any change of a network by so little.
+differ by less than 1e-12, and hardly any change of a network by so little.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ and the coarse, because an activation that is cut off at 6 shows in large values
 
 _VALUES = 64  # kept of what one image gives
 _TOLERANCES: Mapping[FloatName, tuple[float, float]] = {
-    # Share of an image's distance from the median one, and of its largest value.
+    # Share of an image's distance from the median one, and of its largest value. With AVX-512 and
+    # without any such instructions, ten networks of timm's differed by at most 4e-13 of that
+    # distance in float64 and 1.4e-4 in float32.
     "float64": (1e-6, 1e-10),
-    "float32": (1e-3, 1e-5),
+    "float32": (1e-2, 1e-4),
     "float16": (5e-2, 5e-3),
     "bfloat16": (2e-1, 2e-2),
 }

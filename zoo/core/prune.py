@@ -143,13 +143,11 @@ def prune(
         seed: of everything random.
         progress: show a progress bar if standard error is a terminal.
         model_args: arguments that timm made ``model`` with, beside ``num_classes`` and
-            ``in_chans``, so that ``load_pruned`` can make it again; only such as describe an
-            architecture, not ``pretrained``.
+            ``in_chans``, so that ``load_pruned`` can make it again; not ``pretrained``.
 
     Raises:
-        ValueError: if the budget is no number, prunes nothing, or the method is unknown; if one of
-            ``model_args`` does not describe an architecture; if a loader's batches do not go
-            through the network.
+        ValueError: if the budget is no number or prunes nothing, a name or argument is unknown, or
+            a loader's batches do not go through the network.
         InfeasibleBudget: if no allowed subnet is small enough.
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
