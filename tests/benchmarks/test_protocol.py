@@ -568,3 +568,13 @@ def test_networks_from_scratch_have_the_memory_format_of_their_recipe(places, is
     _, anew = run(cell(scratch=recipe, finetune=other), places)
     weight = next(p for p in anew.network.parameters() if p.ndim == 4 and p.shape[2] > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last) == is_last
+
+
+def test_a_network_that_takes_no_such_images_is_told_before_it_is_trained(monkeypatch, tmp_path):
+    monkeypatch.setattr(protocol, "train", lambda *_, **__: pytest.fail("a training began"))
+    grey = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten())
+    monkeypatch.setattr(protocol, "untrained", lambda *_: grey)
+    record, _ = run(cell(), Places(cache=tmp_path))
+    assert record.status == "failed" and record.reason.startswith("ValueError: the first batch of")
+    assert "digits's training images does not go through Sequential in eval mode" in record.reason
+    assert "reads images of 1 channels" in record.reason

@@ -302,7 +302,10 @@ class Uneven(Dataset[tuple[Tensor, int]]):
         ([(IMAGES, ["cat"] * 32)], "labels of train_loader are a list of 32 with a str first"),
         ([((IMAGES * 50).to(torch.uint8), LABELS)], "images of train_loader are uint8"),
         ([(IMAGES * torch.nan, LABELS)], "images of train_loader hold NaN"),
-        ([(IMAGES[:, :1], LABELS)], r"\(N, 1, 8, 8\); its first convolution, first, reads 3"),
+        (
+            [(IMAGES[:, :1], LABELS)],
+            r"\(N, 1, 8, 8\); its first convolution, first, reads images of 3",
+        ),
         ([(IMAGES.permute(0, 2, 3, 1), LABELS)], "put channels first"),
         ([(IMAGES, LABELS.float())], "labels of train_loader are float32, 0, 1, 2, ...;.*long"),
         ([(IMAGES, LABELS - 1)], "the label -1, and the network has 4 outputs: .* 0 to 3"),

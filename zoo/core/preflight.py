@@ -314,7 +314,7 @@ def _expected(model: nn.Module, images: Tensor) -> str:
     path, first = next(convolutions, ("", None))
     if first is None or first.in_channels == images.shape[1]:
         return "expected (N, C, H, W) of the size and scale that the network was trained on"
-    told = f"its first convolution, {path}, reads {first.in_channels} channels"
+    told = f"its first convolution, {path}, reads images of {first.in_channels} channels"
     if first.in_channels == images.shape[3]:
         return f"{told}: put channels first, images.permute(0, 3, 1, 2)"
     return f"{told}: convert the images in the dataset's transform"
