@@ -233,7 +233,8 @@ def prove(
     """
     kept = _kept_atoms(trace, table, config)
     try:
-        found = trace_model(on_meta(smaller), size, table.depthwise)
+        is_trained = len(trace.ops) > trace.eval_ops
+        found = trace_model(on_meta(smaller), size, table.depthwise, is_trained)
     except TraceFailed as error:
         step = _first_difference(trace, kept, error.ops)
         raise Mismatch(str(error), len(error.ops) if step is None else step) from error
