@@ -120,3 +120,8 @@ class Trace:
     depthwise: set[str] = field(default_factory=set)
     eval_ops: int = 0
     unused: tuple[str, ...] = ()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there was a pass in training mode, too."""
+        return len(self.ops) > self.eval_ops

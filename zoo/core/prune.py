@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from zoo.core.batches import LoaderBatches
 from zoo.core.config import SubnetConfig, WidthRules
+from zoo.core.copies import copy_network
 from zoo.core.cost import NS_PER_MS, Budget, BudgetUnit, CostModel
 from zoo.core.data import MeteredData
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel
@@ -145,7 +145,7 @@ def prune(
     device = next(model.parameters()).device
     batches = LoaderBatches(train_loader, seed=seed, device=device)
     validation = LoaderBatches(val_loader, seed=seed, device=device)
-    parent = copy.deepcopy(model).eval()
+    parent = copy_network(model).eval()
     with _bar(progress) as tell:
         space = _prunable_space(parent, train_loader, inexact)
         table = _latency_table(parent, space, metric, timing, rules, cache, tell)

@@ -17,7 +17,6 @@ atoms, so that what is left is what both modes allow.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,11 +29,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zoo.core.atoms import Op, Trace
+from zoo.core.copies import copy_with, require_plain_weights
 from zoo.core.errors import UnsupportedModel
 from zoo.core.flow import Call, Flow, bind
 from zoo.core.rules import apply_rule
 
-__all__ = ["TraceFailed", "on_meta", "run_on_meta", "trace_model"]
+__all__ = ["TraceFailed", "on_meta", "run_on_meta", "trace_model", "training_mode"]
 
 
 class TraceFailed(UnsupportedModel):
@@ -56,16 +56,14 @@ def on_meta(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModel: if the model cannot be copied.
     """
+    require_plain_weights(model)
     memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    try:
-        return copy.deepcopy(model, memo).eval()
-    except (RuntimeError, TypeError) as error:
-        raise UnsupportedModel(f"{type(model).__name__} cannot be copied: {error}") from error
+    return copy_with(model, memo, lambda held: torch.empty_like(held, device="meta")).eval()
 
 
 def trace_model(
@@ -112,7 +110,7 @@ def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> None:
 
 
 @contextmanager
-def _training(meta: nn.Module) -> Iterator[None]:
+def training_mode(meta: nn.Module) -> Iterator[None]:
     """Training mode for all modules but torch's own norms and dropouts.
 
     Those do to channels what they do in eval mode, and one image may be too few for the norms.
@@ -134,7 +132,7 @@ def _is_other_in_training(meta: nn.Module, images: Tensor, tracer: _Tracer) -> b
         return True
     check = _Comparison(tracer)
     try:
-        with torch.no_grad(), tracer.silenced(), _training(meta), check:
+        with torch.no_grad(), tracer.silenced(), training_mode(meta), check:
             meta(images)
     except Exception:  # the pass with rules says what happened
         return True
@@ -153,7 +151,7 @@ def _run_training(meta: nn.Module, images: Tensor, tracer: _Tracer) -> None:
     products = len(trace.products)
     made = {place for place, role in trace.roles.items() if role in ("out", "depthwise")}
     try:
-        with tracer.silenced(), _training(meta):
+        with tracer.silenced(), training_mode(meta):
             _run(meta, images, tracer)
     except TraceFailed as error:
         if unread:
@@ -239,6 +237,12 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
     ) -> Any:
         kwargs = kwargs or {}
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if any(isinstance(t, nn.Parameter) and not t.is_meta for t in inputs):
+            raise UnsupportedModel(
+                "it reads a parameter that the network does not know as its own, so it is neither "
+                "trained nor saved; hold modules in an nn.ModuleList, parameters in an "
+                "nn.ParameterList, not in a plain list"
+            )
         read = tuple((tuple(t.shape), self.flow.get(t)) for t in inputs)
         result = run_on_meta(func, args, kwargs)
         if not self._is_silent:
