@@ -194,3 +194,18 @@ def test_buffers_and_parameter_containers_follow() -> None:
     assert small.vectors[0].shape == (4,)
     assert small.maps["scale"].shape == (1, 4, 1, 1)
     assert "mask" not in small.state_dict()
+
+
+def test_a_hook_that_changes_the_output_stays_part_of_the_network() -> None:
+    model = network()
+    model[2].register_forward_hook(lambda _module, _inputs, output: 3 * output)
+    assert_equals_masked(model)
+
+
+def test_a_hook_that_reads_values_is_named_with_the_remedy() -> None:
+    model, means = network(), []
+    handle = model[2].register_forward_hook(lambda *call: means.append(call[2].mean().item()))
+    with pytest.raises(UnsupportedModel, match=r"module '2'.*stopped in a hook.*handle\.remove"):
+        ChannelSpace.trace(model, SIZE)
+    handle.remove()
+    assert_equals_masked(model)

@@ -45,9 +45,21 @@ class TraceFailed(UnsupportedModel):
         super().__init__(
             f"module {where!r} cannot be traced: {reason.rstrip('.')}. Networks whose forward pass "
             "depends on values, or that hold tensors outside parameters and buffers, are not "
-            "supported."
+            f"supported.{_hint(error)}"
         )
         self.ops = ops
+
+
+def _hint(error: Exception) -> str:
+    """The way out where a user's hook stopped the pass; empty where the network itself did."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        hook = step.tb_frame.f_locals.get("hook")
+        code = getattr(getattr(hook, "__func__", hook), "__code__", None)
+        if code is not None and code is step.tb_next.tb_frame.f_code:
+            return " It stopped in a hook: remove that before pruning (handle.remove())."
+        step = step.tb_next
+    return ""
 
 
 def on_meta(model: nn.Module) -> nn.Module:
