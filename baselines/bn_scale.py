@@ -32,7 +32,6 @@ Cost: `epochs` of training the full network, forward and backward. The fine-tuni
 Names: gamma -> BatchNorm scale; lambda -> `l1`; g(gamma) -> absolute value.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -43,6 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.core.config import SubnetConfig
+from zoo.core.copies import copy_network
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.score import channel_rows, magnitude_scores
@@ -123,7 +123,7 @@ def scale_names(space: ChannelSpace) -> tuple[str, ...]:
 
 def sparse_training(problem: Problem, settings: BNScale) -> nn.Module:
     """A copy of the parent, trained with a penalty on its scales."""
-    model = copy.deepcopy(problem.model)
+    model = copy_network(problem.model)
     recipe = Recipe(
         epochs=settings.epochs,
         batch_size=problem.data.batch_size,

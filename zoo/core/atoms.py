@@ -106,10 +106,13 @@ class Trace:
         parameters: names of the parameters, without the buffers.
         tensors: labels of every parameter and buffer, by name.
         roles: (tensor name, dimension) -> what a layer uses it for, in order of execution.
-        ops: the operator calls in order.
+        ops: the operator calls in order: those of the pass in eval mode, then those of the pass in
+            training mode, if there was one.
+        eval_ops: how many of ``ops`` belong to the pass in eval mode.
+        unused: names of the parameters that no pass read.
         outputs: (shape, labels) of what each module that returns one tensor put out last, by
             path, in order of execution.
-        products: MACs of convolutions and of products with what is no image.
+        products: MACs of convolutions and of products with what is no image, in eval mode.
         depthwise: paths of modules that ran a depthwise convolution.
     """
 
@@ -122,3 +125,10 @@ class Trace:
     outputs: dict[str, tuple[tuple[int, ...], Labels]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
     depthwise: set[str] = field(default_factory=set)
+    eval_ops: int = 0
+    unused: tuple[str, ...] = ()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there was a pass in training mode, too."""
+        return len(self.ops) > self.eval_ops

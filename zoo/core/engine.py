@@ -6,7 +6,6 @@ draw and what these learn from; how a subnet runs, what a step costs and how it 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.core.batches import fixed_random
 from zoo.core.config import SubnetConfig
+from zoo.core.copies import copy_network
 from zoo.core.errors import Diverged, unknown_name
 from zoo.core.narrow_strided import backward, gradients
 from zoo.core.problem import Problem
@@ -290,7 +290,7 @@ def _dense_like(part: Tensor, whole: Tensor) -> Tensor:
 
 def _redrawn(model: nn.Module, seed: int) -> nn.Module:
     """A copy on the CPU in which every layer has drawn its parameters again."""
-    fresh = copy.deepcopy(model).cpu()
+    fresh = copy_network(model).cpu()
     with fixed_random("weights", seed):
         for module in fresh.modules():
             reset = getattr(module, "reset_parameters", None)

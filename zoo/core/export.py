@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.core.copies import copy_network
 from zoo.core.fold import fold_batch_norm
 from zoo.core.whole_file import whole_file
 
@@ -128,7 +128,7 @@ def onnx_session(path: Path, threads: int) -> Any:  # Any: onnxruntime is untype
 
 def _plain(model: nn.Module) -> nn.Module:
     """A copy on the CPU, in eval mode and the ordinary memory format."""
-    plain = copy.deepcopy(model).eval().cpu()
+    plain = copy_network(model).eval().cpu()
     return plain.to(memory_format=torch.contiguous_format)
 
 

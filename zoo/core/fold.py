@@ -8,7 +8,6 @@ one pass on the meta device.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zoo.core.copies import copy_network
 from zoo.core.trace import on_meta
 
 __all__ = ["fold_batch_norm"]
@@ -41,7 +41,7 @@ def fold_batch_norm(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     Raises:
         UnsupportedModel: if the model cannot be copied.
     """
-    folded = copy.deepcopy(model).eval()
+    folded = copy_network(model).eval()
     modules = dict(folded.named_modules(remove_duplicate=False))
     for convolution, norm in _pairs(model, input_size):
         rest = _without_statistics(modules[norm])

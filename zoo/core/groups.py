@@ -355,6 +355,9 @@ class _Builder:
             where = _layer(self.places[self.made_by[index]][0])
             key = (where, str(self.reason[index]))
             found[key] = found.get(key, 0) + 1
+        for name in self.trace.unused:  # the weight comes first and tells the width
+            width = self.trace.shapes[name][:1] or (1,)
+            found.setdefault((_layer(name), "no pass reads it, so it keeps its widths"), *width)
         return tuple(Pinned(where, count, reason) for (where, reason), count in found.items())
 
     def _outputs(self, axes: _Axes) -> dict[str, tuple[int, int | None]]:

@@ -134,7 +134,7 @@ def list_cases(
         UnsupportedModel: if a pass differs from the trace that the space was made from.
     """
     passes = [_recorded(model, space, row, batch, memory_format) for row in widths]
-    ops = space.trace_record.ops
+    ops = space.trace_record.ops[: space.trace_record.eval_ops]
     for calls in passes:
         if [str(call.func) for call in calls] != [op.name for op in ops]:
             raise UnsupportedModel(
@@ -167,7 +167,7 @@ def _recorded(
     recorder = _Recorder()
     with torch.no_grad(), recorder:
         small(images.contiguous(memory_format=layout))
-    starts_at = len(recorder.calls) - len(space.trace_record.ops)
+    starts_at = len(recorder.calls) - space.trace_record.eval_ops
     return recorder.calls[max(0, starts_at) :]  # without the layout of the images
 
 

@@ -8,7 +8,6 @@ connected as the kept channels of the parent were.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from zoo.core.arguments import arguments_agree
 from zoo.core.atoms import Trace
 from zoo.core.config import SubnetConfig
+from zoo.core.copies import copy_with
 from zoo.core.errors import UnsupportedModel
 from zoo.core.groups import ChannelTable
 from zoo.core.trace import TraceFailed, on_meta, trace_model
@@ -189,9 +189,18 @@ def resized_copy(
 
     def smaller(name: str, tensor: Tensor) -> Tensor:
         source = (weights or {}).get(name, tensor).detach().to(tensor)
-        return resize_tensor(table, kept, name, source).clone()
+        part = resize_tensor(table, kept, name, source)
+        return part.clone(memory_format=_memory_format(tensor))
 
     return copy_resized(model, table, axis_sizes(table, kept), smaller)
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    """The layout that a part of a tensor keeps."""
+    is_channels_last = tensor.ndim == 4 and not tensor.is_contiguous()
+    if is_channels_last and tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def copy_resized(
@@ -214,7 +223,7 @@ def copy_resized(
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
     changes = SizedAttributes(model, table).at(sizes)
-    resized = copy.deepcopy(model, memo)
+    resized = copy_with(model, memo, lambda held: held.detach().clone())
     for path, name, value in changes:
         setattr(resized.get_submodule(path), name, value)
     return resized
@@ -234,7 +243,7 @@ def prove(
     """
     kept = _kept_atoms(trace, table, config)
     try:
-        found = trace_model(on_meta(smaller), size, table.depthwise)
+        found = trace_model(on_meta(smaller), size, table.depthwise, trace.is_trained)
     except TraceFailed as error:
         step = _first_difference(trace, kept, error.ops)
         raise Mismatch(str(error), len(error.ops) if step is None else step) from error

@@ -231,8 +231,25 @@ _ACTIVATIONS = (
     "threshold",
 )
 _UNTAGGED = ("_prelu_kernel", "copy_", "log_sigmoid_forward", "rsub")
-for _name in (*_ACTIVATIONS, *(f"{name}_" for name in _ACTIVATIONS), *_UNTAGGED):
+# New values of the same shape: masks of dropout, noise, gates that start from zero.
+_LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
+_FILLED = ("bernoulli", "bernoulli_", "uniform_", "normal_", "fill_", "zero_", "native_dropout")
+for _name in (*_ACTIVATIONS, *(f"{name}_" for name in _ACTIVATIONS), *_UNTAGGED, *_LIKE, *_FILLED):
     _RULES[_name] = _pointwise
+
+
+@_rule("new_empty", "new_zeros", "new_ones", "new_full")
+def _fresh(flow: Flow, call: Call) -> None:
+    """A tensor of a stated shape takes no more than type and device from what it reads.
+
+    An empty one is about to be filled with noise (a mask of whole channels): its shape is taken to
+    follow that of its model, and the proof tells where code holds a number instead.
+    """
+    out, shape = call.outputs[0], call.shapes[0]
+    is_mask = call.name == "new_empty" and out.ndim == len(shape)
+    labels = flow.get(call.inputs[0]) if is_mask else {}
+    flow.set(out, {dim: v for dim, v in labels.items() if out.shape[dim] == shape[dim]})
+
 
 _SPATIAL = re.compile(
     r"(_?adaptive_avg_pool|adaptive_max_pool|avg_pool|max_pool|upsample_\w*?|_upsample_\w*?"

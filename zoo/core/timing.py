@@ -10,7 +10,6 @@ record is measured.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import logging
@@ -30,6 +29,7 @@ from filelock import FileLock
 from torch import nn
 
 from zoo.core.config import SubnetConfig
+from zoo.core.copies import copy_network
 from zoo.core.latency import LatencyTable, Unit
 from zoo.core.operators import MEMORY_FORMATS, CaseGrid, MemoryFormat, grid_widths, list_cases
 from zoo.core.quiet import in_quiet_thread
@@ -247,7 +247,7 @@ def _calls(
 def _network(network: nn.Module, space: ChannelSpace, timing: Timing) -> _Call:
     """A pass over a copy of a network, on random images."""
     layout: Any = MEMORY_FORMATS[timing.memory_format]
-    still = copy.deepcopy(network).eval().to(memory_format=layout)
+    still = copy_network(network).eval().to(memory_format=layout)
     anchor = next(still.parameters())
     images = torch.rand(
         timing.batch, *space.input_size, generator=torch.Generator().manual_seed(0)

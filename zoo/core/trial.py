@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.core.batches import Batch, Batches, ImageTensors
 from zoo.core.config import SubnetConfig, WidthRules
+from zoo.core.copies import copy_network
 from zoo.core.cost import Budget, CostModel
 from zoo.core.data import MeteredData, TestSplit
 from zoo.core.meter import Meter
@@ -187,7 +187,7 @@ class Trial:
 
     def rebuilt(self) -> nn.Module:
         """A fresh copy, on the CPU, of the smaller network that the first search leads to."""
-        return copy.deepcopy(self._rebuilt)
+        return copy_network(self._rebuilt)
 
     def run(self, keep_ratio: float = 0.5, rules: WidthRules | None = None) -> Run:
         """Search a fresh problem under watch.
@@ -201,7 +201,7 @@ class Trial:
         meter = Meter(self.device)
         train, search = (_batches(n, self.device) for n in (TRAIN_IMAGES, SEARCH_IMAGES))
         problem = Problem(
-            model=copy.deepcopy(model).to(self.device),
+            model=copy_network(model).to(self.device),
             space=space,
             cost=cost,
             budget=Budget.parse(keep_ratio, cost),

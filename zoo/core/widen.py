@@ -18,9 +18,9 @@ from zoo.core.batches import stream_seed
 from zoo.core.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
 from zoo.core.groups import Axis, ChannelTable
+from zoo.core.metadata import refresh_metadata
 from zoo.core.resize import copy_resized, prove
 from zoo.core.space import ChannelSpace
-from zoo.core.surgery import refresh_metadata
 from zoo.core.trace import on_meta
 
 __all__ = ["widen"]
@@ -59,7 +59,7 @@ def widen(
         lambda name, tensor: _grown(space.table, sources, name, tensor.detach(), generator),
     )
     _prove_inverse(model, space, wide, widths)
-    refresh_metadata(model, wide, space.table, sizes)
+    refresh_metadata(model, wide, space.input_size, is_trained=space.trace_record.is_trained)
     return wide
 
 

@@ -1,0 +1,122 @@
+"""Copies of networks, also of those that hold tensors which a plain deep copy refuses.
+
+A network may keep what its last pass computed (features for a loss, attention maps): such a tensor
+belongs to the graph of that pass and is copied without it. A weight that a hook computes before
+every pass hides the parameters that are to be pruned: it is refused, with the way to make it plain.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves
+
+from zoo.core.errors import UnsupportedModel
+
+__all__ = ["copy_network", "copy_with", "require_plain_weights"]
+
+_TORCH = ("_parameters", "_buffers", "_modules")
+
+
+def copy_network(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a network; what its last pass left in it is copied without its graph.
+
+    Raises:
+        UnsupportedModel: if the network cannot be copied; the message names the module.
+    """
+    return copy_with(model, {}, lambda tensor: tensor.detach().clone())
+
+
+def copy_with(
+    model: nn.Module, memo: dict[int, Any], replace: Callable[[Tensor], Tensor]
+) -> nn.Module:
+    """Return a deep copy of a network with other tensors.
+
+    Args:
+        model: the network; not touched.
+        memo: deepcopy's own form: id of an original -> what stands for it in the copy.
+        replace: gives what stands for a tensor that is no leaf and lies outside parameters and
+            buffers.
+
+    Raises:
+        UnsupportedModel: if the network cannot be copied; the message names the module.
+    """
+    require_plain_weights(model)
+    for tensor in _computed(model):
+        if id(tensor) not in memo:
+            memo[id(tensor)] = replace(tensor)
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UnsupportedModel(
+            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {reason}. Remove "
+            "what that attribute holds, or keep it outside of the network"
+        ) from error
+
+
+def require_plain_weights(model: nn.Module) -> None:
+    """Raise unless every weight is a parameter that can be made smaller.
+
+    Raises:
+        UnsupportedModel: if a hook computes a weight, or a lazy module has no weights yet; the
+            message names the module and the remedy.
+    """
+    for path, module in model.named_modules():
+        for name, parameter in (*module._parameters.items(), *module._buffers.items()):
+            if parameter is not None and is_lazy(parameter):
+                raise UnsupportedModel(
+                    f"{path or type(model).__name__}.{name} has no shape yet (a lazy module); run "
+                    "one batch through the network before pruning"
+                )
+        for hook in module._forward_pre_hooks.values():
+            remedy = _remedy(hook)
+            if remedy:
+                where = f"model.get_submodule({path!r})" if path else "model"
+                raise UnsupportedModel(
+                    f"module {path or type(model).__name__!r}: a hook computes its weight before "
+                    f"every pass ({type(hook).__name__}), so the weight itself cannot be pruned; "
+                    f"call {remedy.format(module=where)} first"
+                )
+
+
+def _remedy(hook: object) -> str:
+    """The call that makes a computed weight a plain parameter; empty for any other hook."""
+    if isinstance(hook, WeightNorm):
+        return f"torch.nn.utils.remove_weight_norm({{module}}, {hook.name!r})"
+    if isinstance(hook, SpectralNorm):
+        return f"torch.nn.utils.remove_spectral_norm({{module}}, {hook.name!r})"
+    if isinstance(hook, BasePruningMethod):
+        return f"torch.nn.utils.prune.remove({{module}}, {hook._tensor_name!r})"
+    return ""
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What modules hold beside parameters, buffers and modules, by path."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name not in _TORCH:
+                yield f"{path or type(model).__name__}.{name}", value
+
+
+def _computed(model: nn.Module) -> list[Tensor]:
+    """Tensors that a pass computed and a module keeps, alone or in lists and dictionaries."""
+    held = [leaf for _, value in _attributes(model) for leaf in tree_leaves(value)]
+    return [t for t in (*held, *model.buffers()) if isinstance(t, Tensor) and not t.is_leaf]
+
+
+def _culprit(model: nn.Module, memo: dict[int, Any]) -> str:
+    """The first attribute that cannot be copied."""
+    for path, value in _attributes(model):
+        try:
+            copy.deepcopy(value, dict(memo))
+        except (RuntimeError, TypeError):
+            return path
+    return type(model).__name__
