@@ -134,18 +134,25 @@ def _pin(trace: Trace, mismatch: Mismatch, meta: nn.Module) -> None:
             for label in trace.tensors[name].values():
                 trace.atoms.pin(label, "its channels are rearranged by a number held in code")
         return
+    # The call that stopped may have no channels left to pin: then what it depends on in its module.
+    for step in (_first_with_channels(trace.ops, mismatch.step), mismatch.step):
+        if _pin_around(trace, trace.ops[step], meta):
+            return
+    raise mismatch
+
+
+def _pin_around(trace: Trace, culprit: Op, meta: nn.Module) -> bool:
+    """Pin what a call touches, or else more and more around it; tell whether any of it was free."""
     kinds = {path or type(meta).__name__: type(module) for path, module in meta.named_modules()}
-    culprit = trace.ops[_first_with_channels(trace.ops, mismatch.step)]
     alike = [op for op in trace.ops if kinds.get(op.module) == kinds.get(culprit.module)]
     scopes = [[op for op in alike if op.name == culprit.name], alike]
     path = culprit.module
     while path:
         scopes.append([op for op in trace.ops if op.module.startswith(path)])
         path = path.rpartition(".")[0]
-    for ops in scopes:  # wider and wider, until something is pinned that was not
-        if _pin_channels(trace, ops, f"{culprit.name} in {culprit.module}"):
-            return
-    raise mismatch
+    where = f"{culprit.name} in {culprit.module}"
+    # Wider and wider, until something is pinned that was not.
+    return any(_pin_channels(trace, ops, where) for ops in scopes)
 
 
 def _first_with_channels(ops: Sequence[Op], step: int) -> int:
