@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from itertools import islice, product
 from typing import Literal
 
@@ -140,9 +140,8 @@ def _can_check_heap() -> bool:
 
 
 def _read_case(text: str) -> Case:
-    values = [int(each) for each in text.split()]
-    made = dict(zip((field.name for field in fields(Case)), values, strict=True))
-    return Case(**{**made, "channels_last": bool(made["channels_last"])})
+    *values, last, threads = (int(each) for each in text.split())
+    return Case(*values, channels_last=bool(last), threads=threads)
 
 
 def _run_here(study: Study, guarded: bool) -> None:
@@ -233,14 +232,13 @@ def _passes(
 
 def _shown(found: Sequence[Found]) -> Iterator[str]:
     """Lines of faults, those that differ in the number of channels alone in one."""
-    rows: dict[tuple[object, ...], list[int]] = {}
+    rows: dict[tuple[str, str], list[int]] = {}
     for each in found:
         if each.fault:
             kind = each.fault.partition(" off by")[0]
-            rest = tuple((k, v) for k, v in asdict(each.case).items() if k != "channels")
-            rows.setdefault((*rest, kind), []).append(each.case.channels)
-    for (*rest, kind), channels in rows.items():
-        case = ", ".join(f"{name} {value}" for name, value in rest)
+            rest = (f"{k} {v}" for k, v in asdict(each.case).items() if k != "channels")
+            rows.setdefault((kind, ", ".join(rest)), []).append(each.case.channels)
+    for (kind, case), channels in rows.items():
         yield f"{kind}: channels {channels}, {case}"
 
 

@@ -23,8 +23,8 @@ def test_no_published_record_was_trained_where_gradients_are_wrong() -> None:
         assert record["cell"]["data"]["image_size"] <= SAFE_SIZE, path
         assert record["environment"]["threads"] == 1, path
         assert record["environment"].get("instructions") in ("AVX512", None), path
-        # Those that do not tell their instructions come from Xeons; all of that make have AVX-512
-        # where torch's own build for it ran, and with AVX2 alone the narrow ones would have died.
+        # Older ones do not tell their instructions; they are from Xeons, not from the EPYCs on
+        # which a run of these networks dies with AVX2.
         assert "Xeon" in record["environment"]["cpu"], path
 
 
