@@ -140,8 +140,8 @@ def _can_check_heap() -> bool:
 
 
 def _read_case(text: str) -> Case:
-    *values, last, threads = (int(each) for each in text.split())
-    return Case(*values, channels_last=bool(last), threads=threads)
+    kernel, stride, groups, channels, outputs, size, batch, last, threads = map(int, text.split())
+    return Case(kernel, stride, groups, channels, outputs, size, batch, bool(last), threads)
 
 
 def _run_here(study: Study, guarded: bool) -> None:

@@ -95,7 +95,9 @@ def guard() -> None:
         return (None if inner is None else spread.back(inner), *others)
 
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-    library.impl("convolution_backward", around, "CPU", with_keyset=True)  # type: ignore[no-untyped-call]
+    library.impl(  # type: ignore[no-untyped-call]
+        "convolution_backward", around, "CPU", with_keyset=True
+    )
     _kept.append(library)
 
 
