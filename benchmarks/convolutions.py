@@ -23,7 +23,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from itertools import islice, product
 from typing import Literal
 
@@ -41,7 +41,7 @@ INSTRUCTIONS = ("ALL", "AVX2")
 TOLERANCE = 1e-4
 """Largest error over the largest value, or over what a sum of so many products comes to."""
 
-SECONDS = 4.0
+SECONDS = 10.0
 """A case that takes longer hangs, which overwritten barriers of threads lead to."""
 
 CASES_PER_FORK = 17
@@ -87,13 +87,14 @@ def sweep_cases() -> Iterator[Case]:
     """All kernels, strides, formats and batches, with widths 1 to 33, partners drawn."""
     drawn = random.Random(0)
     for kernel, stride, last, batch in product((1, 3, 5, 7), (1, 2), (True, False), (1, 32)):
-        size = 56 if kernel == 1 or batch == 1 else 12
+        # Scratch buffers of 1 x 1 kernels overflow on large images only.
+        size = 56 if kernel == 1 else 24 if batch == 1 else 8
         for width in range(1, 34):
-            pairs = {(1, width, drawn.randint(1, 33)), (1, drawn.randint(1, 33), width)}
-            pairs |= {(width, width, width)}
-            groups = drawn.choice((2, 3, 4))
-            pairs |= {(groups, groups * width, groups * drawn.randint(1, 9))}
-            for groups, channels, outputs in sorted(pairs):
+            partner, groups = drawn.randint(1, 33), drawn.choice((2, 3, 4))
+            pairs = [(1, width, partner) if width % 2 else (1, partner, width)]
+            pairs += [(width, width, width)]
+            pairs += [(groups, groups * width, groups * drawn.randint(1, 9))] * (width % 3 == 0)
+            for groups, channels, outputs in pairs:
                 yield Case(kernel, stride, groups, channels, outputs, size, batch, last)
 
 
@@ -139,9 +140,8 @@ def _can_check_heap() -> bool:
 
 
 def _read_case(text: str) -> Case:
-    values = [int(each) for each in text.split()]
-    made = dict(zip((field.name for field in fields(Case)), values, strict=True))
-    return Case(**{**made, "channels_last": bool(made["channels_last"])})
+    kernel, stride, groups, channels, outputs, size, batch, last, threads = map(int, text.split())
+    return Case(kernel, stride, groups, channels, outputs, size, batch, bool(last), threads)
 
 
 def _run_here(study: Study, guarded: bool) -> None:
@@ -232,14 +232,13 @@ def _passes(
 
 def _shown(found: Sequence[Found]) -> Iterator[str]:
     """Lines of faults, those that differ in the number of channels alone in one."""
-    rows: dict[tuple[object, ...], list[int]] = {}
+    rows: dict[tuple[str, str], list[int]] = {}
     for each in found:
         if each.fault:
             kind = each.fault.partition(" off by")[0]
-            rest = tuple((k, v) for k, v in asdict(each.case).items() if k != "channels")
-            rows.setdefault((*rest, kind), []).append(each.case.channels)
-    for (*rest, kind), channels in rows.items():
-        case = ", ".join(f"{name} {value}" for name, value in rest)
+            rest = (f"{k} {v}" for k, v in asdict(each.case).items() if k != "channels")
+            rows.setdefault((kind, ", ".join(rest)), []).append(each.case.channels)
+    for (kind, case), channels in rows.items():
         yield f"{kind}: channels {channels}, {case}"
 
 

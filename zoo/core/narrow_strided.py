@@ -68,7 +68,7 @@ def guard() -> None:
     original = torch.library.get_kernel("aten::convolution_backward", "CPU")
 
     def around(
-        keys: object,
+        keys: torch.DispatchKeySet,
         outer: Tensor,
         images: Tensor,
         weight: Tensor,
@@ -83,9 +83,10 @@ def guard() -> None:
     ) -> _Gradients:
         rest = (dilation, transposed, output_padding, groups, wanted)
         if transposed or not is_unsafe(weight.shape, stride):
-            return original.call_boxed(
+            found: _Gradients = original.call_boxed(
                 keys, outer, images, weight, bias_sizes, stride, padding, *rest
             )
+            return found
         spread = _Spread(images, outer.shape[2:], stride, padding)
         ones, none = [1] * len(stride), [0] * len(stride)
         inner, *others = original.call_boxed(
@@ -93,8 +94,10 @@ def guard() -> None:
         )
         return (None if inner is None else spread.back(inner), *others)
 
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("convolution_backward", around, "CPU", with_keyset=True)
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library.impl(  # type: ignore[no-untyped-call]
+        "convolution_backward", around, "CPU", with_keyset=True
+    )
     _kept.append(library)
 
 
