@@ -163,7 +163,9 @@ def test_tables_and_figures_read_records_only(name: str, allowed: set[str]) -> N
     assert ours <= {"benchmarks"} | {f"benchmarks.{other}" for other in allowed}
 
 
-@pytest.mark.parametrize("name", ["bounds", "plain", "rates", "record", "strict", "runtime", "unread"])
+@pytest.mark.parametrize(
+    "name", ["bounds", "plain", "rates", "record", "strict", "runtime", "unread"]
+)
 def test_records_need_neither_torch_nor_zoo(name: str) -> None:
     tops = {name.split(".")[0] for name in imports(ROOT / f"benchmarks/{name}.py")}
     assert not tops & {"torch", "torchvision", "timm", "zoo", "baselines"}
