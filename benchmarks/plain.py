@@ -26,8 +26,8 @@ __all__ = [
 LINE = 200
 """Characters of one text in a terminal."""
 
-FIGURE = 120
-"""Characters of one name in a figure."""
+FIGURE = 80
+"""Characters of a title in a figure."""
 
 TEX = {
     **{character: f"\\{character}" for character in "%_&#${}"},
@@ -79,9 +79,9 @@ def in_markup(text: str, limit: int = LINE) -> str:
     return escape(visible(text, limit))
 
 
-def figure_text(text: str) -> str:
+def figure_text(text: str, limit: int = FIGURE) -> str:
     """A name in a figure; what TeX would read is off there, see `benchmarks.style`."""
-    return visible(text, FIGURE)
+    return visible(text, limit)
 
 
 def in_html(text: str) -> str:

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from benchmarks.plain import figure_text
 from benchmarks.record import PHASES, Group, Phase
 from benchmarks.report import Comparison, Row
-from benchmarks.style import name_rows, new_panels
+from benchmarks.style import LABEL, name_rows, new_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
             vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest",
         )  # fmt: skip
         _name(axis, comparison, rows)
-        names = [figure_text(group.name) for group in found]
+        names = [figure_text(group.name, LABEL) for group in found]
         axis.set_xticks(range(len(found)), names, rotation=90, fontsize=6)
         _mark_stages(axis, found)
         axis.set_title(figure_text(comparison.title), fontsize=10)

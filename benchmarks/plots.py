@@ -79,14 +79,15 @@ Draw = Callable[[], "Figure"]
 
 
 @contextlib.contextmanager
-def _boxes_for_unknown_letters() -> Iterator[None]:
-    """Says nothing of letters that the font does not have; they are drawn as boxes."""
+def _odd_names_allowed() -> Iterator[None]:
+    """No warnings of letters that the font lacks, drawn as boxes, and of names without room."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         yield
 
 
-@_boxes_for_unknown_letters()
+@_odd_names_allowed()
 def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     """Draws every figure that the records have numbers for, as PNG and PDF; returns the paths."""
     paths = []

@@ -498,8 +498,9 @@ def _record(
 
 
 def _plain(value: object) -> dict[str, JsonValue]:
-    """A mapping as JSON would give it back: tuples become lists."""
-    plain: dict[str, JsonValue] = json.loads(json.dumps(value))
+    """A mapping as JSON would give it back: tuples become lists, NaN and infinity null."""
+    text = json.dumps(value)
+    plain: dict[str, JsonValue] = json.loads(text, parse_constant=lambda _: None)
     return plain
 
 

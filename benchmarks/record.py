@@ -424,7 +424,7 @@ class Record(Strict):
     further_latency: Many[Measured] = Field(default=(), max_length=1000)
     left_out: dict[Way, Text] = {}
     footprint: dict[Side, Footprint] = {}
-    groups: Many[Group] = Field(default=(), max_length=10_000)
+    groups: Many[Group] = Field(default=(), max_length=2000)
     config: dict[str, JsonValue] | None = None
     trace: Many[dict[str, JsonValue]] = ()
     scores: Many[Finite] = ()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["METHODS", "PANEL", "legend_below", "look", "name_rows", "new_panels"]
+__all__ = ["LABEL", "METHODS", "PANEL", "legend_below", "look", "name_rows", "new_panels"]
 
 # Okabe and Ito's palette without its yellow, then Paul Tol's muted one; markers differ as well, so
 # a reader who cannot tell two colours apart still can tell two methods apart.
@@ -44,6 +44,9 @@ matplotlib.rcParams["text.parse_math"] = False
 
 PANEL = (4.4, 3.3)
 """Width and height of one panel, inches."""
+
+LABEL = 56
+"""Characters of a name beside a panel, which longer ones would leave no room."""
 
 
 def look(method: str) -> tuple[str, str]:
@@ -74,7 +77,8 @@ def new_panels(
 
 def name_rows(axis: Axes, names: Sequence[str], methods: Sequence[str]) -> None:
     """Labels bars or rows from the top, each in the colour of its method."""
-    axis.set_yticks(range(len(names)), list(map(figure_text, names)), fontsize=7)
+    shown = [figure_text(name, LABEL) for name in names]
+    axis.set_yticks(range(len(names)), shown, fontsize=7)
     axis.set_ylim(len(names) - 0.5, -0.5)
     for label, method in zip(axis.get_yticklabels(), methods, strict=True):
         label.set_color(look(method)[0])
@@ -82,7 +86,7 @@ def name_rows(axis: Axes, names: Sequence[str], methods: Sequence[str]) -> None:
 
 def legend_text(label: str) -> str:
     """A label in a legend; matplotlib leaves out what begins with an underscore."""
-    return figure_text(f" {label}" if label.startswith("_") else label)
+    return figure_text(f" {label}" if label.startswith("_") else label, LABEL)
 
 
 def legend_below(

@@ -318,8 +318,10 @@ def test_a_number_that_no_side_has_but_every_cell_should_have_cannot_be_judged()
 
 def test_a_ratio_of_times_that_is_none_cannot_be_judged():
     base = [record(images=IMAGES)]
-    bad = base[0].latency[0].model_copy(
-        update={"control": Quartiles.model_construct(q25=0.0, median=0.0, q75=0.0)}
+    bad = (
+        base[0]
+        .latency[0]
+        .model_copy(update={"control": Quartiles.model_construct(q25=0.0, median=0.0, q75=0.0)})
     )
     new = [base[0].model_copy(update={"latency": (bad, base[0].latency[1])})]
     assert judge(pair_up(base, new), ["latency"]).fails

@@ -252,6 +252,20 @@ def test_an_impossible_accuracy_fails_its_cell_only(places, stub, monkeypatch):
     assert record.status == "failed" and "parent: Input should be a finite number" in record.reason
 
 
+def test_a_trace_holds_null_for_what_is_no_number(places, stub, tmp_path):
+    class Diverging(Stub):
+        def search(self, problem):
+            problem.trace("train", losses=[float("nan"), float("inf"), 1.0])
+            return super().search(problem)
+
+    stub(Diverging)
+    record, _ = run(cell(), places)
+    assert record.status == "ok", record.reason
+    write_record(tmp_path, record)
+    (read,) = load_records(tmp_path)
+    assert [None, None, 1.0] in [row.get("losses") for row in read.trace]
+
+
 def test_what_cannot_be_recorded_fails_its_cell_only(places, stub):
     @dataclass(frozen=True)
     class Verbose(Stub):
