@@ -35,6 +35,7 @@ CORE_ORDER = (
     "meter",
     "pairs",
     "batches",
+    "loaders",
     "widen",
     "digits",
     "data",

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from zoo.core.batches import Batch, LoaderBatches, fixed_random
+from zoo.core.batches import Batch, fixed_random
 from zoo.core.errors import UnsupportedModel
+from zoo.core.loaders import LoaderBatches
 from zoo.core.logits import LogitsReader, bare, reading
 from zoo.core.pairs import Targets
 from zoo.core.train import evaluate
