@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import NS_PER_MS, Budget, BudgetUnit, CostModel
-from zoo.core.data import MeteredData
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 from zoo.core.latency import LatencyTable
 from zoo.core.logits import reading
@@ -121,9 +120,8 @@ def prune(
 
     Args:
         model: trained network, on the device to work on; of what it returns, logits are used.
-        train_loader: a DataLoader, or batches that can be iterated anew for each epoch, of (images,
-            labels, ...) or dicts, shapes (N, C, H, W) and (N,), or (N, classes) for soft targets;
-            for scoring, recalibration and fine-tuning. A last batch of one image is left out.
+        train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
+            (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
         method: name of a pruner (``zoo.list_pruners()``), or a pruner.
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
@@ -156,10 +154,7 @@ def prune(
         space = _prunable_space(parent, ready.input_size, inexact)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
         cost, meter = CostModel(space, table), Meter(ready.train.device)
-        budget, data = (
-            _budget(value, metric, cost),
-            MeteredData(ready.train, ready.validation, meter),
-        )
+        budget, data = _budget(value, metric, cost), ready.metered(meter)
         name = type(pruner).__module__.rpartition(".")[2]
         problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
         subnet = _search(pruner, problem, ready, recipe, tell)
