@@ -46,6 +46,7 @@ CORE_ORDER = (
     "meter",
     "pairs",
     "batches",
+    "loaders",
     "widen",
     "digits",
     "sizes",

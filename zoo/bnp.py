@@ -85,11 +85,10 @@ from zoo.core.config import SubnetConfig
 from zoo.core.cost import CostModel
 from zoo.core.distill import (
     BlockDistillation,
+    check_errors,
     feature_error,
     relative_feature_error,
-    told_still,
 )
-from zoo.core.errors import Diverged
 from zoo.core.grid import Grid, filled_widths, make_grid
 from zoo.core.narrow_strided import backward
 from zoo.core.problem import Problem
@@ -248,7 +247,7 @@ def distil_blocks(
         problem.meter.passes(len(images), macs, backward=True)
         # D_b: the relative error whatever the score, so that one learning rate suits all blocks.
         losses = [relative_feature_error(outputs[b], x) for b, x in enumerate(targets)]
-        _check_finite(losses, runner, targets)
+        check_errors(losses, [block.output for block in runner.blocks], targets)
         optimizer.zero_grad(set_to_none=True)
         backward(torch.stack(losses).sum())
         optimizer.step()
@@ -267,21 +266,6 @@ def distil_blocks(
         images_pass_per_block=len(grid.blocks) * n_images,
     )
     return {name: weight.detach() for name, weight in weights.items()}
-
-
-def _check_finite(losses: Sequence[Tensor], runner: BlockRunner, targets: Sequence[Tensor]) -> None:
-    """Stop where a block's error is no number.
-
-    Raises:
-        Diverged: with the block, and the teacher's part in it.
-    """
-    for block, loss, target in zip(runner.blocks, losses, targets, strict=True):
-        if not bool(loss.isfinite()):
-            still = told_still({block.output: target}, "set steps to 0 and error to 'raw'")
-            raise Diverged(
-                f"the error of the block that ends at {block.output or 'the output'} is "
-                f"{float(loss.detach())}; {still or 'lower lr'}"
-            )
 
 
 def _features(
@@ -373,13 +357,9 @@ def block_errors(
                 macs = sum(full[b] for b in active) - saved
                 problem.meter.passes(len(images), macs, backward=False)
                 for b in active:
-                    errors[at, b] += float(distance(outputs[b], targets[b]))
-    if not np.isfinite(errors).all():
-        worst = runner.blocks[int(np.argmin(np.isfinite(errors).all(axis=0)))].output
-        raise Diverged(
-            f"the error of the block that ends at {worst or 'the output'} is no finite number; "
-            "lower lr, or set steps to 0 to score sliced weights"
-        )
+                    error = distance(outputs[b], targets[b])
+                    check_errors([error], [runner.blocks[b].output], [targets[b]])
+                    errors[at, b] += float(error)
     return errors / settings.score_batches
 
 

@@ -62,8 +62,7 @@ Names: v_{g,i} -> `values`; c_g -> `weights`; b_{g,i} -> kept or not, here width
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -74,7 +73,7 @@ from torch import Tensor, nn
 
 from zoo.core.config import SubnetConfig
 from zoo.core.cost import CostModel
-from zoo.core.distill import Taps, feature_error, relative_feature_error, told_still
+from zoo.core.distill import Taps, eval_mode, feature_error, relative_feature_error, told_still
 from zoo.core.problem import Problem
 from zoo.core.pruner import Pruner, Subnet, conclude
 from zoo.core.score import channel_scores, producers, weight_gradient_products
@@ -446,7 +445,7 @@ class InnerDistillation(TrainingLoss):
         self.maps = nn.ParameterDict()
         anchor = next(student.parameters())
         image = anchor.new_zeros(1, *space.input_size)
-        with torch.no_grad(), _eval_mode(student):
+        with torch.no_grad(), eval_mode(student):
             _, narrow = self._features(student, image)
             _, wide = self._features(teacher, image)
         generator = torch.Generator().manual_seed(0)
@@ -473,9 +472,8 @@ class InnerDistillation(TrainingLoss):
         if not self.gamma or self.error is not relative_feature_error:
             return ""
         with torch.no_grad():
-            _, wide = self._features(self._teacher[0], images)
-        features = dict(zip(self.positions, wide, strict=True))
-        return told_still(features, "set gamma to 0 or normalisation to 'none'")
+            wide = zip(self.positions, self._features(self._teacher[0], images)[1], strict=True)
+        return told_still(dict(wide), "set gamma to 0 or normalisation to 'none'")
 
     def _features(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits and the features at every position."""
@@ -488,14 +486,3 @@ class InnerDistillation(TrainingLoss):
 def _key(position: str) -> str:
     """`position` as a parameter may be named."""
     return position.replace(".", "/")
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes:
-            module.training = is_training

@@ -17,14 +17,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import zoo
-from zoo.core import batches as batches_module
-from zoo.core.batches import LoaderBatches
+from zoo.core import loaders
 from zoo.core.config import SubnetConfig
-from zoo.core.distill import relative_feature_error
+from zoo.core.distill import check_errors, relative_feature_error, told_still
 from zoo.core.errors import Diverged, UnsupportedModel
+from zoo.core.loaders import LoaderBatches
 from zoo.core.logits import LogitsReader, reading
 from zoo.core.pairs import Targets, read_pair
 from zoo.core.preflight import check_batch, preflight
+from zoo.core.stages import cut_stages
+from zoo.core.stagesearch import stage_scorers
 from zoo.core.train import evaluate
 
 CLASSES = 4
@@ -365,7 +367,7 @@ def test_a_stream_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
             while True:
                 yield IMAGES[0], LABELS[0]
 
-    monkeypatch.setattr(batches_module, "MOST_BATCHES", 20)
+    monkeypatch.setattr(loaders, "MOST_BATCHES", 20)
     refused("no length and yields more than 20 batches; .*__len__", train=DataLoader(Endless()))
 
 
@@ -830,6 +832,40 @@ def test_a_teacher_that_was_trained_is_not_blamed(caplog: pytest.LogCaptureFixtu
     with pytest.raises(Diverged, match="lower the learning rate"):
         pruned(recipe=zoo.Recipe(epochs=3, lr=1e9))
     assert not caplog.text
+
+
+def test_features_are_still_by_their_variance_over_images() -> None:
+    still, moving = torch.ones(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
+    assert told_still({"layer1": moving, "logits": moving[..., 0, 0]}, "stop") == ""
+    assert told_still({"layer1": still, "logits": moving[..., 0, 0]}, "stop").startswith(
+        "the teacher's features at layer1 hardly vary from image to image (variance 0)"
+    )
+    assert told_still({"logits": 0.01 * moving[..., 0, 0]}, "stop").endswith("first, or stop")
+    assert told_still({"layer1": moving * torch.nan}, "stop") == ""  # that is another fault
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"), [(0.0, "features at layer1 hardly vary"), (1.0, "lower lr")]
+)
+def test_a_block_whose_error_is_no_number_stops_the_search(scale: float, message: str) -> None:
+    target = scale * torch.randn(4, 3, 2, 2)
+    with pytest.raises(Diverged, match=f"block that ends at layer1 is nan; .*{message}"):
+        check_errors([torch.tensor(torch.nan)], ["layer1"], [target])
+    check_errors([torch.tensor(1.0)], ["layer1"], [target])
+
+
+def test_stages_are_not_scored_on_a_batch_of_one_image() -> None:
+    model = network().eval()
+    space = zoo.ChannelSpace.trace(model, (3, 8, 8))
+    cost, meter = zoo.CostModel(space), zoo.core.meter.Meter("cpu")
+    source = LoaderBatches(loader(IMAGES[:25], LABELS[:25]))
+    data = zoo.core.data.MeteredData(source, source, meter)
+    problem = zoo.Problem(
+        model, space, cost, zoo.Budget.parse(0.5, cost), data, zoo.WidthRules(), 0, meter, ""
+    )
+    with meter.phase("search"):
+        (scorer,) = stage_scorers(problem, cut_stages(model, space, 1), {})
+    assert [len(entering) for entering, _ in scorer.pairs] == [8, 8, 8]
 
 
 # --- the command's road

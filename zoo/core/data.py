@@ -21,7 +21,6 @@ from zoo.core.batches import (
     Batches,
     BatchSource,
     ImageTensors,
-    LoaderBatches,
     Sample,
     crop_and_flip,
     shift,
@@ -30,6 +29,7 @@ from zoo.core.batches import (
 from zoo.core.digits import cluttered_digits, digits, glyph_indices
 from zoo.core.errors import unknown_name
 from zoo.core.folders import check_folder, files_digest, is_from_files, needed_path
+from zoo.core.loaders import LoaderBatches
 from zoo.core.meter import Meter
 from zoo.core.sizes import (
     CLUTTERED_SEARCH,

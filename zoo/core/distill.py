@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from zoo.core.errors import unknown_name
+from zoo.core.errors import Diverged, unknown_name
 from zoo.core.train import TrainingLoss
 
 __all__ = [
     "BlockDistillation",
     "Taps",
+    "check_errors",
+    "eval_mode",
     "feature_error",
     "relative_feature_error",
     "soft_cross_entropy",
@@ -95,6 +98,18 @@ class Taps:
         return keep
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """A network in eval mode while the context is open."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+
+
 def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference, over all elements; it grows with the scale of the features.
 
@@ -157,6 +172,28 @@ def told_still(features: Mapping[str, Tensor], way_out: str) -> str:
                 f"trained, and what imitates them is divided by that: train it first, or {way_out}"
             )
     return ""
+
+
+def check_errors(
+    errors: Sequence[Tensor], paths: Sequence[str], teachers: Sequence[Tensor]
+) -> None:
+    """Stop where a part's relative error is no number.
+
+    Args:
+        errors: scalars, one for each part of the network.
+        paths: of the modules whose outputs were compared.
+        teachers: what they were compared with.
+
+    Raises:
+        Diverged: with the part, and the teacher's share in it.
+    """
+    for error, path, teacher in zip(errors, paths, teachers, strict=True):
+        if not bool(error.isfinite()):
+            still = told_still({path: teacher}, "set steps to 0 and error to 'raw'")
+            raise Diverged(
+                f"the error of the block that ends at {path or 'the output'} is "
+                f"{float(error.detach())}; {still or 'lower lr'}"
+            )
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from zoo.core.batches import Batch, LoaderBatches, fixed_random
+from zoo.core.batches import Batch, fixed_random
+from zoo.core.data import MeteredData
 from zoo.core.errors import UnsupportedModel
+from zoo.core.loaders import LoaderBatches
 from zoo.core.logits import LogitsReader, bare, reading
+from zoo.core.meter import Meter
 from zoo.core.pairs import Targets
 from zoo.core.train import evaluate
 
@@ -80,6 +83,10 @@ class Preflight:
         """(C, H, W) of one training image."""
         _, channels, height, width = self.train.first[0].shape
         return channels, height, width
+
+    def metered(self, meter: Meter) -> MeteredData:
+        """What a method may see, charged."""
+        return MeteredData(self.train, self.validation, meter)
 
     def handed(self, small: nn.Module) -> nn.Module:
         """A network cut out of the parent, in place brought to the types of the given one."""

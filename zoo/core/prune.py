@@ -16,10 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from zoo.core.batches import LoaderBatches
 from zoo.core.config import SubnetConfig, WidthRules
 from zoo.core.cost import NS_PER_MS, Budget, BudgetUnit, CostModel
-from zoo.core.data import MeteredData
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 from zoo.core.latency import LatencyTable
 from zoo.core.logits import reading
@@ -117,16 +115,13 @@ def prune(
 ) -> PruneResult:
     """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
 
-    Before anything is searched, the first batches go through the network in both modes, with the
-    loss. A network in half precision is searched and fine-tuned in single precision.
+    First, a batch goes through the network in both modes, with the loss. A network in half
+    precision is searched and fine-tuned in single precision.
 
     Args:
-        model: trained network, on the device to work on. Of a tuple, dict or dataclass that it
-            returns, the logits are used; one logit stands for two classes.
-        train_loader: a DataLoader, or anything else that can be iterated anew for each epoch;
-            yields (images, labels), with anything behind them, or dicts, of shapes (N, C, H, W)
-            and (N,), or (N, classes) for one-hot or soft targets; for scoring, recalibration and
-            fine-tuning, which leaves a last batch of one image out.
+        model: trained network, on the device to work on; of what it returns, logits are used.
+        train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
+            (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
         method: name of a pruner (``zoo.list_pruners()``), or a pruner.
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
@@ -146,8 +141,7 @@ def prune(
             ``in_chans``, so that ``load_pruned`` can make it again; not ``pretrained``.
 
     Raises:
-        ValueError: if the budget is no number or prunes nothing, a name or argument is unknown, or
-            a loader's batches do not go through the network.
+        ValueError: if budget, method or a loader's batches cannot work, or nothing is pruned.
         InfeasibleBudget: if no allowed subnet is small enough.
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
@@ -155,39 +149,39 @@ def prune(
     value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
-    parent, reader, batches = ready.parent, ready.reader, ready.train
+    parent = ready.parent
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(parent, ready.input_size, inexact)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
-        cost, meter = CostModel(space, table), Meter(batches.device)
-        budget, data = _budget(value, metric, cost), MeteredData(batches, ready.validation, meter)
+        cost, meter = CostModel(space, table), Meter(ready.train.device)
+        budget, data = _budget(value, metric, cost), ready.metered(meter)
         name = type(pruner).__module__.rpartition(".")[2]
-        with reading(parent, reader):
-            _warn_of_teacher(pruner, parent, space, batches.first_images(), recipe)
-            problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
-            subnet = _search(pruner, problem, tell)
+        problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
+        subnet = _search(pruner, problem, ready, recipe, tell)
         small = rebuild(parent, space, subnet.config, subnet.weights)
-        with reading(parent, reader), reading(small, reader):
-            _finetune(small, problem, pruner, batches, recipe, subnet.config, tell)
+        _finetune(small, problem, pruner, ready, recipe, subnet.config, tell)
         tell("validating", 0, None)
         return _result(problem, subnet.config, small, ready, timing, architecture)
 
 
-def _warn_of_teacher(
-    pruner: Pruner, parent: nn.Module, space: ChannelSpace, images: Tensor, recipe: Recipe
-) -> None:
+def _warn_of_teacher(pruner: Pruner, problem: Problem, images: Tensor) -> None:
     """Say beforehand what fine-tuning would diverge of later."""
-    loss = pruner.loss(parent, parent, space) if recipe.epochs else None
+    loss = pruner.loss(problem.model, problem.model, problem.space)
     if loss is not None and (told := loss.suspicion(images)):
         _LOGGER.warning("fine-tuning may diverge: %s", told)
 
 
-def _search(pruner: Pruner, problem: Problem, tell: Tell) -> Subnet:
+def _search(
+    pruner: Pruner, problem: Problem, ready: Preflight, recipe: Recipe, tell: Tell
+) -> Subnet:
     """The pruner's decision, checked."""
     problem.check_feasible()
     tell("searching", 0, None)
-    subnet = pruner.search(problem)
+    with reading(problem.model, ready.reader):
+        if recipe.epochs:
+            _warn_of_teacher(pruner, problem, ready.train.first_images())
+        subnet = pruner.search(problem)
     _check_decision(problem, subnet.config)
     return subnet
 
@@ -261,20 +255,24 @@ def _finetune(
     small: nn.Module,
     problem: Problem,
     pruner: Pruner,
-    batches: LoaderBatches,
+    ready: Preflight,
     recipe: Recipe,
     config: SubnetConfig,
     tell: Tell,
 ) -> None:
     """Train the smaller network in place; without epochs, only measure its statistics anew."""
     if recipe.epochs == 0:
-        first = islice(batches.epoch(0), _RECALIBRATION_BATCHES)
+        first = islice(ready.train.epoch(0), _RECALIBRATION_BATCHES)
         recalibrate(small, (images for images, _ in first))
         return
-    with problem.meter.phase("finetune"):
+    with (
+        problem.meter.phase("finetune"),
+        reading(problem.model, ready.reader),
+        reading(small, ready.reader),
+    ):
         train(
             small,
-            batches,
+            ready.train,
             recipe,
             loss=pruner.loss(problem.model, small, problem.space),
             meter=problem.meter,
