@@ -204,6 +204,24 @@ class Budget:
             )
         return cls(limited, limit)
 
+    def require_pruning(self, value: float, cost: CostModel) -> None:
+        """Refuse a budget that the whole network meets, where a smaller one is asked for.
+
+        Pruners and suites may be given it, and return the whole network.
+
+        Args:
+            value: the number that the budget was parsed from, for the message.
+            cost: the parent's cost model.
+
+        Raises:
+            ValueError: if nothing would be pruned.
+        """
+        if self.limit >= self.full(cost):
+            raise ValueError(
+                f"budget {value} keeps all {self.told(self.limit)}; nothing would be pruned: give "
+                "a lower one"
+            )
+
     def _choice(self) -> str:
         """The numbers that a budget can be, where the limit is the parent's cost."""
         if self.metric == "latency":

@@ -22,7 +22,7 @@ from zoo.core.space import ChannelSpace
 from zoo.core.store import SupernetStore
 from zoo.core.supernet import Supernet
 
-__all__ = ["RECALIBRATION_BATCHES", "Problem"]
+__all__ = ["RECALIBRATION_BATCHES", "Problem", "require_feasible", "smallest_cost"]
 
 RECALIBRATION_BATCHES = 4
 
@@ -146,8 +146,7 @@ class Problem:
 
     def smallest_cost(self) -> int:
         """Cost of the smallest legal subnet, in the budget's metric."""
-        widths = self.rules.minimums(self.space)[None]
-        return int(self.budget.cost_of_widths(self.cost, widths)[0])
+        return smallest_cost(self.budget, self.cost, self.rules)
 
     def check_feasible(self) -> None:
         """Raise if even the smallest legal subnet is over budget.
@@ -155,12 +154,26 @@ class Problem:
         Raises:
             InfeasibleBudget: with both numbers and the way out.
         """
-        smallest = self.smallest_cost()
-        if smallest > self.budget.limit:
-            raise InfeasibleBudget(
-                f"budget {self.budget.told(self.budget.limit)} is below the smallest subnet, "
-                f"{self.budget.told(smallest)}; raise it or lower min_keep ({self.rules.min_keep})"
-            )
+        require_feasible(self.budget, self.cost, self.rules)
+
+
+def smallest_cost(budget: Budget, cost: CostModel, rules: WidthRules) -> int:
+    """Cost of the smallest legal subnet, in the budget's metric."""
+    return int(budget.cost_of_widths(cost, rules.minimums(cost.space)[None])[0])
+
+
+def require_feasible(budget: Budget, cost: CostModel, rules: WidthRules) -> None:
+    """Raise if even the smallest legal subnet is over budget.
+
+    Raises:
+        InfeasibleBudget: with both numbers and the way out.
+    """
+    smallest = smallest_cost(budget, cost, rules)
+    if smallest > budget.limit:
+        raise InfeasibleBudget(
+            f"budget {budget.told(budget.limit)} is below the smallest subnet, "
+            f"{budget.told(smallest)}; raise it or lower min_keep ({rules.min_keep})"
+        )
 
 
 def _plain(value: object) -> object:

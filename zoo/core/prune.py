@@ -284,10 +284,7 @@ def _one_budget(**given: float | None) -> tuple[float, BudgetUnit]:
 
 def _budget(value: float, metric: BudgetUnit, cost: CostModel) -> Budget:
     budget = Budget.parse(value, cost, metric)
-    if budget.limit >= budget.full(cost):
-        raise ValueError(
-            f"budget {value} keeps all {budget.told(budget.limit)}; nothing would be pruned"
-        )
+    budget.require_pruning(value, cost)
     return budget
 
 
