@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -18,6 +19,29 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from benchmarks.options import (
+    BatchSize,
+    DataPath,
+    Device,
+    Epochs,
+    Export,
+    Fold,
+    ImageSize,
+    LatencyMs,
+    LatencyRatio,
+    Macs,
+    Minutes,
+    Params,
+    ParentEpochs,
+    Results,
+    Seed,
+    Seeds,
+    TrainSize,
+    Width,
+    Workers,
+    finite,
+)
 
 if TYPE_CHECKING:
     from benchmarks.record import BudgetMetric, Record
@@ -38,31 +62,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-LatencyRatio = Annotated[
-    float | None,
-    typer.Option(help="Budget as a keep ratio of the latency at batch 1, on this device."),
-]
-LatencyMs = Annotated[float | None, typer.Option(help="The same in milliseconds a pass.")]
-Export = Annotated[
-    str | None,
-    typer.Option(help="Also write onnx or torch-export (.pt2), and check its logits."),
-]
-Fold = Annotated[
-    bool,
-    typer.Option(
-        "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
-    ),
-]
-Width = Annotated[
-    float,
-    typer.Option(min=1, max=8, help="Widen the network before it is trained and pruned."),
-]
-Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
-DataPath = Annotated[
-    Path | None, typer.Option("--data", help="Folder of a data set that is read from files.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-
 INTERRUPTED = 130
 WRONG_USE = 2
 
@@ -71,11 +70,29 @@ def main() -> None:
     """Runs the command line."""
     try:
         app()
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever happens, a user reads one line
         if os.environ.get("ZOO_TRACEBACK"):
             raise
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        Console(stderr=True).print(f"[red]error:[/] {escape(_told(error))}", soft_wrap=True)
         sys.exit(WRONG_USE)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, in one line; of what we did not foresee, also where."""
+    from pydantic import ValidationError
+
+    from benchmarks.strict import explain
+
+    if isinstance(error, ValidationError):
+        return explain(error)
+    line = " ".join(str(error).split())
+    if isinstance(error, OSError | ValueError) and line:
+        return line
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{type(error).__name__}: {line} ({Path(frame.filename).name}, line {frame.lineno}); set "
+        "ZOO_TRACEBACK=1 to see where it came from"
+    )
 
 
 @app.command()
@@ -83,13 +100,7 @@ def run(
     suite: Annotated[
         str, typer.Argument(help="Name of a suite, or path of a .toml file.")
     ] = "quick",
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Processes of one thread each; several share a GPU. 0: one per core, 1 on a GPU.",
-        ),
-    ] = 0,
+    workers: Workers = 0,
     results: Results = Path("results"),
     dataset: Annotated[
         str | None,
@@ -99,13 +110,8 @@ def run(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch data that is missing.")
     ] = False,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds 0 to N-1 in place of the suite's.", metavar="N")
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(min=0, help="Start nothing new after so long; run again for the rest."),
-    ] = None,
+    seeds: Seeds = None,
+    minutes: Minutes = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")
     ] = False,
@@ -118,6 +124,7 @@ def run(
     Stop it at any time: the next run takes up what is missing or failed. With --minutes a suite is
     run in parts; each is reported.
     """
+    from benchmarks.planning import check_cells
     from benchmarks.run import Job, plan_suite, run_plan
     from benchmarks.suite import load_suite
 
@@ -126,7 +133,8 @@ def run(
     until = math.inf if minutes is None else time.time() + 60 * minutes
     job = Job(results, data, download, workers or _default_workers(device), until)
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds)
-    plan = plan_suite(suite, asked, job.records, device)
+    plan = plan_suite(suite, asked, job.records, device, data)
+    check_cells(plan.missing, None if dry_run else job)
     done = len(plan.cells) - len(plan.missing)
     console.print(f"{suite}: {len(plan.cells)} cells, {done} done, {len(plan.missing)} to run")
     if dry_run:
@@ -155,28 +163,23 @@ def run(
 def prune(
     model: Annotated[str, typer.Argument(help="Name of a timm model, e.g. resnet20_cifar.")],
     method: Annotated[str, typer.Option(help="A pruner; see zoo list.")] = "knapsack",
-    macs: Annotated[
-        float | None, typer.Option(help="Budget: keep ratio up to 1, or a count. Default 0.5.")
-    ] = None,
-    params: Annotated[
-        float | None, typer.Option(help="Budget in parameters instead of MACs.")
-    ] = None,
+    macs: Macs = None,
+    params: Params = None,
     latency: LatencyRatio = None,
     latency_ms: LatencyMs = None,
     dataset: Annotated[str, typer.Option(help="A data set; see zoo list.")] = "cluttered_digits",
     data: DataPath = None,
     out: Annotated[Path, typer.Option(help="New folder for the smaller network.")] = Path("pruned"),
-    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning.")] = 5,
-    parent_epochs: Annotated[
-        int, typer.Option(min=0, help="Epochs of training before; 0 keeps the weights it has.")
-    ] = 10,
+    epochs: Epochs = 5,
+    parent_epochs: ParentEpochs = 10,
+    batch_size: BatchSize = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from timm's published weights.")
     ] = False,
     width: Width = 1.0,
-    image_size: Annotated[int | None, typer.Option(min=8, help="Side in pixels.")] = None,
-    train_size: Annotated[int | None, typer.Option(min=1, help="Training images to use.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    image_size: ImageSize = None,
+    train_size: TrainSize = None,
+    seed: Seed = 0,
     export: Export = None,
     fold_batch_norm: Fold = False,
     results: Results = Path("results"),
@@ -199,6 +202,7 @@ def prune(
         train_size=train_size,
         epochs=epochs,
         parent_epochs=parent_epochs,
+        batch_size=batch_size,
         is_pretrained=pretrained,
         seed=seed,
         device=device,
@@ -266,7 +270,10 @@ def compare(
         ),
     ] = None,
     level: Annotated[
-        float, typer.Option(min=1e-9, max=0.5, help="Chance of a false alarm, each check.")
+        float,
+        typer.Option(
+            min=1e-9, max=0.5, callback=finite, help="Chance of a false alarm, each check."
+        ),
     ] = 0.001,
     partial: Annotated[
         bool, typer.Option("--partial", help="Accept that cells of BASE are missing in NEW.")

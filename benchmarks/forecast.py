@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.network import untrained
+from benchmarks.network import unloaded, untrained
 from benchmarks.rates import MACS_PER_SECOND, hours, training_macs
 from benchmarks.record import Cell, Record, Schedule, current_records, load_records
 from benchmarks.run import Job
@@ -135,7 +135,7 @@ def cost_row(cost: NetworkCost) -> tuple[str, ...]:
 def _network_cost(
     title: str, cells: Sequence[Cell], known: Outline, cache: Path | None
 ) -> NetworkCost:
-    model = untrained(_unloaded(cells[0]), known)
+    model = untrained(unloaded(cells[0]), known)
     space = ChannelSpace.trace(model, known.input_size)
     cost = CostModel(space)
     parents = {cell.parent_key: cell for cell in cells}
@@ -169,13 +169,6 @@ def _network_cost(
             )
         ),
     )
-
-
-def _unloaded(cell: Cell) -> Cell:
-    """The cell on the CPU and without published weights: nothing is fetched to count."""
-    args = {**cell.model.args, "pretrained": False}
-    model = cell.model.model_copy(update={"args": args})
-    return cell.model_copy(update={"model": model, "device": "cpu"})
 
 
 def _training(schedule: Schedule, macs: int, known: Outline) -> int:

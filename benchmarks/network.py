@@ -2,20 +2,21 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch
 from torch import nn
 
-from benchmarks.record import Cell
+from benchmarks.record import Cell, Model
 from benchmarks.strict import suggest
 from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
 from zoo.core.data import Outline, Splits, check_classes
+from zoo.core.model_args import check_model_args, check_model_name
 from zoo.core.space import ChannelSpace
 from zoo.core.widen import widen
 
-__all__ = ["seeded", "untrained"]
+__all__ = ["checked", "seeded", "unloaded", "untrained"]
 
 
 def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
@@ -25,9 +26,7 @@ def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
         ValueError: if there is no such model, or its head does not fit the data.
         UnsupportedModel: if it cannot be widened.
     """
-    name, args = cell.model.name, dict(cell.model.args)
-    if not timm.is_model(name):
-        raise ValueError(f"unknown model {name!r}; {suggest(name, timm.list_models())}")
+    name, args = cell.model.name, checked(cell.model)
     head = args.setdefault("num_classes", splits.num_classes)
     check_classes(cell.data.name, splits.num_classes, cast(int, head))
     args.setdefault("in_chans", splits.input_size[0])
@@ -37,6 +36,35 @@ def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
         space = ChannelSpace.trace(model, splits.input_size)
         model = widen(model, space, cell.model.width, seed=cell.seed)
     return model.to(cell.device)
+
+
+def checked(model: Model) -> dict[str, Any]:
+    """The arguments that timm makes a model with, known to do nothing but that.
+
+    Published weights may be asked for, by `pretrained = true` alone: which and from where is timm's
+    choice.
+
+    Raises:
+        ValueError: if there is no such model, or for an argument that could load anything.
+    """
+    where = f"model {model.name!r}"
+    if not timm.is_model(model.name):
+        raise ValueError(f"unknown model {model.name!r}; {suggest(model.name, timm.list_models())}")
+    check_model_name(model.name, where)
+    args = dict(model.args)
+    is_pretrained = args.pop("pretrained", False)
+    if not isinstance(is_pretrained, bool):
+        raise ValueError(f"{where}: 'pretrained' is {is_pretrained!r}; it must be true or false")
+    if "features_only" in args:
+        raise ValueError(f"{where}: 'features_only' makes no classifier; remove it")
+    return {**check_model_args(args, where), "pretrained": is_pretrained}
+
+
+def unloaded(cell: Cell) -> Cell:
+    """The cell on the CPU and without published weights: nothing is fetched to count."""
+    args = {name: value for name, value in cell.model.args.items() if name != "pretrained"}
+    model = cell.model.model_copy(update={"args": args})
+    return cell.model_copy(update={"model": model, "device": "cpu"})
 
 
 @contextlib.contextmanager

@@ -344,7 +344,7 @@ def _recalibrated(pruned: nn.Module, cell: Cell, splits: Splits) -> nn.Module:
 @functools.lru_cache(maxsize=2)
 def _splits(data: Data, seed: int, places: Places) -> Splits:
     """The splits of a data set; cached, since neighbouring cells of a process share them."""
-    sizes = data.model_dump(exclude={"name"})
+    sizes = data.model_dump(exclude={"name", "digest"})
     return load_splits(
         data.name, path=places.data, seed=seed, download=places.is_download_allowed, **sizes
     )

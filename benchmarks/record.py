@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,6 +67,11 @@ __all__ = [
 SCHEMA = 1
 """Version of the fields below; raised when a field changes its meaning."""
 
+MOST_BUDGET = 10**15
+"""Multiply-adds, parameters or milliseconds; counts above are not exact in a float either."""
+
+MOST_SEED = 2**32 - 1
+
 Start = Literal["inherited", "scratch"]
 Status = Literal["ok", "infeasible", "failed", "cancelled"]
 Phase = Literal["baseline", "scoring", "supernet", "search", "finetune"]
@@ -86,9 +90,14 @@ def as_ratio_or_count(value: object) -> object:
     """A budget of at most 1 is a float keep ratio, a larger one an integer count if it is whole."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    if not math.isfinite(value) or value <= 0:
+    if not value > 0:  # nor is a NaN
         raise ValueError(
             f"budget {value} is not positive; give a keep ratio in (0, 1] or a count above 1"
+        )
+    if value > MOST_BUDGET:
+        raise ValueError(
+            f"budget {float(str(value)):.3g} is above {MOST_BUDGET:.0e}, which no network costs; "
+            "give a keep ratio in (0, 1] or a count above 1"
         )
     return round(value) if value > 1 and value == round(value) else float(value)
 
@@ -117,9 +126,14 @@ class Model(Strict):
 
 
 class Data(Strict):
-    """A data set and how much of it is used; null leaves the choice to the data set."""
+    """A data set and how much of it is used; null leaves the choice to the data set.
+
+    `digest` names the content of a set that is read from a folder, where its name does not tell it;
+    see `zoo.core.data.files_digest`. It is filled in when a run is planned.
+    """
 
     name: str
+    digest: str | None = Field(default=None, pattern="^[0-9a-f]{16}$")
     image_size: int | None = Field(default=None, ge=8)
     train_size: int | None = Field(default=None, ge=1)
     search_size: int | None = Field(default=None, ge=1)

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.planning import check_suite, name_files
 from benchmarks.record import Cell, Record, Status, current_records, load_records, write_record
 from benchmarks.strict import suggest
 from benchmarks.suite import Suite, Variant, expand, expand_ranking
@@ -98,15 +99,31 @@ class Job:
         return self.results / ".cache" / "parents"
 
 
-def plan_suite(name: str, suite: Suite, records: Path | None = None, device: str = "cpu") -> Plan:
+def plan_suite(
+    name: str,
+    suite: Suite,
+    records: Path | None = None,
+    device: str = "cpu",
+    data: Path | None = None,
+) -> Plan:
     """Which cells a suite has and which of them are left to do; all, without a folder of records.
 
+    Args:
+        name: of the suite, to record.
+        suite: what to run.
+        records: folder of what has been run.
+        device: where it is to run.
+        data: folder of the sets that are read from files; cells are named after its content.
+
     Raises:
-        ValueError: if the suite names a model, data set, method or setting that does not exist.
+        ValueError: if the suite names a model, data set, method or setting that does not exist, or
+            a number that cannot work.
+        FileNotFoundError: if a folder is given that is no such data set.
         DamagedRecord: if a record in the folder cannot be read.
     """
     jobs, scorers = _jobs(suite), _scorers(suite)
-    _refuse_unknown(suite)
+    check_suite(suite, len(jobs), len(scorers))
+    suite = name_files(suite, data)
     cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
     settled = {
         record.cell.key
@@ -361,24 +378,6 @@ def _distinct(variants: list[Variant]) -> list[Variant]:
                 f"{variant.settings or 'of its defaults'}; take one out"
             )
     return variants
-
-
-def _refuse_unknown(suite: Suite) -> None:
-    import timm
-
-    from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
-    from zoo.core.data import list_datasets
-
-    for model in suite.models:
-        if not timm.is_model(model.name):
-            raise ValueError(
-                f"unknown model {model.name!r}; {suggest(model.name, timm.list_models())}"
-            )
-    for data in suite.datasets:
-        if data.name not in list_datasets():
-            raise ValueError(
-                f"unknown dataset {data.name!r}; {suggest(data.name, list_datasets())}"
-            )
 
 
 def _line(record: Record) -> str:

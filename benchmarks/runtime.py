@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -59,7 +59,7 @@ class Latency(Strict):
     the other memory format on CUDA.
     """
 
-    batches: Many[int] = (1, 32)
+    batches: Many[Annotated[int, Field(ge=1, le=65_536)]] = Field(default=(1, 32), min_length=1)
     rounds: int = Field(default=15, ge=3)
     block_ms: float = Field(default=20.0, gt=0)
     warmup_ms: float = Field(default=50.0, gt=0)
@@ -70,11 +70,14 @@ class Latency(Strict):
 
     @model_validator(mode="after")
     def refuse_repetition(self) -> "Latency":
-        """Refuses a way that is the main one, or that stands twice.
+        """Refuses a way that is the main one, and a way or batch that stands twice.
 
         Raises:
             ValueError: naming it.
         """
+        for place, batch in enumerate(self.batches):
+            if batch in self.batches[:place]:
+                raise ValueError(f"batches: {batch} stands twice; take one out")
         for place, way in enumerate(self.further or ()):
             if way == self.memory_format:
                 raise ValueError(f"further: {way!r} is the main way's memory format; take it out")

@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from torch import nn
 
+from benchmarks.costs import cost_model
+from benchmarks.network import unloaded, untrained
+from benchmarks.planning import check_cells, check_data, named, outlined
 from benchmarks.protocol import Findings, Places, parent_for, run_cell
 from benchmarks.record import (
     BudgetMetric,
@@ -25,8 +28,10 @@ from benchmarks.record import (
 )
 from benchmarks.suite import PROTOCOL
 from zoo.core.checks import Outcome, contract
-from zoo.core.config import SubnetConfig
+from zoo.core.config import SubnetConfig, WidthRules
+from zoo.core.cost import Budget
 from zoo.core.export import SUFFIXES, Exported, ExportFormat, export_network, require
+from zoo.core.problem import require_feasible
 from zoo.core.pruner import create_pruner, pruners_of
 from zoo.core.save import Architecture, save_pruned
 from zoo.core.space import ChannelSpace
@@ -60,18 +65,26 @@ class Request:
     train_size: int | None
     epochs: int
     parent_epochs: int
+    batch_size: int | None
     is_pretrained: bool
     seed: int
     device: str
     export: str | None = None
     is_folded: bool = False
 
-    def cell(self) -> Cell:
+    def cell(self, places: Places) -> Cell:
         """The cell that answers the request.
 
+        Without a batch size it takes that of all recipes, or all training images if they are fewer.
+
         Raises:
-            ValueError: if the budget is not positive.
+            ValueError: if the budget is not positive, or the data set unknown.
+            FileNotFoundError: if the files of the data set are not there.
         """
+        asked = Data(name=self.dataset, image_size=self.image_size, train_size=self.train_size)
+        known = outlined(asked, places)
+        assert known is not None  # with places, files are read where the name tells nothing
+        batch_size = self.batch_size or min(Schedule(epochs=0).batch_size, known.num_train)
         return Cell(
             protocol=PROTOCOL,
             model=Model(
@@ -79,13 +92,13 @@ class Request:
                 args={"pretrained": True} if self.is_pretrained else {},
                 width=self.width,
             ),
-            data=Data(name=self.dataset, image_size=self.image_size, train_size=self.train_size),
+            data=named(asked, places.data),
             method=self.method,
             metric=self.metric,
             budget=self.budget,
             seed=self.seed,
-            parent=Schedule(epochs=self.parent_epochs),
-            finetune=Schedule(epochs=self.epochs, lr=0.05),
+            parent=Schedule(epochs=self.parent_epochs, batch_size=batch_size),
+            finetune=Schedule(epochs=self.epochs, batch_size=batch_size, lr=0.05),
             latency=Latency(fold_batch_norm=self.is_folded),
             device=self.device,
         )
@@ -107,12 +120,15 @@ def prune_one(
         ValueError: if the request cannot be met, or the exported file is not the network.
         OSError: if the folder exists or cannot be written, or the data are not there.
     """
-    cell = request.cell()
-    create_pruner(cell.method)
+    places = Places(cache=cache, data=data)
+    check_data([Data(name=request.dataset)], data)
+    create_pruner(request.method)
     form = None if request.export is None else require(request.export)
+    cell = request.cell(places)
+    check_cells([cell], places)
+    _check_budget(cell, places)
     out.mkdir(parents=True)
     try:
-        places = Places(cache=cache, data=data)
         with console.status(f"training {cell.model.title} on {cell.data.name}"):
             parent_for(cell, places)
         with console.status(f"pruning with {cell.method}, fine-tuning"):
@@ -160,6 +176,24 @@ def check_module(target: str, console: Console) -> bool:
         told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
         console.print(f"{cls.__name__}: {told}")
     return passed
+
+
+def _check_budget(cell: Cell, places: Places) -> None:
+    """Refuse a budget that prunes nothing or that no subnet meets, before a parent is trained.
+
+    Raises:
+        ValueError: if the budget is that of the whole network, or above.
+        InfeasibleBudget: if it is below the smallest legal subnet.
+        UnsupportedModel: if the network cannot be traced.
+    """
+    known = outlined(cell.data, places)
+    assert known is not None
+    model = untrained(unloaded(cell), known).to(cell.device)
+    space = ChannelSpace.trace(model, known.input_size)
+    cost = cost_model(cell, model, space, places.cache / "latency")
+    budget = Budget.parse(cell.budget, cost, metric=cell.metric)
+    budget.require_pruning(cell.budget, cost)
+    require_feasible(budget, cost, WidthRules(**cell.rules.model_dump()))
 
 
 def _saveable(cell: Cell, findings: Findings) -> _Pruned:

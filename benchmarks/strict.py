@@ -39,9 +39,12 @@ def explain(error: ValidationError) -> str:
 
 
 class Strict(BaseModel):
-    """Frozen, typed without coercion; an unknown key is refused with the nearest known ones."""
+    """Frozen, typed without coercion; an unknown key is refused with the nearest known ones.
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    NaN and infinity are no numbers here: no setting means them, and JSON cannot hold them.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from benchmarks.record import (
+    MOST_SEED,
     BudgetMetric,
     BudgetValue,
     Cell,
@@ -44,6 +45,9 @@ __all__ = [
 PROTOCOL = 1
 """Version of the steps in `benchmarks.protocol`; raised when results stop being comparable."""
 
+
+MOST_BYTES = 1_000_000
+"""Of a suite's file; the largest that comes along has a few thousand."""
 
 STANDALONE = "standalone"
 """Stands in the place of a method where a configuration of a sample is trained alone."""
@@ -84,7 +88,7 @@ class Suite(Strict):
     variants: Many[Variant] = ()
     budgets: Many[BudgetValue] = ()
     metric: BudgetMetric = "macs"
-    seeds: Many[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
+    seeds: Many[Annotated[int, Field(ge=0, le=MOST_SEED)]] = Field(default=(0,), min_length=1)
     models: Many[Model] = Field(min_length=1)
     datasets: Many[Data] = Field(min_length=1)
     image_sizes: dict[str, Annotated[int, Field(ge=8)]] = {}
@@ -124,6 +128,36 @@ class Suite(Strict):
         """
         if not self.budgets and self.ranking is None:
             raise ValueError("budgets: List should have at least 1 item, or add a [ranking]")
+        return self
+
+    @field_validator("seeds", "budgets", "models", "datasets")
+    @classmethod
+    def refuse_what_stands_twice(cls, items: tuple[object, ...]) -> tuple[object, ...]:
+        """Refuses a seed, budget, network or data set that is named twice.
+
+        Raises:
+            ValueError: naming it.
+        """
+        for place, item in enumerate(items):
+            if item in items[:place]:
+                raise ValueError(f"{item!r} stands twice; take one out")
+        return items
+
+    @model_validator(mode="after")
+    def require_methods_for_budgets(self) -> "Suite":
+        """Refuses budgets that nothing is pruned to, and ratios of latency above 1.
+
+        Raises:
+            ValueError: with the way out.
+        """
+        if self.budgets and not self.methods and not self.variants:
+            raise ValueError("methods: an empty list; name some, or 'all', or add [[variants]]")
+        for budget in self.budgets:
+            if self.metric == "latency" and budget > 1:
+                raise ValueError(
+                    f"budgets: {budget} is no keep ratio of the latency; give one up to 1, or "
+                    "milliseconds with metric = 'latency_ms'"
+                )
         return self
 
     @model_validator(mode="after")
@@ -168,12 +202,17 @@ def load_suite(name: str) -> Suite:
         ValueError: if there is no such suite, or the file does not say what a suite must.
         OSError: if a file given by its path cannot be read.
     """
+    text = _suite_text(name)
     try:
-        return Suite.model_validate(tomllib.loads(_suite_text(name)))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"suite {name!r} is not TOML: {error}") from error
+        return Suite.model_validate(tomllib.loads(text))
+    except RecursionError as error:
+        raise ValueError(
+            f"suite {name!r} is nested too deeply to be a suite; flatten it"
+        ) from error
     except ValidationError as error:
         raise ValueError(f"suite {name!r}: {explain(error)}") from error
+    except ValueError as error:  # of TOML, and of numbers too long for Python
+        raise ValueError(f"suite {name!r} is not TOML: {error}") from error
 
 
 def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[Cell]:
@@ -259,10 +298,27 @@ def _is_suite(file_name: str) -> bool:
 
 def _suite_text(name: str) -> str:
     if _is_suite(name):
-        return Path(name).read_text(encoding="utf-8")
+        return _file_text(Path(name))
     if name not in list_suites():
         raise ValueError(
             f"unknown suite {name!r}; {suggest(name, list_suites())} "
             "(or the path of a .toml file, './mine.toml')"
         )
     return resources.files("benchmarks").joinpath("suites", f"{name}.toml").read_text("utf-8")
+
+
+def _file_text(path: Path) -> str:
+    """The text of a suite of someone's own.
+
+    Raises:
+        ValueError: if it is no file, too large, or no text.
+        OSError: if it cannot be read.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise ValueError(f"suite '{path}' is no file; give the path of a .toml file")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"suite '{path}' has {size:,} bytes; a suite has {MOST_BYTES:,} at most")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"suite '{path}' is no text in UTF-8 ({error.reason})") from error

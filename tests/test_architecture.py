@@ -37,6 +37,8 @@ CORE_ORDER = (
     "batches",
     "widen",
     "digits",
+    "sizes",
+    "folders",
     "data",
     "store",
     "problem",

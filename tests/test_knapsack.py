@@ -234,11 +234,8 @@ def test_trace_reports_the_gap_to_the_bound(solver: str) -> None:
 
 @pytest.mark.parametrize("setting", ["solver", "importance", "normalisation"])
 def test_unknown_variant_is_refused(setting: str) -> None:
-    pruner = Knapsack(**{setting: "gready"})  # type: ignore[arg-type]
-    problem = planted_problem(range(8), (), keep_ratio=0.5)
-    with pytest.raises(ValueError, match="gready"):
-        pruner.search(problem)
-        pruner.loss(problem.model, problem.model, problem.space)
+    with pytest.raises(ValueError, match=f"unknown {setting} 'gready'"):
+        Knapsack(**{setting: "gready"})  # type: ignore[arg-type]
 
 
 def distillation(teacher: nn.Module, student: nn.Module, gamma: float = 1.0) -> InnerDistillation:

@@ -29,7 +29,16 @@ from zoo.core.batches import (
 )
 from zoo.core.digits import cluttered_digits, digits, glyph_indices
 from zoo.core.errors import unknown_name
+from zoo.core.folders import check_folder, files_digest, is_from_files, needed_path
 from zoo.core.meter import Meter
+from zoo.core.sizes import (
+    CLUTTERED_SEARCH,
+    CLUTTERED_TEST,
+    CLUTTERED_TRAIN,
+    check_sizes,
+    check_test_size,
+    shared_out,
+)
 
 __all__ = [
     "Batches",
@@ -41,6 +50,8 @@ __all__ = [
     "Splits",
     "TestSplit",
     "check_classes",
+    "files_digest",
+    "is_from_files",
     "list_datasets",
     "load_splits",
     "outline",
@@ -50,12 +61,6 @@ CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
 DIGITS_MEAN, DIGITS_STD = (0.3, 0.3, 0.3), (0.35, 0.35, 0.35)
 CLUTTERED_MEAN, CLUTTERED_STD = (0.55, 0.55, 0.55), (0.22, 0.22, 0.22)
-
-# Without a size of its own, a search split takes this share of the training images.
-SEARCH_SHARE = 0.1
-
-# Of cluttered_digits, which has any number of images.
-CLUTTERED_TRAIN, CLUTTERED_SEARCH = 8_000, 1_000
 
 
 @dataclass(frozen=True)
@@ -147,9 +152,7 @@ def load_splits(
     """
     if name not in _LOADERS:
         raise unknown_name("dataset", name, _LOADERS)
-    for what, size in (("train", train_size), ("search", search_size), ("test", test_size)):
-        if size is not None and size < 1:
-            raise ValueError(f"{what}_size {size} is below 1; leave it out to take all there is")
+    check_sizes(name, image_size, train_size, search_size, test_size)
     chosen = None if path is None else Path(path).expanduser()
     request = _Request(name, chosen, seed, image_size, train_size, search_size, test_size, download)
     return _LOADERS[name](request)
@@ -161,6 +164,7 @@ def outline(
     image_size: int | None = None,
     train_size: int | None = None,
     search_size: int | None = None,
+    test_size: int | None = None,
 ) -> Outline | None:
     """The shape of what `load_splits` would return for the same arguments; reads no file.
 
@@ -168,18 +172,19 @@ def outline(
         None for `"imagefolder"`, of which nothing is known without its files.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or sizes that the set cannot give.
     """
     if name not in _LOADERS:
         raise unknown_name("dataset", name, _LOADERS)
+    check_sizes(name, image_size, train_size, search_size, test_size)
     if name not in _CLASSES:
         return None
     side = image_size or (224 if name == "imagenet" else 32)
     if name == "cluttered_digits":
         return Outline(_CLASSES[name], (3, side, side), train_size or CLUTTERED_TRAIN)
     there = _IMAGES.get(name) or len(glyph_indices("train"))
-    held_out = round(SEARCH_SHARE * there) if search_size is None else search_size
-    return Outline(_CLASSES[name], (3, side, side), train_size or there - held_out)
+    n_train, _ = shared_out(there, search_size, train_size)
+    return Outline(_CLASSES[name], (3, side, side), n_train)
 
 
 class MeteredBatches:
@@ -301,13 +306,7 @@ def hold_out(
     Raises:
         ValueError: if there are too few images.
     """
-    n_search = round(SEARCH_SHARE * len(labels)) if search_size is None else search_size
-    n_train = len(labels) - n_search if train_size is None else train_size
-    if n_search < 1 or n_train < 1 or n_search + n_train > len(labels):
-        raise ValueError(
-            f"{len(labels)} images cannot give {n_train} for training and {n_search} for search; "
-            "lower train_size or search_size"
-        )
+    n_train, n_search = shared_out(len(labels), search_size, train_size)
     order = _stratified_order(labels, seed)
     return np.sort(order[n_search : n_search + n_train]), np.sort(order[:n_search])
 
@@ -336,7 +335,7 @@ def _load_cluttered(request: _Request) -> Splits:
     n_search = request.search_size or CLUTTERED_SEARCH
     n_train = request.train_size or CLUTTERED_TRAIN
     pool = cluttered_digits("train", n_train + n_search, size)
-    test = cluttered_digits("test", request.test_size or 2_000, size)
+    test = cluttered_digits("test", request.test_size or CLUTTERED_TEST, size)
     return _split_tensors(
         replace(request, train_size=n_train, search_size=n_search),
         ImageTensors(*pool, CLUTTERED_MEAN, CLUTTERED_STD),
@@ -348,10 +347,8 @@ def _load_cluttered(request: _Request) -> Splits:
 def _load_cifar(request: _Request) -> Splits:
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    if request.image_size not in (None, 32):
-        raise ValueError(f"{request.name} has 32 x 32 images, not {request.image_size}")
     kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[request.name]
-    path = _needed_path(request, is_created=request.is_download_allowed)
+    path = needed_path(request.name, request.path, is_created=request.is_download_allowed)
     parts = []
     for is_train in (True, False):
         try:
@@ -394,7 +391,7 @@ def _split_tensors(
 def _load_folders(request: _Request) -> Splits:
     from timm.data import create_dataset, create_transform
 
-    path = _needed_path(request)
+    path = needed_path(request.name, request.path)
     size = request.image_size or 224
     shape = (3, size, size)
     augmented = create_transform(shape, is_training=True, hflip=0.5)
@@ -406,7 +403,7 @@ def _load_folders(request: _Request) -> Splits:
         ("test", "val", plain),
     ):
         root = path / folder
-        _check_folder(root)
+        check_folder(root)
         parts[part] = create_dataset("", root=str(root), transform=transform)
     classes, test_classes = (parts[part].reader.class_to_idx for part in ("train", "test"))
     if classes != test_classes:
@@ -431,31 +428,8 @@ def _test_positions(labels: np.ndarray, test_size: int | None) -> np.ndarray:
     """All images, or a fixed stratified choice of them, ascending."""
     if test_size is None:
         return np.arange(len(labels))
-    if test_size > len(labels):
-        raise ValueError(f"test_size {test_size} is above the {len(labels)} test images there are")
+    check_test_size(len(labels), test_size)
     return np.sort(_stratified_order(labels, 0)[:test_size])
-
-
-def _needed_path(request: _Request, *, is_created: bool = False) -> Path:
-    if request.path is None:
-        raise FileNotFoundError(f"{request.name} is read from files; pass path=, its folder")
-    if not request.path.exists() and not is_created:
-        raise FileNotFoundError(
-            f"{request.path} does not exist; pass the folder that holds {request.name} as path="
-        )
-    return request.path
-
-
-def _check_folder(root: Path) -> None:
-    """Refuse a folder without class folders that hold images, with the way out."""
-    from timm.data.readers.img_extensions import get_img_extensions
-
-    layout = f"expected {root}/<class name>/<image>"
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} does not exist; {layout}")
-    suffixes = get_img_extensions(as_set=True)
-    if not any(file.suffix.lower() in suffixes for file in root.glob("*/**/*")):
-        raise FileNotFoundError(f"{root} holds no images; {layout}")
 
 
 _CLASSES = {

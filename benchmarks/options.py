@@ -1,0 +1,122 @@
+"""Options of the `zoo` command: their types, limits and words of help.
+
+Imports neither torch nor zoo, so that `zoo --help` answers at once.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "BatchSize",
+    "DataPath",
+    "Device",
+    "Epochs",
+    "Export",
+    "Fold",
+    "ImageSize",
+    "LatencyMs",
+    "LatencyRatio",
+    "Macs",
+    "Minutes",
+    "Params",
+    "ParentEpochs",
+    "Results",
+    "Seed",
+    "Seeds",
+    "TrainSize",
+    "Width",
+    "Workers",
+    "finite",
+]
+
+# Beyond these a number is a typing error; the library refuses the same ones.
+MOST_EPOCHS = 100_000
+MOST_PIXELS = 4096
+MOST_IMAGES = 1_000_000_000
+MOST_SEED = 2**32 - 1
+
+
+def finite(value: float | None) -> float | None:
+    """Refuses NaN and infinity, which pass every comparison with a limit or none."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
+
+
+LatencyRatio = Annotated[
+    float | None,
+    typer.Option(
+        callback=finite, help="Budget as a keep ratio of the latency at batch 1, on this device."
+    ),
+]
+LatencyMs = Annotated[
+    float | None, typer.Option(callback=finite, help="The same in milliseconds a pass.")
+]
+Export = Annotated[
+    str | None,
+    typer.Option(help="Also write onnx or torch-export (.pt2), and check its logits."),
+]
+Fold = Annotated[
+    bool,
+    typer.Option(
+        "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
+    ),
+]
+Width = Annotated[
+    float,
+    typer.Option(
+        min=1, max=8, callback=finite, help="Widen the network before it is trained and pruned."
+    ),
+]
+Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
+DataPath = Annotated[
+    Path | None, typer.Option("--data", help="Folder of a data set that is read from files.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=1024,
+        help="Processes of one thread each; several share a GPU. 0: one per core, 1 on a GPU.",
+    ),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, max=10_000, help="Seeds 0 to N-1 in place of the suite's.", metavar="N"),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        min=0, callback=finite, help="Start nothing new after so long; run again for the rest."
+    ),
+]
+Macs = Annotated[
+    float | None,
+    typer.Option(callback=finite, help="Budget: keep ratio below 1, or a count. Default 0.5."),
+]
+Params = Annotated[
+    float | None,
+    typer.Option(callback=finite, help="Budget in parameters instead of MACs."),
+]
+Epochs = Annotated[int, typer.Option(min=0, max=MOST_EPOCHS, help="Epochs of fine-tuning.")]
+ParentEpochs = Annotated[
+    int,
+    typer.Option(
+        min=0, max=MOST_EPOCHS, help="Epochs of training before; 0 keeps the weights it has."
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=MOST_IMAGES, help="Images of a training step. Default 128, or all if fewer."
+    ),
+]
+ImageSize = Annotated[int | None, typer.Option(min=8, max=MOST_PIXELS, help="Side in pixels.")]
+TrainSize = Annotated[
+    int | None, typer.Option(min=1, max=MOST_IMAGES, help="Training images to use.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of everything random.")]

@@ -1,0 +1,343 @@
+"""Whatever is typed or lies in a suite's file: one clear line, status two, and nothing is begun."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cli
+
+FIELDS = {
+    "title": '"t"',
+    "methods": '["uniform"]',
+    "budgets": "[0.5]",
+    "models": '[{name = "test_resnet"}]',
+    "datasets": '[{name = "digits", image_size = 16}]',
+    "parent": "{epochs = 1}",
+    "finetune": "{epochs = 1}",
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr("benchmarks.run.run_plan", refuse)
+    monkeypatch.setattr("benchmarks.protocol.train", refuse)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path) -> Iterator[object]:
+    """Runs a command line in an empty folder; returns its status and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setattr(sys, "argv", ["zoo", *arguments])
+        try:
+            cli.main()
+        except SystemExit as ended:
+            return int(ended.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return call
+
+
+def tree(folder: Path) -> list[Path]:
+    """All that lies there, but for folders without a file."""
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())
+
+
+def refused(run, tmp_path: Path, *arguments: str) -> str:
+    """What a command says that must refuse, leaving nothing behind."""
+    before = tree(tmp_path)
+    status, err = run(*arguments)
+    assert status == 2, err
+    assert "Traceback" not in err and "ZOO_TRACEBACK" not in err
+    assert tree(tmp_path) == before
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 or "Usage: " in err, err  # our own line, or the parser's
+    return err
+
+
+def write_suite(folder: Path, **changes: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text("\n".join(f"{key} = {value}" for key, value in {**FIELDS, **changes}.items()))
+    return str(path)
+
+
+SUITES: list[tuple[dict[str, str], str]] = [
+    ({"parent": '{epochs = 1, optimizer = "sdg"}'}, "parent: unknown optimizer 'sdg'; did you"),
+    ({"finetune": "{epochs = 1, warmup_epochs = 2}"}, "finetune: 2.* warm-up epochs do not fit"),
+    ({"finetune": "{epochs = 1, lr = inf}"}, r"finetune\.lr: Input should be a finite number"),
+    ({"parent": "{epochs = 1, lr = nan}"}, r"parent\.lr: Input should be a finite number"),
+    ({"parent": "{epochs = 1, lr = 0}"}, r"parent\.lr: .*greater than 0"),
+    ({"parent": '{epochs = 1, lr = "0.1"}'}, r"parent\.lr: .*valid number"),
+    ({"parent": "{epochs = -1}"}, r"parent\.epochs: .*greater than or equal to 0"),
+    ({"parent": "{epochs = 1.5}"}, r"parent\.epochs: .*valid integer"),
+    ({"parent": "{epochs = true}"}, r"parent\.epochs: .*valid integer"),
+    ({"parent": "{epochs = 1000000000000}"}, "parent.epochs: 1000000000000 is above"),
+    ({"parent": "{epochs = 1, batch_size = 0}"}, r"parent\.batch_size: .*greater than or equal"),
+    ({"parent": "{epochs = 1, batch_size = 9000}"}, "parent: batch_size 9000 is above the .* tra"),
+    ({"finetune": "{epochs = 1, milestones = [2.0]}"}, "finetune: milestones are .2.0"),
+    ({"latency": "{batches = []}"}, r"latency\.batches: .*at least 1 item"),
+    ({"latency": "{batches = [0]}"}, r"latency\.batches\.0: .*greater than or equal to 1"),
+    ({"latency": "{batches = [-1, 4]}"}, r"latency\.batches\.0: .*greater than or equal to 1"),
+    ({"latency": "{batches = [4, 4]}"}, "latency: batches: 4 stands twice"),
+    ({"latency": "{block_ms = inf}"}, r"latency\.block_ms: .*finite"),
+    ({"settings": "{uniform = {shape = 1}}"}, "unknown setting of uniform 'shape'"),
+    ({"methods": '["taylor"]', "settings": "{taylor = {calibration = true}}"}, "calibration is Tr"),
+    (
+        {"methods": '["taylor"]', "settings": "{taylor = {calibration = inf}}"},
+        "settings.taylor.calibration.*finite",
+    ),
+    ({"methods": '["bnp"]', "settings": "{bnp = {steps = 2.0}}"}, "settings of bnp: steps is 2.0"),
+    ({"methods": '["bnp"]', "settings": "{bnp = {steps = -1}}"}, "steps is -1; it must be at le"),
+    ({"methods": '["bnp"]', "settings": '{bnp = {solver = "x"}}'}, "unknown solver 'x'"),
+    ({"methods": '["bnp"]', "settings": "{bnp = {solver = 3}}"}, "solver is 3; it must be 'chain'"),
+    ({"methods": '["knapsack"]', "settings": "{knapsack = {positions = [1]}}"}, "positions is"),
+    ({"methods": '["stagewise"]', "settings": "{stagewise = {fullnet = 1}}"}, "fullnet is 1"),
+    ({"methods": "[]"}, "methods: an empty list"),
+    ({"methods": '["uniform", "uniform"]'}, "'uniform' stands twice"),
+    ({"methods": '["uniformm"]'}, "uniformm"),
+    ({"methods": "[1]"}, r"methods"),
+    ({"budgets": "[]"}, "budgets: .*at least 1 item"),
+    ({"budgets": "[0.5, 0.5]"}, "budgets: 0.5 stands twice"),
+    ({"budgets": "[nan]"}, r"budgets\.0: budget nan is not positive"),
+    ({"budgets": "[inf]"}, r"budgets\.0: budget inf is above"),
+    ({"budgets": "[1" + "0" * 400 + "]"}, r"budgets\.0: budget inf is above"),
+    ({"budgets": "[1" + "0" * 5000 + "]"}, "is not TOML: Exceeds the limit"),
+    ({"budgets": "[true]"}, r"budgets\.0"),
+    ({"budgets": '["half"]'}, r"budgets\.0"),
+    ({"budgets": "[100000000]"}, "test_resnet on digits: budget .* is above the parent's"),
+    ({"budgets": "[2.0]", "metric": '"latency"'}, "budgets: 2 is no keep ratio of the latency"),
+    ({"seeds": "[]"}, "seeds: .*at least 1 item"),
+    ({"seeds": "[0, 1, 0]"}, "seeds: 0 stands twice"),
+    ({"seeds": "[4294967296]"}, r"seeds\.0: .*less than or equal to 4294967295"),
+    ({"seeds": "[0.0]"}, r"seeds\.0: .*valid integer"),
+    ({"models": "[]"}, "models: .*at least 1 item"),
+    ({"models": '[{name = "test_resnet"}, {name = "test_resnet"}]'}, "models: .*stands twice"),
+    ({"models": '[{name = ""}]'}, "unknown model ''"),
+    ({"models": '[{name = "hf-hub:timm/resnet18.a1_in1k"}]'}, "hf-hub"),
+    ({"models": '[{name = "local-dir:/tmp"}]'}, "local-dir"),
+    ({"models": '[{name = "resnet18.no_such_tag"}]'}, "no_such_tag"),
+    ({"models": '[{name = "test_resnet", width = inf}]'}, r"models\.0\.width: .*finite"),
+    ({"models": '[{name = "test_resnet", width = 9.0}]'}, r"models\.0\.width: .*less than or eq"),
+    ({"models": '[{name = "test_resnet", args = {nonsense = 1}}]'}, "'nonsense' is no argument"),
+    ({"models": '[{name = "test_resnet", args = {stem_width = 0}}]'}, "cannot be made|does not ru"),
+    (
+        {"models": '[{name = "test_resnet", args = {growth_rate = 8}}]'},
+        "cannot be made .*growth_ra",
+    ),
+    ({"models": '[{name = "test_resnet", args = {act_layer = "nope"}}]'}, "cannot be made .*nope"),
+    ({"models": '[{name = "test_resnet", args = {num_classes = 7}}]'}, "head has 7 outputs"),
+    ({"models": '[{name = "test_resnet", args = {features_only = true}}]'}, "'features_only' make"),
+    ({"models": '[{name = "test_resnet", args = {pretrained = 1}}]'}, "'pretrained' is 1"),
+    *(
+        ({"models": f'[{{name = "test_resnet", args = {{{key} = {value}}}}}]'}, f"'{key}' is not t")
+        for key, value in (
+            ("pretrained_cfg", '{url = "https://example.org/x.bin"}'),
+            ("pretrained_cfg_overlay", '{file = "/etc/passwd"}'),
+            ("pretrained_strict", "false"),
+            ("checkpoint_path", '"/etc/passwd"'),
+            ("cache_dir", '"."'),
+            ("model_name", '"resnet18"'),
+            ("file", '"x"'),
+        )
+    ),
+    ({"datasets": "[]"}, "datasets: .*at least 1 item"),
+    ({"datasets": '[{name = "digits"}, {name = "digits"}]'}, "datasets: .*stands twice"),
+    ({"datasets": '[{name = "digits", image_size = 1000000}]'}, "image_size 1000000 is not from"),
+    ({"datasets": '[{name = "digits", image_size = 4000}]'}, "GiB of memory"),
+    ({"datasets": '[{name = "digits", train_size = 99999}]'}, "lower train_size"),
+    ({"datasets": '[{name = "digits", test_size = 99999}]'}, "test_size 99999 is above"),
+    ({"datasets": '[{name = "cluttered_digits", train_size = 9999999999}]'}, "GiB of memory"),
+    ({"datasets": '[{name = "digits", digest = "../x"}]'}, r"datasets\.0\.digest"),
+    ({"datasets": '[{name = "cifar10", image_size = 48}]'}, "cifar10 has 32 x 32 images"),
+    ({"datasets": '[{name = "imagefolder"}]'}, "imagefolder is read from files; .*--data"),
+    ({"datasets": '[{name = "cifar10"}]'}, "cifar10 is read from files; .*--data"),
+    ({"rules": "{min_keep = nan}"}, r"rules\.min_keep: .*finite"),
+    ({"rules": "{divisor = 0}"}, r"rules\.divisor: .*greater than or equal to 1"),
+    ({"recalibration_batches": "0"}, "recalibration_batches: .*greater than or equal to 1"),
+    ({"parent": "1"}, "parent"),
+    ({"models": "3"}, "models"),
+    ({"models": "[" * 100_000}, "nested too deeply"),
+    ({"parent": "{a = " * 100_000}, "nested too deeply"),
+    ({"parent": "{epochs = 1, lr = 1" + "0" * 400 + "}"}, "parent.lr"),
+    ({"rules": "{divisor = 1" + "0" * 400 + "}"}, r"rules\.divisor: 10.*0 is above 1,000,000,000"),
+    ({"latency": "{rounds = 9000000000}"}, r"latency\.rounds: 9000000000 is above"),
+    ({"recalibration_batches": "9000000000"}, "recalibration_batches: 9000000000 is above"),
+    ({"settings": "{bnp = {steps = " + "[" * 150 + "]" * 150 + "}}"}, "settings for 'bnp'|steps"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), SUITES, ids=lambda value: str(value)[:60])
+def test_a_suite_that_cannot_work_is_refused_in_one_line(run, tmp_path, changes, message) -> None:
+    err = refused(run, tmp_path, "run", write_suite(tmp_path, **changes))
+    assert re.search(message, err), err
+
+
+def test_a_ranking_is_held_to_the_same(run, tmp_path) -> None:
+    ranking = '{train = {epochs = 1, optimizer = "sdg"}, scorers = [{method = "macs"}], sample = '
+    suite = write_suite(tmp_path, ranking=ranking + "{count = 2, low = 0.4, high = 0.5}}")
+    assert "ranking.train: unknown optimizer" in refused(run, tmp_path, "run", suite)
+    suite = write_suite(tmp_path, ranking=ranking.replace("sdg", "sgd")
+                        + "{count = 1000000000, low = 0.4, high = 0.5}}")  # fmt: skip
+    assert "1,000,000,002 cells are asked for" in refused(run, tmp_path, "run", suite)
+
+
+def test_absurd_counts_of_cells_are_refused_at_once(run, tmp_path) -> None:
+    suite = write_suite(tmp_path, budgets=str([round(0.5 + k / 1000, 3) for k in range(20)]))
+    assert "200,000 cells are asked for" in refused(run, tmp_path, "run", suite, "--seeds", "10000")
+
+
+OPTIONS: list[tuple[tuple[str, ...], str]] = [
+    *(
+        (("run", "smoke", option, value), f"{option}")
+        for option, value in (
+            ("--seeds", "0"),
+            ("--seeds", "-1"),
+            ("--seeds", "1000000000"),
+            ("--seeds", "nan"),
+            ("--seeds", ""),
+            ("--workers", "-1"),
+            ("--workers", "1000000000"),
+            ("--workers", "x"),
+            ("--minutes", "-1"),
+            ("--minutes", "nan"),
+            ("--minutes", "inf"),
+            ("--minutes", "x"),
+        )
+    ),
+    (("run", ""), "unknown suite ''"),
+    (("run", "nowhere.toml"), "nowhere.toml"),
+    (("run", "folder.toml"), "is no file"),
+    (("run", "pipe.toml"), "is no file"),
+    (("run", "binary.toml"), "is no text in UTF-8"),
+    (("run", "huge.toml"), "bytes; a suite has"),
+    (("run", "../../etc/passwd"), "unknown suite"),
+    (("run", "smoke", "--dataset", ""), "unknown dataset ''"),
+    (("run", "smoke", "--dataset", "x" * 500), "unknown dataset"),
+    (("run", "smoke", "--dataset", "imagefolder"), "--data"),
+    (("run", "smoke", "--dataset", "imagefolder", "--data", "nowhere"), "nowhere does not exist"),
+    (("run", "smoke", "--dataset", "imagefolder", "--data", "occupied"), "does not exist"),
+    (("run", "smoke", "--dataset", "imagefolder", "--data", "empty"), "does not exist; expected"),
+    (("run", "smoke", "--dataset", "cifar10", "--data", "empty"), "holds no cifar10"),
+    (("run", "smoke", "--data", "empty"), "made in memory"),
+    (("run", "smoke", "--device", ""), "unknown device ''"),
+    (("run", "smoke", "--device", "cuda:-1"), "unknown device"),
+    (("run", "smoke", "--device", "tpu"), "unknown device"),
+    (("run", "smoke", "--nonsense"), "--nonsense"),
+    *(
+        (("prune", "test_resnet", option, value), message)
+        for option, value, message in (
+            ("--macs", "nan", "--macs"),
+            ("--macs", "inf", "--macs"),
+            ("--macs", "x", "--macs"),
+            ("--macs", "0", "budget 0.0 is not positive"),
+            ("--macs", "-0.5", "budget -0.5 is not positive"),
+            ("--macs", "1", "budget 1.0 keeps all .*macs; nothing would be pruned"),
+            ("--macs", "1.0", "nothing would be pruned"),
+            ("--macs", "1e9", "is above the parent's"),
+            ("--macs", "1e300", "budget 1e.300 is above"),
+            ("--macs", "0.001", "is below the smallest subnet"),
+            ("--macs", "2", "is below the smallest subnet"),
+            ("--params", "nan", "--params"),
+            ("--params", "1", "keeps all .*params; nothing would be pruned"),
+            ("--latency", "inf", "--latency"),
+            ("--latency-ms", "nan", "--latency-ms"),
+            ("--latency-ms", "0", "budget 0.0 is not positive"),
+            ("--latency-ms", "-1", "budget -1.0 is not positive"),
+            ("--epochs", "-1", "--epochs"),
+            ("--epochs", "1000000000", "--epochs"),
+            ("--epochs", "1.5", "--epochs"),
+            ("--parent-epochs", "-1", "--parent-epochs"),
+            ("--parent-epochs", "nan", "--parent-epochs"),
+            ("--batch-size", "0", "--batch-size"),
+            ("--batch-size", "-8", "--batch-size"),
+            ("--batch-size", "1000000000", "batch_size 1000000000 is above the .*--batch-size"),
+            ("--width", "0.5", "--width"),
+            ("--width", "9", "--width"),
+            ("--width", "nan", "--width"),
+            ("--image-size", "0", "--image-size"),
+            ("--image-size", "-3", "--image-size"),
+            ("--image-size", "1000000", "--image-size"),
+            ("--image-size", "4096", "GiB of memory"),
+            ("--train-size", "0", "--train-size"),
+            ("--train-size", "-1", "--train-size"),
+            ("--train-size", "1000000000", "GiB of memory"),
+            ("--train-size", "1" + "0" * 400, "--train-size"),
+            ("--seed", "-1", "--seed"),
+            ("--seed", "4294967296", "--seed"),
+            ("--seed", "1" + "0" * 400, "--seed"),
+            ("--method", "", "unknown pruner ''"),
+            ("--method", "napsack", "knapsack"),
+            ("--dataset", "", "unknown dataset ''"),
+            ("--dataset", "imagefolder", "--data"),
+            ("--data", "empty", "made in memory; add --dataset"),
+            ("--export", "", "use onnx or torch-export"),
+            ("--export", "exe", "use onnx or torch-export"),
+            ("--device", "cuda:x", "unknown device"),
+            ("--device", "", "unknown device ''"),
+        )
+    ),
+    (("prune", ""), "unknown model ''"),
+    (("prune", "hf-hub:timm/resnet18"), "hf-hub"),
+    (("prune", "local-dir:/tmp"), "local-dir"),
+    (("prune", "../x"), "unknown model"),
+    (("prune", "x" * 5000), "unknown model"),
+    (("prune",), "(?i)missing argument .*model"),
+    (("report", "--results", "nowhere"), "no records in"),
+    (("report", "--results", "occupied"), "no records in"),
+    (("compare", "nowhere", "nowhere"), "no records in"),
+    (("compare", "nowhere", "nowhere", "--level", "nan"), "--level"),
+    (("compare", "nowhere", "nowhere", "--level", "0.9"), "--level"),
+    (("check", "nowhere.py"), "nowhere.py does not exist"),
+    (("check", ""), "module|name"),
+    (("nonsense",), "nonsense"),
+]
+
+
+@pytest.fixture
+def oddities(tmp_path: Path) -> None:
+    """Things in the folder that are not what their name says."""
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "occupied").write_text("a file where a folder should be")
+    (tmp_path / "binary.toml").write_bytes(bytes(range(256)) * 40)
+    (tmp_path / "huge.toml").write_text("# " + "x" * 2_000_000)
+    os.mkfifo(tmp_path / "pipe.toml")
+
+
+@pytest.mark.usefixtures("oddities")
+@pytest.mark.parametrize(("arguments", "message"), OPTIONS, ids=lambda value: str(value)[:70])
+def test_odd_options_are_refused_in_one_line(run, tmp_path, arguments, message) -> None:
+    err = refused(run, tmp_path, *arguments)
+    assert re.search(message, " ".join(err.split())), err
+
+
+def test_a_defect_of_ours_is_one_line_that_says_where(run, tmp_path, monkeypatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr("benchmarks.suite.load_suite", fails)
+    status, err = run("run", "smoke")
+    assert status == 2 and err.count("\n") == 1
+    assert re.match(
+        r"error: KeyError: 'unforeseen' \(test_odd_input\.py, line \d+\); set ZOO_", err
+    )
+
+
+def test_suites_and_pruners_may_keep_the_whole_network(tmp_path) -> None:
+    """What `zoo prune` and `zoo.prune` refuse, in the same words; see `Budget.require_pruning`."""
+    from benchmarks.run import plan_suite
+    from benchmarks.suite import load_suite
+
+    suite = load_suite(write_suite(tmp_path, budgets="[1]"))
+    (cell,) = plan_suite("mine", suite).cells
+    assert cell.budget == 1.0

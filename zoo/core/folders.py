@@ -1,0 +1,101 @@
+"""Data sets in folders of images: whether they are there, and what names their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+__all__ = ["check_folder", "files_digest", "is_from_files", "needed_path"]
+
+IN_MEMORY = ("digits", "cluttered_digits")
+FOLDERS = ("imagefolder", "imagenet")
+
+# Files of a set that is smaller are read for its digest; of a larger one, names and sizes count.
+DIGEST_BYTES = 256 * 2**20
+
+
+def is_from_files(name: str) -> bool:
+    """Whether a set is read from a folder of the user's; not so those that are made in memory."""
+    return name not in IN_MEMORY
+
+
+def files_digest(name: str, path: str | Path | None) -> str | None:
+    """Names the content of a set that is read from a folder of images.
+
+    Two folders with the same digest hold the same images: names and sizes of all files count, and
+    their content where they are less than 256 MiB together.
+
+    Args:
+        name: of the set.
+        path: its folder.
+
+    Returns:
+        16 hexadecimal digits; None for a set whose content its name tells: those made in memory,
+        and CIFAR, whose files torchvision compares with their published checksums.
+
+    Raises:
+        FileNotFoundError: for a path that is missing or holds no images.
+    """
+    if name not in FOLDERS:
+        return None
+    root = needed_path(name, None if path is None else Path(path).expanduser())
+    files = [file for part in ("train", "val") for file in _image_files(root / part)]
+    sizes = [file.stat().st_size for file in files]
+    is_read = sum(sizes) < DIGEST_BYTES
+    digest = hashlib.sha256()
+    for file, size in zip(files, sizes, strict=True):
+        digest.update(os.fsencode(file.relative_to(root).as_posix()) + b"\0%d\0" % size)
+        if is_read:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _image_files(root: Path) -> list[Path]:
+    """The images of a folder that timm would read, in the order of their names."""
+    from timm.data.readers.img_extensions import get_img_extensions
+
+    check_folder(root)
+    suffixes = get_img_extensions(as_set=True)
+    return sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(root, followlinks=True)
+        for name in names
+        if Path(name).suffix.lower() in suffixes
+    )
+
+
+def needed_path(name: str, path: Path | None, *, is_created: bool = False) -> Path:
+    """The folder of a set.
+
+    Args:
+        name: of the set.
+        path: as it was given.
+        is_created: whether it will be made if it is not there.
+
+    Raises:
+        FileNotFoundError: if none was given, or it does not exist.
+    """
+    if path is None:
+        raise FileNotFoundError(f"{name} is read from files; pass path=, its folder (--data)")
+    if not path.exists() and not is_created:
+        raise FileNotFoundError(
+            f"{path} does not exist; pass the folder that holds {name} as path= (--data)"
+        )
+    return path
+
+
+def check_folder(root: Path) -> None:
+    """Refuse a folder without class folders that hold images.
+
+    Raises:
+        FileNotFoundError: with the layout that was expected.
+    """
+    from timm.data.readers.img_extensions import get_img_extensions
+
+    layout = f"expected {root}/<class name>/<image>"
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} does not exist; {layout}")
+    suffixes = get_img_extensions(as_set=True)
+    if not any(file.suffix.lower() in suffixes for file in root.glob("*/**/*")):
+        raise FileNotFoundError(f"{root} holds no images; {layout}")
