@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -90,14 +91,10 @@ def as_ratio_or_count(value: object) -> object:
     """A budget of at most 1 is a float keep ratio, a larger one an integer count if it is whole."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    if not value > 0:  # nor is a NaN
+    if not 0 < value <= MOST_BUDGET:  # nor is a NaN
         raise ValueError(
-            f"budget {value} is not positive; give a keep ratio in (0, 1] or a count above 1"
-        )
-    if value > MOST_BUDGET:
-        raise ValueError(
-            f"budget {float(str(value)):.3g} is above {MOST_BUDGET:.0e}, which no network costs; "
-            "give a keep ratio in (0, 1] or a count above 1"
+            f"budget {reprlib.repr(value)} is not positive and at most {MOST_BUDGET:.0e}; give a "
+            "keep ratio in (0, 1] or a count above 1"
         )
     return round(value) if value > 1 and value == round(value) else float(value)
 
