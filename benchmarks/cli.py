@@ -5,6 +5,7 @@ can mend is one red line with the way out and exit status 2; set ZOO_TRACEBACK=1
 came from.
 """
 
+import logging
 import math
 import os
 import sys
@@ -68,6 +69,7 @@ WRONG_USE = 2
 
 def main() -> None:
     """Runs the command line."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that CUDA is not there
     try:
         app()
     except Exception as error:  # whatever happens, a user reads one line
