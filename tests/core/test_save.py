@@ -399,7 +399,9 @@ class Backbone(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "form", [lambda x: (x, x[:, :2]), lambda x: {"a": x, "b": [x]}, Wrapped], ids=str
+    "form",
+    [lambda x: (x, x[:, :2]), lambda x: {"a": x, "b": [x]}, Wrapped],
+    ids=["tuple", "dict", "object"],
 )
 def test_outputs_of_any_form_are_compared(form: Callable[[Tensor], Any]) -> None:
     torch.manual_seed(0)
