@@ -41,13 +41,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.core.config import SubnetConfig
-from zoo.core.engine import Engine, starting_weights
-from zoo.core.oneshot import OneShot, Range, Widths
-from zoo.core.planted import Golden, planted_golden
-from zoo.core.prior import SeenSubnets
-from zoo.core.store import Trained
-from zoo.core.widths import independent_states
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.one_shot.one_shot import OneShot, Range, Widths
+from zoo.core.one_shot.supernet_training import Engine, starting_weights
+from zoo.core.search.prior import SeenSubnets
+from zoo.core.search.width_grid import independent_states
+from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["AutoSlim", "slim", "train_sandwich"]
 

@@ -41,15 +41,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.core.config import SubnetConfig
-from zoo.core.copies import copy_network
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, conclude
-from zoo.core.score import channel_rows, magnitude_scores
-from zoo.core.select import global_widths, keep_best
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.search.channel_scores import channel_rows, magnitude_scores
+from zoo.core.search.widths_in_budget import global_widths, keep_best
 from zoo.core.settings import Range
-from zoo.core.space import ChannelSpace
-from zoo.core.train import Recipe, TrainingLoss, train
+from zoo.core.tracing.copies import copy_network
+from zoo.core.training.train import Recipe, TrainingLoss, train
 
 __all__ = ["BNScale", "SparseScales", "scale_scores", "sparse_training"]
 

@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.core.config import SubnetConfig
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, conclude
-from zoo.core.score import channel_scores
-from zoo.core.select import keep_best, uniform_widths
-from zoo.core.space import ChannelSpace
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.search.channel_scores import channel_scores
+from zoo.core.search.widths_in_budget import keep_best, uniform_widths
 
 __all__ = ["FPGM", "distance_scores"]
 

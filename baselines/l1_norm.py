@@ -27,11 +27,11 @@ Names: s_j -> score of channel j; m -> number of channels that are not kept.
 
 from dataclasses import dataclass
 
-from zoo.core.config import SubnetConfig
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, conclude
-from zoo.core.score import magnitude_scores
-from zoo.core.select import keep_best, uniform_widths
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.search.channel_scores import magnitude_scores
+from zoo.core.search.widths_in_budget import keep_best, uniform_widths
 
 __all__ = ["L1Norm"]
 

@@ -30,12 +30,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from zoo.core.config import SubnetConfig
-from zoo.core.planted import Golden, planted_golden
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, conclude
-from zoo.core.score import magnitude_scores
-from zoo.core.select import keep_best, random_widths
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.search.channel_scores import magnitude_scores
+from zoo.core.search.widths_in_budget import keep_best, random_widths
 from zoo.core.settings import Range
 
 __all__ = ["RandomSearch"]

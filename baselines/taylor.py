@@ -37,11 +37,11 @@ from typing import ClassVar, Self
 import numpy as np
 from torch import Tensor
 
-from zoo.core.config import SubnetConfig
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, conclude
-from zoo.core.score import channel_scores, weight_gradient_products
-from zoo.core.select import global_widths, keep_best
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.search.channel_scores import channel_scores, weight_gradient_products
+from zoo.core.search.widths_in_budget import global_widths, keep_best
 from zoo.core.settings import Range
 
 __all__ = ["Taylor", "squared_sums"]

@@ -25,11 +25,11 @@ Names: width multiplier -> keep ratio.
 
 from dataclasses import dataclass
 
-from zoo.core.config import SubnetConfig
-from zoo.core.planted import Golden, planted_problem
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, conclude
-from zoo.core.select import uniform_widths
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.method.planted import Golden, planted_problem
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.search.widths_in_budget import uniform_widths
 
 __all__ = ["Uniform"]
 

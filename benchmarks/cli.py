@@ -11,12 +11,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -43,15 +42,16 @@ from benchmarks.options import (
     Workers,
     finite,
 )
-from benchmarks.plain import in_cell, in_markup
-from benchmarks.whole_file import write_whole
+from benchmarks.page.renew import loaded_records, renew_blocks, special_tables
+from benchmarks.records.plain import in_markup
+from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.terminal import terminal_table
 
 if TYPE_CHECKING:
-    from benchmarks.record import BudgetMetric, Loaded, Record
-    from benchmarks.report import Comparison
-    from benchmarks.run import Plan
+    from benchmarks.records.cell import BudgetMetric
+    from benchmarks.running.plan import Plan
 
-__all__ = ["app", "main", "special_tables"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="zoo",
@@ -87,7 +87,7 @@ def _told(error: Exception) -> str:
     """What went wrong, in one line; of what we did not foresee, also where."""
     from pydantic import ValidationError
 
-    from benchmarks.strict import explain
+    from benchmarks.records.strict import explain
 
     if isinstance(error, ValidationError):
         return explain(error)
@@ -133,11 +133,12 @@ def run(
     Exit status: 1 if cells failed or were cancelled, 130 after Ctrl-C, 143 after SIGTERM, 2 if the
     request cannot be met.
     """
-    from benchmarks.endings import tell_stop, tell_unsettled
-    from benchmarks.planning import check_cells
-    from benchmarks.run import Job, plan_suite, run_plan
-    from benchmarks.suite import load_suite
-    from benchmarks.unread import show_unread
+    from benchmarks.running.endings import tell_stop, tell_unsettled
+    from benchmarks.running.plan import Job, plan_suite
+    from benchmarks.running.precheck import check_cells
+    from benchmarks.running.run_cells import run_plan
+    from benchmarks.running.suite import load_suite
+    from benchmarks.tables.unread import show_unread
 
     _require_device(device, is_used=not dry_run)
     console = Console(emoji=False)
@@ -150,7 +151,7 @@ def run(
     done = len(plan.cells) - len(plan.missing)
     console.print(f"{suite}: {len(plan.cells)} cells, {done} done, {len(plan.missing)} to run")
     if dry_run:
-        from benchmarks.forecast import show_forecast
+        from benchmarks.running.forecast import show_forecast
 
         show_forecast(console, plan.missing, job)
         return
@@ -192,8 +193,8 @@ def prune(
     device: Device = "cpu",
 ) -> None:
     """Prune one network with one method to one budget and save the smaller network."""
-    from benchmarks.run import Job
-    from benchmarks.single import Request, prune_one
+    from benchmarks.running.plan import Job
+    from benchmarks.running.prune_one import Request, prune_one
 
     _require_device(device)
     budget, metric = _budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
@@ -224,10 +225,10 @@ def list_all() -> None:
     """List methods, baselines, data sets, suites and models."""
     import timm
 
-    from benchmarks.suite import list_suites, load_suite
-    from zoo.core import cifar_resnet  # noqa: F401  (registers its networks with timm)
-    from zoo.core.data import list_datasets
-    from zoo.core.pruner import list_pruners
+    from benchmarks.running.suite import list_suites, load_suite
+    from zoo.core.data.datasets import list_datasets
+    from zoo.core.method.discovery import list_pruners
+    from zoo.core.networks import cifar_resnet  # noqa: F401  (registers its networks with timm)
 
     console = Console(emoji=False)
     _print_names(console, "Methods", {name: _paper(name) for name in list_pruners("method")})
@@ -253,7 +254,7 @@ def report(
     console = Console(emoji=False)
     _report(console, results, None)
     if readme is not None:
-        names = _replace_blocks(readme, results)
+        names = renew_blocks(readme, results)
         console.print(f"replaced in {readme}: {', '.join(names)}")
 
 
@@ -294,12 +295,17 @@ def compare(
     missing or not finite, a cell of BASE has no record in NEW, a file is no whole record; 2 if the
     sets cannot be compared.
     """
-    from benchmarks.changes import read_checks, read_tolerances, show_verdict
-    from benchmarks.gate import compare_sets
+    from benchmarks.analysis.regression import compare_sets
+    from benchmarks.tables.verdict import read_checks, read_tolerances, show_verdict
 
     checks, tolerances = read_checks(check or []), read_tolerances(tolerance or [])
     verdict, count = compare_sets(
-        _loaded(base), _loaded(new), checks, tolerances=tolerances, level=level, partial=partial
+        loaded_records(base),
+        loaded_records(new),
+        checks,
+        tolerances=tolerances,
+        level=level,
+        partial=partial,
     )
     console = Console(emoji=False)
     console.print(f"{count} cells paired: {in_markup(str(base))} -> {in_markup(str(new))}")
@@ -318,7 +324,7 @@ def check(
 
     Exit status: 0 if every check passed, 1 if one failed, 2 if there is no pruner to check.
     """
-    from benchmarks.single import check_module
+    from benchmarks.running.check_module import check_module
 
     if not check_module(module, Console(emoji=False)):
         raise typer.Exit(1)
@@ -326,16 +332,16 @@ def check(
 
 def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     """Writes tables and figures of all records; prints those of a plan, or all."""
-    from benchmarks.page import write_page
-    from benchmarks.plots import draw_figures
-    from benchmarks.report import compare
-    from benchmarks.tables import write_tables
-    from benchmarks.unread import show_unread
+    from benchmarks.analysis.comparison import compare
+    from benchmarks.figures.all_figures import draw_figures
+    from benchmarks.page.page import write_page
+    from benchmarks.tables.tables import write_tables
+    from benchmarks.tables.unread import show_unread
 
-    records, unread = _loaded(results)
+    records, unread = loaded_records(results)
     keys = {cell.key for cell in plan.cells} if plan else {record.cell.key for record in records}
     for comparison in compare(record for record in records if record.cell.key in keys):
-        console.print(_table(comparison))
+        console.print(terminal_table(comparison))
     show_unread(console, unread)
     write_tables(records, results / "tables", unread)
     for name, table in special_tables(records).items():
@@ -352,116 +358,6 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> None:
     console.print(f"tables in {tables}, figures in {drawn}, page: {shown}", soft_wrap=True)
 
 
-def special_tables(records: "list[Record]") -> "dict[str, Callable[[], str]]":
-    """Tables that answer one question, by name; empty where the records say nothing on it."""
-    from benchmarks.ablation import ablation_table
-    from benchmarks.ranking import collect_rankings, ranking_table
-    from benchmarks.report import compare
-    from benchmarks.standing import standing_table
-    from benchmarks.supernets import reach_table, sharing_table, supernet_table
-
-    return {
-        "standing": lambda: standing_table(compare(records)),
-        "ablation": lambda: ablation_table(compare(records)),
-        "ranking": lambda: ranking_table(collect_rankings(records)),
-        "supernets": lambda: supernet_table(collect_rankings(records)),
-        "supernet-reach": lambda: reach_table(collect_rankings(records)),
-        "supernet-sharing": lambda: sharing_table(compare(records)),
-    }
-
-
-def _replace_blocks(path: Path, results: Path) -> list[str]:
-    """Writes anew whatever blocks a text has markers for and the records have something to say on.
-
-    A page can so be made from the records of several folders, one after the other.
-
-    Returns:
-        The names of the blocks that were written.
-
-    Raises:
-        ValueError: if it has no markers.
-    """
-    from benchmarks.cards import methods_table
-    from benchmarks.marked import has_block, replace_block
-    from benchmarks.report import compare
-    from benchmarks.tables import to_markdown, to_short_markdown, with_unread
-
-    records, unread = _loaded(results)
-    blocks = {
-        "report": lambda: with_unread(to_short_markdown(compare(records)), unread),
-        "results": lambda: with_unread(to_markdown(compare(records)), unread),
-        **special_tables(records),
-        "pruners": methods_table,
-    }
-    text = path.read_text("utf-8")
-    names = [name for name in blocks if has_block(text, name)]
-    if not names:
-        raise ValueError(
-            f"{path} has no block to renew; put markers in: <!-- zoo NAME: begin --> and "
-            f"<!-- zoo NAME: end -->, NAME one of {', '.join(blocks)}"
-        )
-    written = {name: block for name in names if (block := blocks[name]())}
-    for name, block in written.items():
-        text = replace_block(text, block, name)
-    write_whole(path, text)
-    return list(written)
-
-
-def _table(comparison: "Comparison") -> Table:
-    """The columns that fit a narrow terminal; the written tables have them all."""
-    from benchmarks.report import share, shown, speedup
-
-    title = in_cell(comparison.title)
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
-    table.add_column("budget", justify="right")
-    table.add_column("method", overflow="fold")
-    for heading in ("MACs", "top-1", "Δ unif.", "speed"):
-        table.add_column(heading, justify="right")
-    for row in comparison.rows:
-        if not row.ok:
-            table.add_row(row.budget, in_cell(comparison.label(row)), f"[red]{row.seeds}[/]")
-            continue
-        top1 = row.mean(lambda record: record.top1.finetuned)
-        macs = row.mean(lambda record: share(record, "macs"))
-        speed = row.mean(lambda record: speedup(record, smallest=False))
-        cells = (
-            macs.shown(".0f", 100) + " %" if macs else "",
-            top1.shown(".1f", 100) if top1 else "",
-            row.gain.shown("+.1f", 100) if row.gain else "",
-            speed.shown(".2f") + "x" if speed else "",
-        )
-        table.add_row(row.budget, in_cell(comparison.noted(row)), *cells)
-    if control := comparison.control(smallest=False):
-        parent = shown(comparison.parent_top1, ".1f", 100)
-        table.add_row("", "A/A", "100 %", parent, "", control.shown(".2f") + "x")
-    return table
-
-
-def _loaded(results: Path) -> "Loaded":
-    """Records of a results folder, or of a folder of records, and the files there that are none.
-
-    Raises:
-        ValueError: if there is no record.
-        OSError: if the folder cannot be read.
-    """
-    from benchmarks.record import read_folder
-    from benchmarks.unread import unread_lines
-
-    folder = results / "records" if (results / "records").is_dir() else results
-    if not folder.is_dir():
-        what = "it is no folder" if folder.exists() else "there is no such folder"
-        raise ValueError(
-            f"no records in {folder}: {what}; make some with: zoo run SUITE --results PATH"
-        )
-    loaded = read_folder(folder)
-    if not loaded.records:
-        why = "; ".join(unread_lines(loaded.unread)) or "it holds none"
-        raise ValueError(
-            f"no records in {folder}: {why}; make some with: zoo run SUITE --results PATH"
-        )
-    return loaded
-
-
 def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None:
     console.print(f"[bold]{title}[/]")
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
@@ -472,7 +368,8 @@ def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None
 
 def _paper(method: str) -> str:
     """The paper that a method's card names, in one line."""
-    from zoo.core.pruner import card, get_pruner
+    from zoo.core.method.card import card
+    from zoo.core.method.discovery import get_pruner
 
     return " ".join(card(get_pruner(method))["Paper"].split())
 

@@ -19,28 +19,27 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import nn
 
-from benchmarks.measure import measure_pair
-from benchmarks.runtime import Latency
-from zoo.core import (
-    cifar_resnet,  # noqa: F401  (registers its networks with timm)
-    narrow_strided,
-)
-from zoo.core.batches import Batches, ImageTensors
-from zoo.core.chain import ChoiceTable, sample_chain
-from zoo.core.config import SubnetConfig
-from zoo.core.cost import Budget, CostModel
-from zoo.core.data import MeteredData
-from zoo.core.engine import Engine, Execution, starting_weights
-from zoo.core.evolve import Evaluated
+from benchmarks.measuring.measure import measure_pair
+from benchmarks.records.runtime import Latency
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.budget import Budget
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.batches import Batches, ImageTensors
+from zoo.core.data.metered import MeteredData
 from zoo.core.meter import Meter
-from zoo.core.oneshot import Widths
-from zoo.core.prior import uniform_prior
-from zoo.core.problem import Problem
-from zoo.core.score import channel_order
-from zoo.core.space import ChannelSpace
-from zoo.core.surgery import rebuild
-from zoo.core.train import Recipe, train
-from zoo.core.widths import WidthGrid, covering_states
+from zoo.core.method.problem import Problem
+from zoo.core.networks.rebuild import rebuild
+from zoo.core.one_shot.one_shot import Widths
+from zoo.core.one_shot.supernet_training import Engine, Execution, starting_weights
+from zoo.core.search.channel_scores import channel_order
+from zoo.core.search.choice_table import ChoiceTable
+from zoo.core.search.evolution import Evaluated
+from zoo.core.search.markov_chain import sample_chain
+from zoo.core.search.prior import uniform_prior
+from zoo.core.search.width_grid import WidthGrid, covering_states
+from zoo.core.training import gradients as narrow_strided
+from zoo.core.training.train import Recipe, train
 from zoo.knapsack import Items, exact_widths, greedy_widths
 from zoo.pse_net import PSENet
 

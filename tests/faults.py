@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-import benchmarks.whole_file
+import benchmarks.records.whole_file
 import zoo.core.whole_file
 
-LAYERS = (zoo.core.whole_file, benchmarks.whole_file._layer)  # type: ignore[attr-defined]
+LAYERS = (zoo.core.whole_file, benchmarks.records.whole_file._layer)  # type: ignore[attr-defined]
 """Where the library and the harness write: one file, loaded twice."""
 
 STEPS = ("open", "write", "fsync", "link", "replace", "rename", "unlink")

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from zoo.core.latency import LatencyTable
-from zoo.core.operators import grid_widths, list_cases
-from zoo.core.space import ChannelSpace
-from zoo.core.timing import NARROW, RATIOS, Timing, tabulate
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.latency_table import LatencyTable
+from zoo.core.cost.measure_latency import NARROW, RATIOS, Timing, tabulate
+from zoo.core.cost.operator_calls import grid_widths, list_cases
 
 TICK = 1_000_000  # nanoseconds for an element
 CONSTANT = 5_000_000  # nanoseconds that no operator accounts for

@@ -32,9 +32,9 @@ def one_bare_step() -> None:
 
 def every_pruner() -> None:
     """A search, with the training of its supernet, and the fine-tuning with its loss."""
-    from zoo.core.pruner import get_pruner, list_pruners
-    from zoo.core.surgery import rebuild
-    from zoo.core.train import Recipe, train
+    from zoo.core.method.discovery import get_pruner, list_pruners
+    from zoo.core.networks.rebuild import rebuild
+    from zoo.core.training.train import Recipe, train
 
     for name in list_pruners():
         task = narrow_problem()
@@ -48,8 +48,8 @@ def every_pruner() -> None:
 
 def both_executions() -> None:
     """The supernet engine masked, with joint statistics too, and sliced."""
-    from zoo.core.config import SubnetConfig
-    from zoo.core.engine import Engine, starting_weights
+    from zoo.core.channels.config import SubnetConfig
+    from zoo.core.one_shot.supernet_training import Engine, starting_weights
 
     task = narrow_problem()
     halves = {g.name: g.size // 2 for g in task.space.groups}
@@ -64,12 +64,13 @@ def both_executions() -> None:
 
 
 def narrow_problem():
-    import zoo.core.cifar_resnet  # noqa: F401  # registers resnet20_cifar
-    from zoo.core.cost import Budget, CostModel
-    from zoo.core.data import MeteredData
+    import zoo.core.networks.cifar_resnet  # noqa: F401  # registers resnet20_cifar
+    from zoo.core.channels.space import ChannelSpace
+    from zoo.core.cost.budget import Budget
+    from zoo.core.cost.cost_model import CostModel
+    from zoo.core.data.metered import MeteredData
     from zoo.core.meter import Meter
-    from zoo.core.problem import Problem
-    from zoo.core.space import ChannelSpace
+    from zoo.core.method.problem import Problem
 
     torch.manual_seed(0)
     model = timm.create_model("resnet20_cifar", channels=(8, 12, 16)).eval()
@@ -81,7 +82,7 @@ def narrow_problem():
 
 
 def batches(count: int):
-    from zoo.core.batches import Batches, ImageTensors
+    from zoo.core.data.batches import Batches, ImageTensors
 
     rng = np.random.default_rng(count)
     pixels = torch.from_numpy(rng.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8))

@@ -7,14 +7,15 @@ import timm
 import torch
 from torch import nn
 
-import zoo.core.cifar_resnet  # noqa: F401  # registers resnet20_cifar
-from zoo.core.batches import Batches, ImageTensors
-from zoo.core.config import WidthRules
-from zoo.core.cost import Budget, CostModel
-from zoo.core.data import MeteredData
+import zoo.core.networks.cifar_resnet  # noqa: F401  # registers resnet20_cifar
+from zoo.core.channels.config import WidthRules
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.budget import Budget
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.batches import Batches, ImageTensors
+from zoo.core.data.metered import MeteredData
 from zoo.core.meter import Meter
-from zoo.core.problem import Problem
-from zoo.core.space import ChannelSpace
+from zoo.core.method.problem import Problem
 
 SIDE = 8
 BATCH = 8

@@ -260,7 +260,7 @@ WRITES = {
 MAY_WRITE = {
     "zoo/core/whole_file.py": "it is the one way",
     "zoo/core/meter.py": "a switch of the kernel's, no file",
-    "zoo/core/save.py": "two files that belong together; it has its own way",
+    "zoo/core/networks/save.py": "two files that belong together; it has its own way",
 }
 
 
@@ -306,7 +306,7 @@ def test_files_are_written_whole_only(path: Path) -> None:
     found = [ast.unparse(call) for call in writes(ast.parse(path.read_text()))]
     # `export_network` lends its hidden path to the two functions that write a format.
     export = ("torch.onnx.export", "path.open('wb')", "torch.export.save")
-    if label(path) == "zoo/core/export.py":
+    if label(path) == "zoo/core/networks/export.py":
         assert path.read_text().count("with whole_file(target) as hidden:") == 1
         found = [call for call in found if not call.startswith(export)]
     assert label(path) in MAY_WRITE or not found, found

@@ -9,13 +9,13 @@ from baselines.bn_scale import BNScale, scale_names, scale_scores, sparse_traini
 from baselines.fpgm import distance_scores
 from baselines.random_search import RandomSearch
 from baselines.taylor import squared_sums
-from zoo.core.config import SubnetConfig
-from zoo.core.planted import planted_problem
-from zoo.core.pruner import get_pruner, list_pruners
-from zoo.core.score import magnitude_scores
-from zoo.core.select import random_widths
-from zoo.core.space import ChannelSpace
-from zoo.core.trial import NETWORKS, Trial
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.contract.trial import NETWORKS, Trial
+from zoo.core.method.discovery import get_pruner, list_pruners
+from zoo.core.method.planted import planted_problem
+from zoo.core.search.channel_scores import magnitude_scores
+from zoo.core.search.widths_in_budget import random_widths
 
 
 class Skip(nn.Module):

@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import zoo.core.cifar_resnet  # noqa: F401  # registers resnet20_cifar
+import zoo.core.networks.cifar_resnet  # noqa: F401  # registers resnet20_cifar
 from tests.problems import BATCH, SIDE, parent, problem
 from zoo.bnp import BNP, _best_feasible, distil_blocks, finalists, score_blocks
-from zoo.core.blocks import BlockRunner, cut_blocks
-from zoo.core.chain import ChainRun, ChoiceTable
-from zoo.core.config import SubnetConfig, WidthRules
-from zoo.core.distill import BlockDistillation, relative_feature_error, soft_cross_entropy
+from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import InfeasibleBudget
-from zoo.core.grid import Grid, filled_widths, make_grid
-from zoo.core.problem import Problem
-from zoo.core.space import ChannelSpace
-from zoo.core.surgery import rebuild
+from zoo.core.method.problem import Problem
+from zoo.core.networks.rebuild import rebuild
+from zoo.core.search.block_grid import Grid, filled_widths, make_grid
+from zoo.core.search.choice_table import ChoiceTable
+from zoo.core.search.markov_chain import ChainRun
+from zoo.core.supernet.blocks import BlockRunner, cut_blocks
+from zoo.core.training.distill import BlockDistillation, relative_feature_error, soft_cross_entropy
 
 FLOAT_NOISE = 1e-9
 

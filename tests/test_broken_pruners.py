@@ -30,16 +30,16 @@ import torch
 from torch import Tensor, nn
 
 from baselines.uniform import Uniform
-from zoo.core.checks import CHECKS, ContractViolation, check_pruner, contract, run_check
-from zoo.core.config import SubnetConfig
-from zoo.core.data import TestSplit
-from zoo.core.planted import Golden
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, conclude
-from zoo.core.select import uniform_widths
-from zoo.core.space import ChannelSpace
-from zoo.core.train import TrainingLoss
-from zoo.core.trial import Trial
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.contract.checks import CHECKS, ContractViolation, check_pruner, contract, run_check
+from zoo.core.contract.trial import Trial
+from zoo.core.data.metered import TestSplit
+from zoo.core.method.planted import Golden
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.search.widths_in_budget import uniform_widths
+from zoo.core.training.train import TrainingLoss
 
 
 @dataclass(frozen=True)

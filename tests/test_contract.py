@@ -5,9 +5,9 @@ from functools import cache
 import pytest
 import torch
 
-from zoo.core.checks import CHECKS, Check, check_pruner, run_check
-from zoo.core.pruner import get_pruner, list_pruners
-from zoo.core.trial import NETWORKS, Trial
+from zoo.core.contract.checks import CHECKS, Check, check_pruner, run_check
+from zoo.core.contract.trial import NETWORKS, Trial
+from zoo.core.method.discovery import get_pruner, list_pruners
 
 
 @cache

@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
-from zoo.core.batches import Batches, ImageTensors
-from zoo.core.config import SubnetConfig
-from zoo.core.cost import Budget, CostModel
-from zoo.core.data import MeteredData
-from zoo.core.distill import feature_error, relative_feature_error
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.contract.trial import NETWORKS, Trial, images_and_labels
+from zoo.core.cost.budget import Budget
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.batches import Batches, ImageTensors
+from zoo.core.data.metered import MeteredData
 from zoo.core.meter import Meter
-from zoo.core.planted import planted_problem
-from zoo.core.problem import Problem
-from zoo.core.space import ChannelSpace
-from zoo.core.surgery import rebuild
-from zoo.core.trial import NETWORKS, Trial, images_and_labels
+from zoo.core.method.planted import planted_problem
+from zoo.core.method.problem import Problem
+from zoo.core.networks.rebuild import rebuild
+from zoo.core.training.distill import feature_error, relative_feature_error
 from zoo.knapsack import (
     InnerDistillation,
     Items,

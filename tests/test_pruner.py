@@ -6,19 +6,10 @@ from types import ModuleType
 
 import pytest
 
-from zoo.core.problem import Problem
-from zoo.core.pruner import (
-    CARD_HEADINGS,
-    Pruner,
-    Subnet,
-    card,
-    card_steps,
-    create_pruner,
-    get_pruner,
-    kind_of,
-    list_pruners,
-    pruners_of,
-)
+from zoo.core.method.card import CARD_HEADINGS, card, card_steps
+from zoo.core.method.discovery import create_pruner, get_pruner, kind_of, list_pruners, pruners_of
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet
 
 SEVEN = {"knapsack", "uniform", "random_search", "l1_norm", "bn_scale", "taylor", "fpgm"}
 

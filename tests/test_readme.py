@@ -12,13 +12,14 @@ from matplotlib import pyplot as plt
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
-from benchmarks.cards import methods_table
-from benchmarks.cli import special_tables
-from benchmarks.marked import block_of
-from benchmarks.plots import digest_of, figures_of, plotted
-from benchmarks.record import Record, load_records
-from benchmarks.report import compare
-from benchmarks.tables import to_csv, to_latex, to_markdown, to_short_markdown
+from benchmarks.analysis.comparison import compare
+from benchmarks.figures.all_figures import digest_of, figures_of, plotted
+from benchmarks.page.renew import special_tables
+from benchmarks.records.files import load_records
+from benchmarks.records.record import Record
+from benchmarks.tables.cards import methods_table
+from benchmarks.tables.marked_blocks import block_of
+from benchmarks.tables.tables import to_csv, to_latex, to_markdown, to_short_markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

@@ -21,16 +21,17 @@ from torch import Tensor
 
 from tests.latencies import fabricated
 from tests.problems import BATCH, SIDE, problem
-from zoo.core.config import SubnetConfig, WidthRules
-from zoo.core.cost import Budget, CostModel, Metric
-from zoo.core.engine import Engine, starting_weights
+from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.cost.budget import Budget
+from zoo.core.cost.cost_model import CostModel, Metric
 from zoo.core.errors import InfeasibleBudget
-from zoo.core.oneshot import Widths
-from zoo.core.problem import Problem
-from zoo.core.score import channel_order
-from zoo.core.stages import StageRunner, cut_stages, stage_costs
-from zoo.core.stagesearch import StagedGrid, run_searches, stage_error, stage_scorers
-from zoo.core.widths import WidthGrid
+from zoo.core.method.problem import Problem
+from zoo.core.one_shot.one_shot import Widths
+from zoo.core.one_shot.stage_search import StagedGrid, run_searches, stage_error, stage_scorers
+from zoo.core.one_shot.supernet_training import Engine, starting_weights
+from zoo.core.search.channel_scores import channel_order
+from zoo.core.search.width_grid import WidthGrid
+from zoo.core.supernet.stages import StageRunner, cut_stages, stage_costs
 from zoo.pse_net import PSENet, train_parallel
 from zoo.stagewise import (
     Stagewise,

@@ -21,14 +21,14 @@ from baselines.bcnet import (
     train_coupled,
 )
 from tests.problems import BATCH, problem
-from zoo.core.config import SubnetConfig
-from zoo.core.engine import Engine, starting_weights
-from zoo.core.evolve import Evaluated
-from zoo.core.oneshot import OneShot, Widths
-from zoo.core.prior import LossRecords, Prior
-from zoo.core.problem import Problem
-from zoo.core.score import channel_order
-from zoo.core.widths import WidthGrid
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.method.problem import Problem
+from zoo.core.one_shot.one_shot import OneShot, Widths
+from zoo.core.one_shot.supernet_training import Engine, starting_weights
+from zoo.core.search.channel_scores import channel_order
+from zoo.core.search.evolution import Evaluated
+from zoo.core.search.prior import LossRecords, Prior
+from zoo.core.search.width_grid import WidthGrid
 from zoo.pse_net import PSENet, train_parallel
 
 TOLERANCE = 1e-10

@@ -13,13 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cli, page, plots, protocol, tables
-from benchmarks.record import PhaseCost, write_record
+from benchmarks import cli
+from benchmarks.figures import all_figures as plots
+from benchmarks.page.page import page
+from benchmarks.records.files import write_record
+from benchmarks.records.record import PhaseCost
+from benchmarks.running import protocol
+from benchmarks.tables.tables import tables
 from tests.benchmarks.fabricate import record
 from tests.faults import Killed, disk, ended_process
-from zoo.core import export, store, timing
+from zoo.core.cost.cost_model import measure_latency as timing
 from zoo.core.meter import Spent
+from zoo.core.networks import export
 from zoo.core.sealed import read_sealed, read_tensors, write_sealed, write_tensors
+from zoo.core.supernet.supernet import trained_store as store
 from zoo.core.whole_file import _machine, probe, sweep, whole_file, write_new, write_whole
 
 RECORDS = [
@@ -48,7 +55,7 @@ def write_readme(folder: Path) -> None:
     if not results.is_dir():
         for each in RECORDS:
             write_record(results / "records", each)
-    cli._replace_blocks(folder / "README.md", results)
+    cli.renew_blocks(folder / "README.md", results)
 
 
 def write_export(folder: Path) -> None:

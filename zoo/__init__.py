@@ -5,24 +5,27 @@ zoo.save_pruned(result, "pruned")
 model = zoo.load_pruned("pruned")
 """
 
-from zoo.core import cifar_resnet as _cifar_resnet  # noqa: F401  (registers networks with timm)
-from zoo.core.checks import check_pruner
-from zoo.core.config import SubnetConfig, WidthRules
-from zoo.core.cost import Budget, CostModel
+from zoo.core.channels.channel_group import ChannelGroup
+from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.contract.checks import check_pruner
+from zoo.core.cost.budget import Budget
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.cost.latency_table import LatencyTable
+from zoo.core.cost.measure_latency import DamagedTable, Timing, measure_latency
 from zoo.core.errors import Diverged, InfeasibleBudget, UnsupportedModel
-from zoo.core.export import Exported, export_network
-from zoo.core.fold import fold_batch_norm
-from zoo.core.latency import LatencyTable
-from zoo.core.problem import Problem
+from zoo.core.method.discovery import create_pruner, list_pruners
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.networks import cifar_resnet as _cifar_resnet  # noqa: F401  (registers networks with timm)
+from zoo.core.networks.export import Exported, export_network
+from zoo.core.networks.fold_batch_norm import fold_batch_norm
+from zoo.core.networks.rebuild import rebuild
+from zoo.core.networks.save import load_pruned, save_pruned
+from zoo.core.networks.widen import widen
 from zoo.core.prune import LatencyCheck, PruneResult, prune
-from zoo.core.pruner import Pruner, Subnet, create_pruner, list_pruners
-from zoo.core.save import load_pruned, save_pruned
-from zoo.core.space import ChannelGroup, ChannelSpace
-from zoo.core.supernet import Supernet, recalibrate
-from zoo.core.surgery import rebuild
-from zoo.core.timing import DamagedTable, Timing, measure_latency
-from zoo.core.train import Recipe
-from zoo.core.widen import widen
+from zoo.core.supernet.supernet import Supernet, recalibrate
+from zoo.core.training.train import Recipe
 
 __all__ = [
     "Budget",

@@ -66,36 +66,38 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.core.blocks import Block, BlockRunner, block_macs, check_interfaces, cut_blocks
-from zoo.core.chain import (
-    ChainRun,
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.search.block_grid import Grid, filled_widths, make_grid
+from zoo.core.search.choice_table import (
     ChoiceTable,
-    Moves,
     State,
     balanced_price,
-    effective_sample_size,
     greedy_state,
     optimal_state,
     random_state,
+)
+from zoo.core.search.markov_chain import (
+    ChainRun,
+    Moves,
+    effective_sample_size,
     sample_chain,
     split_r_hat,
     tuned_tau,
 )
-from zoo.core.config import SubnetConfig
-from zoo.core.cost import CostModel
-from zoo.core.distill import (
+from zoo.core.search.widths_in_budget import keep_best
+from zoo.core.settings import Range
+from zoo.core.supernet.blocks import Block, BlockRunner, block_macs, check_interfaces, cut_blocks
+from zoo.core.training.distill import (
     BlockDistillation,
     check_errors,
     feature_error,
     relative_feature_error,
 )
-from zoo.core.grid import Grid, filled_widths, make_grid
-from zoo.core.narrow_strided import backward
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, conclude
-from zoo.core.select import keep_best
-from zoo.core.settings import Range
-from zoo.core.space import ChannelSpace
+from zoo.core.training.gradients import backward
 
 __all__ = [
     "BNP",

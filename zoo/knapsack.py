@@ -71,16 +71,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.core.config import SubnetConfig
-from zoo.core.cost import CostModel
-from zoo.core.distill import Taps, eval_mode, feature_error, relative_feature_error, told_still
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, conclude
-from zoo.core.score import channel_scores, producers, weight_gradient_products
-from zoo.core.select import fill_up, keep_best
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.search.channel_scores import channel_scores, producers, weight_gradient_products
+from zoo.core.search.widths_in_budget import fill_up, keep_best
 from zoo.core.settings import Range
-from zoo.core.space import ChannelSpace
-from zoo.core.train import TrainingLoss
+from zoo.core.training.distill import (
+    Taps,
+    eval_mode,
+    feature_error,
+    relative_feature_error,
+    told_still,
+)
+from zoo.core.training.train import TrainingLoss
 
 __all__ = [
     "InnerDistillation",

@@ -52,15 +52,15 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.core.config import SubnetConfig
-from zoo.core.engine import Engine, Execution, Norm, starting_weights
-from zoo.core.evolve import Evaluated, draw_only, evolve, random_candidates
-from zoo.core.oneshot import OneShot, Range, Widths
-from zoo.core.planted import Golden, planted_golden
-from zoo.core.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
-from zoo.core.problem import Problem
-from zoo.core.store import Trained
-from zoo.core.widths import covering_states, independent_states
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.method.problem import Problem
+from zoo.core.one_shot.one_shot import OneShot, Range, Widths
+from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, starting_weights
+from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
+from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
+from zoo.core.search.width_grid import covering_states, independent_states
+from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["PSENet", "train_parallel"]
 
@@ -74,7 +74,7 @@ class PSENet(OneShot):
     Attributes:
         subnets: subnets trained in each update, each on its part of the batch; 1 is single-path
             one-shot training.
-        execution: "masked", "sliced" or "auto", see `zoo.core.engine.Engine`.
+        execution: "masked", "sliced" or "auto", see `zoo.core.one_shot.supernet_training.Engine`.
         norm: batch statistics, "separate" for each subnet or "joint".
         sampling: how training draws widths, "covering" or "independent".
         bins: ranges of cost for the prior.

@@ -69,20 +69,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.core.archive import Archive, best_combinations, skyband
-from zoo.core.blocks import check_interfaces
-from zoo.core.config import SubnetConfig
-from zoo.core.distill import told_still
-from zoo.core.engine import Engine, starting_weights
+from zoo.core.channels.config import SubnetConfig
 from zoo.core.errors import InfeasibleBudget
-from zoo.core.evolve import Candidates, Evaluated, State, evolve, random_candidates
-from zoo.core.oneshot import OneShot, Range, Widths
-from zoo.core.planted import Golden, planted_golden
-from zoo.core.prior import uniform_prior
-from zoo.core.problem import Problem
-from zoo.core.select import fill_up, keep_best
-from zoo.core.stages import Stage, StageRunner, cut_stages, free_names, stage_costs
-from zoo.core.stagesearch import (
+from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.method.problem import Problem
+from zoo.core.one_shot.one_shot import OneShot, Range, Widths
+from zoo.core.one_shot.stage_search import (
     Levels,
     StagedGrid,
     StageScorer,
@@ -92,8 +84,16 @@ from zoo.core.stagesearch import (
     stage_error,
     stage_scorers,
 )
-from zoo.core.store import Trained
-from zoo.core.widths import GridPart, independent_states
+from zoo.core.one_shot.supernet_training import Engine, starting_weights
+from zoo.core.search.evolution import Candidates, Evaluated, State, evolve, random_candidates
+from zoo.core.search.pareto import Archive, best_combinations, skyband
+from zoo.core.search.prior import uniform_prior
+from zoo.core.search.width_grid import GridPart, independent_states
+from zoo.core.search.widths_in_budget import fill_up, keep_best
+from zoo.core.supernet.blocks import check_interfaces
+from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names, stage_costs
+from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.distill import told_still
 
 __all__ = [
     "Stagewise",

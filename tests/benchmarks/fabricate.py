@@ -1,21 +1,8 @@
 """Records made up for tests of what reads records; every number in them is chosen by hand."""
 
-from benchmarks.record import (
-    Cell,
-    Data,
-    Environment,
-    Group,
-    Latency,
-    Measured,
-    Model,
-    PhaseCost,
-    Quartiles,
-    Record,
-    Schedule,
-    Size,
-    Status,
-    Top1,
-)
+from benchmarks.records.cell import Cell, Data, Model, Schedule
+from benchmarks.records.record import Group, PhaseCost, Record, Size, Status, Top1
+from benchmarks.records.runtime import Environment, Latency, Measured, Quartiles
 
 ENVIRONMENT = Environment(
     python="3.11.0",

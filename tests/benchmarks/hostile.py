@@ -9,12 +9,13 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.cli import special_tables
-from benchmarks.gate import judge, pair_up
-from benchmarks.page import build_page
-from benchmarks.record import Loaded, Record, read_folder
-from benchmarks.report import compare
-from benchmarks.tables import to_csv, to_latex, to_markdown, to_short_markdown, with_unread
+from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.regression import judge, pair_up
+from benchmarks.page.page import build_page
+from benchmarks.page.renew import special_tables
+from benchmarks.records.files import Loaded, read_folder
+from benchmarks.records.record import Record
+from benchmarks.tables.tables import to_csv, to_latex, to_markdown, to_short_markdown, with_unread
 
 Place = tuple[str | int, ...]
 

@@ -11,7 +11,7 @@ import torch
 
 import zoo
 from benchmarks import cli
-from benchmarks.record import load_record, write_record
+from benchmarks.records.files import load_record, write_record
 from tests.benchmarks.fabricate import record
 
 ROOT = Path(__file__).parents[2]
@@ -257,7 +257,7 @@ def test_a_failed_export_keeps_the_saved_network_and_no_half_file(run, tmp_path,
     def fails(*_, **__):
         raise ValueError("logits differ")
 
-    monkeypatch.setattr("zoo.core.export._compared", fails)
+    monkeypatch.setattr("zoo.core.networks.export._compared", fails)
     status, _, err = run("prune", "test_resnet", "--method", "l1_norm", "--export",
                          "torch-export", *SMALL)  # fmt: skip
     assert status == 2 and err == "error: logits differ\n"
@@ -271,7 +271,7 @@ def test_an_export_that_cannot_be_written_is_refused_before_anything_is_trained(
 ):
     status, _, err = run("prune", "test_resnet", "--export", "tflite")
     assert status == 2 and "use onnx or torch-export" in err
-    monkeypatch.setattr("zoo.core.export.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("zoo.core.networks.export.importlib.util.find_spec", lambda name: None)
     status, _, err = run("prune", "test_resnet", "--export", "onnx")
     assert status == 2 and "pip install onnx onnxscript onnxruntime" in err
     assert not (tmp_path / "pruned").exists()

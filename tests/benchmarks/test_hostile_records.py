@@ -9,23 +9,17 @@ from pathlib import Path
 
 import pytest
 from matplotlib import pyplot as plt
+from tests.benchmarks.test_plots import ranked
 
-from benchmarks import ranking, standing
-from benchmarks.plots import _odd_names_allowed, draw_figures, figures_of
-from benchmarks.record import (
-    DamagedRecord,
-    Loaded,
-    Model,
-    load_record,
-    read_folder,
-    write_record,
-)
-from benchmarks.report import compare
-from benchmarks.tables import to_csv, to_markdown
+from benchmarks.analysis import ranking, standing
+from benchmarks.analysis.comparison import compare
+from benchmarks.figures.all_figures import _odd_names_allowed, draw_figures, figures_of
+from benchmarks.records.cell import Model
+from benchmarks.records.files import DamagedRecord, Loaded, load_record, read_folder, write_record
+from benchmarks.tables.tables import to_csv, to_markdown
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, measured, record
 from tests.benchmarks.hostile import TEXTS, leaves, mutated, mutations, put, report, require_text
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
-from tests.benchmarks.test_plots import ranked
 
 RESULTS = Path(__file__).parents[2] / "results"
 FOLDERS = sorted(RESULTS.glob("*/records"))
@@ -287,8 +281,8 @@ def test_what_a_record_leaves_out_leaves_the_figures_of_the_others_whole(odd, ar
 
 
 def test_a_figure_of_very_many_comparisons_is_small_enough_to_be_shown(tmp_path):
-    from benchmarks.page import build_page
-    from benchmarks.plots import MOST_AREA, MOST_PIXELS, _resolution
+    from benchmarks.figures.all_figures import MOST_AREA, MOST_PIXELS, _resolution
+    from benchmarks.page.page import build_page
 
     for width, height in ((9.4, 5000.0), (3000.0, 3000.0), (8.0, 4.0)):
         dots = _resolution(width, height)
@@ -310,7 +304,7 @@ def test_two_devices_never_share_the_name_of_a_figure():
 
 
 def test_records_with_odd_names_are_linked_by_none(tmp_path):
-    from benchmarks.page import build_page
+    from benchmarks.page.page import build_page
 
     records = [record(id=name, cell=cell(seed=seed)) for seed, name in
                enumerate(("../../x", "a/b", ".hidden", 'x" onclick="y', "a-b", "a.b"))]  # fmt: skip

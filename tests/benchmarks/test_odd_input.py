@@ -26,8 +26,8 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("training has begun")
 
-    monkeypatch.setattr("benchmarks.run.run_plan", refuse)
-    monkeypatch.setattr("benchmarks.protocol.train", refuse)
+    monkeypatch.setattr("benchmarks.running.run_cells.run_plan", refuse)
+    monkeypatch.setattr("benchmarks.running.protocol.train", refuse)
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_a_defect_of_ours_is_one_line_that_says_where(run, tmp_path, monkeypatch
     def fails(*_: object, **__: object) -> None:
         raise KeyError("unforeseen")
 
-    monkeypatch.setattr("benchmarks.suite.load_suite", fails)
+    monkeypatch.setattr("benchmarks.running.suite.load_suite", fails)
     status, err = run("run", "smoke")
     assert status == 2 and err.count("\n") == 1
     assert re.match(
@@ -338,8 +338,8 @@ def test_a_defect_of_ours_is_one_line_that_says_where(run, tmp_path, monkeypatch
 
 def test_suites_and_pruners_may_keep_the_whole_network(tmp_path) -> None:
     """What `zoo prune` and `zoo.prune` refuse, in the same words; see `Budget.require_pruning`."""
-    from benchmarks.run import plan_suite
-    from benchmarks.suite import load_suite
+    from benchmarks.running.plan import plan_suite
+    from benchmarks.running.suite import load_suite
 
     suite = load_suite(write_suite(tmp_path, budgets="[1]"))
     (cell,) = plan_suite("mine", suite).cells

@@ -17,17 +17,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import zoo
-from zoo.core import loaders
-from zoo.core.config import SubnetConfig
-from zoo.core.distill import check_errors, relative_feature_error, told_still
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.data.datasets import loaders
+from zoo.core.data.loaders import LoaderBatches
+from zoo.core.data.pairs import Targets, read_pair
 from zoo.core.errors import Diverged, UnsupportedModel
-from zoo.core.loaders import LoaderBatches
-from zoo.core.logits import LogitsReader, reading
-from zoo.core.pairs import Targets, read_pair
+from zoo.core.one_shot.stage_search import stage_scorers
 from zoo.core.preflight import check_batch, preflight
-from zoo.core.stages import cut_stages
-from zoo.core.stagesearch import stage_scorers
-from zoo.core.train import evaluate
+from zoo.core.supernet.stages import cut_stages
+from zoo.core.training.distill import check_errors, relative_feature_error, told_still
+from zoo.core.training.logits import LogitsReader, reading
+from zoo.core.training.train import evaluate
 
 CLASSES = 4
 GENERATOR = torch.Generator().manual_seed(0)
@@ -791,7 +791,7 @@ def test_a_search_counts_no_answer_that_is_no_number() -> None:
     look = preflight(model, loader(), loader(labels=torch.zeros(32, dtype=torch.long)), epochs=0)
     space = zoo.ChannelSpace.trace(model, (3, 8, 8))
     cost, meter = zoo.CostModel(space), zoo.core.meter.Meter("cpu")
-    data = zoo.core.data.MeteredData(look.train, look.validation, meter)
+    data = zoo.core.data.metered.MeteredData(look.train, look.validation, meter)
     problem = zoo.Problem(
         model, space, cost, zoo.Budget.parse(0.5, cost), data, zoo.WidthRules(), 0, meter, ""
     )
@@ -859,7 +859,7 @@ def test_stages_are_not_scored_on_a_batch_of_one_image() -> None:
     space = zoo.ChannelSpace.trace(model, (3, 8, 8))
     cost, meter = zoo.CostModel(space), zoo.core.meter.Meter("cpu")
     source = LoaderBatches(loader(IMAGES[:25], LABELS[:25]))
-    data = zoo.core.data.MeteredData(source, source, meter)
+    data = zoo.core.data.metered.MeteredData(source, source, meter)
     problem = zoo.Problem(
         model, space, cost, zoo.Budget.parse(0.5, cost), data, zoo.WidthRules(), 0, meter, ""
     )

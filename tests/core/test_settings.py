@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from zoo.core.config import WidthRules
-from zoo.core.pruner import create_pruner, get_pruner, list_pruners
+from zoo.core.channels.config import WidthRules
+from zoo.core.cost.measure_latency import Timing
+from zoo.core.method.discovery import create_pruner, get_pruner, list_pruners
 from zoo.core.settings import MOST, check_settings
-from zoo.core.timing import Timing
 
 
 @dataclass(frozen=True)

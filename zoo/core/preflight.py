@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from zoo.core.batches import Batch, fixed_random
-from zoo.core.data import MeteredData
+from zoo.core.data.batches import Batch
+from zoo.core.data.loaders import LoaderBatches
+from zoo.core.data.metered import MeteredData
+from zoo.core.data.pairs import Targets
 from zoo.core.errors import UnsupportedModel
-from zoo.core.loaders import LoaderBatches
-from zoo.core.logits import LogitsReader, bare, reading
 from zoo.core.meter import Meter
-from zoo.core.pairs import Targets
-from zoo.core.train import evaluate
+from zoo.core.randomness import fixed_random
+from zoo.core.training.logits import LogitsReader, bare, reading
+from zoo.core.training.train import evaluate
 
 __all__ = ["Preflight", "check_batch", "check_network", "preflight"]
 

@@ -16,21 +16,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from zoo.core.config import SubnetConfig, WidthRules
-from zoo.core.cost import NS_PER_MS, Budget, BudgetUnit, CostModel
+from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.budget import Budget, BudgetUnit
+from zoo.core.cost.cost_model import NS_PER_MS, CostModel
+from zoo.core.cost.latency_table import LatencyTable
+from zoo.core.cost.measure_latency import Timing, measure_latency, pass_ns
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel
-from zoo.core.latency import LatencyTable
-from zoo.core.logits import reading
 from zoo.core.meter import Meter, Spent
+from zoo.core.method.discovery import create_pruner
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.networks.architecture import Architecture
+from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
-from zoo.core.problem import Problem
-from zoo.core.pruner import Pruner, Subnet, create_pruner
-from zoo.core.save import Architecture
-from zoo.core.space import ChannelSpace
-from zoo.core.supernet import recalibrate
-from zoo.core.surgery import rebuild
-from zoo.core.timing import Timing, measure_latency, pass_ns
-from zoo.core.train import Recipe, train
+from zoo.core.supernet.supernet import recalibrate
+from zoo.core.training.logits import reading
+from zoo.core.training.train import Recipe, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 

@@ -1,0 +1,346 @@
+"""Records grouped into comparisons and rows, with the numbers that tables and figures show.
+
+Records that were held equal in everything but method, budget and seed, and that have the same
+device fingerprint, form a comparison; its rows hold the seeds of one method at one budget. Reads
+records and nothing else.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.analysis.uncertainty import Estimate, estimate, paired
+from benchmarks.records.cell import Cell, Schedule
+from benchmarks.records.files import current_records
+from benchmarks.records.record import Phase, Record
+from benchmarks.records.runtime import Measured, aligned_share, realised_share
+
+__all__ = [
+    "DECIDING",
+    "REFERENCE",
+    "Comparison",
+    "Row",
+    "aligned",
+    "compare",
+    "control_speedup",
+    "hardware",
+    "latency_at",
+    "macs_ratio",
+    "method_name",
+    "realised",
+    "settings_of",
+    "share",
+    "short_name",
+    "speedup",
+    "spent_macs",
+    "spent_seconds",
+]
+
+REFERENCE = "uniform"
+"""The method that differences are taken to."""
+
+DECIDING: tuple[Phase, ...] = ("scoring", "supernet", "search")
+"""Phases that a method spends on its decision, before fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one budget: the records of its seeds and what they give on average."""
+
+    cell: Cell
+    records: tuple[Record, ...]
+    uniform: Mapping[int, float]
+
+    @property
+    def ok(self) -> tuple[Record, ...]:
+        """The records that ran to the end."""
+        return tuple(record for record in self.records if record.status == "ok")
+
+    @property
+    def lost(self) -> int:
+        """How many records did not run to the end."""
+        return len(self.records) - len(self.ok)
+
+    @property
+    def top1_by_seed(self) -> dict[int, float]:
+        """Final test accuracy of each seed that has one."""
+        found = {record.cell.seed: record.top1.finetuned for record in self.ok}
+        return {seed: top1 for seed, top1 in found.items() if top1 is not None}
+
+    @property
+    def method(self) -> str:
+        """Name of the method with the settings that differ from its defaults."""
+        return method_name(self.cell)
+
+    def settings_beyond(self, other: "Row") -> str:
+        """The settings in which this row differs from another of the same method."""
+        mine, theirs = settings_of(self.cell), settings_of(other.cell)
+        changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
+        undone = {key: "default" for key in theirs if key not in mine}
+        return _named({**changed, **undone})
+
+    @property
+    def budget(self) -> str:
+        """The budget as it was asked for."""
+        value = self.cell.budget
+        return f"{value:g}" if isinstance(value, float) else f"{value:,}"
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds stand behind the row, and how many of them did not end well."""
+        if self.lost:
+            kinds = sorted({record.status for record in self.records} - {"ok"})
+            return f"{self.lost} of {len(self.records)} {'/'.join(kinds)}"
+        return "one seed" if len(self.records) == 1 else f"{len(self.records)} seeds"
+
+    def mean(self, value: Callable[[Record], float | None]) -> Estimate | None:
+        """A number averaged over the seeds that have it; None if none has."""
+        values = [found for record in self.ok if (found := value(record)) is not None]
+        return estimate(values) if values else None
+
+    @property
+    def gain(self) -> Estimate | None:
+        """Difference of final top-1 to uniform width, paired by seed."""
+        if self.method == REFERENCE:
+            return None
+        return paired(self.top1_by_seed, self.uniform)
+
+    @property
+    def is_clear_gain(self) -> bool:
+        """Whether it is more accurate than uniform width beyond the interval; no seed was lost."""
+        return self.gain is not None and self.gain.sign > 0 and not self.lost
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that may be compared, best budget first, best accuracy first within a budget."""
+
+    cell: Cell
+    hardware: str
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """Network and data."""
+        return f"{self.cell.model.title} on {self.cell.data.name}"
+
+    def label(self, row: Row) -> str:
+        """The method's name, with the settings in which the comparison's variants of it differ."""
+        return short_name(row.cell, [other.cell for other in self.rows])
+
+    def noted(self, row: Row) -> str:
+        """The label, and how many seeds the row's numbers leave out because they did not end."""
+        return f"{self.label(row)}, {row.seeds}" if row.lost else self.label(row)
+
+    @property
+    def ok(self) -> list[Record]:
+        """All records that ran to the end."""
+        return [record for row in self.rows for record in row.ok]
+
+    def is_best(self, row: Row) -> bool:
+        """Whether a row is clearly more accurate than every other one at its budget.
+
+        The differences are paired by seed, and each must lie outside its interval; one seed is
+        never enough, and those that ended are not where others did not.
+        """
+        budget = (row.cell.metric, row.cell.budget)
+        others = [
+            paired(row.top1_by_seed, other.top1_by_seed)
+            for other in self.rows
+            if other is not row and (other.cell.metric, other.cell.budget) == budget and other.ok
+        ]
+        return bool(others) and not row.lost and all(found and found.sign > 0 for found in others)
+
+    def control(self, smallest: bool) -> Estimate | None:
+        """Speed-up of the parent over itself, one value for each record: the noise floor."""
+        found = [ratio for record in self.ok if (ratio := control_speedup(record, smallest))]
+        return estimate(found) if found else None
+
+    @property
+    def caption(self) -> str:
+        """What was held equal, in a sentence or two."""
+        records = self.ok
+        sentences = [
+            f"Parent trained for {_epochs(self.cell.parent)}, every pruned network "
+            f"fine-tuned for {_epochs(self.cell.finetune)}."
+        ]
+        if records and (size := records[0].size):
+            top1 = self.parent_top1
+            sentences.insert(
+                0,
+                f"Parent: {size.full_macs:,} MACs, {size.full_params:,} parameters, top-1 "
+                f"{top1.shown('.1f', 100) + ' %' if top1 else 'unknown'}.",
+            )
+            sentences.append(_where(records[0]))
+        return " ".join(sentences)
+
+    @property
+    def parent_top1(self) -> Estimate | None:
+        """Test accuracy of the unpruned networks, one for each seed."""
+        found = {record.cell.seed: record.top1.parent for record in self.ok}
+        known = [top1 for top1 in found.values() if top1 is not None]
+        return estimate(known) if known else None
+
+
+def method_name(cell: Cell) -> str:
+    """Name of a method with the settings that differ from its defaults."""
+    settings = _named(settings_of(cell))
+    return f"{cell.method} ({settings})" if settings else cell.method
+
+
+def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
+    """Name of a method with the settings that not all cells of it have alike.
+
+    Args:
+        cell: to be named.
+        beside: the cells that it must be told from, itself among them or not.
+    """
+    mine = settings_of(cell)
+    others = [settings_of(other) for other in beside if other.method == cell.method]
+    told = {
+        key: value
+        for key, value in mine.items()
+        if any(key not in other or other[key] != value for other in others)
+    }
+    return f"{cell.method} ({_named(told)})" if told else cell.method
+
+
+def settings_of(cell: Cell) -> dict[str, object]:
+    """Settings that differ from the method's defaults, and how its networks are trained."""
+    if cell.scratch is None:
+        return dict(cell.settings)
+    return {**cell.settings, "from scratch": _epochs(cell.scratch)}
+
+
+def _named(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
+
+
+def compare(records: Iterable[Record]) -> list[Comparison]:
+    """Groups records into comparisons and rows, in the order of model, data and device."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in current_records(list(records)):
+        if record.cell.sample is not None:
+            continue  # part of a ranking
+        groups.setdefault((record.cell.comparison, record.runs_on), []).append(record)
+    comparisons = [_comparison(group) for group in groups.values()]
+    return sorted(
+        comparisons,
+        key=lambda c: (c.cell.model.name, c.cell.data.name, c.hardware, c.cell.comparison),
+    )
+
+
+def hardware(record: Record) -> str:
+    """The processor that the networks ran on, with the fingerprint that the record holds."""
+    processor = record.environment.processor(record.cell.device)
+    return f"{processor} ({record.fingerprint})" if record.fingerprint else processor
+
+
+def latency_at(record: Record, smallest: bool) -> Measured | None:
+    """The measurement at the smallest batch or at the largest."""
+    measured = sorted(record.latency, key=lambda found: found.batch)
+    if not measured:
+        return None
+    return measured[0] if smallest else measured[-1]
+
+
+def _comparison(records: Sequence[Record]) -> Comparison:
+    variants: dict[str, list[Record]] = {}
+    for record in records:
+        variants.setdefault(record.cell.variant, []).append(record)
+    uniform = {
+        (record.cell.metric, record.cell.budget, record.cell.seed): record.top1.finetuned
+        for record in records
+        if method_name(record.cell) == REFERENCE and record.status == "ok"
+    }
+    rows = []
+    for group in variants.values():
+        cell = group[0].cell
+        reference = {
+            seed: top1
+            for (metric, budget, seed), top1 in uniform.items()
+            if (metric, budget) == (cell.metric, cell.budget) and top1 is not None
+        }
+        rows.append(Row(cell, tuple(sorted(group, key=lambda r: r.cell.seed)), reference))
+    return Comparison(records[0].cell, hardware(records[0]), tuple(sorted(rows, key=_row_order)))
+
+
+def _row_order(row: Row) -> tuple[str, bool, float, float, str]:
+    """Ratios before counts, larger budgets first, then the better method."""
+    top1 = row.mean(lambda record: record.top1.finetuned)
+    budget = row.cell.budget
+    return (
+        row.cell.metric,
+        isinstance(budget, int),
+        -budget,
+        -top1.mean if top1 else math.inf,
+        row.method,
+    )
+
+
+def _epochs(schedule: Schedule) -> str:
+    return "1 epoch" if schedule.epochs == 1 else f"{schedule.epochs} epochs"
+
+
+def _where(record: Record) -> str:
+    environment = record.environment
+    if not record.latency:
+        return f"Run on {hardware(record)}."
+    measured = record.latency[0]
+    threads = f"{measured.threads} thread{'s' if measured.threads > 1 else ''}"
+    return (
+        f"Latency on {hardware(record)}, {threads}, {measured.dtype}, "
+        f"{measured.memory_format}, {environment.workers} cells side by side; "
+        "speed-up is the parent's time over the pruned network's, median of paired rounds."
+    )
+
+
+def share(record: Record, metric: str) -> float | None:
+    """Keep ratio of a record's MACs or parameters."""
+    if record.size is None:
+        return None
+    kept, full = (
+        (record.size.macs, record.size.full_macs)
+        if metric == "macs"
+        else (record.size.params, record.size.full_params)
+    )
+    return None if kept is None else kept / full
+
+
+def speedup(record: Record, smallest: bool) -> float | None:
+    """The parent's time over the pruned network's, at the smallest batch or the largest."""
+    measured = latency_at(record, smallest)
+    return 1 / measured.ratio.median if measured else None
+
+
+def control_speedup(record: Record, smallest: bool) -> float | None:
+    """The parent's time over its own, measured again in the same rounds."""
+    measured = latency_at(record, smallest)
+    return 1 / measured.control.median if measured else None
+
+
+def macs_ratio(record: Record) -> float | None:
+    """The parent's MACs over the pruned network's: the speed-up if time went with MACs."""
+    kept = share(record, "macs")
+    return 1 / kept if kept else None
+
+
+def realised(record: Record, smallest: bool) -> float | None:
+    """Share of the gain in MACs that became a gain in time; None where there is hardly any."""
+    theory, practice = macs_ratio(record), speedup(record, smallest)
+    return None if theory is None or practice is None else realised_share(practice, theory)
+
+
+def aligned(record: Record) -> float | None:
+    """Share of the channel groups whose width is a multiple of 8."""
+    return aligned_share([group.kept for group in record.groups]) if record.groups else None
+
+
+def spent_macs(record: Record, phases: Sequence[Phase]) -> float:
+    """Multiply-adds of some phases, forward and backward."""
+    return sum(record.spent[phase].macs for phase in phases if phase in record.spent)
+
+
+def spent_seconds(record: Record, phases: Sequence[Phase]) -> float:
+    """Wall-clock seconds of some phases."""
+    return sum(record.spent[phase].seconds for phase in phases if phase in record.spent)

@@ -1,0 +1,365 @@
+"""Two sets of records, cell by cell and seed by seed: what got worse by more than noise.
+
+A change to a program acts on a run as another seed does, even where it is meant to change nothing;
+so the noise of a difference is what two runs with different seeds would differ by. It is estimated
+for each task (network, data, budget) from three sources:
+
+- the spread over seeds in the base, pooled over the methods of the task, or a method's own if that
+  is larger, times the root of two;
+- where there is one seed, what the number of test images alone lets an accuracy vary; with few
+  seeds the two are averaged, this one counted like ten repetitions;
+- the spread of the differences themselves, by their median absolute deviation, if it is larger and
+  at least six methods and seeds were paired.
+
+Times take the spread of the parent timed against itself instead of the first two, and counts, which
+do not vary with the seed's luck, have only the third. A change is called worse if it is larger than
+its tolerance and its one-sided p-value is below the level after Holm's correction over everything
+tested: all cells, every method, every network, every row. What should be compared and cannot be,
+because a number is missing or not finite, fails the gate. Reads records and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from benchmarks.analysis.losses import (
+    CHECKS,
+    ENOUGH,
+    EXPECTED,
+    LOSSES,
+    WHY_NOT,
+    CannotJudge,
+    Check,
+    Pair,
+)
+from benchmarks.records.files import Loaded, current_records
+from benchmarks.records.record import Record
+
+__all__ = [
+    "TOLERANCES",
+    "Finding",
+    "MissingCells",
+    "Verdict",
+    "compare_sets",
+    "judge",
+    "pair_up",
+    "require_limits",
+]
+
+
+TOLERANCES: Mapping[Check, float] = {
+    "accuracy": 0.01,
+    "recalibrated": 0.05,
+    "macs": 0.03,
+    "cost": 0.10,
+    "latency": 0.10,
+    "config": 0.20,
+}
+"""Changes up to this size are never called worse: fractions of images, of the base, of channels."""
+
+SHARES: tuple[Check, ...] = ("accuracy", "recalibrated", "config")
+"""Checks whose changes are differences of shares, and so at most 1."""
+
+LEVEL = 0.001
+"""Chance of a false alarm of one check on an unchanged program."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one number in one group of cells.
+
+    Attributes:
+        check: which number.
+        group: which cells.
+        pairs: how many.
+        loss: mean change, positive if worse; the unit is that of the tolerance.
+        noise: standard error of the mean change of an unchanged program.
+        verdict: worse, better, or same within tolerance and noise.
+    """
+
+    check: Check
+    group: str
+    pairs: int
+    loss: float
+    noise: float
+    verdict: Literal["worse", "better", "same"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All that a comparison says.
+
+    Attributes:
+        findings: one for each check and group.
+        broken: cells that ended well in the base and do not any more, with the reason.
+        notes: what was left out, and why.
+        unjudged: what should have been compared and could not be, with the reason.
+    """
+
+    findings: tuple[Finding, ...]
+    broken: tuple[str, ...]
+    notes: tuple[str, ...]
+    unjudged: tuple[str, ...] = ()
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether anything got worse by more than noise."""
+        return bool(self.broken) or any(found.verdict == "worse" for found in self.findings)
+
+    @property
+    def fails(self) -> bool:
+        """Whether anything got worse, or could not be judged."""
+        return self.is_worse or bool(self.unjudged)
+
+
+class MissingCells(ValueError):
+    """Cells of the base are missing in the new set."""
+
+
+def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = False) -> list[Pair]:
+    """Pairs the records of two sets by cell, seed included.
+
+    Args:
+        base: what to compare with; cells that did not end well in it are left out.
+        new: what to judge; cells that only it has are left out.
+        partial: whether cells of the base may be missing.
+
+    Raises:
+        ValueError: if the sets share no cell.
+        MissingCells: if some of the base are missing.
+    """
+    old = {r.cell.key: r for r in current_records(list(base)) if r.status == "ok"}
+    now = {record.cell.key: record for record in current_records(list(new))}
+    if not old:
+        raise ValueError(
+            "the base has no record that ended well, so there is nothing to hold on to"
+        )
+    pairs = [Pair(record, now[key]) for key, record in old.items() if key in now]
+    if not pairs:
+        raise ValueError(f"the two sets share no cell; {_difference(old, now)}")
+    missing = [record for key, record in old.items() if key not in now]
+    if missing and not partial:
+        raise MissingCells(
+            f"{len(missing)} of {len(old)} cells of the base are missing in the new set "
+            f"(the first: {missing[0].cell.label}; {_difference({'': missing[0]}, now)}); "
+            "run them, or compare what both have with --partial"
+        )
+    return pairs
+
+
+def compare_sets(
+    base: Loaded,
+    new: Loaded,
+    checks: Sequence[Check],
+    *,
+    tolerances: Mapping[Check, float] = TOLERANCES,
+    level: float = LEVEL,
+    partial: bool = False,
+) -> tuple[Verdict, int]:
+    """Judges two folders of records; what is missing or unreadable there cannot be judged.
+
+    Args:
+        base: what to compare with.
+        new: what to judge.
+        checks: which numbers.
+        tolerances: by check, see `TOLERANCES`.
+        level: chance of a false alarm for each check.
+        partial: whether cells of the base may be missing.
+
+    Returns:
+        The verdict, and how many cells were paired.
+
+    Raises:
+        ValueError: if the sets share no cell, or none of the numbers can be compared.
+    """
+    missing: list[str] = []
+    try:
+        pairs = pair_up(base.records, new.records, partial=partial)
+    except MissingCells as error:
+        missing.append(str(error))
+        pairs = pair_up(base.records, new.records, partial=True)
+    unread = [
+        f"a file of the {side}, {file}"
+        for side, loaded in (("base", base), ("new set", new))
+        for file in loaded.unread
+    ]
+    verdict = judge(pairs, checks, tolerances=tolerances, level=level)
+    return replace(verdict, unjudged=(*missing, *unread, *verdict.unjudged)), len(pairs)
+
+
+def judge(
+    pairs: Sequence[Pair],
+    checks: Sequence[Check] = CHECKS,
+    *,
+    tolerances: Mapping[Check, float] = TOLERANCES,
+    level: float = LEVEL,
+) -> Verdict:
+    """Compares every number in every group of cells.
+
+    Args:
+        pairs: of records.
+        checks: which numbers.
+        tolerances: by check, see `TOLERANCES`.
+        level: chance of a false alarm for each check.
+
+    Raises:
+        ValueError: if none of the numbers can be compared, or a tolerance or the level cannot be.
+    """
+    require_limits(tolerances, level)
+    broken = [_breakage(pair) for pair in pairs if pair.new.status != "ok"]
+    whole = [pair for pair in pairs if pair.new.status == "ok"]
+    findings, notes, unjudged = [], [], []
+    for check in checks:
+        known, losses, left_out = [], [], 0
+        for pair in whole:
+            try:
+                loss = _loss(check, pair)
+            except CannotJudge as error:
+                unjudged.append(f"{check} of {pair.base.cell.label}: {error}")
+                continue
+            if loss is None:
+                left_out += 1
+                continue
+            known.append(pair)
+            losses.append(loss)
+        if left_out:
+            what = "not compared" if left_out == len(whole) else f"{left_out} cells left out"
+            notes.append(f"{check}: {what}, {WHY_NOT[check]}")
+        if known:
+            findings += _test(check, known, losses, tolerances[check], level)
+    if not findings and not broken and not unjudged:
+        raise ValueError("nothing can be compared: " + "; ".join(notes))
+    return Verdict(tuple(findings), tuple(broken), tuple(notes), tuple(unjudged))
+
+
+def require_limits(tolerances: Mapping[Check, float], level: float = LEVEL) -> None:
+    """Refuses limits with which nothing could ever be worse.
+
+    Raises:
+        ValueError: naming the limit.
+    """
+    if not 0 < level <= 0.5:
+        raise ValueError(f"the level {level} is no chance of a false alarm; give one up to 0.5")
+    for check, size in tolerances.items():
+        most = 1.0 if check in SHARES else math.inf
+        if not 0 <= size < most:
+            unit = "below 1, as a fraction" if check in SHARES else "that is finite"
+            raise ValueError(
+                f"tolerance {check}={size:g}: give one of at least 0 {unit}, e.g. "
+                f"{check}={TOLERANCES[check]:g}"
+            )
+
+
+def _loss(check: Check, pair: Pair) -> float | None:
+    """The loss of a pair; None where neither side has what is compared.
+
+    Raises:
+        CannotJudge: if one side lacks it, or it is no number.
+    """
+    loss = LOSSES[check](pair)
+    if loss is not None and not math.isfinite(loss):
+        raise CannotJudge("the numbers are not finite")
+    return loss
+
+
+def _test(
+    check: Check, pairs: Sequence[Pair], losses: Sequence[float], tolerance: float, level: float
+) -> list[Finding]:
+    """Every group's mean change against its noise, Holm's correction over the groups."""
+    noises = _noises(check, pairs, losses)
+    tested = []
+    for group, members in _groups(pairs).items():
+        loss = statistics.fmean(losses[i] for i in members)
+        error = math.sqrt(sum(noises[i] ** 2 for i in members)) / len(members)
+        tested.append((_p_value(abs(loss), error), group, len(members), loss, error))
+    tested.sort()
+    findings, is_open = [], True
+    for rank, (p_value, group, count, loss, error) in enumerate(tested):
+        is_open = is_open and p_value <= level / (len(tested) - rank)
+        counts = is_open and abs(loss) > tolerance
+        # A configuration can only be another one; whether that is better, accuracy says.
+        verdict: Literal["worse", "better"] = "worse" if loss > 0 else "better"
+        findings.append(Finding(check, group, count, loss, error, verdict if counts else "same"))
+    order = list(_groups(pairs))
+    return sorted(findings, key=lambda found: order.index(found.group))
+
+
+def _groups(pairs: Sequence[Pair]) -> dict[str, list[int]]:
+    """Positions of the pairs of all cells, of every network, of every method and of every row."""
+    groups: dict[str, list[int]] = {"all cells": list(range(len(pairs)))}
+    named: Sequence[Callable[[Pair], str]] = (
+        lambda pair: pair.network,
+        lambda pair: pair.method,
+        lambda pair: f"{pair.method}, {pair.task}",
+    )
+    for name in named:
+        for index, pair in enumerate(pairs):
+            groups.setdefault(name(pair), []).append(index)
+    return groups
+
+
+def _p_value(loss: float, error: float) -> float:
+    """One-sided, of a normal distribution; without noise any change is certain."""
+    if error == 0:
+        return 0.0 if loss else 1.0
+    return 0.5 * math.erfc(loss / error / math.sqrt(2))
+
+
+def _noises(check: Check, pairs: Sequence[Pair], losses: Sequence[float]) -> list[float]:
+    """Standard deviation of each difference under no change, by task."""
+    tasks: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        tasks.setdefault(pair.task, []).append(index)
+    noises = [0.0] * len(pairs)
+    for members in tasks.values():
+        expect = EXPECTED.get(check)
+        expected = expect([pairs[i] for i in members]) if expect else [0.0] * len(members)
+        own = [losses[i] for i in members]
+        spread = 0.0
+        if len(own) >= ENOUGH:
+            centre = statistics.median(own)
+            spread = 1.4826 * statistics.median(abs(value - centre) for value in own)
+        for index, noise in zip(members, expected, strict=True):
+            noises[index] = max(noise, spread)
+    return noises
+
+
+def _breakage(pair: Pair) -> str:
+    return f"{pair.new.cell.label}: {pair.new.status}, {pair.new.reason}"
+
+
+def _difference(old: Mapping[str, Record], new: Mapping[str, Record]) -> str:
+    """In which settings two cells differ, of one label if there are such, in half a sentence."""
+    if not new:
+        return "the new set is empty"
+    cells = {record.cell.label: _flat(record) for record in new.values()}
+    alike = [record for record in old.values() if record.cell.label in cells]
+    first = next(iter(alike or old.values()))
+    before = _flat(first)
+    nearest = cells.get(first.cell.label) or next(iter(cells.values()))
+    changed = [
+        f"{name} ({before.get(name)} in the base, {nearest.get(name)} in the new set)"
+        for name in sorted(before.keys() | nearest.keys())
+        if before.get(name) != nearest.get(name)
+    ]
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return f"{first.cell.label} differs in {', '.join(changed[:3])}{more}"
+
+
+def _flat(record: Record) -> dict[str, str]:
+    """The settings of a cell, nested ones by dotted names."""
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: object) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                walk(f"{prefix}.{name}" if prefix else name, inner)
+        else:
+            flat[prefix] = str(value)
+
+    walk("", record.cell.model_dump(mode="json"))
+    return flat

@@ -1,0 +1,190 @@
+"""Figures from records, as PNG and PDF, one set for each device.
+
+A PNG carries a digest of what is plotted, so that a test can tell whether it is still what the
+records say without comparing pixels, which differ between releases of matplotlib. Reads records and
+published numbers and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.collections import Collection
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from PIL import Image
+
+from benchmarks.analysis.comparison import Comparison, compare
+from benchmarks.analysis.ranking import collect_rankings
+from benchmarks.analysis.standing import average_ranks
+from benchmarks.figures.accuracy import (
+    accuracy_against_cost,
+    accuracy_against_latency,
+    accuracy_against_macs,
+    accuracy_against_params,
+)
+from benchmarks.figures.rows import kept_widths, training_cost
+from benchmarks.figures.search import (
+    critical_difference,
+    proxy_against_accuracy,
+    search_traces,
+    traced,
+)
+from benchmarks.records.record import Record
+from benchmarks.records.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["TITLES", "digest_of", "draw_figures", "figures_of", "plotted"]
+
+DIGEST = "zoo-plotted"
+"""Name of the text in a PNG that holds the digest of what it plots."""
+
+TITLES: Mapping[str, str] = {
+    "accuracy_macs": "Accuracy against MACs",
+    "accuracy_params": "Accuracy against parameters",
+    "accuracy_latency": "Accuracy against latency",
+    "accuracy_cost": "Accuracy against total training cost",
+    "training_cost": "Training cost by phase",
+    "kept_widths": "Kept widths",
+    "proxy_accuracy": "Scores against accuracies of networks trained alone",
+    "search_traces": "Search traces",
+    "critical_difference": "Average ranks",
+}
+"""Figures in the order in which a reader meets them."""
+
+DPI = 160
+MOST_PIXELS = 30_000
+"""Of a side; above 65,536 nothing is drawn."""
+MOST_AREA = 80_000_000
+"""Pixels; above 89 millions Pillow takes an image for an attack."""
+
+LONGEST_SLUG = 120
+"""Characters of a device in the name of a file."""
+
+Draw = Callable[[], "Figure"]
+
+
+@contextlib.contextmanager
+def _odd_names_allowed() -> Iterator[None]:
+    """No warnings of letters that the font lacks, drawn as boxes, and of names without room."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        yield
+
+
+@_odd_names_allowed()
+def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
+    """Draws every figure that the records have numbers for, as PNG and PDF; returns the paths."""
+    paths = []
+    for name, draw in figures_of(records).items():
+        figure = draw()
+        dpi = _resolution(*figure.get_size_inches())
+        notes = {"png": {DIGEST: plotted(figure)}, "pdf": {"CreationDate": None}}
+        for suffix, metadata in notes.items():
+            path = folder / f"{name}.{suffix}"
+            with whole_file(path) as hidden:
+                figure.savefig(hidden, format=suffix, dpi=dpi, metadata=metadata)
+            paths.append(path)
+        plt.close(figure)
+    return paths
+
+
+def figures_of(records: Iterable[Record]) -> dict[str, Draw]:
+    """What can be drawn, by file name; figures of a second device have its name in theirs."""
+    devices: dict[str, list[Record]] = {}
+    for record in records:
+        name = f"{record.environment.processor(record.cell.device)} {record.runs_on}"
+        devices.setdefault(name, []).append(record)
+    found: dict[str, Draw] = {}
+    for device, slug in _slugs(devices).items():
+        suffix = f"-{slug}" if len(devices) > 1 else ""
+        found |= {name + suffix: draw for name, draw in _drawings(devices[device])}
+    return found
+
+
+def plotted(figure: Figure) -> str:
+    """A digest of all places, widths, shades and texts in a figure, not of how they look."""
+    parts: list[str] = []
+    for axis in figure.axes:
+        for artist in axis.get_children():
+            if isinstance(artist, Line2D):
+                parts += [_numbers(artist.get_xdata()), _numbers(artist.get_ydata())]
+            elif isinstance(artist, Rectangle):
+                parts.append(_numbers((*artist.get_xy(), artist.get_width(), artist.get_height())))
+            elif isinstance(artist, AxesImage):
+                parts.append(_numbers(artist.get_array()))
+            elif isinstance(artist, Collection):
+                parts += [_numbers(path.vertices) for path in artist.get_paths()]
+            elif isinstance(artist, Text):
+                parts.append(artist.get_text())
+        labels = (*axis.get_xticklabels(), *axis.get_yticklabels())
+        parts += [axis.get_title(), axis.get_xlabel(), axis.get_ylabel()]
+        # Numbers on an axis follow from its data; names do not.
+        parts += [label.get_text() for label in labels if re.search("[a-z]", label.get_text())]
+    parts += [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def digest_of(path: Path) -> str | None:
+    """The digest that a PNG carries; None if it has none."""
+    with Image.open(path) as image:
+        found = image.info.get(DIGEST)
+    return found if isinstance(found, str) else None
+
+
+def _drawings(records: Sequence[Record]) -> Iterator[tuple[str, Draw]]:
+    comparisons = [c for c in compare(records) if any(row.ok for row in c.rows)]
+    of_comparisons: Mapping[str, Callable[[Sequence[Comparison]], Figure]] = {
+        "accuracy_macs": accuracy_against_macs,
+        "accuracy_params": accuracy_against_params,
+        "accuracy_latency": accuracy_against_latency,
+        "accuracy_cost": accuracy_against_cost,
+        "training_cost": training_cost,
+        "kept_widths": kept_widths,
+    }
+    shown = {"kept_widths": [c for c in comparisons if any(record.groups for record in c.ok)]}
+    for name, draw in of_comparisons.items():
+        if drawn := shown.get(name, comparisons):
+            yield name, functools.partial(draw, drawn)
+    rankings = [ranking for ranking in collect_rankings(records) if ranking.scorers]
+    if rankings:
+        yield "proxy_accuracy", lambda: proxy_against_accuracy(rankings)
+    if with_traces := list(traced(comparisons)):
+        yield "search_traces", lambda: search_traces(with_traces)
+    if standing := average_ranks(comparisons):
+        yield "critical_difference", lambda: critical_difference(standing)
+
+
+def _numbers(values: object) -> str:
+    """To six digits, so that the last bits of another machine's arithmetic do not count."""
+    array: np.ndarray = np.ma.filled(np.ma.asarray(values, dtype=float), np.nan).ravel()
+    return " ".join(f"{value:.6g}" for value in array + 0.0)
+
+
+def _resolution(width: float, height: float) -> float:
+    """Dots per inch: 160, fewer for a figure that would be too large to be drawn or shown."""
+    return min(DPI, MOST_PIXELS / max(width, height), math.sqrt(MOST_AREA / (width * height)))
+
+
+def _slugs(devices: Iterable[str]) -> dict[str, str]:
+    """Parts of file names for devices, which come in alphabetical order; no two are alike."""
+    slugs: dict[str, str] = {}
+    for device in sorted(devices):
+        slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")[:LONGEST_SLUG]
+        slugs[device] = f"{slug}-{len(slugs)}" if slug in slugs.values() else slug
+    return slugs

@@ -1,0 +1,248 @@
+"""Searches seen from inside: scores against accuracies, traces, and average ranks.
+
+Reads records and nothing else.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from pydantic import JsonValue
+
+from benchmarks.analysis.comparison import Comparison, Row
+from benchmarks.analysis.ranking import Ranking, Scorer, judge
+from benchmarks.analysis.standing import Standing
+from benchmarks.figures.style import legend_below, look, new_panels
+from benchmarks.records.bounds import numbers
+from benchmarks.records.plain import figure_text
+from benchmarks.records.record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["critical_difference", "proxy_against_accuracy", "search_traces", "traced"]
+
+LABEL_WIDTH = 36
+"""Characters of a method's name, settings and all, in a line."""
+
+DASHES = ("-", "--", ":", "-.")
+"""Of budgets, the largest first."""
+
+
+def proxy_against_accuracy(rankings: Sequence[Ranking]) -> Figure:
+    """A method's scores against training each configuration alone, a panel for each method."""
+    pairs = [(ranking, scorer) for ranking in rankings for scorer in _best_first(ranking)]
+    columns = 3 if len(pairs) <= 9 else 5
+    figure, axes = new_panels(len(pairs), 2.5, width=3.3, columns=columns)
+    for place, (axis, (ranking, scorer)) in enumerate(zip(axes, pairs, strict=True)):
+        _draw_scatter(axis, ranking, scorer)
+        if place % columns == 0:
+            axis.set_ylabel("Top-1 alone, %", fontsize=8)
+        if place + columns >= len(pairs):
+            axis.set_xlabel("Score, mean over seeds", fontsize=8)
+        if len(rankings) > 1:
+            title = figure_text(ranking.title.split(",")[0])
+            axis.set_title(f"{title}\n{axis.get_title()}", fontsize=8)
+    if len(rankings) == 1:
+        figure.suptitle(figure_text(rankings[0].title), fontsize=9)
+    return figure
+
+
+def search_traces(comparisons: Sequence[Comparison]) -> Figure:
+    """Best accuracy found so far over a search's evaluations, and losses of supernet training.
+
+    Of the variants of a method the plain one is shown, of its seeds the first.
+    """
+    kinds = ((_draw_best, _evaluations), (_draw_losses, _losses))
+    panels = [
+        (comparison, draw)
+        for comparison in comparisons
+        for draw, numbers in kinds
+        if any(numbers(row.ok[0]) for row in _plain(comparison))
+    ]
+    figure, axes = new_panels(len(panels))
+    methods: dict[str, str] = {}
+    for axis, (comparison, draw) in zip(axes, panels, strict=True):
+        methods |= {name: name for name in draw(axis, comparison)}
+        title = figure_text(comparison.title)
+        axis.set_title(f"{title}, seed {_first_seed(comparison)}", fontsize=10)
+        axis.grid(alpha=0.3)
+    budgets = sorted({row.cell.budget for c in comparisons for row in c.rows}, reverse=True)
+    lines = [
+        Line2D([], [], color="black", ls=dash, label=f"budget {budget:g}")
+        for budget, dash in zip(budgets, DASHES, strict=False)
+    ]
+    legend_below(figure, methods, lines)
+    return figure
+
+
+def traced(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
+    """The comparisons in which a search left a trace to draw."""
+    for comparison in comparisons:
+        records = [row.ok[0] for row in _plain(comparison)]
+        if any(_evaluations(record) or _losses(record) for record in records):
+            yield comparison
+
+
+def _draw_best(axis: Axes, comparison: Comparison) -> list[str]:
+    """A line for each method and budget; the methods that have one."""
+    rows = [row for row in _plain(comparison) if _evaluations(row.ok[0])]
+    budgets = sorted({row.cell.budget for row in comparison.rows}, reverse=True)
+    for row in rows:
+        colour, marker = look(row.cell.method)
+        dash = DASHES[budgets.index(row.cell.budget) % len(DASHES)]
+        best = [100 * top1 for top1 in accumulate(_evaluations(row.ok[0]), max)]
+        axis.plot(
+            range(1, len(best) + 1), best, dash, color=colour, marker=marker, ms=4, lw=1.1,
+            markevery=max(1, len(best) // 12),
+        )  # fmt: skip
+    axis.set(xlabel="Evaluations", ylabel="Best top-1 on search images so far, %")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return [row.cell.method for row in rows]
+
+
+def _draw_losses(axis: Axes, comparison: Comparison) -> list[str]:
+    """A line for each supernet, which serves every budget; the methods that have one."""
+    supernets = {row.cell.method: _losses(row.ok[0]) for row in reversed(_plain(comparison))
+                 if _losses(row.ok[0])}  # fmt: skip
+    for method, losses in supernets.items():
+        colour, marker = look(method)
+        progress, means = _smooth(losses)
+        axis.plot(progress, means, color=colour, marker=marker, ms=4, lw=1.1,
+                  markevery=max(1, len(means) // 10))  # fmt: skip
+    axis.set(xlabel="Share of the supernet's training, %", ylabel="Loss, running mean")
+    return list(supernets)
+
+
+def _plain(comparison: Comparison) -> list[Row]:
+    """The rows of each method's plain variant, the one with the shortest name, that ran."""
+    plain: dict[str, str] = {}
+    for row in comparison.rows:
+        known = plain.get(row.cell.method, row.method)
+        plain[row.cell.method] = min(known, row.method, key=len)
+    return [row for row in comparison.rows if row.ok and row.method == plain[row.cell.method]]
+
+
+def critical_difference(standing: Standing) -> Figure:
+    """Average ranks on a line; a bar joins methods that do not differ significantly."""
+    count, average = len(standing.methods), standing.average
+    labels = [textwrap.fill(figure_text(method), LABEL_WIDTH) for method in standing.methods]
+    step = 0.4 * max(1.0, 0.65 * max(1 + label.count("\n") for label in labels))
+    half = -(-count // 2)
+    cliques = standing.cliques
+    figure, axis = plt.subplots(
+        figsize=(8.4, 1.5 + 0.6 * step * half + 0.13 * len(cliques)), layout="constrained"
+    )
+    first = 0.35 + 0.22 * len(cliques)
+    axis.set(xlim=(1 - 0.36 * count, count * 1.36), ylim=(first + 1.05 * step * half, -1.5))
+    axis.axis("off")
+    axis.plot([1, count], [0, 0], color="black", lw=1)
+    for rank in range(1, count + 1):
+        axis.plot([rank, rank], [-0.12, 0], color="black", lw=1)
+        axis.text(rank, -0.2, str(rank), ha="center", va="bottom", fontsize=8)
+    for place, (start, end) in enumerate(cliques):
+        height = 0.22 * (place + 1)
+        axis.plot([average[start] - 0.05, average[end] + 0.05], [height] * 2, color="black", lw=3)
+    for place, label in enumerate(labels):
+        is_left = place < half
+        height = first + step * (place if is_left else count - 1 - place)
+        _draw_rank(axis, standing, place, label, height, is_left=is_left)
+    _draw_scale(axis, standing)
+    return figure
+
+
+def _draw_rank(
+    axis: Axes, standing: Standing, place: int, label: str, height: float, *, is_left: bool
+) -> None:
+    """A line from an average rank to its method's name: the better half left, the rest right."""
+    rank, count = standing.average[place], len(standing.methods)
+    end = 1 - 0.04 * count if is_left else count * 1.04
+    colour, marker = look(standing.names[place])
+    axis.plot([rank, rank, end], [0, height, height], color=colour, lw=1)
+    axis.plot([rank], [0], color=colour, marker=marker, ms=6, ls="none", clip_on=False)
+    axis.text(
+        end + (-0.1 if is_left else 0.1), height, f"{label}  {rank:.2f}",
+        ha="right" if is_left else "left", va="center", fontsize=8, color=colour,
+    )  # fmt: skip
+
+
+def _draw_scale(axis: Axes, standing: Standing) -> None:
+    width, count = standing.critical_difference, len(standing.methods)
+    shown = min(width, count * 1.3)
+    axis.plot([1, 1 + shown], [-1.0, -1.0], color="black", lw=2, marker="|", ms=7)
+    p_value = standing.p_value
+    test = "" if p_value is None else f"; Friedman p = {p_value:.2g}"
+    axis.text(
+        1, -1.15, f"critical difference {width:.2f} (Nemenyi, 5 %) over "
+        f"{standing.tasks} tasks{test}", fontsize=8, va="bottom",
+    )  # fmt: skip
+
+
+def _best_first(ranking: Ranking) -> list[Scorer]:
+    taus = {
+        id(scorer): np.nan_to_num(judge(ranking, scorer).tau, nan=-2) for scorer in ranking.scorers
+    }
+    return sorted(ranking.scorers, key=lambda scorer: (-taus[id(scorer)], scorer.name))
+
+
+def _draw_scatter(axis: Axes, ranking: Ranking, scorer: Scorer) -> None:
+    """Means over seeds; bars are one standard deviation of the accuracies."""
+    found = judge(ranking, scorer)
+    truth = np.array(list(ranking.truth.values()))
+    scores = np.mean(list(scorer.scores.values()), axis=0)
+    spread = 100 * truth.std(axis=0, ddof=1) if len(truth) > 1 else None
+    colour, marker = look(scorer.records[0].cell.method)
+    axis.errorbar(
+        scores, 100 * ranking.mean_truth, yerr=spread, color=colour, marker=marker,
+        ms=5, mec="white", mew=0.5, ls="none", elinewidth=0.6,
+    )  # fmt: skip
+    seeds = "one seed" if len(scorer.records) == 1 else f"{len(scorer.records)} seeds"
+    axis.set_title(
+        f"{textwrap.fill(figure_text(scorer.name), LABEL_WIDTH)}\n"
+        f"tau {found.tau:.2f} [{found.low:.2f}, {found.high:.2f}], {seeds}",
+        fontsize=8,
+    )
+    axis.xaxis.get_offset_text().set_fontsize(7)
+    axis.tick_params(labelsize=7)
+    axis.locator_params(axis="x", nbins=4)
+    axis.grid(alpha=0.3)
+
+
+def _evaluations(record: Record) -> list[float]:
+    """Accuracies on the search images in the order in which a search saw them."""
+    found: list[JsonValue] = []
+    for row in record.trace:
+        for name in ("scores", "accuracies"):
+            values = row.get(name)
+            found += values if isinstance(values, list) else []
+        if row.get("step") == "sample":
+            found.append(row.get("top1"))
+    return numbers(found)
+
+
+def _losses(record: Record) -> list[float]:
+    """Losses of a supernet's training steps, in order; none if it was trained in another cell."""
+    for row in record.trace:
+        losses = row.get("losses")
+        if str(row.get("step")).startswith("train") and isinstance(losses, list):
+            return numbers(losses)
+    return []
+
+
+def _smooth(losses: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Progress in per cent, and the running mean over a tenth of the training."""
+    window = max(1, len(losses) // 10)
+    means = np.convolve(losses, np.ones(window) / window, mode="valid")
+    return np.linspace(100 * window / len(losses), 100, len(means)), means
+
+
+def _first_seed(comparison: Comparison) -> int:
+    return min(row.ok[0].cell.seed for row in comparison.rows if row.ok)

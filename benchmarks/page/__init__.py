@@ -1,0 +1,1 @@
+"""The HTML page, and marked blocks of Markdown pages."""

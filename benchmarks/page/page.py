@@ -1,0 +1,296 @@
+"""One page for readers: a table to sort and filter, figures, and every record behind a row.
+
+The page stands alone: styles, script and figures are inside, and its security policy forbids any
+request. What records say is text everywhere; jinja escapes it. Reads records and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from benchmarks.analysis.comparison import (
+    DECIDING,
+    Comparison,
+    Row,
+    aligned,
+    compare,
+    macs_ratio,
+    realised,
+    share,
+    speedup,
+    spent_macs,
+)
+from benchmarks.analysis.standing import average_ranks, stability
+from benchmarks.analysis.uncertainty import Estimate
+from benchmarks.figures.all_figures import TITLES
+from benchmarks.records.files import Unread, current_records
+from benchmarks.records.plain import visible
+from benchmarks.records.record import Record
+from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.tables import CONTROL, LEGEND
+from benchmarks.tables.unread import unread_lines
+
+__all__ = ["build_page", "write_page"]
+
+SHRINK = 0.7
+"""Size on the page over size in pixels, so that figures are sharp on fine screens."""
+
+PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""Names of records as they are written."""
+
+LARGE = ("config", "trace", "scores")
+"""Parts of a record that the page leaves to the file."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its heading, and the number or text of a row."""
+
+    heading: str
+    value: Callable[[Comparison, Row], Estimate | str | None]
+    pattern: str = ""
+    scale: float = 1.0
+    is_best: Callable[[Comparison, Row], bool] = lambda comparison, row: False
+    control: Callable[[Comparison], Estimate | None] = lambda comparison: None
+
+
+def write_page(
+    records: Iterable[Record],
+    path: Path,
+    *,
+    title: str,
+    figures: Iterable[Path],
+    unread: Sequence[Unread] = (),
+) -> Path:
+    """Writes the page; returns its path."""
+    write_whole(path, build_page(records, title=title, figures=figures, unread=unread))
+    return path
+
+
+def build_page(
+    records: Iterable[Record],
+    *,
+    title: str,
+    figures: Iterable[Path] = (),
+    unread: Sequence[Unread] = (),
+) -> str:
+    """The page as a text.
+
+    Args:
+        records: what to show.
+        title: its heading.
+        figures: files of the figures drawn from the same records; all but PNG are left out.
+        unread: files beside the records that are none.
+    """
+    shown = current_records(list(records))
+    comparisons = compare(shown)
+    rows = [_row(c, row) for c in comparisons for row in c.rows]
+    rows += [_control_row(c) for c in comparisons if c.ok]
+    ours = resources.files("benchmarks")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_seen
+    )
+    template = environment.from_string(ours.joinpath("page.html.j2").read_text("utf-8"))
+    return template.render(
+        title=title,
+        # Ours, not a record's: the only texts that are not escaped.
+        css=Markup(ours.joinpath("page.css").read_text("utf-8")),
+        js=Markup(ours.joinpath("page.js").read_text("utf-8")),
+        captions=[{"title": c.title, "text": c.caption} for c in comparisons],
+        choices=_choices(rows),
+        headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
+        rows=rows,
+        legend=LEGEND,
+        unread=unread_lines(unread),
+        ranks=_ranks(comparisons),
+        figures=[_figure(path) for path in figures if path.suffix == ".png"],
+        records=[_record(record) for record in sorted(shown, key=lambda record: record.id)],
+    )
+
+
+def _seen(value: object) -> object:
+    """What the template shows: of a text, signs that are not seen by their escapes."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "\n".join(map(visible, value.split("\n")))
+
+
+def _mean(
+    value: Callable[[Record], float | None],
+) -> Callable[[Comparison, Row], Estimate | None]:
+    return lambda comparison, row: row.mean(value)
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("Method", lambda c, row: c.label(row)),
+    Column("Budget", lambda c, row: Estimate((float(row.cell.budget),)), "g"),
+    Column("Of", lambda c, row: row.cell.metric),
+    Column(
+        "Top-1 %", _mean(lambda r: r.top1.finetuned), ".1f", 100,
+        lambda c, row: c.is_best(row),
+        lambda c: c.parent_top1,
+    ),
+    Column("To uniform", lambda c, row: row.gain, "+.1f", 100, lambda c, row: row.is_clear_gain),
+    Column("Seeds", lambda c, row: row.seeds),
+    Column("Network", lambda c, row: c.cell.model.name),
+    Column("Data", lambda c, row: c.cell.data.name),
+    Column("MACs %", _mean(lambda r: share(r, "macs")), ".1f", 100),
+    Column("Params %", _mean(lambda r: share(r, "params")), ".1f", 100),
+    Column("MACs ratio", _mean(macs_ratio), ".2f"),
+    Column("x8 %", _mean(aligned), ".0f", 100),
+    Column("Speed-up, smallest batch", _mean(lambda r: speedup(r, True)), ".2f",
+           control=lambda c: c.control(True)),
+    Column("Realised %", _mean(lambda r: realised(r, True)), ".0f", 100),
+    Column("Speed-up, largest batch", _mean(lambda r: speedup(r, False)), ".2f",
+           control=lambda c: c.control(False)),
+    Column("Realised %", _mean(lambda r: realised(r, False)), ".0f", 100),
+    Column("Search TMACs", _mean(lambda r: spent_macs(r, DECIDING)), ".3f", 1e-12),
+    Column("Fine-tune TMACs", _mean(lambda r: spent_macs(r, ["finetune"])), ".3f", 1e-12),
+    Column("Device", lambda c, row: c.hardware),
+)  # fmt: skip
+
+
+def _heading(column: Column) -> dict[str, str]:
+    return {"text": column.heading, "classes": _classes(column)}
+
+
+def _classes(column: Column, is_best: bool = False) -> str:
+    names = ["stays"] if column.heading == "Method" else []
+    return " ".join([*names, *([] if column.pattern else ["text"]), *(["best"] * is_best)])
+
+
+def _row(comparison: Comparison, row: Row) -> dict[str, Any]:  # Any: what the template reads
+    cells = [
+        _cell(column, column.value(comparison, row), column.is_best(comparison, row))
+        for column in COLUMNS
+    ]
+    links = [{"anchor": _anchor(record), "text": f"s{record.cell.seed}"} for record in row.records]
+    return {"cells": cells, "links": links, "is_control": False, "fields": _fields(
+        comparison, row.cell.method, f"{row.budget} {row.cell.metric}")}  # fmt: skip
+
+
+def _control_row(comparison: Comparison) -> dict[str, Any]:  # Any: as above
+    named = {"Method": CONTROL, "Network": comparison.cell.model.name,
+             "Data": comparison.cell.data.name, "Device": comparison.hardware}  # fmt: skip
+    cells = [
+        _cell(
+            column,
+            column.control(comparison) if column.pattern else named.get(column.heading, ""),
+        )
+        for column in COLUMNS
+    ]
+    fields = _fields(comparison, CONTROL, "")
+    return {"cells": cells, "links": [], "is_control": True, "fields": fields}
+
+
+def _fields(comparison: Comparison, method: str, budget: str) -> dict[str, str]:
+    """What the select boxes filter by."""
+    return {
+        "network": comparison.cell.model.name,
+        "data": comparison.cell.data.name,
+        "device": comparison.hardware,
+        "method": method,
+        "budget": budget,
+    }
+
+
+def _cell(
+    column: Column, found: Estimate | str | None, is_best: bool = False
+) -> dict[str, str | float | None]:
+    """Text, and the number to sort by: empty where it is not known, none for a text."""
+    classes = _classes(column, is_best)
+    if isinstance(found, str):
+        return {"text": found, "value": None, "classes": classes}
+    if found is None:
+        return {"text": "–", "value": "", "classes": classes}
+    is_main = column.heading in ("Top-1 %", "To uniform")
+    form = found.with_interval if is_main else found.shown
+    text = form(column.pattern, column.scale)
+    return {"text": text, "value": found.mean, "classes": classes}
+
+
+def _choices(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:  # Any: as above
+    """Values of each select box; boxes with one value are left out."""
+    names = ("network", "data", "budget", "method", "device")
+    found = {name: sorted({row["fields"][name] for row in rows} - {""}) for name in names}
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
+    lines = []
+    if standing := average_ranks(comparisons):
+        ranked = zip(standing.methods, standing.average, strict=True)
+        lines.append(
+            f"Average ranks over {standing.tasks} tasks: "
+            + ", ".join(f"{name} {rank:.2f}" for name, rank in ranked)
+            + f". Differences below {standing.critical_difference:.2f} are not significant "
+            "(Nemenyi, 5 %)."
+        )  # fmt: skip
+    lines += [
+        f"{pair.title}: the rankings at budgets {pair.budgets[0]} and {pair.budgets[1]} agree with "
+        f"Kendall's tau {pair.tau:.2f}, 95 % interval {pair.low:.2f} to {pair.high:.2f}."
+        for pair in stability(comparisons)
+    ]
+    return lines
+
+
+def _figure(path: Path) -> dict[str, Any]:  # Any: as above
+    kind, _, device = path.stem.partition("-")
+    with Image.open(path) as image:
+        width, height = image.size
+    return {
+        "name": path.stem,
+        "title": f"{TITLES[kind]}, {device}" if device else TITLES[kind],
+        "uri": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
+        "width": round(SHRINK * width),
+        "height": round(SHRINK * height),
+    }
+
+
+def _record(record: Record) -> dict[str, Any]:  # Any: as above
+    cell, environment = record.cell, record.environment
+    facts = {
+        "Method": cell.method,
+        "Settings": json.dumps(record.method_settings or cell.settings),
+        "Network and data": f"{cell.model.name} on {cell.data.name}",
+        "Budget": f"{cell.budget:g} of {cell.metric}",
+        "Seed": cell.seed,
+        "Status": record.status + (f": {record.reason}" if record.reason else ""),
+        "Suite": record.suite,
+        "Written": record.utc,
+        "Commit": f"{environment.commit or 'unknown'}{', changed' if environment.dirty else ''}",
+        "Environment": ", ".join(
+            f"{name} {value}"
+            for name, value in environment.model_dump(mode="json").items()
+            if value is not None and name not in ("commit", "dirty")
+        ),
+    }
+    text = record.model_dump(mode="json", exclude={*LARGE}, exclude_none=True)
+    return {
+        "anchor": _anchor(record),
+        "id": record.id,
+        "facts": facts,
+        "text": json.dumps(text, indent=1, ensure_ascii=False),
+        "file": f"records/{record.id}.json",
+        # Only what can be the name of a file is linked: no way out of the folder.
+        "href": f"records/{record.id}.json" if PLAIN_ID.fullmatch(record.id) else "",
+    }
+
+
+def _anchor(record: Record) -> str:
+    """Fit for an identifier whatever the record says; no two records share it."""
+    plain = "".join(c if c.isalnum() and c.isascii() else "-" for c in record.id)
+    digest = zlib.crc32(f"{record.id} {record.cell.key}".encode())
+    return f"r-{plain[:200]}-{digest:08x}"

@@ -1,0 +1,97 @@
+"""Renew the marked blocks of a Markdown page from records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.records.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from benchmarks.records.files import Loaded
+    from benchmarks.records.record import Record
+
+
+__all__ = ["loaded_records", "renew_blocks", "special_tables"]
+
+
+def special_tables(records: list[Record]) -> dict[str, Callable[[], str]]:
+    """Tables that answer one question, by name; empty where the records say nothing on it."""
+    from benchmarks.analysis.comparison import compare
+    from benchmarks.analysis.ranking import collect_rankings
+    from benchmarks.tables.ablation import ablation_table
+    from benchmarks.tables.ranking_table import ranking_table
+    from benchmarks.tables.standing_table import standing_table
+    from benchmarks.tables.supernets import reach_table, sharing_table, supernet_table
+
+    return {
+        "standing": lambda: standing_table(compare(records)),
+        "ablation": lambda: ablation_table(compare(records)),
+        "ranking": lambda: ranking_table(collect_rankings(records)),
+        "supernets": lambda: supernet_table(collect_rankings(records)),
+        "supernet-reach": lambda: reach_table(collect_rankings(records)),
+        "supernet-sharing": lambda: sharing_table(compare(records)),
+    }
+
+
+def renew_blocks(path: Path, results: Path) -> list[str]:
+    """Writes anew whatever blocks a text has markers for and the records have something to say on.
+
+    A page can so be made from the records of several folders, one after the other.
+
+    Returns:
+        The names of the blocks that were written.
+
+    Raises:
+        ValueError: if it has no markers.
+    """
+    from benchmarks.analysis.comparison import compare
+    from benchmarks.tables.cards import methods_table
+    from benchmarks.tables.marked_blocks import has_block, replace_block
+    from benchmarks.tables.tables import to_markdown, to_short_markdown, with_unread
+
+    records, unread = loaded_records(results)
+    blocks = {
+        "report": lambda: with_unread(to_short_markdown(compare(records)), unread),
+        "results": lambda: with_unread(to_markdown(compare(records)), unread),
+        **special_tables(records),
+        "pruners": methods_table,
+    }
+    text = path.read_text("utf-8")
+    names = [name for name in blocks if has_block(text, name)]
+    if not names:
+        raise ValueError(
+            f"{path} has no block to renew; put markers in: <!-- zoo NAME: begin --> and "
+            f"<!-- zoo NAME: end -->, NAME one of {', '.join(blocks)}"
+        )
+    written = {name: block for name in names if (block := blocks[name]())}
+    for name, block in written.items():
+        text = replace_block(text, block, name)
+    write_whole(path, text)
+    return list(written)
+
+
+def loaded_records(results: Path) -> Loaded:
+    """Records of a results folder, or of a folder of records, and the files there that are none.
+
+    Raises:
+        ValueError: if there is no record.
+        OSError: if the folder cannot be read.
+    """
+    from benchmarks.records.files import read_folder
+    from benchmarks.tables.unread import unread_lines
+
+    folder = results / "records" if (results / "records").is_dir() else results
+    if not folder.is_dir():
+        what = "it is no folder" if folder.exists() else "there is no such folder"
+        raise ValueError(
+            f"no records in {folder}: {what}; make some with: zoo run SUITE --results PATH"
+        )
+    loaded = read_folder(folder)
+    if not loaded.records:
+        why = "; ".join(unread_lines(loaded.unread)) or "it holds none"
+        raise ValueError(
+            f"no records in {folder}: {why}; make some with: zoo run SUITE --results PATH"
+        )
+    return loaded

@@ -1,0 +1,261 @@
+"""A cell: what a run is asked for, and the key that its settings give it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import reprlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from benchmarks.records.bounds import (
+    Name,
+    Options,
+)
+from benchmarks.records.runtime import (
+    Latency,
+)
+from benchmarks.records.strict import Many, Strict
+
+__all__ = [
+    "MOST_BUDGET",
+    "MOST_SEED",
+    "BudgetMetric",
+    "BudgetValue",
+    "Cell",
+    "Data",
+    "Model",
+    "Rules",
+    "Sample",
+    "Schedule",
+    "Start",
+    "as_ratio_or_count",
+]
+
+
+MOST_BUDGET = 10**15
+"""Multiply-adds, parameters or milliseconds; counts above are not exact in a float either."""
+
+
+MOST_SEED = 2**32 - 1
+
+
+Start = Literal["inherited", "scratch"]
+
+
+def as_ratio_or_count(value: object) -> object:
+    """A budget of at most 1 is a float keep ratio, a larger one an integer count if it is whole."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if not 0 < value <= MOST_BUDGET:  # nor is a NaN
+        raise ValueError(
+            f"budget {reprlib.repr(value)} is not positive and at most {MOST_BUDGET:.0e}; give a "
+            "keep ratio in (0, 1] or a count above 1"
+        )
+    return round(value) if value > 1 and value == round(value) else float(value)
+
+
+BudgetMetric = Literal["macs", "params", "latency", "latency_ms"]
+"""What a budget limits; of "latency" it is a keep ratio, of "latency_ms" milliseconds a pass."""
+
+
+BudgetValue = Annotated[float | int, BeforeValidator(as_ratio_or_count)]
+
+
+class Model(Strict):
+    """A timm model, the keyword arguments it is created with, and how much wider it is made.
+
+    The parent of a cell is the network with `width` times the channels: a keep ratio is a share of
+    that one's cost, so a wide parent asks for a budget in absolute numbers.
+    """
+
+    name: Name
+    args: Options = {}
+    width: float = Field(default=1.0, ge=1, le=8)
+
+    @property
+    def title(self) -> str:
+        """The name, with the width where it is not the model's own."""
+        return self.name if self.width == 1 else f"{self.name} x {self.width:g}"
+
+
+class Data(Strict):
+    """A data set and how much of it is used; null leaves the choice to the data set.
+
+    `digest` names the content of a set that is read from a folder, where its name does not tell it;
+    see `zoo.core.data.datasets.files_digest`. It is filled in when a run is planned.
+    """
+
+    name: Name
+    digest: str | None = Field(default=None, pattern="^[0-9a-f]{16}$")
+    image_size: int | None = Field(default=None, ge=8, le=100_000)
+    train_size: int | None = Field(default=None, ge=1, le=10**12)
+    search_size: int | None = Field(default=None, ge=1, le=10**12)
+    test_size: int | None = Field(default=None, ge=1, le=10**12)
+
+
+class Schedule(Strict):
+    """A training recipe; the fields and defaults are those of `zoo.core.training.train.Recipe`."""
+
+    epochs: int = Field(ge=0, le=1_000_000)
+    batch_size: int = Field(default=128, ge=1, le=10**9)
+    lr: float = Field(default=0.1, gt=0, le=1e6)
+    optimizer: Name = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1e6)
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    milestones: Many[Annotated[float, Field(ge=0, le=1e6)]] = (0.5, 0.75)
+    warmup_epochs: float = Field(default=0.0, ge=0, le=1e6)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    channels_last: bool = True
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    clip_grad: float | None = Field(default=None, gt=0, le=1e12)
+
+
+class Rules(Strict):
+    """Which widths are legal: a floor as keep ratio and a divisor."""
+
+    min_keep: float = Field(default=0.1, gt=0, le=1)
+    divisor: int = Field(default=1, ge=1, le=1_000_000)
+
+
+class Sample(Strict):
+    """Configurations inside a narrow band of cost, the same for every method and seed.
+
+    `low` and `high` are shares of the parent's cost. If `inner`, only channels inside blocks go and
+    the blocks' interfaces stay whole, since that is all that some methods can score.
+    """
+
+    count: int = Field(default=20, ge=2, le=1000)
+    low: float = Field(gt=0, le=1)
+    high: float = Field(gt=0, le=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    inner: bool = False
+
+    @model_validator(mode="after")
+    def order_the_band(self) -> Sample:
+        """Refuses a band that ends before it begins.
+
+        Raises:
+            ValueError: if `low` is above `high`.
+        """
+        if self.low > self.high:
+            raise ValueError(f"low, {self.low}, is above high, {self.high}")
+        return self
+
+
+class Cell(Strict):
+    """What is asked: one method at one budget on one trained network with one seed.
+
+    With a `sample` the cell is part of a ranking: a `member` of the sample is trained alone, by its
+    ordinal, and without a `member` the method scores the whole sample. `start` says which weights
+    the pruned network is trained from: those the method hands on, or newly drawn ones. With
+    `scratch` it is trained from newly drawn ones under that recipe, in place of fine-tuning, beside
+    cells that are fine-tuned.
+    """
+
+    protocol: int = Field(ge=1, le=1000)
+    model: Model
+    data: Data
+    method: Name
+    settings: Options = {}
+    metric: BudgetMetric = "macs"
+    budget: BudgetValue
+    seed: int = Field(ge=0, lt=2**63)
+    parent: Schedule
+    finetune: Schedule
+    rules: Rules = Rules()
+    recalibration_batches: int = Field(default=8, ge=1, le=1_000_000)
+    latency: Latency = Latency()
+    device: Name = "cpu"
+    start: Start = "inherited"
+    sample: Sample | None = None
+    member: int | None = Field(default=None, ge=0)
+    scratch: Schedule | None = None
+
+    @model_validator(mode="after")
+    def belong_to_the_sample(self) -> Cell:
+        """Refuses a member that its sample does not have.
+
+        Raises:
+            ValueError: naming it.
+        """
+        count = self.sample.count if self.sample else 0
+        if self.member is not None and self.member >= count:
+            raise ValueError(f"member {self.member} of a sample of {count} configurations")
+        return self
+
+    @property
+    def last_training(self) -> Schedule:
+        """The recipe of the network that is tested last."""
+        return self.scratch or self.finetune
+
+    @property
+    def is_redrawn(self) -> bool:
+        """Whether that network starts from newly drawn weights."""
+        return self.scratch is not None or self.start == "scratch"
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether the budget is one of latency, predicted at the first of the batches."""
+        return self.metric in ("latency", "latency_ms")
+
+    @property
+    def key(self) -> str:
+        """Eight hexadecimal digits that name this cell."""
+        return _digest(self.model_dump(mode="json", exclude_defaults=True))
+
+    @property
+    def parent_key(self) -> str:
+        """Names the trained parent: every cell with this key starts from the same weights."""
+        fields = {"protocol", "model", "data", "parent", "seed", "device"}
+        return _digest(self.model_dump(mode="json", exclude_defaults=True, include=fields))
+
+    @property
+    def parent_file(self) -> str:
+        """Name of the file that keeps the trained parent."""
+        return f"{self.model.name.replace('/', '_')}-{self.parent_key}.safetensors"
+
+    @property
+    def supernet_key(self) -> str:
+        """Names all that a supernet is trained from, beside its method's own settings."""
+        given = f"{self.parent_key} {self.finetune.batch_size} {self.rules!r} {self.metric}"
+        given += f" {self.latency!r}" if self.limits_latency else ""
+        return hashlib.sha256(given.encode()).hexdigest()[:8]
+
+    @property
+    def variant(self) -> str:
+        """Names the cell up to its seed: records that share it are repetitions of each other."""
+        return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"seed"}))
+
+    @property
+    def comparison(self) -> str:
+        """Names what is held equal: cells that share it differ in method, budget and seed only.
+
+        A method's networks may beside that be trained from scratch, and say so by name.
+        """
+        free = {"method", "settings", "budget", "metric", "seed", "scratch"}
+        return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude=free))
+
+    @property
+    def ranking(self) -> str:
+        """Names the sample and the parents: scores and trainings that share it belong together."""
+        held = {"protocol", "model", "data", "parent", "rules", "metric", "sample", "device"}
+        return _digest(self.model_dump(mode="json", exclude_defaults=True, include=held))
+
+    @property
+    def label(self) -> str:
+        """`method-model-data-budget-seed`, fit for a file name and a progress line."""
+        budget = f"{self.metric}{self.budget:g}"
+        model = self.model.title.replace(" ", "")
+        parts = [self.method, model, self.data.name, budget, f"s{self.seed}"]
+        if self.sample is not None:
+            parts.append("scores" if self.member is None else f"member{self.member}")
+        return "-".join(part.replace("/", "_") for part in parts)
+
+
+def _digest(settings: Mapping[str, Any]) -> str:  # Any: plain JSON
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

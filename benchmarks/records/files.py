@@ -1,0 +1,210 @@
+"""Records as files: written once, never edited, and read past what is none."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from benchmarks.records.plain import visible
+from benchmarks.records.record import SCHEMA, Record
+from benchmarks.records.strict import Strict, explain
+from benchmarks.records.whole_file import write_new
+
+__all__ = [
+    "MOST_BYTES",
+    "DamagedRecord",
+    "Identified",
+    "Loaded",
+    "Unread",
+    "current_records",
+    "load_record",
+    "load_records",
+    "read_bounded",
+    "read_folder",
+    "write_numbered",
+    "write_record",
+]
+
+
+MOST_BYTES = 256 * 2**20
+"""Of a record's file; published ones have a fifth of a megabyte."""
+
+
+Identified = TypeVar("Identified", bound=Strict)
+"""A model with a field `id`."""
+
+
+class DamagedRecord(ValueError):
+    """A record file that cannot be read back as it was written."""
+
+
+def write_record(folder: Path, record: Record) -> Record:
+    """Writes a record as a whole, under a name that did not exist, and returns it with its id.
+
+    A second attempt at the same cell on the same day gets `-2` after the hash.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    stem = f"{record.utc[:10].replace('-', '')}-{record.cell.label}-{record.cell.key}"
+    return write_numbered(folder, stem, record)
+
+
+def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
+    """Writes anything with an `id` as JSON under the first of `stem`, `stem-2`, ... that is free.
+
+    A kill at any moment leaves whole records only.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for attempt in itertools.count(1):
+        name = stem if attempt == 1 else f"{stem}-{attempt}"
+        named = record.model_copy(update={"id": name})
+        with contextlib.suppress(FileExistsError):
+            write_new(folder / f"{name}.json", named.model_dump_json(indent=1) + "\n")
+            return named
+    raise AssertionError("count() does not end")
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A file in a folder of records that is no record.
+
+    Attributes:
+        name: of the file.
+        reason: why, in a line.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{visible(self.name, 120)}: {visible(self.reason, 400)}"
+
+
+class Loaded(NamedTuple):
+    """What a folder holds: records in order of their ids, and files that could not be read."""
+
+    records: list[Record]
+    unread: list[Unread]
+
+
+def load_record(path: Path) -> Record:
+    """Reads one record.
+
+    Raises:
+        DamagedRecord: if it is not a file that holds a whole record of a schema version known here.
+        OSError: if it cannot be opened.
+    """
+    try:
+        return _parsed(path)
+    except _NoRecord as error:
+        raise DamagedRecord(f"{path} {error}") from error
+
+
+def load_records(folder: Path) -> list[Record]:
+    """All records of a folder in order of their ids; none if there is no such folder.
+
+    Raises:
+        DamagedRecord: naming the first file that cannot be read.
+    """
+    return [load_record(path) for path in _files(folder)]
+
+
+def read_folder(folder: Path) -> Loaded:
+    """All records of a folder, and the files that are none: those are left out and named.
+
+    Raises:
+        OSError: if the folder cannot be read.
+    """
+    loaded = Loaded([], [])
+    for path in _files(folder):
+        try:
+            loaded.records.append(_parsed(path))
+        except _NoRecord as error:
+            loaded.unread.append(Unread(path.name, str(error)))
+        except OSError as error:
+            loaded.unread.append(Unread(path.name, f"cannot be read: {error.strerror}"))
+    return loaded
+
+
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a regular file of a bearable size; never waits, as opening a FIFO would.
+
+    Raises:
+        DamagedRecord: if it is something else.
+        OSError: if it cannot be opened.
+    """
+    try:
+        return _content(path)
+    except _NoRecord as error:
+        raise DamagedRecord(f"{path} {error}") from error
+
+
+class _NoRecord(ValueError):
+    """Says what is wrong with a file, without its name."""
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.exists():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+
+
+def _parsed(path: Path) -> Record:
+    try:
+        record = Record.model_validate_json(_content(path))
+    except ValidationError as error:
+        raise _NoRecord(
+            f"is not a whole record ({explain(error)}); move it away and run the suite again"
+        ) from error
+    if record.schema_version > SCHEMA:
+        raise _NoRecord(
+            f"has schema version {record.schema_version}, this program reads up to "
+            f"{SCHEMA}; update the program"
+        )
+    return record
+
+
+def _content(path: Path) -> bytes:
+    with open(path, "rb", opener=_open_at_once) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise _NoRecord("is no file but a pipe or device; move it away")
+        if found.st_size > MOST_BYTES:
+            raise _NoRecord(
+                f"has {found.st_size:,} bytes, a record at most {MOST_BYTES:,}; move it away"
+            )
+        return file.read(MOST_BYTES)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Does not wait for somebody to write into a FIFO."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def current_records(records: Sequence[Record]) -> list[Record]:
+    """One record per cell: none that is superseded, an ok one if there is one, else the latest."""
+    replaced = {record.supersedes for record in records}
+    chosen: dict[str, Record] = {}
+    for record in records:
+        if record.id in replaced:
+            continue
+        best = chosen.get(record.cell.key)
+        if best is None or _rank(record) >= _rank(best):
+            chosen[record.cell.key] = record
+    return list(chosen.values())
+
+
+def _rank(record: Record) -> tuple[bool, str]:
+    return record.status == "ok", record.utc

@@ -1,0 +1,224 @@
+"""The schema of a run: a cell says what was asked, a record what came of it.
+
+A cell is one method on one network, data set, budget and seed. Its hash is taken over the canonical
+settings with defaults left out, so a new setting with a neutral default keeps old records
+reachable. A record is written once, as a whole, and never edited; a correction is a new record that
+names the one it supersedes. What was not measured is null. Fractions are fractions and one
+multiply-add is one MAC; per cent appear only in tables.
+
+This module imports neither torch nor zoo, so that tables and figures can be drawn anywhere.
+"""
+
+from typing import Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from benchmarks.records.bounds import (
+    Brief,
+    Bytes,
+    Count,
+    Finite,
+    Options,
+    Seconds,
+    Share,
+    Sized,
+    Text,
+)
+from benchmarks.records.cell import Cell
+from benchmarks.records.plain import visible
+from benchmarks.records.runtime import (
+    Environment,
+    Footprint,
+    Measured,
+    PredictedLatency,
+    Side,
+    Way,
+    fingerprint,
+)
+from benchmarks.records.strict import Many, Strict
+
+__all__ = ["PHASES", "Group", "Phase", "PhaseCost", "Record", "Size", "Status", "Top1"]
+
+SCHEMA = 1
+"""Version of the fields below; raised when a field changes its meaning."""
+
+TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
+"""Of a time as records hold it, in the order of time."""
+
+
+Status = Literal["ok", "infeasible", "failed", "cancelled"]
+Phase = Literal["baseline", "scoring", "supernet", "search", "finetune"]
+PHASES: tuple[Phase, ...] = ("baseline", "scoring", "supernet", "search", "finetune")
+
+
+class PhaseCost(Strict):
+    """What one phase spent; null where the device cannot tell."""
+
+    images: Count = 0
+    macs_forward: Count = 0
+    macs_backward: Count = 0
+    seconds: Seconds = 0.0
+    peak_bytes: Bytes | None = None
+
+    @property
+    def macs(self) -> int:
+        """Forward and backward together."""
+        return self.macs_forward + self.macs_backward
+
+
+class Size(Strict):
+    """Exact cost of the parent, the limit that the budget set, and what was reached.
+
+    The limit is in MACs, parameters or, for a budget of latency, nanoseconds.
+    """
+
+    full_macs: Sized
+    full_params: Sized
+    limit: Count
+    macs: Sized | None = None
+    params: Sized | None = None
+
+    @model_validator(mode="after")
+    def refuse_growth(self) -> "Size":
+        """Refuses a pruned network that is larger than its parent.
+
+        Raises:
+            ValueError: naming both numbers.
+        """
+        for name, kept, full in (
+            ("MACs", self.macs, self.full_macs),
+            ("parameters", self.params, self.full_params),
+        ):
+            if kept is not None and kept > full:
+                raise ValueError(f"{kept} {name} are kept of {full}")
+        return self
+
+
+class Top1(Strict):
+    """Test accuracy as fractions: of the parent, after surgery, recalibrated, fine-tuned."""
+
+    parent: Share | None = None
+    pruned: Share | None = None
+    recalibrated: Share | None = None
+    finetuned: Share | None = None
+
+
+class Group(Strict):
+    """A channel group: its full size and how many channels were kept."""
+
+    name: Brief
+    size: int = Field(ge=1, le=10**7)
+    kept: int = Field(ge=1)
+    stage: int | None = Field(default=None, ge=0, le=1_000_000)
+
+    @model_validator(mode="after")
+    def refuse_growth(self) -> "Group":
+        """Refuses more kept channels than there are.
+
+        Raises:
+            ValueError: naming both numbers.
+        """
+        if self.kept > self.size:
+            raise ValueError(f"{self.kept} channels are kept of {self.size}")
+        return self
+
+
+class Record(Strict):
+    """What came of a cell.
+
+    `latency` is the main way of running at every batch, `further_latency` the other ways of the
+    settings, `left_out` those that could not be measured and why. Times of records with different
+    fingerprints are never put into one figure; see `runs_on` for records older than the field.
+    """
+
+    id: Brief
+    schema_version: int = Field(default=SCHEMA, ge=1, le=1_000_000)
+    utc: str = Field(pattern=TIME, max_length=40)
+    suite: Brief
+    cell: Cell
+    status: Status
+    reason: Text | None = None
+    supersedes: Brief | None = None
+    method_settings: Options = {}
+    images: dict[Literal["train", "search", "test"], Count] = {}
+    size: Size | None = None
+    top1: Top1 = Top1()
+    spent: dict[Phase, PhaseCost] = {}
+    seconds: Seconds | None = None
+    latency: Many[Measured] = Field(default=(), max_length=1000)
+    predicted_latency: PredictedLatency | None = None
+    further_latency: Many[Measured] = Field(default=(), max_length=1000)
+    left_out: dict[Way, Text] = {}
+    footprint: dict[Side, Footprint] = {}
+    groups: Many[Group] = Field(default=(), max_length=2000)
+    config: dict[str, JsonValue] | None = None
+    trace: Many[dict[str, JsonValue]] = ()
+    scores: Many[Finite] = ()
+    environment: Environment
+    fingerprint: Brief | None = None
+
+    @model_validator(mode="after")
+    def require_a_reason(self) -> "Record":
+        """Every status but ok carries a reason.
+
+        Raises:
+            ValueError: if it is missing.
+        """
+        if self.status != "ok" and not self.reason:
+            raise ValueError(f"a record with status {self.status} needs a reason")
+        return self
+
+    @model_validator(mode="after")
+    def replace_another(self) -> "Record":
+        """Refuses a record that supersedes itself: it would count nowhere.
+
+        Raises:
+            ValueError: naming it.
+        """
+        if self.id and self.supersedes == self.id:
+            raise ValueError("supersedes names the record itself")
+        return self
+
+    @model_validator(mode="after")
+    def score_the_whole_sample(self) -> "Record":
+        """Refuses scores that are not one for each configuration of the sample.
+
+        Raises:
+            ValueError: naming both numbers.
+        """
+        sample, scores = self.cell.sample, len(self.scores)
+        is_scored = self.status == "ok" and sample is not None and self.cell.member is None
+        if is_scored and sample is not None and scores != sample.count:
+            raise ValueError(f"{scores} scores for {sample.count} configurations")
+        return self
+
+    @model_validator(mode="after")
+    def keep_channels_that_there_are(self) -> "Record":
+        """Refuses a configuration that says otherwise than the groups.
+
+        Raises:
+            ValueError: naming the group.
+        """
+        for group in self.groups if self.config else ():
+            kept = (self.config or {}).get(group.name)
+            if kept is not None and not _fits(kept, group):
+                raise ValueError(
+                    f"config: {visible(group.name, 60)!r} does not hold {group.kept} different "
+                    f"channels of {group.size}"
+                )
+        return self
+
+    @property
+    def runs_on(self) -> str:
+        """The device fingerprint, made up from what is known where a record does not hold it."""
+        return self.fingerprint or fingerprint(
+            self.environment, self.cell.device, self.cell.latency.threads
+        )
+
+
+def _fits(kept: JsonValue, group: Group) -> bool:
+    """Whether a list holds as many different channels of a group as it keeps."""
+    if not isinstance(kept, list) or len(kept) != group.kept:
+        return False
+    channels = [c for c in kept if isinstance(c, int) and 0 <= c < group.size]
+    return len({*channels}) == group.kept

@@ -1,0 +1,68 @@
+"""Settings read from files: typed without coercion, unknown keys refused, errors in a line."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Strict as Typed
+
+from benchmarks.records.plain import visible
+
+__all__ = ["Many", "Strict", "explain", "suggest"]
+
+T = TypeVar("T")
+Many = Annotated[tuple[T, ...], Typed(False)]
+"""A tuple that also takes the list that JSON and TOML give; its items are not coerced."""
+
+MOST_ERRORS = 5
+"""Of one text that are told."""
+LONGEST_KEY = 60
+"""Characters of a key that are told."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The nearest known names as half a sentence, or the first few when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + ", ".join(near) + "?"
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"known: {shown}"
+
+
+def explain(error: ValidationError) -> str:
+    """One short line for what pydantic found wrong, each with its place."""
+    parts = []
+    errors = error.errors(include_url=False, include_context=False)
+    inner = {found["loc"][:depth] for found in errors for depth in range(len(found["loc"]))}
+    for found in errors:
+        if found["loc"] and found["loc"] in inner:
+            continue  # the item inside is named already
+        place = ".".join(visible(str(step), LONGEST_KEY) for step in found["loc"])
+        message = visible(found["msg"].removeprefix("Value error, "), 500)
+        parts.append(f"{place}: {message}" if place else message)
+    more = [f"and {len(parts) - MOST_ERRORS} more"] if len(parts) > MOST_ERRORS else []
+    return "; ".join([*parts[:MOST_ERRORS], *more])
+
+
+class Strict(BaseModel):
+    """Frozen, typed without coercion, every number finite; unknown keys refused by the nearest."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unknown_keys(cls, given: Any) -> Any:  # Any: pydantic hands over raw input
+        """Refuses keys that are no field.
+
+        Raises:
+            ValueError: with the nearest field names.
+        """
+        if not isinstance(given, Mapping):
+            return given
+        for key in given:
+            if key not in cls.model_fields:
+                name = visible(str(key), LONGEST_KEY)
+                raise ValueError(f"unknown key {name!r}; {suggest(name, cls.model_fields)}")
+        return given

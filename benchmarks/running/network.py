@@ -1,0 +1,76 @@
+"""The network of a cell before its training."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import timm
+import torch
+from torch import nn
+
+from benchmarks.records.cell import Cell, Model
+from benchmarks.records.strict import suggest
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.datasets import Outline, Splits, check_classes
+from zoo.core.networks import cifar_resnet  # noqa: F401  (registers its networks with timm)
+from zoo.core.networks.model_args import check_model_args, check_model_name
+from zoo.core.networks.widen import widen
+
+__all__ = ["checked", "seeded", "unloaded", "untrained"]
+
+
+def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
+    """The parent of a cell as timm makes it, widened where the cell says so.
+
+    Raises:
+        ValueError: if there is no such model, or its head does not fit the data.
+        UnsupportedModel: if it cannot be widened.
+    """
+    name, args = cell.model.name, checked(cell.model)
+    head = args.setdefault("num_classes", splits.num_classes)
+    check_classes(cell.data.name, splits.num_classes, cast(int, head))
+    args.setdefault("in_chans", splits.input_size[0])
+    with seeded(cell):
+        model: nn.Module = timm.create_model(name, **args)
+    if cell.model.width > 1:
+        space = ChannelSpace.trace(model, splits.input_size)
+        model = widen(model, space, cell.model.width, seed=cell.seed)
+    return model.to(cell.device)
+
+
+def checked(model: Model) -> dict[str, Any]:
+    """The arguments that timm makes a model with, known to do nothing but that.
+
+    Published weights may be asked for, by `pretrained = true` alone: which and from where is timm's
+    choice.
+
+    Raises:
+        ValueError: if there is no such model, or for an argument that could load anything.
+    """
+    where = f"model {model.name!r}"
+    if not timm.is_model(model.name):
+        raise ValueError(f"unknown model {model.name!r}; {suggest(model.name, timm.list_models())}")
+    check_model_name(model.name, where)
+    args = dict(model.args)
+    is_pretrained = args.pop("pretrained", False)
+    if not isinstance(is_pretrained, bool):
+        raise ValueError(f"{where}: 'pretrained' is {is_pretrained!r}; it must be true or false")
+    if "features_only" in args:
+        raise ValueError(f"{where}: 'features_only' makes no classifier; remove it")
+    return {**check_model_args(args, where), "pretrained": is_pretrained}
+
+
+def unloaded(cell: Cell) -> Cell:
+    """The cell on the CPU and without published weights: nothing is fetched to count."""
+    args = {name: value for name, value in cell.model.args.items() if name != "pretrained"}
+    model = cell.model.model_copy(update={"args": args})
+    return cell.model_copy(update={"model": model, "device": "cpu"})
+
+
+@contextlib.contextmanager
+def seeded(cell: Cell) -> Iterator[None]:
+    """Weight initialisation and dropout draw from torch's global generator: lent and put back."""
+    devices = [torch.device(cell.device)] if cell.device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(cell.seed)
+        yield

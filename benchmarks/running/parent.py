@@ -1,0 +1,154 @@
+"""The trained parent of a cell, from the cache if it was trained before."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from benchmarks.records.cell import Cell, Data, Schedule
+from benchmarks.records.record import PhaseCost
+from benchmarks.running.network import seeded, untrained
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.batches import Batches
+from zoo.core.data.datasets import Splits, load_splits
+from zoo.core.meter import Meter
+from zoo.core.preflight import check_batch
+from zoo.core.sealed import read_tensors, set_aside, write_tensors
+from zoo.core.training.train import Recipe, train
+
+__all__ = [
+    "Parent",
+    "Places",
+    "laid_out",
+    "look_ahead",
+    "parent_for",
+    "recipe_of",
+    "splits_of",
+    "train_batches",
+]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders of a run; they are no part of a record.
+
+    Attributes:
+        cache: where trained parents are kept.
+        data: where data sets that need files lie, or None.
+        is_download_allowed: whether data sets that can be fetched may be.
+    """
+
+    cache: Path
+    data: Path | None = None
+    is_download_allowed: bool = False
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A trained network and what its training cost."""
+
+    model: nn.Module
+    cost: PhaseCost
+
+
+def parent_for(cell: Cell, places: Places) -> Parent:
+    """The trained parent of a cell, from the cache if it was trained before.
+
+    Raises:
+        ValueError: if the model or data set does not exist or they do not match.
+        Diverged: if its loss is not finite.
+    """
+    splits = splits_of(cell.data, cell.seed, places)
+    model = untrained(cell, splits)
+    path = places.cache / cell.parent_file
+    cost = _load_parent(path, model)
+    if cost is None:
+        look_ahead(cell, cell.parent, model, splits)
+        cost = _train_parent(cell, model, splits)
+        _save_parent(path, model, cost)
+    return Parent(laid_out(model, cell.parent).eval(), cost)
+
+
+@functools.lru_cache(maxsize=2)
+def splits_of(data: Data, seed: int, places: Places) -> Splits:
+    """The splits of a data set; cached, since neighbouring cells of a process share them."""
+    sizes = data.model_dump(exclude={"name", "digest"})
+    return load_splits(
+        data.name, path=places.data, seed=seed, download=places.is_download_allowed, **sizes
+    )
+
+
+def look_ahead(cell: Cell, schedule: Schedule, model: nn.Module, splits: Splits) -> None:
+    """Refuse a network that its first training batch does not go through, before any work.
+
+    Raises:
+        ValueError: with what was expected.
+    """
+    batch = next(train_batches(cell, schedule, splits).epoch(0))
+    check_batch(model, batch, f"{cell.data.name}'s training images")
+
+
+def _train_parent(cell: Cell, model: nn.Module, splits: Splits) -> PhaseCost:
+    if cell.parent.epochs == 0:
+        return PhaseCost()
+    meter = Meter(cell.device)
+    macs = CostModel(ChannelSpace.trace(model, splits.input_size)).full_macs
+    batches = train_batches(cell, cell.parent, splits)
+    with meter.phase("baseline"), seeded(cell):
+        train(model, batches, recipe_of(cell.parent), meter=meter, macs_per_image=macs)
+    return PhaseCost.model_validate(meter.spent["baseline"].to_json())
+
+
+def _save_parent(path: Path, model: nn.Module, cost: PhaseCost) -> None:
+    write_tensors(path, model.state_dict(), {"cost": cost.model_dump_json()})
+
+
+def _load_parent(path: Path, model: nn.Module) -> PhaseCost | None:
+    """Fills a network and says what its training cost; None, and nothing filled, if no file can."""
+    found = read_tensors(path)
+    if found is None:
+        return None
+    tensors, facts = found
+    if _forms(tensors) != _forms(model.state_dict()):  # timm's network may change with its release
+        set_aside(path, "its tensors are not those of the network")
+        return None
+    try:
+        cost = PhaseCost.model_validate_json(facts.get("cost", ""))
+    except ValidationError:
+        set_aside(path, "it does not say what its training cost")
+        return None
+    model.load_state_dict(tensors)
+    return cost
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def train_batches(cell: Cell, schedule: Schedule, splits: Splits) -> Batches:
+    return Batches(
+        splits.train,
+        schedule.batch_size,
+        seed=cell.seed,
+        shuffle=True,
+        drop_last=True,
+        device=cell.device,
+    )
+
+
+def recipe_of(schedule: Schedule) -> Recipe:
+    return Recipe(**schedule.model_dump())
+
+
+def laid_out(model: nn.Module, schedule: Schedule) -> nn.Module:
+    """The network in the memory format of its recipe, which is faster, whatever it came from."""
+    if not schedule.channels_last:
+        return model
+    return model.to(memory_format=torch.channels_last)

@@ -1,0 +1,168 @@
+"""Which cells of a suite are left to do, and where they run."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.records.cell import Cell
+from benchmarks.records.files import Loaded, Unread, current_records, read_folder
+from benchmarks.records.record import Status
+from benchmarks.records.strict import suggest
+from benchmarks.running.precheck import check_suite, name_files
+from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
+
+if TYPE_CHECKING:
+    pass
+
+
+__all__ = ["SETTLED", "Job", "Plan", "plan_suite"]
+
+
+SETTLED: tuple[Status, ...] = ("ok", "infeasible")
+"""Cells with these outcomes are not run again."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a suite, and those of them that have no settled record yet.
+
+    Files among the records that are none settle nothing: their cells are run again.
+    """
+
+    suite: str
+    cells: tuple[Cell, ...]
+    missing: tuple[Cell, ...]
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def parents(self) -> dict[str, Cell]:
+        """One missing cell for every parent that is needed, by the parent's key."""
+        return {cell.parent_key: cell for cell in reversed(self.missing)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a run reads and writes, how many processes it takes, and until when it starts cells.
+
+    `until` is a time of `time.time()`; what is running then is finished.
+    """
+
+    results: Path
+    data: Path | None = None
+    is_download_allowed: bool = False
+    workers: int = 1
+    until: float = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing new is started any more."""
+        return time.time() >= self.until
+
+    @property
+    def records(self) -> Path:
+        """Folder of the records."""
+        return self.results / "records"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the trained parents, which can be deleted at any time."""
+        return self.results / ".cache" / "parents"
+
+
+def plan_suite(
+    name: str,
+    suite: Suite,
+    records: Path | None = None,
+    device: str = "cpu",
+    data: Path | None = None,
+) -> Plan:
+    """Which cells a suite has and which of them are left to do; all, without a folder of records.
+
+    Args:
+        name: of the suite, to record.
+        suite: what to run.
+        records: folder of what has been run.
+        device: where it is to run.
+        data: folder of the sets that are read from files; cells are named after its content.
+
+    Raises:
+        ValueError: if the suite names a model, data set, method or setting that does not exist, or
+            a number that cannot work.
+        FileNotFoundError: if a folder is given that is no such data set.
+        OSError: if the folder of records cannot be read.
+    """
+    jobs, scorers = _jobs(suite), _scorers(suite)
+    check_suite(suite, len(jobs), len(scorers))
+    suite = name_files(suite, data)
+    cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
+    found = read_folder(records) if records else Loaded([], [])
+    settled = {
+        record.cell.key for record in current_records(found.records) if record.status in SETTLED
+    }
+    missing = tuple(cell for cell in cells if cell.key not in settled)
+    return Plan(name, tuple(cells), missing, tuple(found.unread))
+
+
+def _jobs(suite: Suite) -> list[Variant]:
+    """The methods and variants that a suite prunes with, their settings without defaults."""
+    from zoo.core.method.discovery import list_pruners
+
+    methods = list_pruners() if suite.methods == "all" else suite.methods
+    ranked = suite.ranking.scorers if suite.ranking else ()
+    known = {*methods, *(variant.method for variant in (*suite.variants, *ranked))}
+    for name in suite.settings:
+        if name not in known:
+            raise ValueError(
+                f"settings for {name!r}, which the suite does not run; {suggest(name, known)}"
+            )
+    wanted = (*(Variant(method=name) for name in methods), *suite.variants)
+    return _distinct([_without_defaults(variant, suite) for variant in wanted])
+
+
+def _scorers(suite: Suite) -> list[Variant]:
+    """What scores the sample of a suite's ranking: methods that can, and zero-cost proxies."""
+    from benchmarks.running.sample import PROXIES
+    from zoo.core.method.discovery import get_pruner, list_pruners
+
+    chosen = []
+    for variant in suite.ranking.scorers if suite.ranking else ():
+        if variant.method in PROXIES:
+            if variant.settings:
+                raise ValueError(f"the proxy {variant.method!r} has no settings")
+            chosen.append(variant)
+            continue
+        if variant.method in list_pruners() and not get_pruner(variant.method).can_score():
+            able = [name for name in list_pruners() if get_pruner(name).can_score()]
+            raise ValueError(
+                f"{variant.method!r} scores no configurations; "
+                f"those that do: {', '.join((*able, *PROXIES))}"
+            )
+        chosen.append(_without_defaults(variant, suite))
+    return _distinct(chosen)
+
+
+def _without_defaults(variant: Variant, suite: Suite) -> Variant:
+    """A variant with the suite's settings for its method, less those that change nothing."""
+    from zoo.core.method.discovery import create_pruner
+
+    given = {**suite.settings.get(variant.method, {}), **variant.settings}
+    pruner, default = create_pruner(variant.method, **given), create_pruner(variant.method)
+    differing = {
+        key: value for key, value in given.items() if getattr(pruner, key) != getattr(default, key)
+    }
+    return variant.model_copy(update={"settings": differing})
+
+
+def _distinct(variants: list[Variant]) -> list[Variant]:
+    """The same list, refused if two are alike: their records could not be told apart."""
+    for place, variant in enumerate(variants):
+        if variant in variants[:place]:
+            raise ValueError(
+                f"{variant.method!r} stands twice in the suite with the settings "
+                f"{variant.settings or 'of its defaults'}; take one out"
+            )
+    return variants

@@ -1,0 +1,294 @@
+"""What is known to be wrong with a suite before anything is trained, and is said then.
+
+A suite is first held against names, types and ranges (`check_suite`), which builds nothing. Then
+the networks that are left to run are made once, without weights, and see an empty batch
+(`check_cells`): what timm refuses, an image too small for a network, a budget above its cost, a
+batch above the training images.
+"""
+
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from benchmarks.records.cell import Cell, Data, Schedule
+from benchmarks.records.strict import suggest
+from benchmarks.running.suite import Suite
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from zoo.core.data.datasets import Outline
+
+__all__ = [
+    "MOST_CELLS",
+    "Sources",
+    "check_cells",
+    "check_data",
+    "check_suite",
+    "name_files",
+    "named",
+    "outlined",
+]
+
+
+class Sources(Protocol):
+    """Where the sets lie that are read from files; a job and the folders of a cell tell it."""
+
+    @property
+    def data(self) -> Path | None:
+        """Their folder, if one was given."""
+
+    @property
+    def is_download_allowed(self) -> bool:
+        """Whether sets that can be fetched may be."""
+
+
+MOST_CELLS = 100_000
+"""Of a suite; the largest that comes along has some hundreds."""
+
+
+def check_suite(suite: Suite, methods: int, scorers: int) -> None:
+    """Refuse names that do not exist, numbers that cannot work, and absurd counts of cells.
+
+    Args:
+        suite: what to run.
+        methods: how many methods and variants it prunes with.
+        scorers: how many score the sample of its ranking.
+
+    Raises:
+        ValueError: with the place in the suite, and the way out.
+    """
+    from benchmarks.running.network import checked
+    from zoo.core.data.datasets import list_datasets, outline
+    from zoo.core.settings import MOST
+
+    each = len(suite.budgets) * methods
+    if suite.ranking is not None:
+        each += scorers + suite.ranking.sample.count
+    parents = len(suite.models) * len(suite.datasets) * len(suite.seeds)
+    if parents * each > MOST_CELLS:
+        raise ValueError(
+            f"{parents * each:,} cells are asked for, {each:,} for each of {parents:,} networks, "
+            f"data sets and seeds; a suite has {MOST_CELLS:,} at most: take fewer seeds or budgets"
+        )
+    for model in suite.models:
+        checked(model)
+        for data in suite.datasets:
+            if data.name not in list_datasets():
+                raise ValueError(
+                    f"unknown dataset {data.name!r}; {suggest(data.name, list_datasets())}"
+                )
+            outline(**_sizes(suite.seen_by(model, data)))
+    given = suite.model_dump(exclude={"budgets", "seeds", "datasets"})
+    for place, number in _whole_numbers(given):
+        if number > MOST:
+            raise ValueError(
+                f"{place}: {reprlib.repr(number)} is above {MOST:,}; no run so long would end"
+            )
+    for place, schedule in _schedules(suite).items():
+        _check_recipe(place, schedule)
+
+
+def name_files(suite: Suite, path: Path | None) -> Suite:
+    """The suite with its data sets named after the content of their files.
+
+    Raises:
+        ValueError: if a folder is given and no data set is read from one, or if a digest that the
+            suite asks for is not that of the folder.
+        FileNotFoundError: if the folder holds no such data set.
+    """
+    check_data(suite.datasets, path)
+    datasets = tuple(named(data, path) for data in suite.datasets)
+    return suite.model_copy(update={"datasets": datasets})
+
+
+def check_data(datasets: Sequence[Data], path: Path | None) -> None:
+    """Refuse a folder that none of the data sets would be read from.
+
+    Raises:
+        ValueError: naming them.
+    """
+    from zoo.core.data.folders import is_from_files
+
+    if path is not None and not any(is_from_files(data.name) for data in datasets):
+        names = ", ".join(dict.fromkeys(data.name for data in datasets))
+        raise ValueError(
+            f"--data {path} would not be read: {names} is made in memory; add --dataset, such as "
+            "imagefolder, or leave --data out"
+        )
+
+
+def named(data: Data, path: Path | None) -> Data:
+    """A data set with the digest of its files, where it is read from a folder of images.
+
+    Raises:
+        ValueError: if it has another digest already.
+        FileNotFoundError: if the folder holds no such data set.
+    """
+    from zoo.core.data.folders import files_digest
+
+    found = None if path is None else files_digest(data.name, path)
+    if found is None:
+        return data
+    if data.digest not in (None, found):
+        raise ValueError(
+            f"{path} holds other files than the suite asks for: digest {found}, not {data.digest}"
+        )
+    return data.model_copy(update={"digest": found})
+
+
+def check_cells(cells: Sequence[Cell], places: Sources | None = None) -> None:
+    """Make every network once, let it see an empty batch, and hold budgets and batches against it.
+
+    What cannot be pruned is no error here: its cells say so, and the others run.
+
+    Args:
+        cells: what is to be run.
+        places: where the sets lie that are read from files; None to go by what their names tell.
+
+    Raises:
+        ValueError: naming the network or data set, what is wrong, and the way out.
+        FileNotFoundError: if files are not there, and may not be fetched.
+    """
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.model.model_dump_json(), cell.data.model_dump_json()), [])
+        groups[cell.model.model_dump_json(), cell.data.model_dump_json()].append(cell)
+    for group in groups.values():
+        _check_group(group, places)
+
+
+def _check_group(cells: Sequence[Cell], places: Sources | None) -> None:
+    """The same for the cells of one network on one data set."""
+    from benchmarks.running.network import unloaded, untrained
+    from zoo.core.errors import UnsupportedModel
+
+    cell = cells[0]
+    known = outlined(cell.data, places)
+    if known is None:
+        return
+    for each in cells:
+        _check_batches(each, known.num_train)
+    try:
+        model = untrained(unloaded(cell), known)
+    except UnsupportedModel:
+        return
+    except ValueError:
+        raise
+    except Exception as error:  # timm and its networks raise whatever they like
+        raise ValueError(
+            f"model {cell.model.name!r} cannot be made with the arguments {cell.model.args}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    _see(cell, model, known.input_size)
+    absolute = [each for each in cells if each.metric in ("macs", "params") and each.budget > 1]
+    if absolute:
+        _check_budgets(absolute, model, known.input_size)
+
+
+def outlined(data: Data, places: Sources | None) -> "Outline | None":
+    """Shape of a data set: by its name, or by its files where they must be there.
+
+    Args:
+        data: the set and how much of it is used.
+        places: where files lie; None to go by what the name tells, None where that is nothing.
+
+    Raises:
+        ValueError: for an unknown name, or sizes that the set cannot give.
+        FileNotFoundError: if files are not there, and may not be fetched.
+    """
+    from zoo.core.data.datasets import Outline, load_splits, outline
+    from zoo.core.data.folders import is_from_files
+
+    known = outline(**_sizes(data))
+    may_fetch = places is not None and places.is_download_allowed and known is not None
+    if places is None or may_fetch or not is_from_files(data.name):
+        return known
+    splits = load_splits(path=places.data, **_sizes(data))
+    return Outline(splits.num_classes, splits.input_size, len(cast(Sized, splits.train)))
+
+
+def _check_batches(cell: Cell, num_train: int) -> None:
+    """Refuse a batch that the training images do not fill once."""
+    recipes = {"parent": cell.parent, "finetune": cell.finetune, "scratch": cell.scratch}
+    for place, recipe in recipes.items():
+        if recipe is None or (place == "parent" and recipe.epochs == 0):
+            continue
+        if recipe.batch_size > num_train:
+            raise ValueError(
+                f"{place}: batch_size {recipe.batch_size} is above the {num_train} training images "
+                f"of {cell.data.name}; lower it (of zoo prune: --batch-size) or add images"
+            )
+
+
+def _see(cell: Cell, model: "nn.Module", input_size: tuple[int, int, int]) -> None:
+    """Refuse a network that images of this size do not get through, in training as in use."""
+    import torch
+
+    count = min(2, cell.finetune.batch_size)
+    try:
+        with torch.no_grad():
+            model.train()(torch.zeros(count, *input_size))
+            model.eval()(torch.zeros(1, *input_size))
+    except Exception as error:  # a network is foreign code
+        raise ValueError(
+            f"{cell.model.title} does not run on {count} images of {input_size[1]} x "
+            f"{input_size[2]} pixels of {cell.data.name}: {type(error).__name__}: {error}; give "
+            "another image size (image_size, --image-size) or batch"
+        ) from error
+
+
+def _check_budgets(cells: Sequence[Cell], model: "nn.Module", size: tuple[int, int, int]) -> None:
+    """Refuse a budget above the network's cost."""
+    from zoo.core.channels.space import ChannelSpace
+    from zoo.core.cost.budget import Budget
+    from zoo.core.cost.cost_model import CostModel
+    from zoo.core.errors import UnsupportedModel
+
+    try:
+        cost = CostModel(ChannelSpace.trace(model, size))
+    except UnsupportedModel:
+        return
+    for cell in cells:
+        try:
+            Budget.parse(cell.budget, cost, metric=cell.metric)
+        except ValueError as error:
+            raise ValueError(f"{cell.model.title} on {cell.data.name}: {error}") from error
+
+
+def _check_recipe(place: str, schedule: Schedule) -> None:
+    from zoo.core.training.train import Recipe
+
+    try:
+        Recipe(**schedule.model_dump())
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _whole_numbers(value: object, place: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number in settings, with its place."""
+    if isinstance(value, int):
+        yield place, value
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _whole_numbers(inner, f"{place}.{key}".removeprefix("."))
+    if isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _whole_numbers(inner, f"{place}.{number}")
+
+
+def _schedules(suite: Suite) -> dict[str, Schedule]:
+    """All recipes of a suite, by their places."""
+    found = {"parent": suite.parent, "finetune": suite.finetune}
+    for place, variant in enumerate(suite.variants):
+        if variant.scratch is not None:
+            found[f"variants.{place}.scratch"] = variant.scratch
+    if suite.ranking is not None:
+        found["ranking.train"] = suite.ranking.train
+    return found
+
+
+def _sizes(data: Data) -> dict[str, Any]:  # Any: a name and numbers
+    """The arguments that a data set is outlined and loaded with."""
+    return data.model_dump(exclude={"digest"})

@@ -1,0 +1,391 @@
+"""The one place that calls everything, in order.
+
+    data -> trained parent -> channel space, cost, budget -> problem -> search -> surgery
+         -> recalibrate | fine-tune -> test, opened once -> latency -> record
+
+Every method sees the same parent, split, batches and order of batches, and is fine-tuned under the
+same recipe. The test split is opened after the last decision and scores all networks in one go: the
+parent, the pruned one as surgery leaves it, the recalibrated one and the fine-tuned one.
+"""
+
+import copy
+import json
+import math
+import time
+import traceback
+from collections.abc import Sized
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import JsonValue, ValidationError
+from torch import nn
+from torch.utils.data import Dataset
+
+from benchmarks.measuring.environment import capture
+from benchmarks.measuring.measure import Runtimes, measure_pair
+from benchmarks.records.cell import Cell, Sample
+from benchmarks.records.plain import visible, without_folders
+from benchmarks.records.record import PHASES, Group, Phase, PhaseCost, Record, Size, Status, Top1
+from benchmarks.records.runtime import Environment, PredictedLatency, fingerprint
+from benchmarks.records.strict import explain
+from benchmarks.running.costs import cost_model, predicted_latency, size_of
+from benchmarks.running.network import seeded, untrained
+from benchmarks.running.parent import (
+    Places,
+    laid_out,
+    look_ahead,
+    parent_for,
+    recipe_of,
+    splits_of,
+    train_batches,
+)
+from benchmarks.running.sample import PROXIES, draw_sample
+from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.budget import Budget
+from zoo.core.data.batches import Batches
+from zoo.core.data.batches import Sample as LabelledImage
+from zoo.core.data.datasets import Splits
+from zoo.core.data.metered import MeteredData, TestSplit
+from zoo.core.errors import InfeasibleBudget
+from zoo.core.meter import Meter
+from zoo.core.method.discovery import create_pruner
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.networks.rebuild import rebuild
+from zoo.core.supernet.supernet import recalibrate
+from zoo.core.supernet.trained_store import SupernetStore
+from zoo.core.training.train import TrainingLoss, evaluate, train
+
+__all__ = ["Findings", "build_problem", "describe", "refuse", "run_cell"]
+
+LONGEST_REASON = 4000
+"""Characters of a reason that a record holds."""
+
+
+@dataclass
+class Findings:
+    """What is known so far, so that the record of a failed run still says what it spent."""
+
+    meter: Meter
+    size: Size | None = None
+    top1: Top1 = field(default_factory=Top1)
+    baseline: PhaseCost | None = None
+    runtimes: Runtimes = field(default_factory=Runtimes)
+    predicted_latency: PredictedLatency | None = None
+    groups: tuple[Group, ...] = ()
+    images: dict[Literal["train", "search", "test"], int] = field(default_factory=dict)
+    config: SubnetConfig | None = None
+    problem: Problem | None = None
+    pruner: Pruner | None = None
+    scores: tuple[float, ...] = ()
+    network: nn.Module | None = None
+    error: Exception | None = None
+
+
+def run_cell(
+    cell: Cell, *, suite: str, places: Places, workers: int = 1
+) -> tuple[Record, Findings]:
+    """Runs a cell; whatever happens, the record says what and how far it came.
+
+    Args:
+        cell: what to run.
+        suite: name to record.
+        places: where parents are cached and data lie.
+        workers: how many cells run beside each other, to record.
+
+    Returns:
+        The record, not yet written, and all that was found, the fine-tuned network among it.
+    """
+    findings, started = Findings(meter=Meter(cell.device)), time.perf_counter()
+    status: Status = "ok"
+    reason = None
+    try:
+        _follow(cell, places, findings)
+    except InfeasibleBudget as error:
+        status, reason, findings.error = "infeasible", str(error), error
+    except KeyboardInterrupt:
+        status, reason = "cancelled", "interrupted"
+    except Exception as error:  # a method is foreign code: whatever it raises, the others still run
+        status, reason, findings.error = "failed", describe(error), error
+    except SystemExit as error:  # a method that ends the program would end it for all cells
+        status, reason = "failed", describe(error)
+        findings.error = ValueError(f"{cell.method} ended the program; {reason}")
+    seconds = time.perf_counter() - started
+    environment = capture(workers)
+    try:
+        record = _record(cell, suite, environment, findings, status, reason, seconds)
+    except ValidationError as error:  # impossible numbers: the cell fails, the others still run
+        reason = f"what came of it cannot be recorded: {explain(error)}"
+        findings.error = ValueError(reason)
+        nothing = Findings(findings.meter)
+        record = _record(cell, suite, environment, nothing, "failed", reason, seconds)
+    return record, findings
+
+
+def refuse(cell: Cell, reason: str, *, suite: str, workers: int = 1) -> Record:
+    """The record of a cell that could not start."""
+    return _record(
+        cell, suite, capture(workers), Findings(Meter(cell.device)), "failed", reason, 0.0
+    )
+
+
+def build_problem(
+    cell: Cell, model: nn.Module, splits: Splits, meter: Meter, cache: Path | None = None
+) -> Problem:
+    """What the method of a cell is given; supernets and latencies are kept in a folder, if given.
+
+    Raises:
+        ValueError: if the budget is above the parent's cost.
+        InfeasibleBudget: if it is below the smallest legal subnet.
+    """
+    space = ChannelSpace.trace(model, splits.input_size)
+    cost = cost_model(cell, model, space, None if cache is None else cache / "latency")
+    return Problem(
+        model=model,
+        space=space,
+        cost=cost,
+        budget=Budget.parse(cell.budget, cost, metric=cell.metric),
+        data=_metered(cell, splits, meter),
+        rules=WidthRules(**cell.rules.model_dump()),
+        seed=cell.seed,
+        meter=meter,
+        method=cell.method,
+        store=None if cache is None else SupernetStore(cache / "supernets", cell.supernet_key),
+    )
+
+
+def _follow(cell: Cell, places: Places, findings: Findings) -> None:
+    """The steps of the protocol; what each one finds goes into `findings` at once."""
+    splits = splits_of(cell.data, cell.seed, places)
+    findings.images = _image_counts(splits)
+    parent = parent_for(cell, places)
+    findings.baseline = parent.cost
+    look_ahead(cell, cell.finetune, parent.model, splits)
+    problem = build_problem(cell, parent.model, splits, findings.meter, places.cache)
+    findings.problem = problem
+    findings.size = size_of(problem, None)
+    problem.check_feasible()
+    if cell.sample is None:
+        _prune(cell, problem, splits, findings)
+    elif cell.member is None:
+        _score(cell, problem, cell.sample, findings)
+    else:
+        _train_member(cell, problem, cell.sample, cell.member, splits, findings)
+
+
+def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> None:
+    """Search, surgery, fine-tuning, then the test split and the clock."""
+    parent, test_split = problem.model, TestSplit(splits.test)
+    findings.pruner = create_pruner(cell.method, **cell.settings)
+    subnet = findings.pruner.search(problem)
+    _accept(problem, subnet, findings)
+
+    pruned = rebuild(parent, problem.space, subnet.config, subnet.weights)
+    pruned = laid_out(pruned, cell.finetune)
+    recalibrated = _recalibrated(pruned, cell, splits)
+    student = _starting(cell, problem, pruned, subnet.config, splits)
+    loss = findings.pruner.loss(parent, student, problem.space)
+    finetuned = _finetuned(cell, student, splits, findings, loss)
+
+    test = _fixed_batches(cell, test_split.open())
+    findings.top1 = Top1(
+        parent=_parent_top1(cell, parent, test),
+        pruned=evaluate(pruned, test),
+        recalibrated=evaluate(recalibrated, test),
+        finetuned=evaluate(finetuned, test),
+    )
+    findings.runtimes = measure_pair(
+        parent, finetuned, splits.input_size, latency=cell.latency, device=cell.device
+    )
+    findings.predicted_latency = predicted_latency(
+        cell, problem, subnet.config, findings.runtimes.latency
+    )
+    findings.network = finetuned
+
+
+_PARENT_TOP1: dict[str, float] = {}
+"""Of the parents that this process has tested: neighbouring cells share them."""
+
+
+def _parent_top1(cell: Cell, parent: nn.Module, test: Batches) -> float:
+    """Test accuracy of the unpruned network, which is the same for every cell that starts there."""
+    if cell.parent_key not in _PARENT_TOP1:
+        _PARENT_TOP1[cell.parent_key] = evaluate(parent, test)
+    return _PARENT_TOP1[cell.parent_key]
+
+
+def _score(cell: Cell, problem: Problem, sample: Sample, findings: Findings) -> None:
+    """What a method or a proxy makes of every configuration of the sample."""
+    configs = draw_sample(problem, sample)
+    if cell.method in PROXIES:
+        scores = PROXIES[cell.method](problem, configs)
+    else:
+        findings.pruner = create_pruner(cell.method, **cell.settings)
+        scores = findings.pruner.scores(problem, configs)
+    found = tuple(float(score) for score in scores)
+    if len(found) != len(configs) or not all(map(math.isfinite, found)):
+        raise ValueError(
+            f"{cell.method} gave {len(found)} scores for {len(configs)} configurations, "
+            "or scores that are not finite"
+        )
+    findings.scores = found
+
+
+def _train_member(
+    cell: Cell, problem: Problem, sample: Sample, member: int, splits: Splits, findings: Findings
+) -> None:
+    """One configuration of the sample, trained alone with cross-entropy, and tested."""
+    test_split = TestSplit(splits.test)
+    subnet = Subnet(draw_sample(problem, sample)[member])
+    _accept(problem, subnet, findings)
+    pruned = laid_out(rebuild(problem.model, problem.space, subnet.config), cell.finetune)
+    student = _starting(cell, problem, pruned, subnet.config, splits)
+    finetuned = _finetuned(cell, student, splits, findings, None)
+    test = _fixed_batches(cell, test_split.open())
+    findings.top1 = Top1(finetuned=evaluate(finetuned, test))
+    findings.network = finetuned
+
+
+def _starting(
+    cell: Cell, problem: Problem, pruned: nn.Module, config: SubnetConfig, splits: Splits
+) -> nn.Module:
+    """The network that training starts from: the pruned one, or its shape with new weights.
+
+    New weights are cut out of a newly drawn full network, so that every architecture keeps its own
+    way of drawing them; behind a batch normalisation their scale does not matter.
+    """
+    if not cell.is_redrawn:
+        return copy.deepcopy(pruned)
+    return laid_out(rebuild(untrained(cell, splits), problem.space, config), cell.last_training)
+
+
+def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
+    """Notes the decision, then refuses it if it breaks the rules or the budget.
+
+    Raises:
+        ValueError: if the method returned what it must not.
+    """
+    config = subnet.config
+    findings.config = config
+    problem.rules.check(problem.space, config)
+    findings.size = size_of(problem, config)
+    findings.groups = tuple(
+        Group(name=group.name, size=group.size, kept=len(config.indices(group)), stage=group.stage)
+        for group in problem.space.groups
+    )
+    reached = problem.budget.cost(problem.cost, config)
+    if reached > problem.budget.limit:
+        raise ValueError(
+            f"the method returned {problem.budget.told(reached)}, over its budget of "
+            f"{problem.budget.told(problem.budget.limit)}"
+        )
+
+
+def _finetuned(
+    cell: Cell, student: nn.Module, splits: Splits, findings: Findings, loss: TrainingLoss | None
+) -> nn.Module:
+    """The network after training, in place, under the cell's recipe."""
+    assert findings.size and findings.size.macs
+    with findings.meter.phase("finetune"), seeded(cell):
+        train(
+            student,
+            train_batches(cell, cell.last_training, splits),
+            recipe_of(cell.last_training),
+            loss=loss,
+            meter=findings.meter,
+            macs_per_image=findings.size.macs,
+        )
+    return student.eval()
+
+
+def _recalibrated(pruned: nn.Module, cell: Cell, splits: Splits) -> nn.Module:
+    """A copy whose batch-norm statistics are averages over a few training batches, weights kept."""
+    model = copy.deepcopy(pruned)
+    batches = train_batches(cell, cell.finetune, splits).epoch(0)
+    recalibrate(model, (images for images, _ in islice(batches, cell.recalibration_batches)))
+    return model.eval()
+
+
+def _metered(cell: Cell, splits: Splits, meter: Meter) -> MeteredData:
+    return MeteredData(
+        train_batches(cell, cell.finetune, splits),
+        _fixed_batches(cell, splits.search),
+        meter,
+    )
+
+
+def _fixed_batches(cell: Cell, dataset: Dataset[LabelledImage]) -> Batches:
+    """All images of a split in its own order."""
+    return Batches(dataset, cell.finetune.batch_size, seed=cell.seed, device=cell.device)
+
+
+def _image_counts(splits: Splits) -> dict[Literal["train", "search", "test"], int]:
+    return {
+        "train": len(cast(Sized, splits.train)),
+        "search": len(cast(Sized, splits.search)),
+        "test": len(cast(Sized, splits.test)),
+    }
+
+
+def _record(
+    cell: Cell,
+    suite: str,
+    environment: Environment,
+    findings: Findings,
+    status: Status,
+    reason: str | None,
+    seconds: float,
+) -> Record:
+    spent: dict[Phase, PhaseCost] = {
+        phase: PhaseCost.model_validate(findings.meter.spent[phase].to_json())
+        for phase in PHASES
+        if phase in findings.meter.spent
+    }
+    if findings.baseline is not None:
+        spent["baseline"] = findings.baseline
+    rows = findings.problem.trace_rows if findings.problem else []
+    return Record(
+        id="",
+        utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        suite=without_folders(suite),
+        cell=cell,
+        status=status,
+        reason=None if reason is None else without_folders(reason)[:LONGEST_REASON],
+        method_settings=_plain(asdict(cast(Any, findings.pruner))) if findings.pruner else {},
+        images=findings.images,
+        size=findings.size,
+        top1=findings.top1,
+        spent=spent,
+        seconds=seconds,
+        **vars(findings.runtimes),
+        predicted_latency=findings.predicted_latency,
+        groups=findings.groups,
+        config=_plain(findings.config.to_json()) if findings.config else None,
+        trace=tuple(_plain(row) for row in rows),
+        scores=findings.scores,
+        environment=environment,
+        fingerprint=fingerprint(environment, cell.device, cell.latency.threads),
+    )
+
+
+def _plain(value: object) -> dict[str, JsonValue]:
+    """A mapping as JSON would give it back: tuples become lists, NaN and infinity null."""
+    text = json.dumps(value)
+    plain: dict[str, JsonValue] = json.loads(text, parse_constant=lambda _: None)
+    return plain
+
+
+def describe(error: BaseException) -> str:
+    """Kind, message and the line that raised it, without the folders of this machine."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    try:
+        message = explain(error) if isinstance(error, ValidationError) else str(error)
+    except Exception:  # a stranger's exception, too, may fail to say what it is
+        message = "its message cannot be read"
+    message = visible(without_folders(message), LONGEST_REASON // 2)
+    return f"{type(error).__name__}: {message}{place}"

@@ -1,0 +1,324 @@
+"""Suites: TOML files that say which networks, data, budgets, seeds and methods to compare.
+
+A suite expands to cells, one for each combination; see `benchmarks.records.cell.Cell`. Unknown keys are
+refused with the nearest names. The suites that come with the package lie in `benchmarks/suites`; a
+path that ends in `.toml` reads any other.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+
+from benchmarks.records.cell import (
+    MOST_SEED,
+    BudgetMetric,
+    BudgetValue,
+    Cell,
+    Data,
+    Model,
+    Rules,
+    Sample,
+    Schedule,
+    Start,
+)
+from benchmarks.records.runtime import Latency
+from benchmarks.records.strict import Many, Strict, explain, suggest
+
+__all__ = [
+    "PROTOCOL",
+    "STANDALONE",
+    "Ranking",
+    "Suite",
+    "Variant",
+    "expand",
+    "expand_ranking",
+    "list_suites",
+    "load_suite",
+]
+
+PROTOCOL = 1
+"""Version of the steps in `benchmarks.running.protocol`; raised when results stop being comparable."""
+
+
+MOST_BYTES = 1_000_000
+"""Of a suite's file; the largest that comes along has a few thousand."""
+
+STANDALONE = "standalone"
+"""Stands in the place of a method where a configuration of a sample is trained alone."""
+
+
+class Variant(Strict):
+    """A method and those of its settings that differ from the suite's and the defaults.
+
+    With `scratch`, its networks are trained from newly drawn weights under that recipe.
+    """
+
+    method: str
+    settings: dict[str, JsonValue] = {}
+    scratch: Schedule | None = None
+
+
+class Ranking(Strict):
+    """A sample of configurations, how each is trained alone, and the methods that score them."""
+
+    sample: Sample
+    train: Schedule
+    start: Start = "inherited"
+    scorers: Many[Variant] = Field(min_length=1)
+
+
+class Suite(Strict):
+    """The fields of a suite file.
+
+    `variants` are run beside the `methods`, at the same budgets; a `ranking` at none. `options` are
+    those of `zoo run` that the suite is meant to be run with; they change no cell. `image_sizes`
+    are sides in pixels of networks, by name, that see other sizes than the data set's.
+    """
+
+    title: str
+    options: str = ""
+    protocol: int = PROTOCOL
+    methods: Literal["all"] | Many[str] = "all"
+    variants: Many[Variant] = ()
+    budgets: Many[BudgetValue] = ()
+    metric: BudgetMetric = "macs"
+    seeds: Many[Annotated[int, Field(ge=0, le=MOST_SEED)]] = Field(default=(0,), min_length=1)
+    models: Many[Model] = Field(min_length=1)
+    datasets: Many[Data] = Field(min_length=1)
+    image_sizes: dict[str, Annotated[int, Field(ge=8)]] = {}
+    parent: Schedule
+    finetune: Schedule
+    rules: Rules = Rules()
+    recalibration_batches: int = Field(default=8, ge=1)
+    latency: Latency = Latency()
+    start: Start = "inherited"
+    settings: dict[str, dict[str, JsonValue]] = {}
+    ranking: Ranking | None = None
+
+    def on_dataset(self, name: str) -> "Suite":
+        """The suite on one other data set, at its own size and with all its images."""
+        return self.model_copy(update={"datasets": (Data(name=name),), "image_sizes": {}})
+
+    def seen_by(self, model: Model, data: Data) -> Data:
+        """A data set at the size that a network sees."""
+        size = self.image_sizes.get(model.name)
+        return data if size is None else data.model_copy(update={"image_size": size})
+
+    def with_seeds(self, count: int) -> "Suite":
+        """The suite with the seeds 0 to `count` - 1 in place of its own."""
+        return self.model_copy(update={"seeds": tuple(range(count))})
+
+    def changed(self, *, dataset: str | None = None, seeds: int | None = None) -> "Suite":
+        """The suite on another data set, or with another number of seeds, where one is given."""
+        suite = self if dataset is None else self.on_dataset(dataset)
+        return suite if seeds is None else suite.with_seeds(seeds)
+
+    @model_validator(mode="after")
+    def require_something_to_run(self) -> "Suite":
+        """Refuses a suite without cells.
+
+        Raises:
+            ValueError: if there is neither a budget nor a ranking.
+        """
+        if not self.budgets and self.ranking is None:
+            raise ValueError("budgets: List should have at least 1 item, or add a [ranking]")
+        return self
+
+    @field_validator("seeds", "budgets", "models", "datasets")
+    @classmethod
+    def refuse_what_stands_twice(cls, items: tuple[object, ...]) -> tuple[object, ...]:
+        """Refuses a seed, budget, network or data set that is named twice.
+
+        Raises:
+            ValueError: naming it.
+        """
+        for place, item in enumerate(items):
+            if item in items[:place]:
+                raise ValueError(f"{item!r} stands twice; take one out")
+        return items
+
+    @model_validator(mode="after")
+    def require_methods_for_budgets(self) -> "Suite":
+        """Refuses budgets that nothing is pruned to, and ratios of latency above 1.
+
+        Raises:
+            ValueError: with the way out.
+        """
+        if self.budgets and not self.methods and not self.variants:
+            raise ValueError("methods: an empty list; name some, or 'all', or add [[variants]]")
+        for budget in self.budgets:
+            if self.metric == "latency" and budget > 1:
+                raise ValueError(
+                    f"budgets: {budget} is no keep ratio of the latency; give one up to 1, or "
+                    "milliseconds with metric = 'latency_ms'"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def size_images_for_networks_that_are_there(self) -> "Suite":
+        """Refuses an image size for a network that the suite does not run.
+
+        Raises:
+            ValueError: with the nearest names.
+        """
+        names = {model.name for model in self.models}
+        for name in self.image_sizes:
+            if name not in names:
+                raise ValueError(f"image_sizes: no network {name!r}; {suggest(name, names)}")
+        return self
+
+    @field_validator("protocol")
+    @classmethod
+    def know_the_protocol(cls, version: int) -> int:
+        """Refuses a suite written for another order of steps.
+
+        Raises:
+            ValueError: if the version is not the one of this program.
+        """
+        if version != PROTOCOL:
+            raise ValueError(
+                f"protocol {version} is not the one of this program, {PROTOCOL}; "
+                "use the release that ran it, or raise the number in the suite"
+            )
+        return version
+
+
+def list_suites() -> tuple[str, ...]:
+    """Names of the suites that come with the package."""
+    files = resources.files("benchmarks").joinpath("suites").iterdir()
+    return tuple(sorted(file.name.removesuffix(".toml") for file in files if _is_suite(file.name)))
+
+
+def load_suite(name: str) -> Suite:
+    """Reads a suite by its name or by the path of a `.toml` file.
+
+    Raises:
+        ValueError: if there is no such suite, or the file does not say what a suite must.
+        OSError: if a file given by its path cannot be read.
+    """
+    text = _suite_text(name)
+    try:
+        return Suite.model_validate(tomllib.loads(text))
+    except RecursionError as error:
+        raise ValueError(
+            f"suite {name!r} is nested too deeply to be a suite; flatten it"
+        ) from error
+    except ValidationError as error:
+        raise ValueError(f"suite {name!r}: {explain(error)}") from error
+    except ValueError as error:  # of TOML, and of numbers too long for Python
+        raise ValueError(f"suite {name!r} is not TOML: {error}") from error
+
+
+def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[Cell]:
+    """Every combination of a suite as a cell, cells that share a parent side by side.
+
+    Args:
+        suite: what to combine.
+        jobs: methods with those settings that differ from their defaults; what `methods = "all"`
+            stands for and what a default is are the caller's knowledge.
+        device: where the cells run.
+    """
+    cells = []
+    for held in _parents(suite, device):
+        cells += [held.cell(job, budget=budget) for budget, job in product(suite.budgets, jobs)]
+    return cells
+
+
+def expand_ranking(suite: Suite, scorers: Sequence[Variant], device: str = "cpu") -> list[Cell]:
+    """The cells of a suite's ranking: for each parent every scorer, then every member alone.
+
+    Args:
+        suite: what to combine.
+        scorers: as `jobs` of `expand`.
+        device: where the cells run.
+    """
+    cells: list[Cell] = []
+    if suite.ranking is None:
+        return cells
+    sample, alone = suite.ranking.sample, Variant(method=STANDALONE)
+    trained = {"finetune": suite.ranking.train, "start": suite.ranking.start}
+    for held in _parents(suite, device):
+        part = {"budget": sample.high, "sample": sample}
+        cells += [held.cell(scorer, **part) for scorer in scorers]
+        cells += [held.cell(alone, **part, **trained, member=k) for k in range(sample.count)]
+    return cells
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the cells of one parent have in common."""
+
+    suite: Suite
+    model: Model
+    data: Data
+    seed: int
+    device: str
+
+    def cell(self, job: Variant, **own: Any) -> Cell:  # Any: fields of the cell
+        suite = self.suite
+        shared = {
+            "finetune": suite.finetune,
+            "start": suite.start,
+            "scratch": job.scratch,
+        }
+        return Cell(
+            protocol=suite.protocol,
+            model=self.model,
+            data=self.data,
+            method=job.method,
+            settings=job.settings,
+            metric=suite.metric,
+            seed=self.seed,
+            parent=suite.parent,
+            rules=suite.rules,
+            recalibration_batches=suite.recalibration_batches,
+            latency=suite.latency,
+            device=self.device,
+            **(shared | own),
+        )
+
+
+def _parents(suite: Suite, device: str) -> list[_Held]:
+    """One for each network, data set and seed."""
+    return [
+        _Held(suite, model, suite.seen_by(model, data), seed, device)
+        for model, data, seed in product(suite.models, suite.datasets, suite.seeds)
+    ]
+
+
+def _is_suite(file_name: str) -> bool:
+    return file_name.endswith(".toml")
+
+
+def _suite_text(name: str) -> str:
+    if _is_suite(name):
+        return _file_text(Path(name))
+    if name not in list_suites():
+        raise ValueError(
+            f"unknown suite {name!r}; {suggest(name, list_suites())} "
+            "(or the path of a .toml file, './mine.toml')"
+        )
+    return resources.files("benchmarks").joinpath("suites", f"{name}.toml").read_text("utf-8")
+
+
+def _file_text(path: Path) -> str:
+    """The text of a suite of someone's own.
+
+    Raises:
+        ValueError: if it is no file, too large, or no text.
+        OSError: if it cannot be read.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise ValueError(f"suite '{path}' is no file; give the path of a .toml file")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"suite '{path}' has {size:,} bytes; a suite has {MOST_BYTES:,} at most")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"suite '{path}' is no text in UTF-8 ({error.reason})") from error

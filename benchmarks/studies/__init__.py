@@ -1,0 +1,1 @@
+"""Studies that make a page of docs, each run with `python -m`."""

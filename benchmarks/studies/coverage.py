@@ -1,0 +1,156 @@
+"""How much of timm's convolutional networks can be pruned: ``python -m benchmarks.studies.coverage``.
+
+Traces every architecture that timm registers, and writes docs/coverage.md. A network counts as
+convolutional if it has at least eight convolutions wider than 1 x 1 and multiplies no two
+activations (attention).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from rich.progress import track
+
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.errors import UnsupportedModel
+from zoo.core.whole_file import write_whole
+
+__all__ = ["Coverage", "cover", "main", "to_markdown"]
+
+_ATTENTION = re.compile(r"aten\.(bmm|baddbmm|_?scaled_dot_product\w*|_flash\w*)\.")
+_SPATIAL_CONVOLUTIONS = 8
+_WRITE_EVERY = 50  # names between two writings of the table
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What can be pruned of one architecture.
+
+    Attributes:
+        name: timm's name.
+        groups: number of channel groups.
+        reachable: share of the MACs that goes when every group keeps one channel.
+        seconds: time of the trace.
+        reasons: why channels are pinned, most channels first; or why there is no space at all.
+    """
+
+    name: str
+    groups: int
+    reachable: float
+    seconds: float
+    reasons: tuple[str, ...]
+
+
+def cover(name: str) -> Coverage | None:
+    """Return the coverage of an architecture, None if it is not convolutional."""
+    torch.set_num_threads(1)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecated names, which timm still lists
+        model = timm.create_model(name).eval()
+    size = model.pretrained_cfg.get("input_size", (3, 224, 224))
+    kernels = [m.kernel_size for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    if sum(max(kernel) > 1 for kernel in kernels) < _SPATIAL_CONVOLUTIONS:
+        return None
+    started = time.perf_counter()
+    try:
+        space = ChannelSpace.trace(model, size)
+    except UnsupportedModel as error:
+        return Coverage(name, 0, 0.0, 0.0, (str(error).split(". ")[0],))
+    seconds = time.perf_counter() - started
+    if any(_ATTENTION.match(op.name) for op in space.trace_record.ops):
+        return None
+    cost = CostModel(space)
+    one = np.ones((1, len(space.groups)), dtype=np.int64)
+    reachable = 1 - int(cost.macs_of_widths(one)[0]) / cost.full_macs
+    return Coverage(name, len(space.groups), reachable, seconds, tuple(_reasons(space)))
+
+
+def _reasons(space: ChannelSpace) -> Iterable[str]:
+    """Yield the reasons without the module they occur in, most channels first."""
+    counted: dict[str, int] = {}
+    for pinned in space.pinned:
+        reason = re.sub(r" in [\w.\[\]]+(?= |$)", "", pinned.reason)
+        if reason != "output of the network":
+            counted[reason] = counted.get(reason, 0) + pinned.channels
+    for reason in sorted(counted, key=lambda reason: -counted[reason]):
+        yield f"{reason} ({counted[reason]})"
+    if not counted and not space.groups:
+        yield "every channel is tied to the output of the network"
+
+
+def to_markdown(rows: Sequence[Coverage], looked_at: int, registered: int) -> str:
+    """Return the table of coverage, with a summary above it.
+
+    Args:
+        rows: the convolutional networks.
+        looked_at: how many registered names were looked at.
+        registered: how many there are.
+    """
+    traced = [row for row in rows if row.groups]
+    shares = np.array([row.reachable for row in traced])
+    slowest = max(rows, key=lambda row: row.seconds)
+    lines = [
+        "# Coverage of timm's convolutional networks",
+        "",
+        f"Written by `python -m benchmarks.studies.coverage` with timm {timm.__version__} and torch "
+        f"{torch.__version__.split('+')[0]}.",
+        "",
+        f"{looked_at} of timm's {registered} names were looked at. "
+        f"Of {len(rows)} convolutional architectures {len(traced)} have prunable groups. The share "
+        "of MACs that can be reached (that goes when every group keeps one channel) is above 99 % "
+        f"in {int((shares > 0.99).sum())} of them, above 90 % in {int((shares > 0.9).sum())}, and "
+        f"below 50 % in {int((shares < 0.5).sum())}. The slowest trace took "
+        f"{slowest.seconds:.1f} s on one core ({slowest.name}). A network counts as "
+        f"convolutional if it has at least {_SPATIAL_CONVOLUTIONS} convolutions "
+        "wider than 1 x 1 and no attention. In brackets: "
+        "pinned channels; the outputs of the network are always pinned and left out.",
+        "",
+        "| network | groups | reachable MACs | trace, s | pinned because |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        share = f"{100 * row.reachable:.1f} %"
+        reasons = "; ".join(row.reasons)
+        lines.append(f"| {row.name} | {row.groups} | {share} | {row.seconds:.1f} | {reasons} |")
+    return "\n".join(lines) + "\n"
+
+
+def _family_by_family(pattern: str) -> list[str]:
+    """Return the first architecture of every family of timm, then the second ones, and so on."""
+    families = [timm.list_models(pattern, module=family) for family in timm.list_modules()]
+    rounds = zip_longest(*families)
+    return list(dict.fromkeys(name for names in rounds for name in names if name is not None))
+
+
+def main() -> None:
+    """Trace all architectures and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default="*", help="which architectures, with wildcards")
+    parser.add_argument("--output", type=Path, default=Path("docs/coverage.md"))
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    arguments = parser.parse_args()
+    names = _family_by_family(arguments.models)
+    found: list[Coverage | None] = []
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        for row in track(pool.map(cover, names), "Tracing", total=len(names)):
+            found.append(row)
+            if len(found) % _WRITE_EVERY == 0 or len(found) == len(names):
+                rows = sorted((r for r in found if r is not None), key=lambda r: r.name)
+                table = to_markdown(rows, len(found), len(timm.list_models()))
+                write_whole(arguments.output, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The table of pruners, made from the cards in their modules."""
+
+from zoo.core.method.card import card
+from zoo.core.method.discovery import get_pruner, kind_of, list_pruners
+
+__all__ = ["methods_table"]
+
+
+def methods_table() -> str:
+    """A Markdown table with one row per pruner: methods first, then baselines."""
+    lines = ["| Pruner | Idea | Paper |", "|---|---|---|"]
+    for kind in ("method", "baseline"):
+        for name in list_pruners(kind):
+            cls = get_pruner(name)
+            sections = card(cls)
+            folder = "zoo" if kind_of(cls) == "method" else "baselines"
+            idea, paper = (_first_sentence(sections[part]) for part in ("Idea", "Paper"))
+            lines.append(f"| [`{name}`]({folder}/{name}.py) | {idea} | {paper} |")
+    return "\n".join(lines) + "\n"
+
+
+def _first_sentence(text: str) -> str:
+    """Up to the first full stop that ends a sentence, on one line."""
+    return " ".join(text.split()).split(". ")[0].rstrip(".").replace("|", "/")

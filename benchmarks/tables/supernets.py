@@ -1,0 +1,270 @@
+"""What supernets cost, and what that buys: training, sharing among targets, ranking quality.
+
+Reads records and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.analysis.comparison import Comparison, short_name
+from benchmarks.analysis.ranking import Ranking, Scorer, ceiling, judge
+from benchmarks.records.bounds import numbers
+from benchmarks.records.cell import Cell
+from benchmarks.records.plain import in_markdown
+from benchmarks.records.record import PhaseCost, Record
+
+__all__ = ["reach_table", "sharing_table", "supernet_table"]
+
+PAPER = {"bcnet": 0.30, "autoslim": 0.16}
+"""Training cost of PSE-Net over that of a method, as PSE-Net's abstract states it."""
+
+
+def supernet_table(rankings: Sequence[Ranking]) -> str:
+    """Markdown: what each supernet's training cost, beside how well its scores rank.
+
+    Scoring with a supernet costs all alike and is left out. The cheapest training comes first. The
+    gradient error is that of joint batch statistics against separate ones, relative to the norm of
+    the latter, on the first batch.
+    """
+    parts = []
+    for ranking in rankings:
+        trained = [s for s in ranking.scorers if all(_pairs(r) for r in s.records)]
+        trained.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
+        if trained:
+            lines = [_supernet_line(ranking, scorer) for scorer in trained]
+            head = (
+                "| Supernet of | Seeds | Images | Image-subnet pairs | Forward TMACs "
+                "| Backward TMACs | Seconds | Peak memory, MiB | Gradient error | Tau "
+                "| 95 % interval |"
+            )
+            rule = "|---|" + "---:|" * 10
+            parts.append("\n".join([f"### {in_markdown(ranking.title)}\n", head, rule, *lines, ""]))
+    return "\n".join(parts)
+
+
+def _supernet_line(ranking: Ranking, scorer: Scorer) -> str:
+    found = judge(ranking, scorer)
+    peaks = [_training(record).peak_bytes for record in scorer.records]
+    errors = [e for r in scorer.records for e in traced(r, "gradient_error")]
+    known = [peak for peak in peaks if peak is not None]
+    cells = [
+        in_markdown(scorer.name),
+        f"{len(scorer.records)}",
+        f"{scorer.mean(lambda record: _training(record).images):,.0f}",
+        f"{scorer.mean(_pairs):,.0f}",
+        f"{scorer.mean(lambda record: _training(record).macs_forward) / 1e12:.3f}",
+        f"{scorer.mean(lambda record: _training(record).macs_backward) / 1e12:.3f}",
+        f"{scorer.mean(lambda record: _training(record).seconds):.1f}",
+        f"{np.mean(known) / 2**20:.0f}" if known else "–",
+        f"{np.mean(errors):.2f}" if errors else "–",
+        f"{found.tau:.2f}",
+        f"{found.low:.2f} to {found.high:.2f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _training(record: Record) -> PhaseCost:
+    """What a record spent on its supernet; nothing where it trained none."""
+    return record.spent.get("supernet", PhaseCost())
+
+
+def _pairs(record: Record) -> float:
+    """Images times subnets that saw them, from the training's own trace; 0 where it says none."""
+    return float(sum(traced(record, "pairs")))
+
+
+def traced(record: Record, name: str) -> list[float]:
+    """Numbers of a name in a record's trace."""
+    return numbers(row.get(name) for row in record.trace)
+
+
+def sharing_table(comparisons: Sequence[Comparison]) -> str:
+    """Markdown: what supernets cost once, and what each target that they serve costs beside.
+
+    Records that name the same trained supernet share it; each was charged its whole training. The
+    last two columns are what one target costs if the supernet serves it alone, and if it serves
+    all that the records hold.
+    """
+    parts = []
+    for comparison in comparisons:
+        lines = [_sharing_line(name, groups) for name, groups in _shared(comparison).items()]
+        if lines:
+            head = (
+                "| Supernet of | Seeds | Targets | One-off TMACs | One-off s | Search TMACs, each "
+                "| Search s, each | TMACs, one target | TMACs, each of all |"
+            )
+            rule = "|---|" + "---:|" * 8
+            parts.append(
+                "\n".join([f"### {in_markdown(comparison.title)}\n", head, rule, *lines, ""])
+            )
+    return "\n".join(parts)
+
+
+def _shared(comparison: Comparison) -> dict[str, list[list[Record]]]:
+    """By method the records of each of its supernets."""
+    found: dict[str, dict[str, list[Record]]] = {}
+    for row in comparison.rows:
+        for record in row.ok:
+            for step in record.trace:
+                if step.get("step") == "supernet":
+                    supernets = found.setdefault(comparison.label(row), {})
+                    supernets.setdefault(str(step.get("key")), []).append(record)
+    return {name: list(supernets.values()) for name, supernets in sorted(found.items())}
+
+
+def _sharing_line(name: str, supernets: Sequence[Sequence[Record]]) -> str:
+    """One method: costs averaged over its supernets, one of each seed."""
+
+    def mean(value: Callable[[Sequence[Record]], float]) -> float:
+        return float(np.mean([value(records) for records in supernets]))
+
+    def searching(records: Sequence[Record], unit: Callable[[PhaseCost], float]) -> float:
+        return float(np.mean([unit(r.spent.get("search", PhaseCost())) for r in records]))
+
+    once = mean(lambda records: _training(records[0]).macs / 1e12)
+    each = mean(lambda records: searching(records, lambda cost: cost.macs / 1e12))
+    shared = mean(lambda records: _training(records[0]).macs / len(records) / 1e12)
+    cells = [
+        in_markdown(name),
+        f"{len(supernets)}",
+        f"{mean(len):g}",
+        f"{once:.3f}",
+        f"{mean(lambda records: _training(records[0]).seconds):.1f}",
+        f"{each:.3f}",
+        f"{mean(lambda records: searching(records, lambda cost: cost.seconds)):.1f}",
+        f"{once + each:.3f}",
+        f"{shared + each:.3f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """One way of training, at several lengths.
+
+    Attributes:
+        name: of the method with its settings, without the length.
+        method: its name alone.
+        is_plain: whether the length is the only setting.
+        steps: scorers with their tau, the cheapest first.
+    """
+
+    name: str
+    method: str
+    is_plain: bool
+    steps: tuple[tuple[Scorer, float], ...]
+
+    @property
+    def best(self) -> float:
+        """The highest tau of any length."""
+        return max(tau for _, tau in self.steps)
+
+    def first(self, reference: float) -> tuple[Scorer, float] | None:
+        """The cheapest length whose tau is at least the reference, None if none is."""
+        return next((step for step in self.steps if step[1] >= reference), None)
+
+
+def reach_table(rankings: Sequence[Ranking]) -> str:
+    """Markdown: the cost at which each method's training reaches a tau that all methods reach.
+
+    The reference is the highest tau that every method with its own defaults reaches at one of its
+    lengths. The smallest of the lengths that were run counts; nothing is interpolated.
+    """
+    return "\n".join(
+        _one_reach(ranking, found) for ranking in rankings if (found := _reaches(ranking))
+    )
+
+
+def _reaches(ranking: Ranking) -> list[_Reach]:
+    trained = [s for s in ranking.scorers if all(_pairs(record) for record in s.records)]
+    cells = [_without_steps(scorer.records[0].cell) for scorer in trained]
+    families: dict[str, list[Scorer]] = {}
+    for scorer, cell in zip(trained, cells, strict=True):
+        families.setdefault(short_name(cell, cells), []).append(scorer)
+    found = []
+    for name, scorers in families.items():
+        scorers.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
+        steps = tuple((s, float(np.nan_to_num(judge(ranking, s).tau, nan=-1.0))) for s in scorers)
+        method = scorers[0].records[0].cell.method
+        found.append(_Reach(name, method, name == method, steps))
+    return sorted(found, key=lambda reach: (not reach.is_plain, reach.name))
+
+
+def _without_steps(cell: Cell) -> Cell:
+    rest = {key: value for key, value in cell.settings.items() if key != "steps"}
+    return cell.model_copy(update={"settings": rest})
+
+
+def _one_reach(ranking: Ranking, reaches: Sequence[_Reach]) -> str:
+    plain = [reach for reach in reaches if reach.is_plain] or list(reaches)
+    reference = min(reach.best for reach in plain)
+    names = " and ".join(in_markdown(reach.name) for reach in plain)
+    beside = [
+        f"{in_markdown(scorer.name)} alone {judge(ranking, scorer).tau:.2f}"
+        for scorer in ranking.scorers
+        if scorer.name in ("macs", "params")
+    ]
+    top = ceiling(ranking)
+    if top:
+        beside.append(f"one training alone, the ceiling, {top.tau:.2f}")
+    caption = (
+        f"The reference is tau {reference:.2f}, the highest that {names} all reach. "
+        f"For comparison: {', '.join(beside) or 'nothing was scored'}. Listed is the shortest of "
+        "the trainings that were run whose tau is at least the reference."
+    )
+    head = (
+        "| Supernet of | Tau at each length, by images | Reached with images "
+        "| Forward and backward TMACs | Seconds |"
+    )
+    lines = [_reach_line(reach, reference) for reach in reaches]
+    claim = _claim({reach.name: reach for reach in plain}, reference)
+    title = f"### {in_markdown(ranking.title)}\n"
+    parts = [title, f"{caption}\n", head, "|---|---|---:|---:|---:|", *lines, ""]
+    return "\n".join(parts + ([f"{claim}\n"] if claim else []))
+
+
+def _reach_line(reach: _Reach, reference: float) -> str:
+    lengths = "; ".join(
+        f"{tau:.2f} at {scorer.mean(lambda record: _training(record).images):,.0f}"
+        for scorer, tau in reach.steps
+    )
+    found = reach.first(reference)
+    if found is None:
+        return f"| {in_markdown(reach.name)} | {lengths} | not reached | – | – |"
+    images, tmacs, seconds = _cost(found[0])
+    name = in_markdown(reach.name)
+    return f"| {name} | {lengths} | {images:,.0f} | {tmacs:.3f} | {seconds:.1f} |"
+
+
+def _claim(plain: Mapping[str, _Reach], reference: float) -> str:
+    """What PSE-Net's training costs of that of the methods that its paper names."""
+    own = plain["pse_net"].first(reference) if "pse_net" in plain else None
+    if own is None:
+        return ""
+    sentences = []
+    for name, stated in PAPER.items():
+        other = plain[name].first(reference) if name in plain else None
+        if other is not None:
+            shares = [
+                mine / theirs if theirs else float("nan")
+                for mine, theirs in zip(_cost(own[0]), _cost(other[0]), strict=True)
+            ]
+            sentences.append(
+                f"pse_net reaches it with {shares[0]:.0%} of the images, {shares[1]:.0%} of the "
+                f"multiply-adds and {shares[2]:.0%} of the seconds that {name} takes; the paper "
+                f"states {stated:.0%} of its training cost."
+            )
+    return " ".join(sentences)
+
+
+def _cost(scorer: Scorer) -> tuple[float, float, float]:
+    """Images, multiply-adds in trillions, and seconds of a training, averaged over its seeds."""
+    return (
+        scorer.mean(lambda record: _training(record).images),
+        scorer.mean(lambda record: _training(record).macs) / 1e12,
+        scorer.mean(lambda record: _training(record).seconds),
+    )

@@ -1,0 +1,358 @@
+"""Comparisons to tables: Markdown, CSV and LaTeX, whole for the record and short for the README.
+
+Each table ends with the parent timed against itself, the noise floor of its speed-ups, and bold
+marks only what lies outside the interval. Reads records and nothing else.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.analysis.comparison import (
+    DECIDING,
+    REFERENCE,
+    Comparison,
+    Row,
+    aligned,
+    compare,
+    control_speedup,
+    latency_at,
+    macs_ratio,
+    realised,
+    share,
+    speedup,
+    spent_macs,
+    spent_seconds,
+)
+from benchmarks.analysis.uncertainty import Estimate, shown
+from benchmarks.records.files import Unread
+from benchmarks.records.plain import in_csv, in_html, in_markdown, in_tex
+from benchmarks.records.record import Record
+from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.unread import unread_markdown, unread_tex
+
+__all__ = [
+    "LEGEND",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "to_short_markdown",
+    "with_unread",
+    "write_tables",
+]
+
+UNITS = {"macs": "MACs", "params": "params", "latency": "latency", "latency_ms": "ms"}
+CONTROL = "parent twice (A/A)"
+
+LEGEND = (
+    "Over several seeds: mean ± sample standard deviation [bootstrap 95 % interval of the mean]; "
+    "one seed has neither. Differences to uniform are paired by seed. Bold, where there are "
+    "several seeds: more accurate than every other method at the budget, or than uniform, with "
+    "the paired difference outside both its bootstrap and Student's 95 % interval, and every seed "
+    "run to its end; where some were not, the row says so and its numbers are of the others. MACs "
+    "ratio is the speed-up if time went with MACs, realised the share of that gain which became a "
+    "gain in time, x8 the share of channel groups whose width is a multiple of 8. The A/A row "
+    "times the parent against itself, ± over the records of the table: differences of that size "
+    "are noise."
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the readable tables.
+
+    Attributes:
+        pattern: heading, which may name the smallest and the largest batch.
+        text: of a row.
+        is_number: aligned to the right.
+        is_bold: whether a row's text stands out.
+        control: text of the A/A row.
+    """
+
+    pattern: str
+    text: Callable[[Comparison, Row], str]
+    is_number: bool = True
+    is_bold: Callable[[Comparison, Row], bool] = lambda comparison, row: False
+    control: Callable[[Comparison], str] = lambda comparison: "–"
+
+    def heading(self, comparison: Comparison) -> str:
+        """The heading for a comparison."""
+        batches = comparison.cell.latency.batches
+        return self.pattern.format(small=min(batches), large=max(batches))
+
+
+@dataclass(frozen=True)
+class Line:
+    """The texts of a table's row, and which of them are bold."""
+
+    texts: tuple[str, ...]
+    bold: tuple[bool, ...]
+
+    def marked(self, escape: Callable[[str], str], mark: Callable[[str], str]) -> list[str]:
+        """The texts, escaped, with the bold ones marked."""
+        pairs = zip(map(escape, self.texts), self.bold, strict=True)
+        return [mark(text) if is_bold else text for text, is_bold in pairs]
+
+
+def to_markdown(comparisons: Sequence[Comparison]) -> str:
+    """One heading, caption and table for each comparison."""
+    parts = [
+        f"### {in_markdown(comparison.title)}\n\n{in_markdown(comparison.caption)}\n\n"
+        f"{_markdown(comparison, COLUMNS)}"
+        for comparison in comparisons
+    ]
+    return "\n".join([*parts, f"{LEGEND}\n"] if parts else [])
+
+
+def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
+    """The columns that decide, the first comparison open and the others folded."""
+    parts = []
+    for index, comparison in enumerate(comparisons):
+        caption = in_markdown(comparison.caption)
+        table = f"{caption}\n\n{_markdown(comparison, SHORT_COLUMNS)}"
+        seeds = _seed_note(comparison)
+        if index == 0:
+            parts.append(f"### {in_markdown(comparison.title)}, {seeds}\n\n{table}")
+        else:
+            summary = f"<summary><b>{in_html(comparison.title)}</b>, {seeds}</summary>"
+            parts.append(f"<details>\n{summary}\n\n{table}\n</details>\n")
+    return "\n".join([*parts, f"{LEGEND}\n"] if parts else [])
+
+
+def to_latex(comparisons: Sequence[Comparison]) -> str:
+    """One booktabs table for each comparison."""
+    parts = []
+    for comparison in comparisons:
+        align = "".join("r" if column.is_number else "l" for column in COLUMNS)
+        lines = [
+            " & ".join(line.marked(in_tex, lambda text: rf"\textbf{{{text}}}")) + r" \\"
+            for line in _lines(comparison, COLUMNS)
+        ]
+        body = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{in_tex(comparison.title)}. {in_tex(comparison.caption)}}}",
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            " & ".join(in_tex(column.heading(comparison)) for column in COLUMNS) + r" \\",
+            r"\midrule",
+            *lines[:-1],
+            r"\midrule",
+            lines[-1],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        parts.append("\n".join(body) + "\n")
+    return "\n".join(parts)
+
+
+def to_csv(comparisons: Sequence[Comparison]) -> str:
+    """All rows in one table, numbers unrounded, an empty field for what was not measured."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_HEADINGS)
+    for comparison in comparisons:
+        writer.writerows(_csv_row(row, comparison) for row in comparison.rows)
+    return out.getvalue()
+
+
+def write_tables(
+    records: Iterable[Record], folder: Path, unread: Sequence[Unread] = ()
+) -> list[Path]:
+    """Writes `results.md`, `results.csv` and `results.tex`; returns their paths.
+
+    The first and the last end with the files that were left out, if there are any.
+    """
+    comparisons = compare(records)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "results.md": with_unread(to_markdown(comparisons), unread),
+        "results.csv": to_csv(comparisons),
+        "results.tex": "\n".join(filter(None, [to_latex(comparisons), unread_tex(unread)])),
+    }
+    for name, text in texts.items():
+        write_whole(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def with_unread(text: str, unread: Sequence[Unread]) -> str:
+    """Markdown that ends with the files that were left out, if there are any."""
+    return "\n".join(filter(None, [text, unread_markdown(unread)]))
+
+
+def _lines(comparison: Comparison, columns: Sequence[Column]) -> list[Line]:
+    """The rows of a table, the A/A row last."""
+    lines = [
+        Line(
+            tuple(column.text(comparison, row) for column in columns),
+            tuple(column.is_bold(comparison, row) for column in columns),
+        )
+        for row in comparison.rows
+    ]
+    control = tuple(column.control(comparison) for column in columns)
+    return [*lines, Line(control, (False,) * len(columns))]
+
+
+def _markdown(comparison: Comparison, columns: Sequence[Column]) -> str:
+    heads = "| " + " | ".join(column.heading(comparison) for column in columns) + " |"
+    rule = "|" + "|".join("---:" if column.is_number else "---" for column in columns) + "|"
+    rows = [
+        "| " + " | ".join(line.marked(in_markdown, lambda text: f"**{text}**")) + " |"
+        for line in _lines(comparison, columns)
+    ]
+    return "\n".join([heads, rule, *rows]) + "\n"
+
+
+def _seed_note(comparison: Comparison) -> str:
+    counts = sorted({len(row.records) for row in comparison.rows})
+    if counts == [1]:
+        return "one seed"
+    return f"{' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds"
+
+
+def _number(name: str, pattern: str, scale: float = 1.0) -> Callable[[Comparison, Row], str]:
+    value = NUMBERS[name]
+    return lambda comparison, row: shown(row.mean(value), pattern, scale)
+
+
+def _with_interval(
+    value: Callable[[Row], Estimate | None], pattern: str
+) -> Callable[[Comparison, Row], str]:
+    def text(comparison: Comparison, row: Row) -> str:
+        found = value(row)
+        return found.with_interval(pattern, 100) if found else "–"
+
+    return text
+
+
+def _top1(row: Row) -> Estimate | None:
+    return row.mean(lambda record: record.top1.finetuned)
+
+
+def _budget(comparison: Comparison, row: Row) -> str:
+    return f"{row.budget} {UNITS.get(row.cell.metric, row.cell.metric)}"
+
+
+def _control_speed(smallest: bool) -> Callable[[Comparison], str]:
+    return lambda comparison: shown(comparison.control(smallest), ".2f")
+
+
+def _milliseconds(record: Record, smallest: bool, which: str) -> float | None:
+    measured = latency_at(record, smallest)
+    if measured is None:
+        return None
+    return (measured.parent_ms if which == "parent" else measured.pruned_ms).median
+
+
+NUMBERS: dict[str, Callable[[Record], float | None]] = {
+    "parent_top1": lambda r: r.top1.parent,
+    "pruned_top1": lambda r: r.top1.pruned,
+    "recalibrated_top1": lambda r: r.top1.recalibrated,
+    "finetuned_top1": lambda r: r.top1.finetuned,
+    "macs_share": lambda r: share(r, "macs"),
+    "params_share": lambda r: share(r, "params"),
+    "macs": lambda r: r.size.macs if r.size else None,
+    "full_macs": lambda r: r.size.full_macs if r.size else None,
+    "params": lambda r: r.size.params if r.size else None,
+    "full_params": lambda r: r.size.full_params if r.size else None,
+    "macs_ratio": macs_ratio,
+    "aligned_share": aligned,
+    "parent_ms_small_batch": lambda r: _milliseconds(r, True, "parent"),
+    "pruned_ms_small_batch": lambda r: _milliseconds(r, True, "pruned"),
+    "speedup_small_batch": lambda r: speedup(r, True),
+    "realised_small_batch": lambda r: realised(r, True),
+    "control_small_batch": lambda r: control_speedup(r, True),
+    "parent_ms_large_batch": lambda r: _milliseconds(r, False, "parent"),
+    "pruned_ms_large_batch": lambda r: _milliseconds(r, False, "pruned"),
+    "speedup_large_batch": lambda r: speedup(r, False),
+    "realised_large_batch": lambda r: realised(r, False),
+    "control_large_batch": lambda r: control_speedup(r, False),
+    "baseline_macs": lambda r: spent_macs(r, ["baseline"]),
+    "search_macs": lambda r: spent_macs(r, DECIDING),
+    "finetune_macs": lambda r: spent_macs(r, ["finetune"]),
+    "search_seconds": lambda r: spent_seconds(r, DECIDING),
+    "finetune_seconds": lambda r: spent_seconds(r, ["finetune"]),
+}
+"""What the CSV holds of each row, averaged over seeds."""
+
+BUDGET = Column("Budget", _budget)
+LABEL = Column("Method", lambda c, row: c.noted(row), False, control=lambda c: CONTROL)
+TOP1 = Column(
+    "Top-1 %, fine-tuned", _with_interval(_top1, ".1f"), is_bold=lambda c, row: c.is_best(row),
+    control=lambda c: shown(c.parent_top1, ".1f", 100),
+)  # fmt: skip
+GAIN = Column(
+    f"To {REFERENCE}",
+    _with_interval(lambda row: row.gain, "+.1f"),
+    is_bold=lambda c, row: row.is_clear_gain,
+)
+SPEED: tuple[Column, ...] = (
+    Column("MACs ratio", _number("macs_ratio", ".2f"), control=lambda c: "1.00"),
+    Column("x8 %", _number("aligned_share", ".0f", 100)),
+    Column("Speed-up, batch {small}", _number("speedup_small_batch", ".2f"),
+           control=_control_speed(True)),
+    Column("Realised %", _number("realised_small_batch", ".0f", 100)),
+    Column("Speed-up, batch {large}", _number("speedup_large_batch", ".2f"),
+           control=_control_speed(False)),
+    Column("Realised %", _number("realised_large_batch", ".0f", 100)),
+)  # fmt: skip
+
+COLUMNS: tuple[Column, ...] = (
+    BUDGET,
+    Column("Method", lambda c, row: row.method, False, control=lambda c: CONTROL),
+    Column("Seeds", lambda c, row: row.seeds, is_number=False),
+    Column("MACs %", _number("macs_share", ".1f", 100), control=lambda c: "100.0"),
+    Column("Params %", _number("params_share", ".1f", 100), control=lambda c: "100.0"),
+    Column("Top-1 %, pruned", _number("pruned_top1", ".1f", 100)),
+    Column("Recalibrated", _number("recalibrated_top1", ".1f", 100)),
+    TOP1,
+    GAIN,
+    *SPEED,
+    Column("Search TMACs", _number("search_macs", ".2f", 1e-12)),
+    Column("Fine-tune TMACs", _number("finetune_macs", ".2f", 1e-12)),
+    Column("Search s", _number("search_seconds", ".1f")),
+)
+
+SHORT_COLUMNS: tuple[Column, ...] = (
+    BUDGET,
+    LABEL,
+    TOP1,
+    GAIN,
+    *SPEED[:2],
+    *SPEED[4:],
+    Column("Search TMACs", _number("search_macs", ".2f", 1e-12)),
+)
+
+CSV_HEADINGS = (
+    "comparison", "model", "data", "hardware", "metric", "budget", "method", "seeds", "ok",
+    *NUMBERS, "finetuned_top1_sd", "finetuned_top1_low", "finetuned_top1_high",
+    "top1_to_uniform", "top1_to_uniform_sd", "top1_to_uniform_low", "top1_to_uniform_high",
+    "is_clearly_best", "records",
+)  # fmt: skip
+
+
+def _csv_row(row: Row, comparison: Comparison) -> list[object]:
+    cell = row.cell
+    means = [row.mean(value) for value in NUMBERS.values()]
+    final, gain = _top1(row), row.gain
+    fields: list[object] = [
+        cell.comparison, cell.model.name, cell.data.name, comparison.hardware, cell.metric,
+        cell.budget, row.method, len(row.records), len(row.ok),
+        *(found.mean if found else None for found in means),
+        *_spread(final),
+        gain.mean if gain else None,
+        *_spread(gain),
+        comparison.is_best(row),
+        " ".join(record.id for record in row.records),
+    ]  # fmt: skip
+    return [in_csv(field) for field in fields]
+
+
+def _spread(found: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    """Standard deviation and ends of the interval, as far as there are any."""
+    if found is None or found.interval is None:
+        return None, None, None
+    return found.sd, *found.interval

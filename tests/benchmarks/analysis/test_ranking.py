@@ -1,0 +1,194 @@
+"""Tau, regret and ceiling against counting by hand; ablation tables of made-up records."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.ranking import agreement, ceiling, collect_rankings, judge, kendall_tau
+from benchmarks.records.cell import Sample, Schedule
+from benchmarks.running.suite import STANDALONE
+from benchmarks.tables.ablation import ablation_table
+from benchmarks.tables.ranking_table import ranking_table
+from tests.benchmarks.fabricate import cell, record
+
+SAMPLE = Sample(count=4, low=0.4, high=0.5)
+TRUTH = {0: (0.5, 0.6, 0.7, 0.8), 1: (0.7, 0.6, 0.9, 0.8)}
+
+
+def asked(method, seed=0, member=None, **changes):
+    return cell(method, 0.5, seed, sample=SAMPLE, member=member, **changes)
+
+
+def members(**changes):
+    return [
+        record(cell=asked(STANDALONE, seed, k, **changes), top1=top1)
+        for seed, row in TRUTH.items()
+        for k, top1 in enumerate(row)
+    ]
+
+
+def scores(method, *rows, settings=None, **changes):
+    settings = settings or {}
+    return [
+        record(cell=asked(method, seed, settings=settings), scores=row, **changes)
+        for seed, row in enumerate(rows)
+    ]
+
+
+def tau_by_hand(first, second):
+    """Concordant less discordant pairs over all pairs, for rankings without ties."""
+    signs = [
+        np.sign(first[i] - first[j]) * np.sign(second[i] - second[j])
+        for i, j in combinations(range(len(first)), 2)
+    ]
+    return np.mean(signs)
+
+
+def test_tau_b_is_that_of_scipy_with_and_without_ties():
+    rng = np.random.default_rng(0)
+    for levels in (3, 8, 1000):
+        first, second = rng.integers(levels, size=(2, 25)).astype(float)
+        assert kendall_tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
+    assert np.isnan(kendall_tau(np.ones(5), np.arange(5.0)))
+
+
+def test_tau_is_the_share_of_concordant_pairs_less_that_of_discordant_ones():
+    rng = np.random.default_rng(0)
+    first, second = rng.random(12), rng.random(12)
+    found = agreement([first], [second])
+    assert found.tau == pytest.approx(tau_by_hand(first, second))
+    assert found.low < found.tau < found.high
+
+
+def test_a_perfect_ranking_has_tau_one_and_no_regret():
+    truth = np.array([0.2, 0.5, 0.1, 0.9])
+    found = agreement([2 * truth + 3], [truth])
+    assert (found.tau, found.low, found.high, found.regret) == (1, 1, 1, 0)
+
+
+def test_regret_is_what_the_best_scored_one_lacks_to_the_best():
+    truth = np.array([0.2, 0.5, 0.1, 0.9])
+    assert agreement([np.array([0.0, 9.0, 1.0, 2.0])], [truth]).regret == pytest.approx(0.4)
+
+
+def test_scores_are_judged_by_the_mean_accuracy_over_seeds():
+    (ranking,) = collect_rankings([*members(), *scores("bnp", (1.0, 2, 3, 4), (4.0, 3, 2, 1))])
+    assert np.allclose(ranking.mean_truth, [0.6, 0.6, 0.8, 0.8])
+    (scorer,) = ranking.scorers
+    found = judge(ranking, scorer)
+    # Of six pairs two are tied in the truth: tau-b of the first seed is 4 / sqrt(6 * 4).
+    assert found.tau == pytest.approx(0)
+    assert found.regret == pytest.approx((0 + 0.2) / 2)
+
+
+def test_the_ceiling_compares_each_seed_with_the_mean_of_the_others():
+    (ranking,) = collect_rankings([*members(), *scores("macs", (1.0, 2, 3, 4))])
+    found = ceiling(ranking)
+    assert found.tau == pytest.approx(tau_by_hand(*map(np.array, TRUTH.values())))
+    assert found.regret == pytest.approx((0.9 - 0.8 + 0.8 - 0.7) / 2)
+
+
+def test_one_seed_has_no_ceiling():
+    (ranking,) = collect_rankings([r for r in members() if r.cell.seed == 0])
+    assert ceiling(ranking) is None
+    assert "one seed" in ranking_table([ranking])
+
+
+def test_a_seed_with_a_lost_member_is_no_truth():
+    lost = [r for r in members() if (r.cell.seed, r.cell.member) != (1, 2)]
+    (ranking,) = collect_rankings(lost)
+    assert set(ranking.truth) == {0}
+
+
+def test_what_was_trained_otherwise_is_another_ranking():
+    longer = members(finetune=Schedule(epochs=9))
+    assert len(collect_rankings([*members(), *longer])) == 2
+    assert len(collect_rankings([*members(), *members(start="scratch")])) == 2
+
+
+def test_scores_from_a_device_of_another_fingerprint_are_not_held_against_a_ranking():
+    here = [r.model_copy(update={"fingerprint": "cpu-11111111"}) for r in members()]
+    scored = scores("macs", (1.0, 2, 3, 4), (1.0, 2, 3, 4), fingerprint="cpu-11111111")
+    (ranking,) = collect_rankings([*here, *scored])
+    assert [scorer.name for scorer in ranking.scorers] == ["macs"]
+    elsewhere = [r.model_copy(update={"fingerprint": "cpu-22222222"}) for r in scored]
+    (ranking,) = collect_rankings([*here, *elsewhere])
+    assert not ranking.scorers
+
+
+def test_the_table_names_costs_and_puts_the_best_tau_first():
+    found = [
+        *members(),
+        *scores("macs", (1.0, 2, 4, 3), (1.0, 2, 4, 3)),
+        *scores("bnp", (4.0, 3, 2, 1), (4.0, 3, 2, 1), settings={"steps": 0, "ratios": 5}),
+        *scores("bnp", (1.0, 3, 2, 4), (1.0, 3, 2, 4), settings={"ratios": 5}),
+    ]
+    table = ranking_table(collect_rankings(found))
+    lines = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert [line.split(" | ")[0] for line in lines] == [
+        "| one training alone (the ceiling)",
+        "| macs",
+        "| bnp",
+        "| bnp (steps=0)",
+    ]
+    # One scoring and one searching phase of 1 and 0.5 TMACs; four trainings of 0.3 TMACs a seed.
+    assert lines[1].endswith("| 1.50 | 2.0 |") and lines[0].endswith("| 1.20 | 0.0 |")
+
+
+def test_rankings_are_no_rows_of_the_comparison():
+    found = [*members(), *scores("macs", (1.0, 2, 3, 4)), record("taylor")]
+    (comparison,) = compare(found)
+    assert [row.cell.method for row in comparison.rows] == ["taylor"]
+
+
+def ablated(settings, *top1, gap=None):
+    trace = ({"step": "solve", "gap": gap},) if gap is not None else ()
+    return [
+        record(cell=cell("bnp", seed=seed, settings=settings), top1=value, trace=trace)
+        for seed, value in enumerate(top1)
+    ]
+
+
+def test_an_ablation_pairs_variants_with_the_plain_method_by_seed():
+    found = [
+        *ablated({"steps": 7}, 0.5, 0.7, gap=0.002),
+        *ablated({"steps": 7, "solver": "random"}, 0.4, 0.7, gap=0.5),
+        *ablated({}, 0.6, 0.9),
+        record("uniform"),
+    ]
+    table = ablation_table(compare(found))
+    lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert [line[0] for line in lines] == ["| plain", "| steps=7", "| solver=random, steps=7"]
+    assert lines[1][4].startswith("-15.0 ±") and lines[2][4].startswith("**-20.0 ±")
+    assert [line[5] for line in lines] == ["–", "2.00 ± 0.00", "500.00 ± 0.00"]
+    assert "uniform" not in table
+
+
+def test_the_plain_method_of_an_ablation_may_have_settings_of_its_suite():
+    found = [*ablated({"steps": 7}, 0.5), *ablated({"steps": 9, "solver": "exact"}, 0.6)]
+    table = ablation_table(compare(found))
+    assert "| plain |" in table and "| solver=exact, steps=9 |" in table
+
+
+def test_a_setting_put_back_to_its_default_is_named():
+    found = [*ablated({"steps": 7}, 0.5), *ablated({"kd": 0.0, "beta": 0.0}, 0.6)]
+    assert "| beta=0.0, kd=0.0, steps=default |" in ablation_table(compare(found))
+
+
+def test_methods_without_variants_give_no_ablation():
+    assert ablation_table(compare([record("uniform"), record("taylor")])) == ""
+
+
+def test_networks_trained_from_scratch_are_never_the_plain_method():
+    def rows(**changes):
+        settings = {"steps": 150}
+        return [
+            record(cell=cell("stagewise", 0.5, seed, settings=settings, **changes))
+            for seed in (0, 1)
+        ]
+
+    table = ablation_table(compare([*rows(scratch=Schedule(epochs=10)), *rows()]))
+    assert table.index("| plain |") < table.index("| from scratch=10 epochs |")

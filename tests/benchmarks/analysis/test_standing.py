@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.standing import average_ranks, stability
+from benchmarks.records.cell import Model
+from benchmarks.tables.standing_table import standing_table
+from tests.benchmarks.fabricate import cell, record
+
+
+def results(table, **changes):
+    """Records from {(model, budget): {method: accuracies over seeds}}."""
+    return [
+        record(cell=cell(method, budget, seed, model=Model(name=model), **changes), top1=top1)
+        for (model, budget), row in table.items()
+        for method, accuracies in row.items()
+        for seed, top1 in enumerate(accuracies)
+    ]
+
+
+def test_ranks_are_averaged_over_tasks_and_ties_share_theirs():
+    table = {
+        ("a", 0.5): {"x": [0.9], "y": [0.8], "z": [0.7]},
+        ("a", 0.25): {"x": [0.6], "y": [0.6], "z": [0.5]},
+        ("b", 0.5): {"x": [0.3, 0.5], "y": [0.5, 0.5], "z": [0.1, 0.1]},
+    }
+    standing = average_ranks(compare(results(table)))
+    # x: 1, 1.5, 2; y: 2, 1.5, 1; z: 3, 3, 3.
+    assert standing.methods == ("x", "y", "z") and standing.tasks == 3
+    assert standing.average.tolist() == [1.5, 1.5, 3.0]
+
+
+def test_a_method_that_failed_is_last_and_one_that_was_not_run_leaves_the_task_out():
+    table = {
+        ("a", 0.5): {"x": [0.9], "y": [0.8], "z": [0.7]},
+        ("a", 0.25): {"x": [0.9], "y": [0.8]},
+        ("b", 0.5): {"y": [0.8], "z": [0.7]},
+        ("c", 0.5): {"x": [0.9], "y": [0.8], "z": [0.7]},
+    }
+    failed = record(status="failed", reason="x", cell=cell("x", 0.5, 0, model=Model(name="b")))
+    standing = average_ranks(compare([*results(table), failed]))
+    assert standing.tasks == 3 and standing.left_out == 1
+    assert dict(zip(standing.methods, standing.average, strict=True)) == pytest.approx(
+        {"x": 5 / 3, "y": 5 / 3, "z": 8 / 3}
+    )
+
+
+def test_a_method_that_lost_a_seed_is_last_however_good_the_others_were():
+    table = {("a", b): {"x": [0.9], "y": [0.8, 0.8]} for b in (0.5, 0.25)}
+    lost = [
+        record(status="failed", reason="x", cell=cell("x", b, 1, model=Model(name="a")))
+        for b in (0.5, 0.25)
+    ]
+    assert average_ranks(compare([*results(table), *lost])).methods == ("y", "x")
+
+
+def test_critical_difference_is_the_published_one():
+    # Demsar 2006, table 5: q = 2.569 for four classifiers at 5 %; with 14 data sets, his example.
+    task = {"p": [0.4], "q": [0.3], "r": [0.2], "s": [0.1]}
+    table = {(f"net{i}", 0.5): task for i in range(14)}
+    standing = average_ranks(compare(results(table)))
+    assert standing.critical_difference == pytest.approx(
+        2.569 * np.sqrt(4 * 5 / (6 * 14)), rel=1e-3
+    )
+    assert standing.p_value < 1e-6
+    # Ranks 1, 2, 3, 4 and a critical difference of 1.25: neighbours are joined, no more.
+    assert standing.cliques == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_a_single_task_has_no_average_rank():
+    assert average_ranks(compare(results({("a", 0.5): {"x": [0.9], "y": [0.8]}}))) is None
+    assert average_ranks([]) is None
+
+
+def test_stability_is_one_for_the_same_order_and_minus_one_for_the_reverse():
+    order = {f"m{i}": [0.1 * i, 0.1 * i + 0.01] for i in range(6)}
+    reverse = {name: [0.7 - value for value in values] for name, values in order.items()}
+    table = {("a", 0.5): order, ("a", 0.25): order, ("b", 0.5): order, ("b", 0.25): reverse}
+    same, turned = stability(compare(results(table)))
+    assert (same.tau, same.high, same.methods, same.seeds) == (1.0, 1.0, 6, 2)
+    assert turned.tau == -1.0 and turned.low == -1.0
+    text = standing_table(compare(results(table)))
+    assert "| a on digits | 0.5 and 0.25 | 6 | 2 seeds | 1.00 |" in text
+
+
+def test_interval_of_a_stability_holds_its_tau_and_is_wide_for_few_methods():
+    rng = np.random.default_rng(3)
+    table = {
+        ("a", budget): {f"m{i}": [rng.uniform(0.4, 0.6)] for i in range(5)}
+        for budget in (0.5, 0.25)
+    }
+    (found,) = stability(compare(results(table)))
+    assert found.low < found.tau < found.high and found.high - found.low > 0.5

@@ -1,0 +1,234 @@
+import pytest
+
+from benchmarks.records.cell import Data, Model, Schedule
+from benchmarks.running.plan import plan_suite
+from benchmarks.running.suite import Suite, Variant, expand, expand_ranking, list_suites, load_suite
+from tests.benchmarks.fabricate import cell
+
+MINIMAL = """
+title = "t"
+budgets = [0.5]
+models = [{name = "resnet18"}]
+datasets = [{name = "digits"}]
+parent = {epochs = 1}
+finetune = {epochs = 1}
+"""
+
+
+def read(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return load_suite(str(path))
+
+
+@pytest.mark.parametrize("name", list_suites())
+def test_every_suite_that_comes_along_reads(name):
+    assert load_suite(name).title
+
+
+def test_the_suites_of_the_readme_come_along():
+    assert {"quick", "smoke"} <= set(list_suites())
+
+
+def test_quick_compares_all_methods_on_a_residual_and_a_mobile_network_at_two_budgets():
+    quick = load_suite("quick")
+    assert quick.methods == "all"
+    assert quick.budgets == (0.5, 0.25)
+    assert quick.seeds == (0,)
+    assert quick.models[0].name == "resnet20_cifar" and len(quick.models) == 2
+
+
+def test_a_file_is_read_by_its_path(tmp_path):
+    suite = read(tmp_path, MINIMAL)
+    assert suite.models == (Model(name="resnet18"),)
+    assert suite.parent == Schedule(epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("budgetss = [1]", "unknown key 'budgetss'; did you mean budgets"),
+        ("[rules]\ndivisr = 8", "rules: unknown key 'divisr'; did you mean divisor"),
+        ("[[variants]]\nsettings = {}", "variants.0.method: Field required"),
+        ("[ranking.sample]\nlow = 0.6\nhigh = 0.5", "low, 0.6, is above high, 0.5"),
+        ("image_sizes = {resnet81 = 16}", "no network 'resnet81'; did you mean resnet18"),
+        ("image_sizes = {resnet18 = 4}", "image_sizes.resnet18: .*greater than or equal to 8"),
+        ("seeds = []", "seeds: .*at least 1 item"),
+        ("seeds = [-1]", "seeds.0: .*greater than or equal to 0"),
+        ('metric = "flops"', "metric: .*'macs', 'params', 'latency' or 'latency_ms'"),
+        ("protocol = 99", "protocol 99 is not the one of this program"),
+        ('title = ""\n', "is not TOML"),
+    ],
+)
+def test_a_wrong_suite_is_refused_with_the_place_and_the_way_out(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, MINIMAL + change)
+
+
+@pytest.mark.parametrize("budget", ["0", "-0.5", "nan"])
+def test_a_budget_that_is_not_positive_is_refused(tmp_path, budget):
+    with pytest.raises(ValueError, match=r"budgets\.0: budget .* is not positive"):
+        read(tmp_path, MINIMAL.replace("0.5", budget))
+
+
+def test_an_unknown_suite_names_the_nearest():
+    with pytest.raises(ValueError, match="unknown suite 'quik'; did you mean quick"):
+        load_suite("quik")
+
+
+def test_a_suite_file_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.toml"):
+        load_suite("nowhere.toml")
+
+
+def test_a_suite_expands_to_every_combination_once():
+    suite = Suite(
+        title="t",
+        budgets=(0.5, 0.25),
+        seeds=(0, 1, 2),
+        models=(Model(name="a"), Model(name="b")),
+        datasets=(Data(name="d"),),
+        parent=Schedule(epochs=1),
+        finetune=Schedule(epochs=1),
+    )
+    jobs = [Variant(method="uniform"), Variant(method="taylor", settings={"batches": 3})]
+    cells = expand(suite, jobs)
+    assert len({c.key for c in cells}) == len(cells) == 2 * 2 * 3 * 2
+    assert len({c.parent_key for c in cells}) == 2 * 3
+    assert {c.settings.get("batches") for c in cells if c.method == "taylor"} == {3}
+    assert all(c.settings == {} for c in cells if c.method == "uniform")
+
+
+def test_cells_carry_the_device():
+    suite = Suite(
+        title="t",
+        budgets=(0.5,),
+        models=(Model(name="tiny_net"),),
+        datasets=(Data(name="digits"),),
+        parent=Schedule(epochs=3),
+        finetune=Schedule(epochs=2),
+        latency=cell().latency,
+    )
+    assert expand(suite, [Variant(method="uniform")]) == [cell()]
+    (on_gpu,) = expand(suite, [Variant(method="uniform")], "cuda")
+    assert on_gpu.device == "cuda" and on_gpu.key != cell().key
+
+
+def test_a_network_with_images_of_its_own_size_shares_no_parent_with_the_data_sets(tmp_path):
+    two = MINIMAL.replace('[{name = "resnet18"}]', '[{name = "resnet18"}, {name = "resnet10t"}]')
+    plain, own = (
+        expand(read(tmp_path, two + extra), [Variant(method="uniform")])
+        for extra in ("", "image_sizes = {resnet10t = 48}")
+    )
+    assert [c.data.image_size for c in own] == [None, 48]
+    assert own[0] == plain[0] and own[1].parent_key != plain[1].parent_key
+    moved = read(tmp_path, two + "image_sizes = {resnet10t = 48}").on_dataset("cifar10")
+    assert {c.data for c in expand(moved, [Variant(method="uniform")])} == {Data(name="cifar10")}
+
+
+def test_other_seeds_change_nothing_else(tmp_path):
+    suite = read(tmp_path, MINIMAL)
+    jobs = [Variant(method="uniform")]
+    assert [c.seed for c in expand(suite.with_seeds(3), jobs)] == [0, 1, 2]
+    assert expand(suite.with_seeds(3), jobs)[0] == expand(suite, jobs)[0]
+
+
+def test_options_change_no_cell(tmp_path):
+    plain, told = (read(tmp_path, MINIMAL + extra) for extra in ("", 'options = "--workers 2"'))
+    assert plan_suite("mine", plain).cells == plan_suite("mine", told).cells
+
+
+def test_the_reference_suites_are_as_announced():
+    at_cifar_size, small = load_suite("clutter32"), load_suite("clutter16")
+    assert at_cifar_size.budgets == (0.75, 0.5, 0.25, 0.125)
+    assert at_cifar_size.datasets[0].train_size == 50_000
+    families = ["resnet56_cifar", "mobilenetv2", "mobilenetv3", "efficientnet"]
+    for model, family in zip(at_cifar_size.models, families, strict=True):
+        assert model.name.startswith(family)
+    for suite in (at_cifar_size, small):
+        assert suite.methods == "all" and len(suite.seeds) >= 3
+    headline = load_suite("cifar10")
+    assert {model.name for model in headline.models} == {"resnet56_cifar", "resnet110_cifar"}
+    assert load_suite("imagenet").budgets == (2_000_000_000, 1_000_000_000)
+    assert load_suite("imagenet-mobile").budgets == (300_000_000,)
+
+
+RANKING = """
+seeds = [0, 1]
+[ranking]
+train = {epochs = 2}
+start = "scratch"
+scorers = [{method = "macs"}, {method = "bnp", settings = {steps = 0}}]
+[ranking.sample]
+count = 3
+low = 0.4
+high = 0.5
+"""
+
+
+def test_a_ranking_is_a_cell_for_each_scorer_and_for_each_member(tmp_path):
+    suite = read(tmp_path, MINIMAL + RANKING)
+    cells = expand_ranking(suite, suite.ranking.scorers)
+    assert len({c.key for c in cells}) == len(cells) == 2 * (2 + 3)
+    assert len({c.ranking for c in cells}) == 1
+    members = [c for c in cells if c.member is not None]
+    assert [c.member for c in members if c.seed == 1] == [0, 1, 2]
+    assert all(c.finetune == Schedule(epochs=2) and c.start == "scratch" for c in members)
+    assert [c.method for c in cells if c.member is None and c.seed == 0] == ["macs", "bnp"]
+
+
+def test_a_suite_of_a_ranking_alone_needs_no_budget(tmp_path):
+    suite = read(tmp_path, MINIMAL.replace("budgets = [0.5]", "") + RANKING)
+    assert expand(suite, [Variant(method="uniform")]) == []
+    with pytest.raises(ValueError, match="at least 1 item, or add a "):
+        read(tmp_path, MINIMAL.replace("budgets = [0.5]", ""))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('[[variants]]\nmethod = "taylr"', "unknown pruner 'taylr'.*taylor"),
+        ('[[variants]]\nmethod = "taylor"\nsettings = {batch = 3}', "unknown setting of taylor"),
+        ('[[variants]]\nmethod = "taylor"', "'taylor' stands twice in the suite"),
+        ("[settings.bnq]", "settings for 'bnq', which the suite does not run"),
+        (RANKING.replace("bnp", "taylor").replace("steps", "batches"), "'taylor' scores no"),
+        (RANKING.replace("bnp", "params"), "the proxy 'params' has no settings"),
+    ],
+)
+def test_what_a_suite_cannot_run_is_refused_before_anything_runs(tmp_path, change, message):
+    suite = read(tmp_path, MINIMAL + change)
+    with pytest.raises(ValueError, match=message):
+        plan_suite("mine", suite, tmp_path)
+
+
+def test_variants_take_the_settings_of_the_suite_for_their_method(tmp_path):
+    text = """
+    methods = ["uniform"]
+    variants = [{method = "bnp"}, {method = "bnp", settings = {solver = "exact", steps = 5}}]
+    [settings.bnp]
+    steps = 7
+    """
+    plan = plan_suite("mine", read(tmp_path, MINIMAL + text), tmp_path)
+    found = [(c.method, c.settings) for c in plan.cells]
+    exact = {"solver": "exact", "steps": 5}
+    assert found == [("uniform", {}), ("bnp", {"steps": 7}), ("bnp", exact)]
+
+
+def test_a_suite_runs_on_another_data_set_whole(tmp_path):
+    suite = load_suite("bnp-headline").on_dataset("digits")
+    cells = plan_suite("mine", suite, tmp_path).cells
+    assert {c.data for c in cells} == {Data(name="digits")}
+    assert {c.budget for c in cells} == {0.3876}
+    with pytest.raises(ValueError, match="unknown dataset 'cifar11'; did you mean cifar10"):
+        plan_suite("mine", suite.on_dataset("cifar11"), tmp_path)
+
+
+def test_a_variant_trained_from_scratch_stands_beside_the_fine_tuned_ones() -> None:
+    suite = load_suite("ranking")
+    plain, *_ = cells = expand(suite, [Variant(method="stagewise"), *suite.variants])
+    anew = [cell for cell in cells if cell.scratch is not None]
+    assert {cell.method for cell in anew} == {"stagewise", "uniform"}
+    assert {cell.comparison for cell in cells} == {plain.comparison}
+    assert all(cell.is_redrawn and cell.last_training == cell.scratch for cell in anew)
+    assert not plain.is_redrawn and plain.last_training == plain.finetune
+    assert len({cell.key for cell in cells}) == len(cells)

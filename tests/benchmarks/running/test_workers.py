@@ -1,0 +1,355 @@
+"""The death of one process is the end of one cell."""
+
+import operator
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import Executor, Future
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.records.cell import Cell
+from benchmarks.records.files import load_records
+from benchmarks.records.record import Record
+from benchmarks.running import protocol
+from benchmarks.running.plan import Job, Plan
+from benchmarks.running.run_cells import run_plan
+from benchmarks.running.workers import WorkerDied, Workers, _packable, _Slot, _told
+from tests.benchmarks.fabricate import cell, record
+
+ROOT = Path(__file__).parents[3]
+
+
+class Narrow(ValueError):
+    """Does not survive pickling: it is made of two values and keeps one."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(f"{name} is above {limit}")
+
+
+# The processes.
+
+
+def test_a_task_ends_with_its_process_and_the_others_do_not() -> None:
+    pool = Workers(2, settle=os.getpid)  # without torch, for speed
+    try:
+        killed = pool.submit(signal.raise_signal, signal.SIGKILL)
+        aborted = pool.submit(os.abort)
+        left = pool.submit(os._exit, 3)
+        left_politely = pool.submit(sys.exit, 0)
+        broken = pool.submit(operator.truediv, 1, 0)
+        added = pool.submit(operator.add, 1, 2)
+        with pytest.raises(WorkerDied, match=r"^killed by signal 9 \(SIGKILL\); .*memory"):
+            killed.result(120)
+        with pytest.raises(WorkerDied, match=r"^killed by signal 6 \(SIGABRT\)$"):
+            aborted.result(120)
+        with pytest.raises(WorkerDied, match="exit status 3"):
+            left.result(120)
+        with pytest.raises(WorkerDied, match="exit status 0"):
+            left_politely.result(120)
+        with pytest.raises(ZeroDivisionError):
+            broken.result(120)
+        assert added.result(120) == 3
+    finally:
+        pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(operator.add, 1, 2)
+
+
+def test_a_second_interruption_ends_processes_that_do_not_listen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Workers(1, settle=partial(signal.signal, signal.SIGTERM, signal.SIG_IGN))
+    process = pool.submit(os.getpid).result(120)
+    busy = pool.submit(time.sleep, 10**6)
+    while not busy.running():
+        time.sleep(0.01)
+
+    def interrupt(slot: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Slot, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.shutdown()
+    with pytest.raises(WorkerDied, match="killed by signal"):
+        busy.result(120)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_an_end_names_the_signal() -> None:
+    assert _told(-signal.SIGSEGV) == "killed by signal 11 (SIGSEGV)"
+    assert _told(-35) == "killed by signal 35"  # a real-time signal has no name
+    assert _told(None) == "the process ended with exit status None and gave no answer"
+
+
+def test_an_exception_that_cannot_travel_is_told() -> None:
+    packed = _packable(Narrow("lr", 3))
+    assert type(packed) is ValueError and str(packed) == "Narrow: lr is above 3"
+    assert isinstance(_packable(ZeroDivisionError("x")), ZeroDivisionError)
+
+
+# What a run makes of a death. Nothing is trained here, and a process is a call.
+
+
+class Mortal(Executor):
+    """Runs tasks at once; kills the process of what is told, as often as it is told."""
+
+    def __init__(self, deaths: dict[tuple[str, str], int]) -> None:
+        self.deaths = Counter(deaths)
+        self.pools: list[int] = []
+        self.tasks: list[tuple[str, str, int]] = []
+
+    def of(self, workers: int) -> "Mortal":
+        self.pools.append(workers)
+        return self
+
+    def submit(self, function, /, *arguments, **_):  # type: ignore[no-untyped-def, override]
+        future: Future[object] = Future()
+        asked, kind = arguments[0], "train" if function.__name__ == "_train_parent" else "run"
+        kind = "refuse" if kind == "run" and arguments[3] is not None else kind
+        name = asked.parent_key if kind == "train" else asked.method
+        self.tasks.append((kind, name, self.pools[-1]))
+        if self.deaths[kind, name]:
+            self.deaths[kind, name] -= 1
+            future.set_exception(WorkerDied(-signal.SIGSEGV))
+        else:
+            future.set_result(function(*arguments))
+        return future
+
+
+METHODS = ("uniform", "taylor", "fpgm")
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "parent_for", lambda cell, places: None)
+
+    def run_cell(cell: Cell, **_: object) -> tuple[Record, None]:
+        return record(cell=cell, id="", utc=datetime.now(UTC).isoformat(timespec="seconds")), None
+
+    monkeypatch.setattr(protocol, "run_cell", run_cell)
+
+
+def run(folder: Path, mortal: Mortal, **changes: object) -> tuple[Job, object]:
+    cells = tuple(cell(method) for method in METHODS)
+    job = Job(folder, workers=2, **changes)  # type: ignore[arg-type]
+    return job, run_plan(Plan("test", cells, cells), job, Console(quiet=True), mortal.of)
+
+
+PARENT = cell().parent_key
+
+
+def reasons(job: Job, method: str) -> list[str | None]:
+    return [r.reason for r in loaded(job.records) if r.cell.method == method]
+
+
+def loaded(folder: Path) -> list[Record]:
+    """In the order in which they were written."""
+    return sorted(load_records(folder), key=lambda record: record.id)
+
+
+def test_a_cell_that_dies_once_is_recorded_and_run_again_alone(
+    tmp_path: Path, untrained: None
+) -> None:
+    mortal = Mortal({("run", "taylor"): 1})
+    job, outcomes = run(tmp_path, mortal)
+    assert outcomes == {"ok": 3} and not outcomes.unsettled
+    assert reasons(job, "taylor") == ["killed by signal 11 (SIGSEGV)", None]
+    assert mortal.tasks == [
+        ("train", PARENT, 2),
+        ("run", "uniform", 2),
+        ("run", "taylor", 2),
+        ("refuse", "taylor", 2),
+        ("run", "fpgm", 2),
+        ("run", "taylor", 1),
+    ]
+
+
+def test_a_cell_that_dies_twice_fails_and_is_named(tmp_path: Path, untrained: None) -> None:
+    job, outcomes = run(tmp_path, Mortal({("run", "taylor"): 2}))
+    assert outcomes == {"ok": 2, "failed": 1}
+    death = "killed by signal 11 (SIGSEGV)"
+    assert reasons(job, "taylor") == [death, f"{death}, and again when it ran alone"]
+    assert [r.cell.method for r in outcomes.unsettled] == ["taylor"]
+
+
+def test_a_parent_that_dies_once_is_trained_again_alone_and_its_cells_run_side_by_side(
+    tmp_path: Path, untrained: None
+) -> None:
+    mortal = Mortal({("train", PARENT): 1})
+    job, outcomes = run(tmp_path, mortal)
+    assert outcomes == {"ok": 3} and len(load_records(job.records)) == 3
+    assert mortal.tasks == [
+        ("train", PARENT, 2),
+        ("train", PARENT, 1),
+        *(("run", method, 2) for method in METHODS),
+    ]
+
+
+def test_a_parent_that_dies_twice_fails_its_cells(tmp_path: Path, untrained: None) -> None:
+    job, outcomes = run(tmp_path, Mortal({("train", PARENT): 2}))
+    assert outcomes == {"failed": 3} and len(outcomes.unsettled) == 3
+    reason = "parent: killed by signal 11 (SIGSEGV), and again when it was trained alone"
+    assert [r.reason for r in load_records(job.records)] == [reason] * 3
+
+
+def test_a_parent_and_then_one_of_its_cells_may_die(tmp_path: Path, untrained: None) -> None:
+    job, outcomes = run(tmp_path, Mortal({("train", PARENT): 1, ("run", "fpgm"): 1}))
+    assert outcomes == {"ok": 3}
+    assert reasons(job, "fpgm") == ["killed by signal 11 (SIGSEGV)", None]
+
+
+def test_a_cell_that_died_counts_as_failed_when_no_time_is_left_to_try_it_again(
+    tmp_path: Path, untrained: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 0.0, 9.0])  # parent, two cells; taylor dies before it looks
+    monkeypatch.setattr("benchmarks.running.run_cells.time.time", lambda: next(clock))
+    job, outcomes = run(tmp_path, Mortal({("run", "taylor"): 1}), until=5.0)
+    assert outcomes == {"ok": 2, "failed": 1}
+    assert reasons(job, "taylor") == ["killed by signal 11 (SIGSEGV)"]
+
+
+def test_a_run_stops_where_no_process_lives_to_write_a_record(
+    tmp_path: Path, untrained: None
+) -> None:
+    mortal = Mortal({("run", "taylor"): 1, ("refuse", "taylor"): 1})
+    with pytest.raises(OSError, match=r"die before .*SIGSEGV.*fewer --workers"):
+        run(tmp_path, mortal)
+
+
+def test_what_killed_runs_left_is_swept_at_the_next_start(tmp_path: Path, untrained: None) -> None:
+    job = Job(tmp_path)
+    hour_ago = time.time() - 4000
+    left = [
+        folder / ".x.json.12.tmp"
+        for folder in (job.records, job.cache, job.cache / "latency", tmp_path / "tables")
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+        os.utime(path, (hour_ago, hour_ago))
+    run(tmp_path, Mortal({}))
+    assert not any(path.exists() for path in left)
+
+
+# The whole command.
+
+METHOD = '''"""Ends its process.
+
+Paper: None.
+Idea: None.
+Steps:
+    1. End.
+Deviations:
+    - None.
+Unknowns:
+    - None.
+Cost: A process.
+Names: None.
+"""
+import signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from zoo.core.method.pruner import Pruner
+
+@dataclass(frozen=True)
+class Deadly(Pruner):
+    """Ends its process."""
+
+    def search(self, problem):
+        """End."""
+        {end}
+'''
+
+SUITE = """
+title = "one method that dies"
+budgets = [0.5]
+seeds = [0]
+methods = {methods}
+[[models]]
+name = "test_resnet"
+[[datasets]]
+name = "digits"
+image_size = 16
+train_size = 64
+search_size = 32
+test_size = 32
+[parent]
+epochs = 1
+batch_size = 32
+[finetune]
+epochs = 1
+batch_size = 32
+[latency]
+batches = [1]
+rounds = 3
+block_ms = 1.0
+warmup_ms = 1.0
+"""
+
+
+def started(folder: Path, methods: list[str], end: str) -> "subprocess.Popen[str]":
+    """The command in a process of its own, with a further baseline that ends its process."""
+    (folder / "deadly.py").write_text(METHOD.replace("{end}", end))
+    (folder / "sitecustomize.py").write_text(
+        f"import baselines; baselines.__path__.append({str(folder)!r})"
+    )
+    (folder / "suite.toml").write_text(SUITE.replace("{methods}", repr(methods)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{ROOT}"}
+    start = "from benchmarks.cli import main; main()"
+    arguments = ["run", str(folder / "suite.toml"), "--workers", "1", "--results", str(folder)]
+    return subprocess.Popen(
+        [sys.executable, "-c", start, *arguments],
+        env=environment,
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path) -> None:
+    methods = ["uniform", "deadly", "l1_norm"]
+    process = started(tmp_path, methods, "signal.raise_signal(signal.SIGKILL)")
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 1, output
+    found = loaded(tmp_path / "records")
+    assert Counter((r.cell.method, r.status) for r in found) == {
+        ("uniform", "ok"): 1,
+        ("l1_norm", "ok"): 1,
+        ("deadly", "failed"): 2,
+    }
+    dead = [r for r in found if r.cell.method == "deadly"]
+    reasons = [r.reason or "" for r in dead]
+    assert all(reason.startswith("killed by signal 9 (SIGKILL); ") for reason in reasons)
+    assert reasons[1].endswith("and again when it ran alone")
+    assert dead[1].id in output and "1 failed cell" in output and "Traceback" not in output
+    assert (tmp_path / "tables" / "results.md").is_file()
+
+
+def test_sigterm_to_the_command_records_what_was_running(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    process = started(tmp_path, ["deadly"], f"Path({str(begun)!r}).touch(); time.sleep(10**6)")
+    deadline = time.monotonic() + 400
+    while not begun.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 143, output
+    assert "stopped by SIGTERM" in output and "run again to resume" in output
+    (only,) = load_records(tmp_path / "records")
+    assert (only.cell.method, only.status, only.reason) == ("deadly", "cancelled", "interrupted")
+    with pytest.raises(ProcessLookupError):  # nobody outlives the run
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)

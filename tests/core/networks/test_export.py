@@ -1,0 +1,92 @@
+import importlib.util
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from zoo.core.networks import export
+from zoo.core.networks.export import export_network, require
+
+SIZE = (3, 32, 32)
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(n) is None for n in ("onnx", "onnxscript", "onnxruntime")),
+    reason="an optional extra",
+)
+FORMS = ["torch-export", pytest.param("onnx", marks=needs_onnx)]
+
+
+@pytest.fixture(scope="module")
+def net():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return timm.create_model("test_resnet", num_classes=5).to(memory_format=torch.channels_last)
+
+
+def run_file(path, images):
+    """The file in its own runtime, apart from the code that wrote it."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return torch.export.load(path).module()(images)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_file_computes_the_network_s_logits_at_any_batch(tmp_path, net, form, fold):
+    path = tmp_path / f"network{export.SUFFIXES[form]}"
+    told = export_network(net, SIZE, path, form=form, fold=fold)
+    assert told.path == path and told.size_bytes == path.stat().st_size
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    for count in (1, 4):
+        images = torch.randn(count, *SIZE, generator=torch.Generator().manual_seed(count))
+        with torch.no_grad():
+            expected, found = net.eval()(images), run_file(path, images)
+        assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+
+
+def test_folding_takes_batch_norm_out_of_the_file(tmp_path, net):
+    for fold in (False, True):
+        path = tmp_path / f"{fold}.pt2"
+        export_network(net, SIZE, path, form="torch-export", fold=fold)
+        code = torch.export.load(path).module().code
+        assert ("batch_norm" in code) != fold
+
+
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path, net, monkeypatch):
+    def wrong(model, size):
+        return timm.create_model("test_resnet", num_classes=5).eval()
+
+    monkeypatch.setattr(export, "fold_batch_norm", wrong)
+    with pytest.raises(ValueError, match="logits differ from the network's by"):
+        export_network(net, SIZE, tmp_path / "network.pt2", form="torch-export", fold=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_cannot_be_exported_leaves_nothing_behind(tmp_path):
+    class Dependent(nn.Module):
+        def forward(self, images):
+            return images if images.sum() > 0 else -images
+
+    with pytest.raises(Exception):  # torch's own
+        export_network(Dependent(), SIZE, tmp_path / "network.pt2", form="torch-export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path, net):
+    path = tmp_path / "network.pt2"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="choose another name"):
+        export_network(net, SIZE, path, form="torch-export")
+    assert path.read_text() == "mine"
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "x" in name else 1)
+    with pytest.raises(ValueError, match=r"onnxscript, onnxruntime.*pip install onnx onnxscript"):
+        require("onnx")
+    assert require("torch-export") == "torch-export"
+    with pytest.raises(ValueError, match="unknown export format 'tflite'; use onnx or torch-exp"):
+        require("tflite")

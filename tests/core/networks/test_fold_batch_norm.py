@@ -1,0 +1,107 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+import zoo
+from zoo.core.networks.fold_batch_norm import fold_batch_norm
+
+
+def lively(net):
+    """The network in float64 with batch norms that do something."""
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            if module.affine:
+                module.weight.data.uniform_(0.5, 1.5, generator=generator)
+                module.bias.data.normal_(0, 0.1, generator=generator)
+    return net.double().eval()
+
+
+def norms(net):
+    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def assert_same(first, second, size):
+    images = torch.randn(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = first(images)
+        found = second(images)
+    assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("resnet20_cifar", 24),
+        ("test_resnet", 32),
+        ("test_efficientnet", 32),
+        ("mobilenetv3_small_050", 32),
+        ("dla46_c", 64),
+    ],
+)
+def test_logits_stay_and_every_batch_norm_behind_a_convolution_goes(name, side):
+    net = lively(timm.create_model(name, num_classes=5))
+    assert_same(net, fold_batch_norm(net, (3, side, side)), (3, side, side))
+    assert not norms(fold_batch_norm(net, (3, side, side))) and norms(net)
+
+
+def test_parent_and_pruned_are_folded_alike():
+    net = lively(timm.create_model("test_efficientnet", num_classes=5))
+    space = zoo.ChannelSpace.trace(net, (3, 32, 32))
+    widths = {group.name: (group.size + 1) // 2 for group in space.groups}
+    small = zoo.rebuild(net, space, zoo.SubnetConfig.from_widths(space, widths)).eval()
+    folded = fold_batch_norm(small, (3, 32, 32))
+    assert_same(small, folded, (3, 32, 32))
+    assert not norms(folded)
+
+
+def test_batch_norms_in_front_of_a_convolution_stay():
+    net = lively(timm.create_model("densenet121", num_classes=5))
+    folded = fold_batch_norm(net, (3, 32, 32))
+    assert_same(net, folded, (3, 32, 32))
+    assert 0 < len(norms(folded)) < len(norms(net))
+
+
+class Branching(nn.Module):
+    """The output of the convolution is read beside its batch norm, or nothing else is wrong."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=how != "plain")
+        self.again = self.norm if how == "shared" else nn.BatchNorm2d(4)
+        self.how = how
+
+    def forward(self, images):
+        made = self.conv(images)
+        if self.how == "view":
+            return self.norm(made) + made.flatten(1).mean()
+        if self.how == "output":
+            return self.norm(made), made
+        if self.how == "twice":
+            return self.norm(made) + self.conv(images * 2)
+        if self.how == "shared":
+            return self.again(self.norm(made))
+        return self.norm(made) + (made if self.how == "sum" else 0)
+
+
+@pytest.mark.parametrize("how", ["sum", "view", "output", "twice", "shared", "plain"])
+def test_what_something_else_depends_on_is_not_folded(how):
+    net = lively(Branching(how))
+    folded = fold_batch_norm(net, (3, 4, 4))
+    assert norms(folded)
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    assert torch.equal(torch.cat(torch.atleast_1d(net(images)), 0)
+                       if how == "output" else net(images),
+                       torch.cat(torch.atleast_1d(folded(images)), 0)
+                       if how == "output" else folded(images))  # fmt: skip
+
+
+def test_the_network_itself_is_not_touched():
+    net = lively(Branching("alone")).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    folded = fold_batch_norm(net, (3, 4, 4))
+    assert not folded.norm._buffers and net.training
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())

@@ -1,0 +1,151 @@
+"""Selection rules: widths within a budget on the recounted cost."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from tests.problems import problem as float64_problem
+from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.contract.trial import NETWORKS, Trial
+from zoo.core.cost.budget import Budget
+from zoo.core.method.discovery import get_pruner
+from zoo.core.method.planted import planted_problem
+from zoo.core.method.problem import Problem
+from zoo.core.search.widths_in_budget import (
+    fill_closely,
+    fill_up,
+    global_widths,
+    keep_best,
+    largest_feasible,
+    legal_widths,
+    next_widths,
+    uniform_widths,
+)
+
+
+def tiny_problem(network: str, keep_ratio: float, rules: WidthRules | None = None) -> Problem:
+    return Trial(get_pruner("uniform"), network).run(keep_ratio, rules).problem
+
+
+@pytest.mark.parametrize("divisor", [1, 3, 8])
+def test_legal_widths_round_as_the_rules_do(divisor: int) -> None:
+    problem = tiny_problem("residual", 0.5, WidthRules(min_keep=0.2, divisor=divisor))
+    sizes = problem.space.sizes
+    shares = np.linspace(0, 1, 50)[:, None]
+    widths = np.floor(shares * sizes).astype(np.int64)
+    expected = [
+        [problem.rules.round(int(w), int(size)) for w, size in zip(row, sizes, strict=True)]
+        for row in widths
+    ]
+    assert legal_widths(problem, widths).tolist() == expected
+
+
+def test_next_widths_are_the_next_legal_ones() -> None:
+    problem = tiny_problem("residual", 0.5, WidthRules(divisor=8))
+    widths = problem.rules.minimums(problem.space)
+    for width, wider, group in zip(
+        widths, next_widths(problem, widths), problem.space.groups, strict=True
+    ):
+        legal = problem.rules.legal(group.size)
+        assert wider == legal[min(legal.index(width) + 1, len(legal) - 1)]
+
+
+def test_largest_feasible_equals_brute_force() -> None:
+    problem = planted_problem(range(8), (), keep_ratio=0.4)
+    candidates = np.array(list(product(range(1, 9), repeat=2)))
+    costs = [problem.cost.macs_of_widths(row[None])[0] for row in candidates]
+    best = max(cost for cost in costs if cost <= problem.budget.limit)
+    found = largest_feasible(problem, candidates)
+    assert problem.cost.macs_of_widths(found[None])[0] == best
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("keep_ratio", [0.7, 0.4, 0.15])
+@pytest.mark.parametrize("divisor", [1, 8])
+def test_filled_widths_fit_and_no_single_step_more_does(
+    network: str, keep_ratio: float, divisor: int
+) -> None:
+    problem = tiny_problem(network, keep_ratio, WidthRules(divisor=divisor))
+    rng = np.random.default_rng(0)
+    scores = {group.name: rng.random(group.size) for group in problem.space.groups}
+    for widths in (uniform_widths(problem), global_widths(problem, scores)):
+        assert problem.cost.macs_of_widths(widths[None])[0] <= problem.budget.limit
+        for g, wider in enumerate(next_widths(problem, widths)):
+            if wider > widths[g]:
+                more = widths.copy()
+                more[g] = wider
+                assert problem.cost.macs_of_widths(more[None])[0] > problem.budget.limit
+
+
+def test_uniform_widths_share_one_ratio() -> None:
+    problem = tiny_problem("residual", 0.5)
+    ratios = uniform_widths(problem) / problem.space.sizes
+    one_channel = 1 / problem.space.sizes.min()
+    assert ratios.max() - ratios.min() <= 2 * one_channel
+
+
+def test_smaller_budget_never_widens_the_uniform_network() -> None:
+    costs = []
+    for keep_ratio in (0.2, 0.3, 0.5, 0.8):
+        problem = tiny_problem("squeeze_excite", keep_ratio)
+        costs.append(problem.cost.macs_of_widths(uniform_widths(problem)[None])[0])
+    assert costs == sorted(costs)
+
+
+def test_global_threshold_drops_the_lowest_scores_of_the_network() -> None:
+    problem = planted_problem(range(8), (), keep_ratio=0.5)
+    names = [group.name for group in problem.space.groups]
+    scores = {names[0]: np.arange(8) + 0.5, names[1]: np.arange(8) * 1.0 + 3}
+    # Of 0.5, ..., 7.5 and 3, ..., 10 the best eight are 7.5, 6.5 and 5.5 upwards against 6 to 10.
+    widths = global_widths(problem, scores)
+    ranked = sorted([(s, 0) for s in scores[names[0]]] + [(s, 1) for s in scores[names[1]]])
+    expected = [sum(1 for _, g in ranked[-8:] if g == which) for which in (0, 1)]
+    assert widths.tolist() == expected
+
+
+def test_minimum_width_is_kept_however_low_a_group_scores() -> None:
+    problem = planted_problem(range(8), (), keep_ratio=0.5)
+    problem.rules = WidthRules(min_keep=0.25)
+    names = [group.name for group in problem.space.groups]
+    scores = {names[0]: np.zeros(8), names[1]: np.arange(8) + 1.0}
+    assert global_widths(problem, scores).tolist() == [2, 6]
+
+
+def test_fill_up_goes_by_priority() -> None:
+    problem = planted_problem(range(8), (), keep_ratio=0.5)
+    start = np.array([1, 1])
+    assert fill_up(problem, start, lambda widths: np.array([1.0, 0.0])).tolist() == [7, 1]
+    assert fill_up(problem, start, lambda widths: np.array([0.0, 1.0])).tolist() == [1, 7]
+
+
+def test_keep_best_prefers_the_lower_index_among_equals() -> None:
+    problem = planted_problem(range(8), (), keep_ratio=0.5)
+    names = [group.name for group in problem.space.groups]
+    scores = {names[0]: np.array([0.0, 5, 0, 5, 0, 0, 7, 0]), names[1]: np.zeros(8)}
+    config = keep_best(problem.space, scores, np.array([4, 2]))
+    assert config == SubnetConfig({names[0]: (0, 1, 3, 6), names[1]: (0, 1)})
+
+
+def test_a_channel_is_given_up_where_every_single_step_is_too_large() -> None:
+    problem = float64_problem("test_efficientnet", keep_ratio=0.5)
+    sizes = problem.space.sizes
+    names = [group.name for group in problem.space.groups]
+    widths = np.where([name == names[0] for name in names], 4, sizes)
+    wider = np.where([name == names[0] for name in names], 5, sizes)
+    cost, next_cost = problem.cost.macs_of_widths(np.stack([widths, wider])).tolist()
+    tight = replace(problem, budget=Budget("macs", cost + (9 * (next_cost - cost)) // 10))
+
+    def share(found: np.ndarray) -> float:
+        return float(problem.cost.macs_of_widths(found[None])[0] / tight.budget.limit)
+
+    def priority(now: np.ndarray) -> np.ndarray:
+        found: np.ndarray = -now / sizes
+        return found
+
+    assert np.array_equal(fill_up(tight, widths, priority), widths)
+    slack = (1 - share(widths)) / 10
+    found = fill_closely(tight, widths, priority, slack=slack)
+    assert share(widths) < 1 - slack <= share(found) <= 1
+    assert (found >= problem.rules.minimums(problem.space)).all() and (found <= sizes).all()

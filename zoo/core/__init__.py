@@ -1,0 +1,1 @@
+"""What the methods share, in folders in the order in which data flows."""

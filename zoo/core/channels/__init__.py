@@ -1,0 +1,1 @@
+"""Channel groups, configurations, resizing along them, and the proof that it was right."""

@@ -1,0 +1,142 @@
+"""From a trace to the table of channel groups that surgery, supernet and cost all read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo.core.channels.channel_group import ChannelGroup, Pinned
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.table_builder import TableBuilder
+from zoo.core.tracing.atoms import Trace
+
+__all__ = ["Axis", "ChannelTable", "Follower", "Held", "is_in"]
+
+
+# Operators that are given sizes, which their module may hold as attributes.
+_SIZED = frozenset(
+    ("split", "split_with_sizes", "slice", "convolution", "view", "_unsafe_view", "expand",
+     "native_batch_norm", "native_group_norm", "native_layer_norm")
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension in terms of groups: which channel lies at each position.
+
+    Attributes:
+        group: index of the group at every position, -1 where it is fixed, int64, shape (size,).
+        channel: index of the channel within its group, int64, shape (size,).
+    """
+
+    group: np.ndarray
+    channel: np.ndarray
+
+    def kept(self, masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """Return the kept positions, ascending, or None if all are kept.
+
+        Args:
+            masks: for every group its boolean keep mask, shape (size of the group,), or None.
+        """
+        mask = np.ones(len(self.group), dtype=bool)
+        for index in np.unique(self.group):
+            chosen = masks[index] if index >= 0 else None
+            if chosen is not None:
+                here = self.group == index
+                mask[here] = chosen[self.channel[here]]
+        return None if mask.all() else np.flatnonzero(mask)
+
+    def slopes(self, sizes: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return how the size of the dimension follows from the widths of the groups.
+
+        Args:
+            sizes: number of channels of each group, shape (G,).
+
+        Returns:
+            Positions for each channel of a group, int64, shape (G,), and those that are fixed.
+        """
+        positions = np.bincount(self.group[self.group >= 0], minlength=len(sizes))
+        return positions // np.maximum(sizes, 1), int(np.count_nonzero(self.group < 0))
+
+
+@dataclass(frozen=True)
+class Follower:
+    """Sizes that a module may hold as an attribute, and the axes that they measure."""
+
+    module: str
+    sizes: tuple[int, ...]
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Held:
+    """An attribute of a module without which the smaller network does not run."""
+
+    path: str
+    name: str
+    follower: Follower
+
+
+@dataclass(frozen=True)
+class ChannelTable:
+    """Groups, and where each of them lies.
+
+    Attributes:
+        groups: the prunable groups in order of execution.
+        pinned: what is not prunable.
+        axes: the distinct dimensions of the network.
+        tensors: (state-dict name, dimension) -> index of its axis.
+        shapes: shape of every parameter and buffer.
+        parameters: names of the parameters, without the buffers.
+        products: MACs of each layer call as (module, factor, indices of axes).
+        outputs: width of what each module that returns one tensor puts out: (width, index of its
+            axis or None where it is fixed), by path, in order of execution.
+        followers: sizes that modules may hold as attributes.
+        depthwise: paths of modules that run a depthwise convolution.
+        held: the attributes, beside those of torch's layers, that change with the widths.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    pinned: tuple[Pinned, ...]
+    axes: tuple[Axis, ...]
+    tensors: dict[tuple[str, int], int]
+    shapes: dict[str, tuple[int, ...]]
+    parameters: tuple[str, ...]
+    products: tuple[tuple[str, int, tuple[int, ...]], ...]
+    outputs: dict[str, tuple[int, int | None]]
+    followers: tuple[Follower, ...]
+    depthwise: frozenset[str]
+    held: tuple[Held, ...] = ()
+
+    def kept_positions(self, config: SubnetConfig) -> list[np.ndarray | None]:
+        """Return for every axis the positions that ``config`` keeps, None for all of them."""
+        masks: list[np.ndarray | None] = []
+        for group in self.groups:
+            kept = config.keep.get(group.name)
+            mask = None
+            if kept is not None and len(kept) < group.size:
+                mask = np.zeros(group.size, dtype=bool)
+                mask[list(kept)] = True
+            masks.append(mask)
+        return [axis.kept(masks) for axis in self.axes]
+
+    @classmethod
+    def build(
+        cls, trace: Trace, *, inexact: bool, stages: dict[str, int], blocks: dict[str, int]
+    ) -> ChannelTable:
+        """Return the table of a trace.
+
+        Args:
+            trace: what the pass over the network told.
+            inexact: free the groups whose channels an operator mixes.
+            stages: stage ordinal of each parameter name; empty if unknown.
+            blocks: block ordinal of each parameter name; empty if unknown.
+        """
+        return TableBuilder(trace, inexact).table(stages, blocks)
+
+
+def is_in(tensor: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor, by its state-dict name, lies in one of some modules."""
+    return any(not path or tensor.startswith(f"{path}.") for path in modules)

@@ -1,0 +1,259 @@
+"""Make a network smaller along a table of channel groups, and prove that the table was right.
+
+The proof is cheap: the smaller network is traced on the meta device again. Operator by operator its
+shapes must be those that the table predicts, its numbers (temperatures, strides, epsilons) those of
+the parent, and what it reads made by the same earlier calls; channel by channel its layers must be
+connected as the kept channels of the parent were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.core.channels.channel_table import ChannelTable
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.tracing.copies import copy_with
+
+__all__ = [
+    "Place",
+    "SizedAttributes",
+    "axis_sizes",
+    "copy_resized",
+    "is_sized_layer",
+    "resize_tensor",
+    "resized_copy",
+]
+
+Attribute = tuple[str, str, Any]  # module path, attribute name, new value of the attribute's type
+
+
+def resize_tensor(
+    table: ChannelTable, kept: Sequence[np.ndarray | None], name: str, tensor: Tensor
+) -> Tensor:
+    """Return the part of a parameter or buffer that is kept; gradients flow back to ``tensor``.
+
+    Args:
+        table: the table of the network that ``tensor`` belongs to.
+        kept: kept positions of every axis, as ``table.kept_positions`` returns them.
+        name: state-dict name of ``tensor``.
+        tensor: its full-size value.
+    """
+    place = Place.of(table, kept, name, tensor)
+    tensor = place.view
+    for dim, positions in place.gathered.items():
+        tensor = tensor.index_select(dim, torch.from_numpy(positions).to(tensor.device))
+    return tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a part stands in a full-size tensor.
+
+    Attributes:
+        view: the tensor, narrowed along those dimensions whose kept positions are one run.
+        gathered: kept positions of the other dimensions; without any the part is the view.
+    """
+
+    view: Tensor
+    gathered: Mapping[int, np.ndarray]
+
+    @classmethod
+    def of(
+        cls, table: ChannelTable, kept: Sequence[np.ndarray | None], name: str, full: Tensor
+    ) -> Place:
+        """The place of what `resize_tensor` returns for the same arguments."""
+        gathered = {}
+        for dim in range(min(full.ndim, 2)):
+            axis = table.tensors.get((name, dim))
+            positions = None if axis is None else kept[axis]
+            if positions is None:
+                continue
+            first = int(positions[0])
+            if positions[-1] - first == len(positions) - 1:
+                full = full.narrow(dim, first, len(positions))
+            else:
+                gathered[dim] = positions
+        return cls(full, gathered)
+
+    def add(self, part: Tensor) -> None:
+        """Add a part to the tensor, in place."""
+        if self.gathered:
+            self.view.index_put_(self._index(), part, accumulate=True)
+        else:
+            self.view.add_(part)
+
+    def clear(self) -> None:
+        """Put zeros there, in place."""
+        if self.gathered:
+            self.view.index_put_(self._index(), self.view.new_zeros(()))
+        else:
+            self.view.zero_()
+
+    def _index(self) -> tuple[Tensor, ...]:
+        shape = self.view.shape[:2]
+        kept = [self.gathered.get(dim, np.arange(size)) for dim, size in enumerate(shape)]
+        return torch.meshgrid(
+            *(torch.from_numpy(k).to(self.view.device) for k in kept), indexing="ij"
+        )
+
+
+def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:
+    """Return how many positions of every axis are kept."""
+    return [len(a.group) if k is None else len(k) for a, k in zip(table.axes, kept, strict=True)]
+
+
+class SizedAttributes:
+    """The attributes of a network that must change with the widths, found once.
+
+    The sizes that torch's own layers state always do. Any other attribute that holds the same
+    number may mean something else (a temperature, a kernel size), so only those that
+    ``table.held`` names change.
+
+    Args:
+        model: a network of the size that ``table`` describes.
+        table: its table.
+    """
+
+    def __init__(self, model: nn.Module, table: ChannelTable) -> None:
+        self._table = table
+        full = axis_sizes(table, [None] * len(table.axes))
+        self._layers = [
+            (path, module)
+            for path, module in model.named_modules()
+            if _layer_sizes(path, module, table, full)
+        ]
+        self._held = [
+            (held.path, held.name, vars(model.get_submodule(held.path))[held.name], held.follower)
+            for held in table.held
+        ]
+
+    def at(self, sizes: Sequence[int]) -> list[Attribute]:
+        """Return what changes where the axes have some sizes, in order of their index."""
+        changes: list[Attribute] = []
+        for path, module in self._layers:
+            changes += [
+                (path, name, new)
+                for name, new in _layer_sizes(path, module, self._table, sizes).items()
+                if getattr(module, name, new) != new
+            ]
+        for path, name, value, follower in self._held:
+            new = tuple(sizes[axis] for axis in follower.axes)
+            if new != follower.sizes:
+                held = type(value)(new) if isinstance(value, list | tuple) else new[0]
+                changes.append((path, name, held))
+        return changes
+
+
+def resized_copy(
+    model: nn.Module,
+    table: ChannelTable,
+    config: SubnetConfig,
+    weights: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """Return a smaller copy of ``model``; nothing is proved yet.
+
+    Args:
+        model: the full network; not touched.
+        table: its table.
+        config: what to keep.
+        weights: full-size values by state-dict name, to be used instead of the model's own.
+    """
+    kept = table.kept_positions(config)
+
+    def smaller(name: str, tensor: Tensor) -> Tensor:
+        source = (weights or {}).get(name, tensor).detach().to(tensor)
+        part = resize_tensor(table, kept, name, source)
+        return part.clone(memory_format=_memory_format(tensor))
+
+    return copy_resized(model, table, axis_sizes(table, kept), smaller)
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    """The layout that a part of a tensor keeps."""
+    is_channels_last = tensor.ndim == 4 and not tensor.is_contiguous()
+    if is_channels_last and tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def copy_resized(
+    model: nn.Module,
+    table: ChannelTable,
+    sizes: Sequence[int],
+    resize: Callable[[str, Tensor], Tensor],
+) -> nn.Module:
+    """Return a copy of ``model`` with other tensors and the attributes that belong to them.
+
+    Args:
+        model: not touched.
+        table: its table.
+        sizes: new size of every axis.
+        resize: gives the new value of a parameter or buffer, from its state-dict name and value.
+    """
+    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        new = resize(name, tensor)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+    changes = SizedAttributes(model, table).at(sizes)
+    resized = copy_with(model, memo, lambda held: held.detach().clone())
+    for path, name, value in changes:
+        setattr(resized.get_submodule(path), name, value)
+    return resized
+
+
+_LAYERS = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.modules.batchnorm._BatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+)
+
+
+def is_sized_layer(module: nn.Module) -> bool:
+    """Whether a module is one of torch's layers that state their sizes."""
+    return isinstance(module, _LAYERS)
+
+
+def _layer_sizes(
+    path: str, module: nn.Module, table: ChannelTable, sizes: Sequence[int]
+) -> dict[str, Any]:
+    """Return the size attributes of a layer at the new widths."""
+
+    def size(tensor: str, dim: int) -> int:
+        name = f"{path}.{tensor}" if path else tensor
+        axis = table.tensors.get((name, dim))
+        return table.shapes[name][dim] if axis is None else sizes[axis]
+
+    if not isinstance(module, _LAYERS) or getattr(module, "weight", None) is None:
+        return {}
+    if f"{path}.weight".lstrip(".") not in table.shapes:  # shared with a layer seen before
+        return {}
+    if isinstance(module, nn.Linear):
+        return {"in_features": size("weight", 1), "out_features": size("weight", 0)}
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return {"num_features": size("weight", 0)}
+    if isinstance(module, nn.LayerNorm):
+        is_vector = len(module.normalized_shape) == 1
+        return {"normalized_shape": (size("weight", 0),)} if is_vector else {}
+    if isinstance(module, nn.GroupNorm):
+        per_channel = module.num_groups == module.num_channels
+        new = size("weight", 0)
+        return {"num_channels": new} | ({"num_groups": new} if per_channel else {})
+    make, read = (1, 0) if module.transposed else (0, 1)
+    if path in table.depthwise:
+        multiplier = module.out_channels // module.in_channels
+        made = size("weight", 0)
+        entering = made // multiplier
+        return {"in_channels": entering, "out_channels": made, "groups": entering}
+    return {
+        "in_channels": size("weight", read) * (1 if module.transposed else module.groups),
+        "out_channels": size("weight", make),
+    }

@@ -1,0 +1,1 @@
+"""MACs, parameters and latency of a configuration, without building its network."""

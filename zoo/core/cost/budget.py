@@ -1,0 +1,112 @@
+"""Budget: an upper limit of MACs, parameters or latency."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.cost.cost_model import NS_PER_MS, CostModel, Metric
+
+__all__ = ["Budget", "BudgetUnit"]
+
+
+BudgetUnit = Literal["macs", "params", "latency", "latency_ms"]
+"""What the number of a budget means: a metric, or milliseconds of latency."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper limit of a cost.
+
+    Args:
+        metric: what is limited: "macs", "params" or "latency".
+        limit: the limit, in multiply-adds, parameters or nanoseconds.
+    """
+
+    metric: Metric
+    limit: int
+
+    @classmethod
+    def parse(cls, value: float, cost: CostModel, metric: BudgetUnit = "macs") -> Budget:
+        """Return the budget that a number means for a network.
+
+        Args:
+            value: at most 1, a keep ratio of the parent's cost; above 1, an absolute limit. Of
+                "latency" always a ratio; of "latency_ms" always milliseconds.
+            cost: the parent's cost model.
+            metric: what is limited.
+
+        Raises:
+            ValueError: if the value is not a positive number, or above the parent's cost.
+        """
+        limited: Metric = "latency" if metric == "latency_ms" else metric
+        parent = cls(limited, cls(limited, 0).full(cost))
+        if not math.isfinite(value) or value <= 0:
+            raise ValueError(f"budget {value} is not a positive number; give {parent._choice()}")
+        if metric == "latency" and value > 1:
+            raise ValueError(f"budget {value} is no keep ratio; give {parent._choice()}")
+        if metric == "latency_ms":
+            limit = math.floor(value * NS_PER_MS)
+        else:
+            limit = math.floor(value * parent.limit) if value <= 1 else int(value)
+        if limit > parent.limit:
+            raise ValueError(
+                f"budget {parent.told(limit)} is above the parent's {parent.told(parent.limit)}; "
+                "nothing would be pruned"
+            )
+        return cls(limited, limit)
+
+    def require_pruning(self, value: float, cost: CostModel) -> None:
+        """Refuse a budget that the whole network meets, where a smaller one is asked for.
+
+        Pruners and suites may be given it, and return the whole network.
+
+        Args:
+            value: the number that the budget was parsed from, for the message.
+            cost: the parent's cost model.
+
+        Raises:
+            ValueError: if nothing would be pruned.
+        """
+        if self.limit >= self.full(cost):
+            raise ValueError(
+                f"budget {value} keeps all {self.told(self.limit)}; nothing would be pruned: give "
+                "a lower one"
+            )
+
+    def _choice(self) -> str:
+        """The numbers that a budget can be, where the limit is the parent's cost."""
+        if self.metric == "latency":
+            most = self.told(self.limit)
+            return f"a keep ratio up to 1, or up to {most} as latency_ms"
+        return f"a keep ratio up to 1 or a number of {self.metric} up to {self.limit:,}"
+
+    def told(self, cost: int) -> str:
+        """Return a cost as a person reads it, with its unit."""
+        if self.metric == "latency":
+            return f"{cost / NS_PER_MS:.4g} ms"
+        return f"{cost:,} {self.metric}"
+
+    def cost(self, cost: CostModel, config: SubnetConfig) -> int:
+        """Return the cost of ``config`` in the metric of the budget."""
+        return int(self.cost_of_widths(cost, config.widths(cost.space)[None])[0])
+
+    def cost_of_widths(self, cost: CostModel, widths: Any) -> np.ndarray:
+        """Return the costs of many configurations, int64, shape (n,), for widths (n, G)."""
+        if self.metric == "macs":
+            return cost.macs_of_widths(widths)
+        if self.metric == "params":
+            return cost.params_of_widths(widths)
+        return cost.latency_of_widths(widths)
+
+    def full(self, cost: CostModel) -> int:
+        """Return the parent's cost in the metric of the budget."""
+        if self.metric == "macs":
+            return cost.full_macs
+        if self.metric == "params":
+            return cost.full_params
+        return self.cost(cost, SubnetConfig.full())

@@ -1,0 +1,161 @@
+"""CostModel: multiply-adds, parameters and latency of any configuration, without building it.
+
+One multiply-add counts one (torchvision's convention; papers' "FLOPs" are usually this). Counted
+are convolutions and linear layers, as in the published figures, and whatever else is such a layer
+in another form: every convolution, and every product of which a factor does not depend on the
+images (einsum, matmul, a weight computed from parameters). Batch normalisation, activations,
+biases, and products of two activations are not. Latency is predicted from a measured table.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.latency_table import LatencyTable
+
+__all__ = ["NS_PER_MS", "CostModel", "Metric"]
+
+Metric = Literal["macs", "params", "latency"]
+
+NS_PER_MS = 1_000_000
+_EXACT = 2**53  # integers up to here are exact in float64
+_CHUNK = 2048  # configurations at a time: their layer sizes fit a processor's cache
+
+
+class CostModel:
+    """Cost of configurations of one space.
+
+    The size of every dimension is linear in the widths of the groups, and a layer's MACs are the
+    product of a few of them: whole populations cost two matrix products.
+
+    Args:
+        space: the channel space.
+        latency: measured operator times of the same network, where latency is to be known.
+
+    Raises:
+        ValueError: if the network is too large for exact arithmetic (above 9e15 MACs).
+    """
+
+    def __init__(self, space: ChannelSpace, latency: LatencyTable | None = None) -> None:
+        self.space = space
+        self._latency = latency
+        table = space.table
+        groups = len(space.groups)
+        slopes = np.zeros((len(table.axes), groups), dtype=np.int64)
+        fixed = np.zeros(len(table.axes), dtype=np.int64)
+        for index, axis in enumerate(table.axes):
+            slopes[index], fixed[index] = axis.slopes(space.sizes)
+        self._macs = _Products(
+            slopes, fixed, [(factor, axes) for _, factor, axes in table.products]
+        )
+        self._params = _Products(slopes, fixed, _parameter_products(space))
+        self.full_macs = self.macs(SubnetConfig.full())
+        self.full_params = self.params(SubnetConfig.full())
+        if max(self.full_macs, self.full_params) >= _EXACT:
+            raise ValueError(f"{self.full_macs} MACs are beyond exact arithmetic")
+
+    def macs(self, config: SubnetConfig) -> int:
+        """Return the multiply-adds of one image through the subnet."""
+        return int(self.macs_of_widths(config.widths(self.space)[None])[0])
+
+    def params(self, config: SubnetConfig) -> int:
+        """Return the number of parameters of the rebuilt subnet."""
+        return int(self.params_of_widths(config.widths(self.space)[None])[0])
+
+    def macs_of_widths(self, widths: Any) -> np.ndarray:
+        """Return the multiply-adds of many configurations, int64, shape (n,).
+
+        Args:
+            widths: kept counts, integers, shape (n, G), columns in the order of ``space.groups``.
+        """
+        return self._macs(self._checked(widths))
+
+    def params_of_widths(self, widths: Any) -> np.ndarray:
+        """Return the parameter counts of many configurations, int64, shape (n,)."""
+        return self._params(self._checked(widths))
+
+    def latency_of_widths(self, widths: Any) -> np.ndarray:
+        """Return the predicted latencies of many configurations in nanoseconds, int64, shape (n,).
+
+        They grow with every width.
+
+        Raises:
+            ValueError: if there is no latency table.
+        """
+        return self.latency.ns_of_widths(self._checked(widths))
+
+    @property
+    def latency(self) -> LatencyTable:
+        """The measured operator times.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self._latency is None:
+            raise ValueError(
+                "latency was not measured; use CostModel(space, zoo.measure_latency(model, space))"
+            )
+        return self._latency
+
+    def _checked(self, widths: Any) -> np.ndarray:
+        array = np.asarray(widths)
+        if array.ndim != 2 or array.shape[1] != len(self.space.groups):
+            raise ValueError(
+                f"widths have shape {array.shape}; it must be (n, {len(self.space.groups)}), "
+                "a column for each group"
+            )
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"widths are {array.dtype}; they must be integers")
+        if array.size and (array.min() < 1 or (array.max(axis=0) > self.space.sizes).any()):
+            raise ValueError("a width is below 1 or above the size of its group")
+        return array
+
+
+class _Products:
+    """Sums of products of dimensions that are linear in the widths."""
+
+    def __init__(
+        self, slopes: np.ndarray, fixed: np.ndarray, products: list[tuple[int, tuple[int, ...]]]
+    ) -> None:
+        # Products of equal dimensions are added up, and constant dimensions leave the sum.
+        merged: dict[tuple[int, ...], int] = {}
+        for factor, axes in products:
+            moving = tuple(sorted(axis for axis in axes if slopes[axis].any()))
+            factor *= math.prod(int(fixed[axis]) for axis in axes if not slopes[axis].any())
+            merged[moving] = merged.get(moving, 0) + factor
+        self._constant = merged.pop((), 0)
+        order = max((len(axes) for axes in merged), default=0)
+        one = len(fixed)  # an appended dimension of size 1 pads short products
+        self._factors = np.array(list(merged.values()), dtype=np.float64)
+        padded = [axes + (one,) * (order - len(axes)) for axes in merged]
+        slope = np.pad(slopes, ((0, 1), (0, 0))).T.astype(np.float64)
+        columns = [np.array(axes, dtype=np.int64) for axes in zip(*padded, strict=True)]
+        self._slopes = [slope[:, axes] for axes in columns]  # for every factor (G, products)
+        self._fixed = [np.append(fixed, 1).astype(np.float64)[axes] for axes in columns]
+
+    def __call__(self, widths: np.ndarray) -> np.ndarray:
+        total = np.full(len(widths), self._constant, dtype=np.int64)
+        for start in range(0, len(widths) if self._slopes else 0, _CHUNK):
+            chunk = widths[start : start + _CHUNK].astype(np.float64)
+            product = chunk @ self._slopes[0] + self._fixed[0]
+            for slopes, fixed in zip(self._slopes[1:], self._fixed[1:], strict=True):
+                size = chunk @ slopes
+                size += fixed
+                product *= size
+            total[start : start + _CHUNK] += (product @ self._factors).astype(np.int64)
+        return total
+
+
+def _parameter_products(space: ChannelSpace) -> list[tuple[int, tuple[int, ...]]]:
+    products = []
+    for name in space.table.parameters:
+        shape = space.table.shapes[name]
+        axes = {d: space.table.tensors[name, d] for d in (0, 1) if (name, d) in space.table.tensors}
+        rest = math.prod(size for dim, size in enumerate(shape) if dim not in axes)
+        products.append((rest, tuple(axes.values())))
+    return products

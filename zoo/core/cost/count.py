@@ -1,0 +1,86 @@
+"""A count of multiply-adds that knows nothing of channels: torch's own formulas, call by call.
+
+It holds the cost model to account: the cost of a configuration must equal the count on the network
+that is rebuilt from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from zoo.core.tracing.trace import on_meta, run_on_meta
+
+__all__ = ["count_macs"]
+
+
+def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
+    """Return the multiply-adds of one image, counted while the network runs without data.
+
+    Counted are convolutions and products of which a factor does not depend on the image.
+
+    Args:
+        model: any network; not touched.
+        input_size: (C, H, W) of one image.
+    """
+    meta = on_meta(model)
+    dtype = next((p.dtype for p in meta.parameters()), torch.float32)
+    images = torch.empty(1, *input_size, device="meta", dtype=dtype)
+    counter = _Counter(images)
+    with torch.no_grad(), counter:
+        meta(images)
+    return counter.macs
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Adds up multiply-adds, and follows what depends on the images."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.macs = 0
+        self._alive = [images]  # keeps storages from being used again
+        self._dependent = {images.untyped_storage()._cdata}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = run_on_meta(func, args, kwargs)
+        read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        dependent = [t.untyped_storage()._cdata in self._dependent for t in read]
+        name = str(func.overloadpacket)
+        if "conv" in name or not all(dependent[-2:]):  # the factors are read last
+            self.macs += _macs(func.overloadpacket, name, args, kwargs, result)
+        if any(dependent):
+            self._dependent.update(t.untyped_storage()._cdata for t in made)
+        self._alive += made
+        return result
+
+
+def _macs(packet: Any, name: str, args: Any, kwargs: Any, result: Any) -> int:
+    if name in _BEYOND_TORCH:
+        return _BEYOND_TORCH[name](args, result)
+    if packet not in flop_registry:
+        return 0
+    return int(flop_registry[packet](*args, **kwargs, out_val=result)) // 2
+
+
+# What torch's counter passes over.
+_BEYOND_TORCH: dict[str, Callable[[Any, Any], int]] = {
+    "aten.mv": lambda args, _: args[0].numel(),
+    "aten.addmv": lambda args, _: args[1].numel(),
+    "aten.dot": lambda args, _: args[0].numel(),
+    "aten.vdot": lambda args, _: args[0].numel(),
+    "aten.addbmm": lambda args, _: args[1].numel() * args[2].shape[2],
+    "aten._trilinear": lambda args, made: made.numel() * prod(args[1].shape[1:]),
+    "aten.conv_tbc": lambda args, made: made.numel() * prod(args[1].shape[:2]),
+    "torchvision.deform_conv2d": lambda args, made: made.numel() * prod(args[1].shape[1:]),
+}

@@ -1,0 +1,230 @@
+"""Batches that follow from (seed, epoch) alone, from memory or from files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from zoo.core.randomness import fixed_random, stream_generator
+
+__all__ = [
+    "Augment",
+    "Batch",
+    "BatchSource",
+    "Batches",
+    "ImageTensors",
+    "Sample",
+    "crop_and_flip",
+    "shift",
+]
+
+Batch = tuple[Tensor, Tensor]
+Sample = tuple[Tensor, int]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class BatchSource(Protocol):
+    """Batches by epoch: the same ones for the same epoch, however often they are asked for."""
+
+    batch_size: int
+
+    @property
+    def num_images(self) -> int:
+        """Images in one epoch."""
+
+    def __len__(self) -> int:
+        """Batches in one epoch."""
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Images, shape (N, C, H, W), and labels, shape (N,), of one epoch."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTensors(Dataset[Sample]):
+    """A set that is held in memory.
+
+    Attributes:
+        images: uint8, shape (N, C, H, W).
+        labels: int64, shape (N,).
+        mean: of each channel, in [0, 1].
+        std: of each channel, in [0, 1].
+        augment: what training does to a batch of images; None for nothing.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.normalise(self.images[index][None])[0], int(self.labels[index])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Float images with the set's mean 0 and deviation 1, same shape."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1) * 255.0
+        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1) * 255.0
+        return images.float().sub_(mean).div_(std)
+
+    def select(self, index: Sequence[int] | np.ndarray, augment: Augment | None) -> ImageTensors:
+        """The images at these positions, in this order, with another augmentation."""
+        chosen = torch.as_tensor(np.asarray(index), dtype=torch.long)
+        return ImageTensors(self.images[chosen], self.labels[chosen], self.mean, self.std, augment)
+
+
+def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """CIFAR's augmentation: a random crop of the zero-padded image, mirrored every other time.
+
+    Args:
+        images: shape (N, C, H, W).
+        generator: on the CPU; draws the offset and the mirroring of each image.
+        padding: pixels added on each side.
+
+    Returns:
+        New images, same shape and type.
+    """
+    moved = shift(images, generator, pixels=padding)
+    is_flipped = torch.randint(2, (len(images), 1, 1, 1), generator=generator).bool()
+    return torch.where(is_flipped.to(images.device), moved.flip(-1), moved)
+
+
+def shift(images: Tensor, generator: torch.Generator, pixels: int = 2) -> Tensor:
+    """Each image moved by its own whole number of pixels; what moves in is zero.
+
+    Args:
+        images: shape (N, C, H, W).
+        generator: on the CPU; draws the offsets.
+        pixels: largest move in each direction.
+
+    Returns:
+        New images, same shape and type.
+    """
+    n, channels, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (pixels, pixels, pixels, pixels))
+    offset = torch.randint(2 * pixels + 1, (2, n), generator=generator).to(images.device)
+    rows = offset[0][:, None] + torch.arange(height, device=images.device)
+    columns = offset[1][:, None] + torch.arange(width, device=images.device)
+    rows = rows[:, None, :, None].expand(n, channels, height, padded.shape[3])
+    columns = columns[:, None, None, :].expand(n, channels, height, width)
+    return padded.gather(2, rows).gather(3, columns)
+
+
+class Batches:
+    """Batches of a set that follow from (seed, epoch) alone, augmentation included.
+
+    An `ImageTensors` is indexed, augmented and normalised a batch at a time. Any other map-style
+    dataset is read item by item; the random numbers of its transforms are fixed per item, so the
+    number of workers changes nothing but the speed.
+
+    Args:
+        dataset: what to draw from.
+        batch_size: images per batch; the last one may be smaller.
+        seed: of order and augmentation.
+        shuffle: a new order each epoch; otherwise the set's own.
+        augment: in place of the set's own; for `ImageTensors` only.
+        device: where the batches go.
+        drop_last: leave out a smaller last batch.
+        workers: processes that read a dataset which is not in memory.
+
+    Raises:
+        ValueError: for an empty set, a batch size below 1, or an epoch without a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Sample],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        augment: Augment | None = None,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+        workers: int = 0,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.is_shuffled = shuffle
+        self.device = torch.device(device)
+        self.workers = workers
+        self._augment = augment or getattr(dataset, "augment", None)
+        size = len(cast(Sized, dataset))
+        if batch_size < 1:
+            raise ValueError(f"batch size {batch_size} is below 1")
+        self.num_images = size - size % batch_size if drop_last else size
+        if self.num_images == 0:
+            raise ValueError(
+                f"{size} images make no batch of {batch_size}; add images or lower the batch size"
+            )
+        if augment is not None and not isinstance(dataset, ImageTensors):
+            raise ValueError("augment works on sets in memory; put it into the dataset's transform")
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self.batch_size)
+
+    def order(self, epoch: int) -> Tensor:
+        """Positions in the dataset, in the order of the epoch, shape (num_images,)."""
+        size = len(cast(Sized, self.dataset))
+        if not self.is_shuffled:
+            return torch.arange(self.num_images)
+        generator = stream_generator("order", self.seed, epoch)
+        return torch.randperm(size, generator=generator)[: self.num_images]
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Images, float, shape (N, C, H, W), and labels, int64, shape (N,), on the device."""
+        if isinstance(self.dataset, ImageTensors):
+            return self._from_memory(self.dataset, index)
+        return self._from_items(index)
+
+    def _from_memory(self, dataset: ImageTensors, epoch: int) -> Iterator[Batch]:
+        generator = stream_generator("augment", self.seed, epoch)
+        for chosen in torch.split(self.order(epoch), self.batch_size):
+            images = dataset.images[chosen].to(self.device)
+            if self._augment is not None:
+                images = self._augment(images, generator)
+            yield dataset.normalise(images), dataset.labels[chosen].to(self.device)
+
+    def _from_items(self, epoch: int) -> Iterator[Batch]:
+        loader = DataLoader(
+            _FixedItems(self.dataset, self.seed, epoch),
+            batch_size=self.batch_size,
+            sampler=self.order(epoch).tolist(),
+            num_workers=self.workers,
+            generator=stream_generator("loader", self.seed, epoch),
+            pin_memory=self.device.type == "cuda",
+        )
+        for images, labels in loader:
+            yield _to_device(images, labels, self.device)
+
+
+@dataclass
+class _FixedItems(Dataset[Sample]):
+    """A dataset whose transforms draw the same numbers for (seed, epoch, item) in any process."""
+
+    dataset: Dataset[Sample]
+    seed: int
+    epoch: int
+
+    def __getitem__(self, index: int) -> Sample:
+        with fixed_random("item", self.seed, self.epoch, index):
+            return self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.dataset))
+
+
+def _to_device(images: Tensor, labels: Tensor, device: torch.device) -> Batch:
+    return (
+        images.to(device, non_blocking=True),
+        torch.as_tensor(labels, dtype=torch.long).to(device, non_blocking=True),
+    )

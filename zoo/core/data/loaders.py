@@ -1,0 +1,257 @@
+"""Anyone's loader as batches that follow from (seed, epoch) alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from zoo.core.data.batches import Batch
+from zoo.core.data.pairs import Targets, read_pair
+from zoo.core.randomness import fixed_random, stream_seed
+
+__all__ = ["LoaderBatches"]
+
+# After so many batches a loader without length is taken for one without end.
+MOST_BATCHES = 1_000_000
+
+
+class LoaderBatches:
+    """Anyone's loader behind the same interface.
+
+    Random numbers that the loader draws in this process, from its own generators or the global
+    ones, are fixed by (seed, epoch), and the global ones are put back after each batch. A sampler
+    with `set_epoch` is told the epoch. What has no length is counted in one pass over epoch 0.
+
+    Args:
+        loader: a DataLoader, or anything else that can be iterated anew for each epoch; yields
+            (images, labels), with anything behind them, or dicts, see `read_pair`.
+        seed: of the random numbers.
+        device: where the batches go.
+        name: of the loader, for messages.
+        dtype: that images are turned into; their own if None.
+        is_hard: labels are class indices in any case, see `Targets`.
+        skips_single: leave out a batch of one image beside larger ones, for training: neither batch
+            norms nor distances over a teacher's variance mean anything on one image.
+
+    Attributes:
+        first: the first batch of epoch 0.
+        num_images: in one epoch; for a loader of batches of unknown sizes, as many as if all were
+            of the size of the first.
+
+    Raises:
+        ValueError: if the loader cannot be iterated twice, has no batch or none that can be read.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],  # torch's loader is typed by its dataset, which may be any
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        name: str = "the loader",
+        dtype: torch.dtype | None = None,
+        is_hard: bool = False,
+        skips_single: bool = False,
+    ) -> None:
+        self.loader = loader
+        self.seed = seed
+        self.device = torch.device(device)
+        self.name = name
+        self.dtype = dtype
+        self.targets = Targets(name, is_hard=is_hard)
+        _check_reusable(loader, name)
+        self._length = _length(loader)
+        if self._length == 0:
+            raise ValueError(_no_batch(loader, name))
+        self.first = self._first()
+        sizes = [] if self._length is not None else self._counted()
+        if self._length is None:
+            self._length = len(sizes)
+        self.batch_size = getattr(loader, "batch_size", None) or max(sizes, default=0)
+        self.batch_size = self.batch_size or len(self.first[0])
+        images = sum(sizes) or _declared_images(loader, self._length, self.batch_size)
+        self._skips_single = skips_single and self.batch_size > 1
+        told = sizes.count(1) if sizes else int(images % self.batch_size == 1)
+        self._singles = told if self._skips_single else 0
+        self.num_images = images - self._singles
+        if len(self) == 0:
+            raise ValueError(f"{name} yields one image; a batch needs two images or more")
+
+    def __len__(self) -> int:
+        assert self._length is not None  # known since it was counted
+        return self._length - self._singles
+
+    def expect(self, classes: int, *, is_binary: bool) -> None:
+        """Say what the network answers, which labels are held against.
+
+        Args:
+            classes: number of logits.
+            is_binary: whether the network has one logit, and labels may be 0.0 and 1.0.
+
+        Raises:
+            ValueError: if the labels of the first batch do not fit.
+        """
+        self.targets = replace(self.targets, classes=classes, is_binary=is_binary)
+        self.targets.read(self.first[1])
+
+    def first_images(self) -> Tensor:
+        """Images of the first batch of epoch 0, shape (N, C, H, W), on the device."""
+        return self.first[0].to(self.device, self.dtype)
+
+    def as_type(self, dtype: torch.dtype) -> LoaderBatches:
+        """The same batches, their images of another type."""
+        other = copy.copy(self)
+        other.dtype = dtype
+        return other
+
+    def look(self) -> Batch:
+        """The first batch of epoch 0, as `epoch` returns it, though it be a single image."""
+        return self._given(*self.first)
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """Images, shape (N, C, H, W), and labels, on the device.
+
+        Labels are int64, shape (N,), or, for soft targets, probabilities, shape (N, classes).
+        """
+        for images, labels in self._pairs(index):
+            if self._skips_single and len(images) == 1:
+                continue
+            yield self._given(images, labels)
+
+    def _given(self, images: Tensor, labels: Tensor) -> Batch:
+        """A batch in its final form, on the device."""
+        dtype = self.dtype or images.dtype
+        labels = self.targets.read(labels)
+        soft = dtype if labels.is_floating_point() else labels.dtype
+        return (
+            images.to(self.device, dtype, non_blocking=True),
+            labels.to(self.device, soft, non_blocking=True),
+        )
+
+    def _pairs(self, index: int) -> Iterator[Batch]:
+        """What the loader yields in an epoch; as often as it said, if it did."""
+        sampler: Any = getattr(self.loader, "sampler", None)  # anyone's
+        for generator in (
+            getattr(self.loader, "generator", None),
+            getattr(sampler, "generator", None),
+        ):
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(stream_seed("loader", self.seed, index))
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(index)
+        with fixed_random("loader", self.seed, index, "start"), self._explained(index, 0):
+            batches = iter(self.loader)
+        for number in count() if self._length is None else range(self._length):
+            with (
+                fixed_random("loader", self.seed, index, number),
+                self._explained(index, number),
+            ):
+                batch = next(batches, _END)
+            if batch is _END and self._length is None:
+                return
+            if batch is _END:
+                raise ValueError(
+                    f"{self.name} ended after {number} of {self._length} batches in epoch {index}. "
+                    "A set that wraps a generator or an open file is empty the second time: let "
+                    "its __iter__ start anew, and its __len__, if it has one, say the truth"
+                )
+            yield read_pair(batch, self.name)
+
+    @contextmanager
+    def _explained(self, epoch: int, number: int) -> Iterator[None]:
+        """Say what is expected of a loader where its very first batch cannot be read."""
+        try:
+            yield
+        except Exception as error:  # whatever a foreign dataset may raise
+            if (epoch, number) != (0, 0):
+                raise
+            lines = str(error).strip().split("\n")
+            # A worker process hands on its whole traceback, whose end is the error.
+            reason = lines[-1] if lines[0].startswith("Caught ") else lines[0]
+            raise ValueError(
+                f"the first batch of {self.name} cannot be read: {type(error).__name__}: {reason}. "
+                "Each image must be a tensor of the same shape (C, H, W), with a class index"
+            ) from error
+
+    def _first(self) -> Batch:
+        """The first batch of epoch 0.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        batch = next(self._pairs(0), None)
+        if batch is None:
+            raise ValueError(_no_batch(self.loader, self.name))
+        return batch
+
+    def _counted(self) -> list[int]:
+        """Images in each batch of epoch 0, of a loader that does not say how many it yields."""
+        sizes = []
+        for images, _ in self._pairs(0):
+            sizes.append(len(images))
+            if len(sizes) > MOST_BATCHES:
+                raise ValueError(
+                    f"{self.name} has no length and yields more than {MOST_BATCHES:,} batches; if "
+                    "it never ends, give it a __len__, the number of batches of an epoch"
+                )
+        if not sizes or next(self._pairs(0), None) is None:
+            raise ValueError(_ONCE.format(name=self.name))
+        return sizes
+
+
+_END = object()
+
+_ONCE = (
+    "{name} can be iterated once only, and each epoch needs all of its batches: pass a DataLoader, "
+    "a list of batches, or an object whose __iter__ starts anew, not an iterator or generator"
+)
+
+
+def _check_reusable(loader: object, name: str) -> None:
+    """Refuse what has no batches, or has them once."""
+    if isinstance(loader, Iterator):
+        raise ValueError(_ONCE.format(name=name))
+    if isinstance(loader, Tensor | np.ndarray | Mapping | str) or not hasattr(loader, "__iter__"):
+        way = "DataLoader(dataset, batch_size=64)" if hasattr(loader, "__getitem__") else "one"
+        raise ValueError(
+            f"{name} is a {type(loader).__name__}, no loader; pass {way}, or a list of batches"
+        )
+
+
+def _length(loader: object) -> int | None:
+    """Batches in an epoch, None if the loader does not say."""
+    try:
+        return len(cast(Sized, loader))
+    except (TypeError, NotImplementedError):  # how torch says that a set has no length
+        return None
+
+
+def _declared_images(loader: object, length: int, batch_size: int) -> int:
+    """Images in an epoch of a loader that says how many batches it yields."""
+    most = length * batch_size
+    if isinstance(loader, DataLoader) and loader.batch_sampler is None:
+        return most  # its set yields batches
+    dataset = getattr(loader, "dataset", None)
+    is_by_size = getattr(loader, "batch_size", None) is not None
+    by_sampler = is_by_size and not isinstance(dataset, IterableDataset)
+    images = _length(getattr(loader, "sampler", None) if by_sampler else dataset)
+    return most if images is None else min(images, most)
+
+
+def _no_batch(loader: object, name: str) -> str:
+    images = _length(getattr(loader, "dataset", None))
+    if images:
+        return (
+            f"{name} yields no batch; check its dataset and drop_last: it has {images} images and "
+            f"batch_size {getattr(loader, 'batch_size', None)}; lower batch_size or add images"
+        )
+    return f"{name} yields no batch; its set is empty"

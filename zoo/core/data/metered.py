@@ -1,0 +1,106 @@
+"""What a method may see of a data set, each image charged when it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from torch.utils.data import Dataset
+
+from zoo.core.data.batches import (
+    Batch,
+    BatchSource,
+    Sample,
+)
+from zoo.core.meter import Meter
+
+__all__ = ["MeteredBatches", "MeteredData", "TestSplit"]
+
+
+class MeteredBatches:
+    """Batches that charge the meter for each image drawn.
+
+    Args:
+        source: where the batches come from.
+        meter: charged in the phase that is open when a batch is drawn.
+    """
+
+    def __init__(self, source: BatchSource, meter: Meter) -> None:
+        self._source = source
+        self._meter = meter
+        self.batch_size = source.batch_size
+        self.num_images = source.num_images
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        """The source's batches of that epoch."""
+        for images, labels in self._source.epoch(index):
+            self._meter.images(len(images))
+            yield images, labels
+
+
+class MeteredData:
+    """All the data that a method may see; there is no way from here to the test split.
+
+    Args:
+        train: training batches.
+        search: batches of the split that is held out for decisions.
+        meter: charged for every image.
+    """
+
+    def __init__(self, train: BatchSource, search: BatchSource, meter: Meter) -> None:
+        self.training = MeteredBatches(train, meter)
+        self.searching = MeteredBatches(search, meter)
+        self.batch_size = train.batch_size
+        self.num_train = train.num_images
+        self.num_search = search.num_images
+
+    def train(self, n_batches: int | None = None, epoch: int = 0) -> Iterator[Batch]:
+        """Training batches.
+
+        Args:
+            n_batches: how many, going on into the next epochs; one epoch if None.
+            epoch: where to begin.
+
+        Returns:
+            Images, shape (N, C, H, W), and labels, shape (N,), charged as they are drawn.
+        """
+        if n_batches is None:
+            return self.training.epoch(epoch)
+        return islice(self._train_from(epoch), n_batches)
+
+    def search(self) -> Iterator[Batch]:
+        """One pass over the search split, in a fixed order, as `train` returns batches."""
+        return self.searching.epoch(0)
+
+    def _train_from(self, epoch: int) -> Iterator[Batch]:
+        while True:
+            yield from self.training.epoch(epoch)
+            epoch += 1
+
+
+@dataclass
+class TestSplit:
+    """The test split; it opens once.
+
+    Attributes:
+        dataset_once: the split, until it is opened.
+    """
+
+    __test__ = False  # not a test case, for pytest
+
+    dataset_once: Dataset[Sample] | None = field(repr=False)
+
+    def open(self) -> Dataset[Sample]:
+        """The split.
+
+        Raises:
+            RuntimeError: the second time.
+        """
+        if self.dataset_once is None:
+            raise RuntimeError("the test split was opened before; a run reads it once, at the end")
+        dataset, self.dataset_once = self.dataset_once, None
+        return dataset

@@ -1,0 +1,1 @@
+"""What a method gets and what it returns."""

@@ -1,0 +1,191 @@
+"""Problem: everything a search may see, and the only way in which it may spend anything."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost.budget import Budget
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.metered import MeteredData
+from zoo.core.errors import InfeasibleBudget
+from zoo.core.meter import Meter
+from zoo.core.supernet.supernet import Supernet
+from zoo.core.supernet.trained_store import SupernetStore
+from zoo.core.training.gradients import guard
+from zoo.core.training.top1 import right_answers
+
+__all__ = ["RECALIBRATION_BATCHES", "Problem", "require_feasible", "smallest_cost"]
+
+RECALIBRATION_BATCHES = 4
+
+_JSON = (str, int, float, bool, type(None), list, dict)
+
+
+@dataclass
+class Problem:
+    """One search: a trained parent, what it costs, what it may cost, and data that is metered.
+
+    Attributes:
+        model: the trained parent in eval mode; read-only.
+        space: its channel groups.
+        cost: exact cost of any configuration.
+        budget: upper limit of the cost.
+        data: training and search batches; each batch drawn is charged.
+        rules: legal widths.
+        seed: seed of the run; every random stream follows from it and the stream's name.
+        meter: what was spent; must be the meter that `data` charges.
+        method: name of the method, which only the "search" stream depends on.
+        trace_rows: what the search reported, JSON rows in order.
+        store: where trained supernets are kept for other budgets; None to train each anew.
+    """
+
+    model: nn.Module
+    space: ChannelSpace
+    cost: CostModel
+    budget: Budget
+    data: MeteredData
+    rules: WidthRules = field(default_factory=WidthRules)
+    seed: int = 0
+    meter: Meter = field(default_factory=Meter)
+    method: str = ""
+    trace_rows: list[dict[str, object]] = field(default_factory=list)
+    store: SupernetStore | None = None
+
+    def __post_init__(self) -> None:
+        guard()  # a search may differentiate by itself
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """Runs any configuration on the parent's weights; its passes have to be charged."""
+        return Supernet(self.model, self.space)
+
+    def rng(self, stream: str) -> np.random.Generator:
+        """A fresh generator for a named stream; the same name starts the same stream again."""
+        return np.random.default_rng(self._seeds(stream))
+
+    def generator(self, stream: str) -> torch.Generator:
+        """The same for torch, on the CPU."""
+        seed = int(self._seeds(stream).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return torch.Generator().manual_seed(seed)
+
+    def _seeds(self, stream: str) -> np.random.SeedSequence:
+        name = f"{self.method}/{stream}" if stream == "search" else stream
+        return np.random.SeedSequence((self.seed, zlib.crc32(name.encode())))
+
+    def trace(self, step: str, **values: object) -> None:
+        """Report one row; numpy scalars and arrays become plain numbers and lists."""
+        self.trace_rows.append({"step": step} | {k: _plain(v) for k, v in values.items()})
+
+    def forward(
+        self,
+        images: Tensor,
+        config: SubnetConfig | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Logits of the parent, or of the subnet `config` sliced out of it; charged.
+
+        Args:
+            images: shape (N, C, H, W), on the model's device.
+            config: kept channels; None for the full parent.
+            weights: full-size tensors to use instead of the parent's, by state-dict name.
+
+        Returns:
+            Logits, shape (N, classes); gradients reach `weights`.
+        """
+        macs = self.cost.full_macs if config is None else self.cost.macs(config)
+        self.meter.passes(len(images), macs, backward=torch.is_grad_enabled())
+        if config is None:
+            logits: Tensor = functional_call(self.model, dict(weights or {}), (images,))
+            return logits
+        return self.supernet.forward(images, config, self.supernet.sliced(config, weights))
+
+    def accuracy(
+        self,
+        config: SubnetConfig,
+        weights: Mapping[str, Tensor] | None = None,
+        *,
+        recalibration_batches: int = RECALIBRATION_BATCHES,
+        search_batches: int | None = None,
+    ) -> float:
+        """Top-1 of a subnet on the search split, as a fraction.
+
+        BatchNorm statistics are first re-estimated on training batches, the same ones for every
+        configuration. A subnet whose logits are NaN answers nothing right.
+
+        Args:
+            config: kept channels.
+            weights: full-size tensors to use instead of the parent's, by state-dict name.
+            recalibration_batches: training batches for the statistics; 0 keeps those there are.
+            search_batches: batches of the search split, the same ones each time; None for all.
+        """
+        macs = self.cost.macs(config)
+        correct = total = 0
+        with torch.no_grad():
+            if recalibration_batches:
+                batches = [images for images, _ in self.data.train(recalibration_batches)]
+                self.meter.passes(sum(map(len, batches)), macs, backward=False)
+                values = self.supernet.recalibrated(config, batches, weights)
+            else:
+                values = self.supernet.sliced(config, weights)
+            with self.supernet.running(config, values) as network:
+                for images, labels in islice(self.data.search(), search_batches):
+                    self.meter.passes(len(images), macs, backward=False)
+                    correct += int(right_answers(network(images), labels).sum())
+                    total += len(labels)
+        return correct / total
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the budget allows the parent as it is."""
+        return self.budget.full(self.cost) <= self.budget.limit
+
+    def smallest_cost(self) -> int:
+        """Cost of the smallest legal subnet, in the budget's metric."""
+        return smallest_cost(self.budget, self.cost, self.rules)
+
+    def check_feasible(self) -> None:
+        """Raise if even the smallest legal subnet is over budget.
+
+        Raises:
+            InfeasibleBudget: with both numbers and the way out.
+        """
+        require_feasible(self.budget, self.cost, self.rules)
+
+
+def smallest_cost(budget: Budget, cost: CostModel, rules: WidthRules) -> int:
+    """Cost of the smallest legal subnet, in the budget's metric."""
+    return int(budget.cost_of_widths(cost, rules.minimums(cost.space)[None])[0])
+
+
+def require_feasible(budget: Budget, cost: CostModel, rules: WidthRules) -> None:
+    """Raise if even the smallest legal subnet is over budget.
+
+    Raises:
+        InfeasibleBudget: with both numbers and the way out.
+    """
+    smallest = smallest_cost(budget, cost, rules)
+    if smallest > budget.limit:
+        raise InfeasibleBudget(
+            f"budget {budget.told(budget.limit)} is below the smallest subnet, "
+            f"{budget.told(smallest)}; raise it or lower min_keep ({rules.min_keep})"
+        )
+
+
+def _plain(value: object) -> object:
+    """`value` as JSON has it."""
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return value.tolist()
+    if isinstance(value, _JSON):
+        return value
+    raise TypeError(f"a trace row holds JSON values, not {type(value).__name__}")

@@ -1,0 +1,113 @@
+"""The interface of every pruner, what it returns, and how pruners are found.
+
+A pruner is a frozen dataclass of hyperparameters in a module of its own, in `zoo/` (a method) or
+in `baselines/`; the module's name is the pruner's name and the module's docstring is its card.
+Nothing is registered: `list_pruners` walks the two folders.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from torch import Tensor, nn
+
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.method.problem import Problem
+from zoo.core.settings import Range, check_settings
+from zoo.core.training.train import TrainingLoss
+
+__all__ = ["Pruner", "Subnet", "conclude"]
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """What a search decides.
+
+    Attributes:
+        config: the kept channels of every group.
+        weights: full-size state dict to take values from instead of the parent's, or None.
+    """
+
+    config: SubnetConfig
+    weights: Mapping[str, Tensor] | None = None
+
+
+class Pruner(ABC):
+    """A channel-pruning method; subclasses are frozen dataclasses of its hyperparameters.
+
+    Attributes:
+        known_exceptions: contract checks that the class is known to fail, by name, each with its
+            reason; `zoo.core.contract.checks` expects exactly these to fail.
+        ranges: what numbers settings may be, by name; types follow from the annotations.
+    """
+
+    known_exceptions: ClassVar[Mapping[str, str]] = {}
+    ranges: ClassVar[Mapping[str, Range]] = {}
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Refuse settings that cannot work, as the pruner is made.
+
+        Raises:
+            ValueError: with the setting and what it may be.
+        """
+        check_settings(self, self.ranges)
+
+    @abstractmethod
+    def search(self, problem: Problem) -> Subnet:
+        """Decide which channels stay; the problem's model is read-only.
+
+        Raises:
+            InfeasibleBudget: if no legal subnet fits the budget.
+        """
+
+    def loss(
+        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace
+    ) -> TrainingLoss | None:
+        """Loss to fine-tune the rebuilt `student` with, or None for plain cross-entropy."""
+        del teacher, student, space
+        return None
+
+    def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
+        """What the method expects of some configurations; higher is better.
+
+        Only the order counts. What a supernet or a teacher's features cost is charged.
+
+        Raises:
+            NotImplementedError: if the method compares no configurations.
+        """
+        del problem, configs
+        raise NotImplementedError(f"{type(self).__name__} scores no configurations")
+
+    @classmethod
+    def can_score(cls) -> bool:
+        """Whether the method has `scores`."""
+        return cls.scores is not Pruner.scores
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Settings small enough for the contract."""
+        return cls()
+
+    @classmethod
+    def golden(cls) -> Golden:
+        """A fixed tiny problem with one right answer, by default the planted one."""
+        return planted_golden()
+
+
+def conclude(
+    problem: Problem, config: SubnetConfig, weights: Mapping[str, Tensor] | None = None
+) -> Subnet:
+    """End a search: the returned subnet, with the config and its cost as the last trace row."""
+    problem.trace(
+        "result",
+        config=config.to_json(),
+        macs=problem.cost.macs(config),
+        params=problem.cost.params(config),
+    )
+    return Subnet(config, weights)

@@ -1,0 +1,1 @@
+"""Networks made from networks: rebuilt, widened, folded, saved, exported."""

@@ -1,0 +1,198 @@
+"""A network as one file for other runtimes, read back and held against the network."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.core.networks.fold_batch_norm import fold_batch_norm
+from zoo.core.tracing.copies import copy_network
+from zoo.core.whole_file import whole_file
+
+__all__ = ["SUFFIXES", "ExportFormat", "Exported", "export_network", "onnx_session", "require"]
+
+ExportFormat = Literal["onnx", "torch-export"]
+
+SUFFIXES: Mapping[ExportFormat, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
+_PACKAGES: Mapping[ExportFormat, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "torch-export": (),
+}
+_TOLERANCE = 1e-4
+"""Of the largest logit: float32 sums of some thousand terms in another order."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, and how well it computes what the network computes.
+
+    Attributes:
+        path: of the file.
+        size_bytes: its length.
+        difference: largest difference between two logits, on random images.
+    """
+
+    path: Path
+    size_bytes: int
+    difference: float
+
+
+def export_network(
+    model: nn.Module,
+    input_size: Sequence[int],
+    path: str | os.PathLike[str],
+    *,
+    form: ExportFormat = "onnx",
+    fold: bool = False,
+) -> Exported:
+    """Write a network as ONNX or as a ``torch.export`` program, for any number of images.
+
+    The file is loaded again before it gets its name, and its logits on random images are compared
+    with those of the network as it was given; a file that computes anything else is not kept.
+
+    Args:
+        model: the network; it is not touched.
+        input_size: (C, H, W) of one image.
+        path: of the new file.
+        form: what to write.
+        fold: whether batch norms go into the convolutions before them.
+
+    Raises:
+        ValueError: if a package is missing, or the file's logits are not those of the network.
+        FileExistsError: if there is such a file.
+        OSError: if it cannot be written.
+    """
+    target = Path(path)
+    require(form)
+    if target.exists():
+        raise FileExistsError(f"{target} exists; choose another name or remove it")
+    network = _plain(model)
+    written = fold_batch_norm(network, input_size) if fold else network
+    write, load = (_write_onnx, _load_onnx) if form == "onnx" else (_write_program, _load_program)
+    with whole_file(target) as hidden:
+        write(written, input_size, hidden)
+        difference = _compared(network, load(hidden), input_size)
+    return Exported(target, target.stat().st_size, difference)
+
+
+def require(name: str) -> ExportFormat:
+    """Return the format of a name, once it is known that it can be written.
+
+    Raises:
+        ValueError: if there is no such format, or naming the packages that are missing and the
+            command that installs them.
+    """
+    form = next((known for known in SUFFIXES if known == name), None)
+    if form is None:
+        raise ValueError(f"unknown export format {name!r}; use {' or '.join(SUFFIXES)}")
+    missing = [each for each in _PACKAGES[form] if importlib.util.find_spec(each) is None]
+    if missing:
+        raise ValueError(
+            f"{form} needs {', '.join(missing)}, which {'are' if missing[1:] else 'is'} not "
+            f"installed: pip install {' '.join(missing)} (or pip install -e '.[onnx]')"
+        )
+    return form
+
+
+def onnx_session(path: Path, threads: int) -> Any:  # Any: onnxruntime is untyped and optional
+    """Return an ONNX Runtime session on the CPU: all optimisations, fixed threads, no denormals.
+
+    The first session of a process switches denormal numbers off in the thread that makes it, too,
+    and in all threads that this one starts later; so a thread of its own makes it.
+
+    Args:
+        path: of an ONNX file.
+        threads: that one operator may use.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in all its threads
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        make = partial(onnxruntime.InferenceSession, providers=["CPUExecutionProvider"])
+        return pool.submit(make, path, options).result()
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in eval mode and the ordinary memory format."""
+    plain = copy_network(model).eval().cpu()
+    return plain.to(memory_format=torch.contiguous_format)
+
+
+def _images(count: int, input_size: Sequence[int]) -> Tensor:
+    return torch.randn(count, *input_size, generator=torch.Generator().manual_seed(0))
+
+
+def _any_batch() -> tuple[dict[int, Any]]:  # Any: torch leaves Dim untyped
+    return ({0: torch.export.Dim("batch")},)
+
+
+def _write_onnx(model: nn.Module, input_size: Sequence[int], path: Path) -> None:
+    torch.onnx.export(
+        model,
+        (_images(2, input_size),),
+        path,
+        dynamo=True,
+        dynamic_shapes=_any_batch(),
+        external_data=False,
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
+
+
+def _load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    session = onnx_session(path, threads=1)
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _write_program(model: nn.Module, input_size: Sequence[int], path: Path) -> None:
+    images = (_images(2, input_size),)
+    program = torch.export.export(model, images, dynamic_shapes=_any_batch())
+    with path.open("wb") as file:  # a path would have to end in .pt2
+        torch.export.save(program, file)
+
+
+def _load_program(path: Path) -> Callable[[Tensor], Tensor]:
+    with path.open("rb") as file:
+        module: nn.Module = torch.export.load(file).module()
+    return module
+
+
+def _compared(
+    model: nn.Module, loaded: Callable[[Tensor], Tensor], input_size: Sequence[int]
+) -> float:
+    """Largest difference of logits on a batch of another size than the one that was exported.
+
+    Raises:
+        ValueError: if it is above the tolerance, or the shapes differ.
+    """
+    images = _images(3, input_size)
+    with torch.no_grad():
+        expected, found = model(images), loaded(images)
+    if found.shape != expected.shape:
+        raise ValueError(
+            f"the exported file gives logits of shape {tuple(found.shape)}, the network "
+            f"{tuple(expected.shape)}; it was not kept"
+        )
+    difference = float((found - expected).abs().max())
+    limit = _TOLERANCE * float(expected.abs().max())
+    if not difference <= limit:
+        raise ValueError(
+            f"the exported file's logits differ from the network's by {difference:.2g}, more than "
+            f"{limit:.2g}; it was not kept"
+        )
+    return difference

@@ -1,0 +1,123 @@
+"""Batch norm folded into the convolution before it, as runtimes for deployment do.
+
+In eval mode a batch norm is an affine map of each channel. Where nothing else reads the output of
+the convolution in front of it, that map goes into the convolution's weight and bias, and the
+network computes the same with fewer passes over memory. Which convolutions these are is read off
+one pass on the meta device.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.trace import on_meta
+
+__all__ = ["fold_batch_norm"]
+
+_CONVOLUTION = "aten.convolution.default"
+_BATCH_NORM = "aten.native_batch_norm.default"
+
+
+def fold_batch_norm(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
+    """Return a copy in eval mode whose batch norms are folded into the convolutions before them.
+
+    A batch norm stays where it is if it reads anything but the output of one convolution, if
+    anything else reads that output, or if it is of a kind that is not known here.
+
+    Args:
+        model: the network; it is not touched.
+        input_size: (C, H, W) of one image.
+
+    Raises:
+        UnsupportedModel: if the model cannot be copied.
+    """
+    folded = copy_network(model).eval()
+    modules = dict(folded.named_modules(remove_duplicate=False))
+    for convolution, norm in _pairs(model, input_size):
+        rest = _without_statistics(modules[norm])
+        if rest is None or not isinstance(modules[convolution], nn.Conv2d):
+            continue
+        fused = fuse_conv_bn_eval(modules[convolution], modules[norm])
+        folded.set_submodule(convolution, fused)
+        folded.set_submodule(norm, rest)
+    return folded
+
+
+def _pairs(model: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]:
+    """Paths of the convolutions that a batch norm alone reads, each with that batch norm."""
+    meta = on_meta(model)
+    reader = _Reader(meta)
+    dtype = next((p.dtype for p in meta.parameters()), torch.float32)
+    with torch.no_grad(), reader:
+        outputs = meta(torch.empty(1, *input_size, device="meta", dtype=dtype))
+    reader.note(outputs)
+    return [
+        (convolution, norm)
+        for made, (convolution, norm) in reader.pairs.items()
+        if reader.reads[made] == 1 and all(reader.calls[path] == 1 for path in (convolution, norm))
+    ]
+
+
+class _Reader(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Counts how often every tensor is read, and notes which batch norm reads a convolution.
+
+    Attributes:
+        reads: by identity of the tensor, which is kept alive.
+        calls: how often the weight of a module was used, by the module's path.
+        pairs: by identity of the tensor between them, paths of convolution and batch norm.
+    """
+
+    def __init__(self, meta: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.reads: Counter[int] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.pairs: dict[int, tuple[str, str]] = {}
+        self._owners = {
+            id(module.weight): path
+            for path, module in meta.named_modules()
+            if isinstance(module, nn.Conv2d | nn.modules.batchnorm._BatchNorm)
+            and module.weight is not None
+        }
+        self._makers: dict[int, str] = {}
+        self._alive: list[Tensor] = []
+
+    def note(self, values: object) -> None:
+        """Count every tensor among some values as read once more."""
+        self.reads.update(id(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.note((args, kwargs))
+        owner = self._owners.get(id(args[1])) if len(args) > 1 else None
+        if str(func) == _BATCH_NORM:  # its decomposition would be seen instead of it
+            result: Any = (torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in range(2)))
+        else:
+            result = func(*args, **(kwargs or {}))
+        if owner is not None:
+            self.calls[owner] += 1
+            if str(func) == _CONVOLUTION:
+                self._makers[id(result)] = owner
+            elif str(func) == _BATCH_NORM and id(args[0]) in self._makers:
+                self.pairs[id(args[0])] = self._makers[id(args[0])], owner
+        self._alive += [leaf for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)]
+        return result
+
+
+def _without_statistics(norm: nn.Module) -> nn.Module | None:
+    """What is left of a batch norm when its affine map is gone; None if its kind is not known."""
+    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+        return None
+    if type(norm) is BatchNormAct2d:
+        return nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
+    return nn.Identity() if type(norm) is nn.BatchNorm2d else None

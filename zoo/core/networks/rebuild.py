@@ -1,0 +1,55 @@
+"""rebuild: from a subnet's configuration to a new network that is really smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.proof import prove
+from zoo.core.channels.resize import resized_copy
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.networks.metadata import refresh_metadata
+
+__all__ = ["rebuild"]
+
+
+def rebuild(
+    model: nn.Module,
+    space: ChannelSpace,
+    config: SubnetConfig,
+    weights: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """Return a new network that has only the kept channels; ``model`` is not touched.
+
+    The result has the class, mode and device of ``model``, fresh parameters without gradients,
+    and timm's metadata (``num_features``, ``feature_info``, ...) at the new widths. Optimizers must
+    be built after this, from the new parameters.
+
+    Args:
+        model: the network that ``space`` was traced from, or one of the same architecture.
+        space: its channel space.
+        config: what to keep.
+        weights: full-size values by state-dict name, used instead of those of ``model``.
+
+    Raises:
+        ValueError: if ``config`` does not fit ``space``.
+        UnsupportedModel: if the smaller network is not the one that the space predicts.
+    """
+    config.check(space)
+    _check_shapes(model, space)
+    smaller = resized_copy(model, space.table, config, weights)
+    prove(space.trace_record, space.table, config, smaller, space.input_size)
+    refresh_metadata(model, smaller, space.input_size, is_trained=space.trace_record.is_trained)
+    return smaller
+
+
+def _check_shapes(model: nn.Module, space: ChannelSpace) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        expected = space.table.shapes.get(name, ())
+        if tensor.ndim and tuple(tensor.shape) != expected:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, the space was traced from a network "
+                f"where it is {expected or 'absent'}; trace the network that is to be rebuilt"
+            )

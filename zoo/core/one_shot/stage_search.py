@@ -1,0 +1,290 @@
+"""Scoring and searching single stages against the full network's features, in any process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.spawn
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.cost.budget import Budget
+from zoo.core.errors import InfeasibleBudget
+from zoo.core.method.problem import RECALIBRATION_BATCHES, Problem
+from zoo.core.search.evolution import State
+from zoo.core.search.pareto import Archive, evolve_archive
+from zoo.core.search.width_grid import GridPart, WidthGrid
+from zoo.core.supernet.stages import Stage, StageRunner, free_names, stage_costs
+from zoo.core.training.distill import relative_feature_error, soft_cross_entropy
+
+__all__ = [
+    "Levels",
+    "StageScorer",
+    "StageSearch",
+    "StagedGrid",
+    "check_processes",
+    "run_searches",
+    "stage_error",
+    "stage_scorers",
+]
+
+
+def stage_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """How far a stage's output is from the fullnet's; zero for equal ones, a scalar.
+
+    For maps, shape (N, C, H, W), the squared error over the variance of the teacher's; for logits,
+    shape (N, classes), the divergence from the teacher's classes in nats. No gradient reaches the
+    teacher.
+    """
+    if student.ndim == 2:
+        return soft_cross_entropy(student, teacher)
+    return relative_feature_error(student, teacher)
+
+
+Levels = tuple[int, ...]
+"""For each junction, which of its widths; 0 is all of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class StagedGrid:
+    """A grid of widths over a network cut into stages.
+
+    Attributes:
+        grid: of all groups.
+        stages: as `cut_stages` returns them.
+        is_junction_free: whether the groups at junctions may be narrowed.
+    """
+
+    grid: WidthGrid
+    stages: tuple[Stage, ...]
+    is_junction_free: bool
+
+    @property
+    def free(self) -> GridPart:
+        """All groups that may be narrowed, the others full."""
+        names = free_names(self.stages, self.is_junction_free)
+        return GridPart(self.grid, self.grid.full, self._ordinals(names))
+
+    def check_reach(self, budget: Budget) -> None:
+        """Refuse a budget below the narrowest stages between junctions that keep their widths.
+
+        Raises:
+            InfeasibleBudget: with both numbers and the way out.
+        """
+        part = self.free
+        smallest = int(part.costs(np.zeros_like(part.full)[None])[0])
+        if smallest > budget.limit:
+            raise InfeasibleBudget(
+                f"budget {budget.told(budget.limit)} is below {budget.told(smallest)}, the "
+                "narrowest stages between junctions that keep their widths; raise it, use fewer "
+                "stages or junctions 'leading', or lower min_keep"
+            )
+
+    def inner(self, stage: int, held: np.ndarray) -> GridPart:
+        """The inner groups of a stage, all others as in a state, shape (G,)."""
+        return GridPart(self.grid, held, self._ordinals(self.stages[stage].inner))
+
+    def between(self, count: int) -> dict[Levels, np.ndarray]:
+        """The network at every choice of junction widths, shape (G,), all else full.
+
+        Args:
+            count: evenly spaced widths of a free junction, or all that its grid has; there is one
+                choice if none is free.
+        """
+        junctions = [self._ordinals(stage.junction) for stage in self.stages[:-1]]
+        counts = [
+            min(count, 1 + int(self.grid.full[groups].max()))
+            if self.is_junction_free and len(groups)
+            else 1
+            for groups in junctions
+        ]
+        held = {}
+        for levels in product(*map(range, counts)):
+            state = self.grid.full.copy()
+            for level, groups, choices in zip(levels, junctions, counts, strict=True):
+                state[groups] = np.round(state[groups] * (1 - level / max(1, choices - 1)))
+            held[levels] = state
+        return held
+
+    def _ordinals(self, names: Sequence[str]) -> np.ndarray:
+        found = [i for i, group in enumerate(self.grid.space.groups) if group.name in names]
+        return np.array(found, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class StageScorer:
+    """Error of one stage at any widths, on features kept from one pass of the fullnet.
+
+    Attributes:
+        runner: of the stages.
+        index: of the stage.
+        weights: full-size tensors by state-dict name.
+        entering: F_(k-1) of training batches, for the batch-norm statistics.
+        pairs: F_(k-1) and F_k of the batches of the search split.
+    """
+
+    runner: StageRunner
+    index: int
+    weights: Mapping[str, Tensor]
+    entering: tuple[Tensor, ...]
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+
+    def loss(self, config: SubnetConfig) -> float:
+        """Mean error over the search split, BatchNorm recalibrated; see `stage_error`."""
+        runner, k = self.runner, self.index
+        narrow = (runner.narrowed(k, features, config) for features in self.entering)
+        modules = runner.stages[k].modules
+        total = 0.0
+        with torch.no_grad():
+            values = runner.supernet.recalibrated(config, narrow, self.weights, modules)
+            for entering, leaving in self.pairs:
+                student = runner.output(k, entering, config, values, training=False)
+                error = stage_error(student, runner.narrowed(k + 1, leaving, config))
+                total += len(entering) * float(error)
+        return total / sum(len(entering) for entering, _ in self.pairs)
+
+    def charge(self, problem: Problem, widths: np.ndarray) -> None:
+        """Charge what scoring some configurations costs, widths (n, G)."""
+        images = sum(map(len, self.entering)) + sum(len(entering) for entering, _ in self.pairs)
+        stage = self.runner.stages[self.index]
+        macs = int(stage_costs(problem.space, stage).macs_of_widths(widths).sum())
+        problem.meter.passes(images, macs, backward=False)
+
+
+def stage_scorers(
+    problem: Problem, stages: Sequence[Stage], weights: Mapping[str, Tensor]
+) -> list[StageScorer]:
+    """A scorer for each stage; the fullnet runs once for all of them, recalibrated stage by stage.
+
+    Its stages are recalibrated as those of any candidate, so their own error is zero.
+    """
+    runner, full = StageRunner(problem.supernet, stages), SubnetConfig.full()
+    train = [images for images, _ in problem.data.train(RECALIBRATION_BATCHES)]
+    search = [images for images, _ in problem.data.search()]
+    search = [images for images in search if len(images) > 1] or search  # one has no variance
+    passes = 2 * sum(map(len, train)) + sum(map(len, search))
+    problem.meter.passes(passes, problem.cost.full_macs, backward=False)
+    scorers = []
+    with torch.no_grad():
+        for k, stage in enumerate(stages):
+            values = problem.supernet.recalibrated(full, train, weights, stage.modules)
+            leaving = [runner.output(k, x, full, values, training=False) for x in search]
+            pairs = tuple(zip(search, leaving, strict=True))
+            scorers.append(StageScorer(runner, k, weights, tuple(train), pairs))
+            train = [runner.output(k, x, full, values, training=False) for x in train]
+            search = leaving
+    return scorers
+
+
+@dataclass(frozen=True, eq=False)
+class StageSearch:
+    """The search of one stage between junctions of given widths; needs nothing from outside.
+
+    Attributes:
+        scorer: of the stage.
+        part: the stage's inner groups, all others held.
+        order: scores that nest narrower configurations in wider ones, by group name.
+        evaluations: subnets scored.
+        population: children of a generation.
+        mutation: probability with which a group's width mutates.
+        rng: all that is drawn comes from here.
+    """
+
+    scorer: StageScorer
+    part: GridPart
+    order: Mapping[str, np.ndarray]
+    evaluations: int
+    population: int
+    mutation: float
+    rng: np.random.Generator
+
+    def run(self) -> Archive:
+        """Evolve the trade-offs between error and cost."""
+        return evolve_archive(
+            self.part,
+            self._loss,
+            self.rng,
+            evaluations=self.evaluations,
+            population=self.population,
+            mutation=self.mutation,
+        )
+
+    def _loss(self, state: State) -> float:
+        whole = self.part.whole(np.array([state]))[0]
+        return self.scorer.loss(self.part.grid.config(whole, self.order))
+
+
+def check_processes(workers: int) -> None:
+    """Refuse several processes where none can be started, before anything is trained.
+
+    Raises:
+        RuntimeError: in a daemon process, or while a script without the guard
+            ``if __name__ == "__main__"`` is run anew by a process that it started.
+    """
+    if workers == 1:
+        return
+    if multiprocessing.current_process().daemon:
+        raise RuntimeError(f"workers is {workers}, but a daemon process starts no others; use 1")
+    multiprocessing.spawn.get_preparation_data("search")  # raises where the guard is missing
+
+
+def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
+    """The results of some searches, in order; the same for any number of processes.
+
+    Raises:
+        RuntimeError: if a process ended without an answer.
+    """
+    if workers == 1 or len(tasks) == 1:
+        return [task.run() for task in tasks]
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()),
+    )
+    try:
+        return list(pool.map(_run_packed, [pickle.dumps(task) for task in tasks]))
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process that searched a stage ended without an answer, for lack of memory or of the "
+            'guard `if __name__ == "__main__"` in the script; use fewer workers, or 1'
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()  # idle, unless something went wrong
+                while process.is_alive():  # the pool's own thread may have taken its end first
+                    process.join(0.1)
+
+
+def _start_worker(threads: int, is_deterministic: bool) -> None:
+    """Calculate as the main process does, which alone minds Ctrl-C and is not outlived."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)  # sums may be split by threads
+    torch.use_deterministic_algorithms(is_deterministic)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def _run_packed(packed: bytes) -> Archive:
+    task: StageSearch = pickle.loads(packed)
+    return task.run()

@@ -1,0 +1,299 @@
+"""The supernet engine: one set of full-size weights, trained and scored at many widths.
+
+PSE-Net, AutoSlim, BCNet, single-path training and stage-wise pruning differ in which subnets they
+draw and what these learn from; how a subnet runs, what a step costs and how it is scored is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.resize import Place
+from zoo.core.errors import Diverged, unknown_name
+from zoo.core.method.problem import Problem
+from zoo.core.randomness import fixed_random
+from zoo.core.supernet.trained_store import Trained, load_trained, save_trained
+from zoo.core.tracing.copies import copy_network
+from zoo.core.training.gradients import backward, gradients
+
+__all__ = ["Engine", "Execution", "Norm", "Start", "starting_weights", "train_once"]
+
+SLICED_FROM = 1_000_000_000
+"""Multiply-adds of a subnet's part of the batch, at full width, from which slicing pays on a CPU.
+
+Measured on one core (`tox -e bench` times both): slices of 8 images took 1.7 times as long as masks
+for ResNet-20 at 24 x 24 (0.2e9), as long for MobileNetV2 at half width, and 0.9 times as long for
+ResNet-20 at 32 x 32 and 32 images (1.3e9).
+"""
+
+Execution = Literal["auto", "masked", "sliced"]
+Norm = Literal["separate", "joint"]
+Start = Literal["parent", "scratch"]
+
+
+class Engine:
+    """Trains one set of weights at many widths; every pass is charged.
+
+    Args:
+        problem: gives network, groups, costs and meter.
+        weights: full-size parameters by state-dict name, leaves that require gradients.
+        steps: updates that will be made, for the cosine of the learning rate.
+        lr: its highest value.
+        momentum: of the gradient descent.
+        weight_decay: not applied to biases and normalisation.
+        execution: how `parallel` runs several subnets at once: "masked" in one full-width pass,
+            "sliced" one after the other, which saves the arithmetic of dropped channels. "auto" is
+            "masked" on a GPU, and on a CPU where a subnet's part of the batch is small work, unless
+            the network has layers that cannot be masked.
+        norm: "separate" takes batch statistics for each subnet; "joint" over the whole batch, which
+            changes gradients and needs masks.
+
+    Attributes:
+        suspicion: tells what beside the learning rate may make the next update diverge, and the
+            way out; "" for nothing.
+
+    Raises:
+        ValueError: for an unknown or impossible setting.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        weights: Mapping[str, Tensor],
+        *,
+        steps: int,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        execution: Execution = "auto",
+        norm: Norm = "separate",
+    ) -> None:
+        for name, value, known in (
+            ("execution", execution, get_args(Execution)),
+            ("norm", norm, get_args(Norm)),
+        ):
+            if value not in known:
+                raise unknown_name(name, value, known)
+        if norm == "joint" and execution == "sliced":
+            raise ValueError("norm 'joint' runs subnets together; use execution 'masked'")
+        self.problem = problem
+        self.weights = dict(weights)
+        self.norm = norm
+        self.execution = execution
+        self.pairs = 0
+        self.suspicion: Callable[[], str] = str
+        self._values = self.trained()
+        self._lent: list[tuple[SubnetConfig, dict[str, Tensor]]] = []
+        self._gradients: dict[str, Tensor] = {}
+        decayed = [w for w in self.weights.values() if w.ndim > 1]
+        free = [w for w in self.weights.values() if w.ndim <= 1]
+        self._optimizer = torch.optim.SGD(
+            [
+                {"params": decayed, "weight_decay": weight_decay},
+                {"params": free, "weight_decay": 0.0},
+            ],
+            lr=lr,
+            momentum=momentum,
+            fused=True,
+        )
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, max(1, steps))
+
+    def logits(self, images: Tensor, config: SubnetConfig) -> Tensor:
+        """Training-mode logits of one subnet, shape (N, classes), with its own batch statistics."""
+        self.pairs += len(images)
+        self._charge(len(images), self.problem.cost.macs(config))
+        values = self.sliced(config)
+        return self.problem.supernet.forward(images, config, values, training=True)
+
+    def parallel(self, images: Tensor, configs: Sequence[SubnetConfig]) -> Tensor:
+        """Training-mode logits of several subnets, each on its own part of the batch.
+
+        Args:
+            images: shape (N, C, H, W); N is a multiple of the number of subnets.
+            configs: what each subnet keeps.
+
+        Returns:
+            Shape (N, classes), part after part; the same for both executions.
+        """
+        if self.chosen(len(images) // len(configs)) == "sliced":
+            parts = images.chunk(len(configs))
+            return torch.cat([self.logits(p, c) for p, c in zip(parts, configs, strict=True)])
+        self.pairs += len(images)
+        self._charge(len(images), self.problem.cost.full_macs)
+        return self.problem.supernet.parallel(
+            images, configs, self.weights, joint_norm=self.norm == "joint"
+        )
+
+    def chosen(self, part: int) -> Execution:
+        """What "auto" comes to where each subnet has a number of images; the same every time."""
+        if self.execution != "auto":
+            return self.execution
+        if self.norm == "separate" and not self.problem.supernet.is_maskable:
+            return "sliced"
+        is_small = part * self.problem.cost.full_macs < SLICED_FROM
+        is_gpu = self.problem.meter.device.type == "cuda"
+        return "masked" if is_gpu or is_small or self.norm == "joint" else "sliced"
+
+    def sliced(self, config: SubnetConfig) -> dict[str, Tensor]:
+        """A subnet's tensors; those of its parameters that are cut are leaves of their own.
+
+        `update` brings their gradients to the full weights. A slice with a graph behind it would
+        cost a full-size gradient for each dimension it is cut along, and a convolution that reads a
+        view is slower than one that reads dense weights.
+        """
+        values = self.problem.supernet.sliced(config, self._values, with_statistics=False)
+        lent = {}
+        for name, weight in self.weights.items():
+            if values[name].shape == weight.shape:
+                values[name] = weight
+            elif torch.is_grad_enabled():
+                lent[name] = values[name] = _dense_like(values[name], weight).requires_grad_()
+        if lent:
+            self._lent.append((config, lent))
+        return values
+
+    def joint_norm_error(
+        self, images: Tensor, configs: Sequence[SubnetConfig], loss: Callable[[Tensor], Tensor]
+    ) -> float:
+        """How far joint batch statistics lead a gradient astray, relative to its norm.
+
+        The gradient of a parallel pass with statistics over the whole batch is compared with that
+        of separate statistics, which is that of the subnets run one after the other. Both passes
+        are charged; weights stay as they are.
+
+        Args:
+            images: shape (N, C, H, W); N is a multiple of the number of subnets.
+            configs: what each subnet keeps.
+            loss: a scalar from logits, shape (N, classes).
+
+        Returns:
+            Norm of the difference over norm of the gradient with separate statistics.
+        """
+        found = []
+        for is_joint in (False, True):
+            self._charge(len(images), self.problem.cost.full_macs)
+            logits = self.problem.supernet.parallel(
+                images, configs, self.weights, joint_norm=is_joint
+            )
+            parts = gradients(loss(logits), list(self.weights.values()), zeros=True)
+            found.append(torch.cat([part.flatten() for part in parts]))
+        separate, joint = found
+        return float((joint - separate).norm() / separate.norm())
+
+    def update(self, loss: Tensor) -> None:
+        """One step down the gradient of a scalar; the learning rate follows its cosine.
+
+        Raises:
+            Diverged: if the loss is not finite.
+        """
+        if not bool(loss.isfinite()):
+            way_out = (
+                "lower its learning rate or, where channels of the parent are dead, start it from "
+                "scratch"
+            )
+            raise Diverged(
+                f"the supernet's loss is {float(loss.detach())}; {self.suspicion() or way_out}"
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        backward(loss)
+        places = self._gather_gradients()
+        self._optimizer.step()
+        for place in places:  # kept buffers are zero again where it was written, which is less
+            place.clear()  # than everywhere
+        self._lent.clear()
+        self._schedule.step()
+
+    def trained(self) -> dict[str, Tensor]:
+        """The weights without gradients."""
+        return {name: weight.detach() for name, weight in self.weights.items()}
+
+    def _gather_gradients(self) -> list[Place]:
+        """Add the gradients of lent slices to those of the full weights; returns where."""
+        written = []
+        for config, lent in self._lent:
+            found = {n: part.grad for n, part in lent.items() if part.grad is not None}
+            places = self.problem.supernet.places(config, {n: self._full(n) for n in found})
+            for place, gradient in zip(places, found.values(), strict=True):
+                place.add(gradient)
+            written += places
+        return written
+
+    def _full(self, name: str) -> Tensor:
+        """The gradient of a full weight; by default zeros that are kept for it."""
+        weight = self.weights[name]
+        if weight.grad is None:
+            if name not in self._gradients:
+                self._gradients[name] = torch.zeros_like(weight)
+            weight.grad = self._gradients[name]
+        return weight.grad
+
+    def _charge(self, n_images: int, macs: int) -> None:
+        self.problem.meter.passes(n_images, macs, backward=torch.is_grad_enabled())
+
+
+def train_once(
+    problem: Problem, settings: Mapping[str, object], train: Callable[[], Trained]
+) -> Trained:
+    """A trained supernet, from the problem's store if the same was trained before.
+
+    Its cost is charged to the phase "supernet" either way, and what it traced is traced again; one
+    row more says whether it was reused, and under which key, which records of one training share.
+
+    Args:
+        problem: gives store and meter.
+        settings: all that decides the outcome beside parent, data, seed and device; JSON values.
+        train: does the work, inside the phase.
+    """
+    if problem.store is None:
+        with problem.meter.phase("supernet"):
+            return train()
+    with problem.store.locked(settings) as path:
+        kept = load_trained(path, problem.meter.device)
+        if kept is not None:
+            trained, spent, rows = kept
+            problem.meter.add("supernet", spent)
+            problem.trace_rows += rows
+        else:
+            before = len(problem.trace_rows)
+            with problem.meter.phase("supernet") as spent:
+                trained = train()
+            save_trained(path, trained, spent, problem.trace_rows[before:])
+    problem.trace("supernet", key=path.stem, reused=kept is not None)
+    return trained
+
+
+def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:
+    """Copies of the parent's parameters, or newly drawn ones, as leaves that require gradients.
+
+    Args:
+        problem: gives the parent; new weights are drawn from its seed.
+        start: "parent" or "scratch".
+    """
+    if start not in get_args(Start):
+        raise unknown_name("start", start, get_args(Start))
+    model = problem.model if start == "parent" else _redrawn(problem.model, problem.seed)
+    device = problem.meter.device
+    return {n: p.detach().clone().to(device).requires_grad_() for n, p in model.named_parameters()}
+
+
+def _dense_like(part: Tensor, whole: Tensor) -> Tensor:
+    """A copy of a part in the memory format of the whole."""
+    is_last = whole.ndim == 4 and not whole.is_contiguous()
+    memory_format = torch.channels_last if is_last else torch.contiguous_format
+    return part.clone(memory_format=memory_format)
+
+
+def _redrawn(model: nn.Module, seed: int) -> nn.Module:
+    """A copy on the CPU in which every layer has drawn its parameters again."""
+    fresh = copy_network(model).cpu()
+    with fixed_random("weights", seed):
+        for module in fresh.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return fresh

@@ -1,0 +1,1 @@
+"""Find widths within a budget."""

@@ -1,0 +1,106 @@
+"""Candidate widths of blocks: a grid for each free width, nested by importance of the channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.errors import InfeasibleBudget
+from zoo.core.method.problem import Problem
+from zoo.core.search.channel_scores import magnitude_scores
+from zoo.core.search.choice_table import ChoiceTable, State
+from zoo.core.search.widths_in_budget import fill_up, keep_best
+from zoo.core.supernet.blocks import Block
+
+__all__ = ["RATES", "Grid", "filled_widths", "make_grid"]
+
+RATES = tuple(rate / 10 for rate in range(1, 11))
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Candidate widths of every block.
+
+    Attributes:
+        blocks: the blocks.
+        rates: for each coordinate, block after block, its candidate widths by inner group: a
+            tuple of rows, ascending, one number for each group of the coordinate.
+        scores: importance of the channels of each group, the same for all candidates.
+    """
+
+    blocks: tuple[Block, ...]
+    rates: tuple[tuple[tuple[int, ...], ...], ...]
+    scores: Mapping[str, np.ndarray]
+
+    @property
+    def coordinates(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the groups of every coordinate, block after block."""
+        return tuple(names for block in self.blocks for names in block.coordinates)
+
+    def widths(self, space: ChannelSpace, state: Sequence[int]) -> np.ndarray:
+        """Widths of all groups at a state, shape (G,); interfaces keep all channels."""
+        widths = {group.name: group.size for group in space.groups}
+        for names, rows, at in zip(self.coordinates, self.rates, state, strict=True):
+            widths.update(zip(names, rows[at], strict=True))
+        return np.array(list(widths.values()), dtype=np.int64)
+
+    def config(self, space: ChannelSpace, state: Sequence[int]) -> SubnetConfig:
+        """The most important channels at a state's widths: nested from state to state."""
+        return keep_best(space, self.scores, self.widths(space, state))
+
+    def block_states(self, block: int) -> list[State]:
+        """Every candidate of a block, with all other blocks at full width."""
+        full = [len(rows) - 1 for rows in self.rates]
+        ends = np.cumsum([len(each.coordinates) for each in self.blocks])
+        start, end = int(ends[block]) - len(self.blocks[block].coordinates), int(ends[block])
+        choices = product(*(range(len(rows)) for rows in self.rates[start:end]))
+        return [(*full[:start], *choice, *full[end:]) for choice in choices]
+
+
+def make_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int) -> Grid:
+    """Legal widths nearest above the rates, at most a number of combinations for each block.
+
+    Raises:
+        InfeasibleBudget: if the narrowest blocks with full interfaces are over the budget.
+    """
+    sizes = {group.name: group.size for group in problem.space.groups}
+    rates = []
+    for block in blocks:
+        count = max(2, math.floor(candidates ** (1 / len(block.coordinates)) + 1e-9))
+        chosen = np.linspace(0, len(RATES) - 1, min(count, len(RATES))).round().astype(int)
+        for names in block.coordinates:
+            rows = {tuple(problem.rules.minimum(sizes[name]) for name in names)}
+            for at in chosen:
+                wanted = {name: math.ceil(RATES[at] * sizes[name] - 1e-9) for name in names}
+                rows.add(tuple(problem.rules.round(wanted[n], sizes[n]) for n in names))
+            rates.append(tuple(sorted(rows)))
+    grid = Grid(blocks, tuple(rates), magnitude_scores(problem.model, problem.space))
+    narrowest = grid.widths(problem.space, [0] * len(rates))
+    smallest = int(problem.budget.cost_of_widths(problem.cost, narrowest[None])[0])
+    if smallest > problem.budget.limit:
+        raise InfeasibleBudget(
+            f"budget {problem.budget.told(problem.budget.limit)} is below "
+            f"{problem.budget.told(smallest)}, the narrowest blocks between interfaces that keep "
+            "their widths; raise it or lower min_keep"
+        )
+    return grid
+
+
+def filled_widths(problem: Problem, grid: Grid, table: ChoiceTable, state: State) -> np.ndarray:
+    """Widths of a state after channels were added where they help most per cost, shape (G,)."""
+    energy, cost = table.energy(state), table.cost(state)
+    density = {}
+    for c, names in enumerate(grid.coordinates):
+        gain, price = 0.0, 1
+        if state[c] + 1 < table.sizes[c]:
+            wider = [at + (c == other) for other, at in enumerate(state)]
+            gain, price = energy - table.energy(wider), max(1, table.cost(wider) - cost)
+        density.update(dict.fromkeys(names, gain / price))
+    wanted = np.array([density.get(group.name, 0.0) for group in problem.space.groups])
+    return fill_up(problem, grid.widths(problem.space, state), lambda _: wanted)

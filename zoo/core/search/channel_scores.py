@@ -1,0 +1,114 @@
+"""Raw material of channel scores: the weights that make a channel, alone or with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.core.channels.channel_group import ChannelGroup, Member
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.method.problem import Problem
+from zoo.core.training.gradients import gradients
+
+__all__ = [
+    "PRODUCERS",
+    "channel_order",
+    "channel_rows",
+    "channel_scores",
+    "magnitude_scores",
+    "producers",
+    "weight_gradient_products",
+]
+
+PRODUCERS = ("out", "depthwise")  # roles of the weights that make a channel
+
+
+def producers(group: ChannelGroup) -> tuple[Member, ...]:
+    """The tied convolution and linear weights whose outputs are the group's channels."""
+    return tuple(member for member in group.members if member.role in PRODUCERS)
+
+
+def channel_rows(tensor: Tensor, member: Member) -> Tensor:
+    """The entries of `tensor` that belong to each channel of the member's group.
+
+    Args:
+        tensor: the member's tensor, or one of the same shape such as its gradient.
+        member: says which positions along which dimension belong to which channel.
+
+    Returns:
+        Shape (size, entries).
+    """
+    index = torch.as_tensor(member.index, device=tensor.device)
+    return tensor.movedim(member.dim, 0)[index.flatten()].reshape(len(index), -1)
+
+
+def channel_scores(
+    space: ChannelSpace, tensors: Mapping[str, Tensor], reduce: Callable[[Tensor], Tensor]
+) -> dict[str, np.ndarray]:
+    """Reduce each channel's producing weights to a number and sum over the tied layers.
+
+    Args:
+        space: the groups.
+        tensors: weights, or something of their shapes, by state-dict name.
+        reduce: from rows, shape (size, entries), to scores, shape (size,).
+
+    Returns:
+        By group name, shape (size,), float64; zeros for a group that no weight makes.
+    """
+    scores = {}
+    for group in space.groups:
+        total = np.zeros(group.size)
+        for member in producers(group):
+            rows = channel_rows(tensors[member.tensor].detach().double(), member)
+            total += reduce(rows).cpu().numpy()
+        scores[group.name] = total
+    return scores
+
+
+def magnitude_scores(model: nn.Module, space: ChannelSpace) -> dict[str, np.ndarray]:
+    """L1 norm of the weights that make each channel, by group name, shape (size,)."""
+    return channel_scores(space, model.state_dict(), lambda rows: rows.abs().sum(1))
+
+
+def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarray]:
+    """Scores that nest narrower configurations in wider ones, by group name, shape (size,).
+
+    Args:
+        problem: gives parent and groups.
+        by_magnitude: largest L1 norm in the parent first; otherwise leading channels first.
+    """
+    if by_magnitude:
+        return magnitude_scores(problem.model, problem.space)
+    return {group.name: -np.arange(group.size, dtype=float) for group in problem.space.groups}
+
+
+def weight_gradient_products(
+    problem: Problem, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[dict[str, Tensor]]:
+    """Weight times its cross-entropy gradient, batch by batch, with the parent in eval mode.
+
+    Args:
+        problem: the parent and its groups; each pass is charged.
+        batches: images (N, C, H, W) and labels (N,).
+
+    Yields:
+        For each batch, by state-dict name, a tensor of the weight's shape, for the weights that
+        make the channels of some group.
+    """
+    wanted = {member.tensor for group in problem.space.groups for member in producers(group)}
+    weights = {
+        name: parameter.detach().requires_grad_()
+        for name, parameter in problem.model.named_parameters()
+        if name in wanted
+    }
+    for images, labels in batches:
+        loss = F.cross_entropy(problem.forward(images, weights=weights), labels)
+        found = gradients(loss, list(weights.values()))
+        yield {
+            name: weight.detach() * gradient
+            for (name, weight), gradient in zip(weights.items(), found, strict=True)
+        }

@@ -1,0 +1,238 @@
+"""From scores to a configuration within a budget: the selection rules that methods share.
+
+Widths are chosen on the recounted cost of the whole network: every rule lists its candidate width
+vectors, ascending in cost, counts all of them in one vectorised call and takes the largest that
+fits: bisection in one step. What is left below the budget is filled up channel by channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import numpy as np
+
+from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.method.problem import Problem
+
+__all__ = [
+    "fill_closely",
+    "fill_up",
+    "global_widths",
+    "keep_best",
+    "largest_feasible",
+    "legal_widths",
+    "next_widths",
+    "random_widths",
+    "uniform_widths",
+]
+
+_SCALES = 256  # candidates on the way from the smallest to the full network
+
+
+def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
+    """Round widths down to legal ones, never below the minimum.
+
+    Args:
+        problem: gives the space and the rules.
+        widths: shape (n, G), each between 0 and the group's size.
+
+    Returns:
+        Shape (n, G), int64.
+    """
+    columns = []
+    for group, column in zip(problem.space.groups, widths.T, strict=True):
+        legal = _legal(problem.rules, group.size)
+        columns.append(legal[np.maximum(np.searchsorted(legal, column, side="right") - 1, 0)])
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def next_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
+    """The next wider legal width of every group, shape (G,); the size where it is full already."""
+    steps = []
+    for group, width in zip(problem.space.groups, widths, strict=True):
+        legal = _legal(problem.rules, group.size)
+        position = np.searchsorted(legal, width, side="right")
+        steps.append(legal[min(position, len(legal) - 1)])
+    return np.array(steps, dtype=np.int64)
+
+
+def largest_feasible(problem: Problem, candidates: np.ndarray) -> np.ndarray:
+    """The costliest candidate within the budget; the first one among equals.
+
+    Args:
+        problem: gives cost and budget.
+        candidates: legal widths, shape (n, G); at least one must fit.
+
+    Returns:
+        Widths, shape (G,).
+    """
+    costs = problem.budget.cost_of_widths(problem.cost, candidates)
+    best = np.argmax(np.where(costs <= problem.budget.limit, costs, -1))
+    return np.asarray(candidates[best])
+
+
+def fill_up(
+    problem: Problem, widths: np.ndarray, priority: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Widen one group at a time by one legal step while any step still fits the budget.
+
+    Args:
+        problem: gives cost, budget and rules.
+        widths: legal widths within the budget, shape (G,).
+        priority: from the current widths to how much each group wants its next step, shape (G,);
+            among the steps that fit, the highest goes first.
+
+    Returns:
+        Widths from which no single legal step fits, shape (G,).
+    """
+    while True:
+        steps = next_widths(problem, widths)
+        candidates = np.where(np.eye(len(widths), dtype=bool), steps, widths)
+        costs = problem.budget.cost_of_widths(problem.cost, candidates)
+        fits = (costs <= problem.budget.limit) & (steps > widths)
+        if not fits.any():
+            return widths
+        widths = candidates[np.argmax(np.where(fits, priority(widths), -np.inf))]
+
+
+def fill_closely(
+    problem: Problem,
+    widths: np.ndarray,
+    priority: Callable[[np.ndarray], np.ndarray],
+    *,
+    slack: float,
+) -> np.ndarray:
+    """Fill up; where every single step is too large, take one and give up channels elsewhere.
+
+    Args:
+        problem: gives cost, budget and rules.
+        widths: legal widths within the budget, shape (G,).
+        priority: as `fill_up` takes it.
+        slack: share of the budget that may stay unused.
+
+    Returns:
+        Widths within the budget, shape (G,); more may stay unused where no exchange helps.
+    """
+    wanted = (1 - slack) * problem.budget.limit
+    widths = fill_up(problem, widths, priority)
+    cost = _cost(problem, widths)
+    while cost < wanted:
+        wider = next_widths(problem, widths)
+        exchanged = []
+        for group in np.flatnonzero(wider > widths).tolist():
+            one_wider = np.where(np.arange(len(widths)) == group, wider, widths)
+            exchanged.append(fill_up(problem, _fitted(problem, one_wider, group), priority))
+        best = max(exchanged, key=lambda each: _cost(problem, each), default=widths)
+        if not cost < _cost(problem, best) <= problem.budget.limit:
+            break
+        widths, cost = best, _cost(problem, best)
+    return widths
+
+
+def _fitted(problem: Problem, widths: np.ndarray, kept: int) -> np.ndarray:
+    """Widths narrowed step by step in any group but one until they fit, as little as may be."""
+    minimums = problem.rules.minimums(problem.space)
+    while (cost := _cost(problem, widths)) > problem.budget.limit:
+        eye = np.eye(len(widths), dtype=bool)
+        narrower = np.maximum(legal_widths(problem, np.where(eye, widths - 1, widths)), minimums)
+        costs = problem.budget.cost_of_widths(problem.cost, narrower)
+        costs[kept] = cost
+        if (costs >= cost).all():
+            break
+        fits = costs <= problem.budget.limit
+        pick = np.where(fits, costs, -1).argmax() if fits.any() else costs.argmin()
+        widths = narrower[pick]
+    return widths
+
+
+def _cost(problem: Problem, widths: np.ndarray) -> int:
+    return int(problem.budget.cost_of_widths(problem.cost, widths[None])[0])
+
+
+def random_widths(
+    problem: Problem, rng: np.random.Generator, free: np.ndarray | None = None
+) -> np.ndarray:
+    """Random legal widths just below the budget.
+
+    Each group draws a ratio; all ratios are scaled by one factor, the largest that fits.
+
+    Args:
+        problem: gives cost, budget and rules.
+        rng: all that is drawn comes from here.
+        free: which groups may be narrowed, bool, shape (G,); all if None.
+
+    Returns:
+        Legal widths, shape (G,); the narrowest if nothing fits.
+    """
+    sizes = problem.space.sizes
+    free = np.ones(len(sizes), dtype=bool) if free is None else free
+    ratios = 1.0 - rng.random(len(sizes))
+    factors = np.geomspace(1e-2, 1.0, _SCALES) / ratios.min()
+    ratios = np.minimum(factors[:, None] * ratios, 1.0)
+    candidates = legal_widths(problem, np.where(free, ratios, 1.0) * sizes)
+    narrowest = np.where(free, problem.rules.minimums(problem.space), sizes)
+    widths = largest_feasible(problem, np.vstack([narrowest, candidates]))
+    return fill_up(problem, widths, lambda widths: rng.random(len(widths)))
+
+
+def uniform_widths(problem: Problem) -> np.ndarray:
+    """Widths at the largest common keep ratio that fits, filled up where a group lags behind.
+
+    Returns:
+        Legal widths, shape (G,).
+    """
+    sizes = problem.space.sizes
+    ratios = np.unique(np.concatenate([np.arange(size + 1) / size for size in sizes]))
+    candidates = legal_widths(problem, np.floor(ratios[:, None] * sizes + 1e-9))
+    widths = largest_feasible(problem, candidates)
+    return fill_up(problem, widths, lambda widths: -widths / sizes)
+
+
+def global_widths(problem: Problem, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Widths when the lowest-scoring channels of the whole network go first.
+
+    Args:
+        problem: gives cost, budget and rules.
+        scores: by group name, shape (size,), comparable between groups; higher = keep.
+
+    Returns:
+        Legal widths, shape (G,); a group keeps its minimum however low it scores.
+    """
+    groups = problem.space.groups
+    sizes = problem.space.sizes
+    owner = np.repeat(np.arange(len(groups)), sizes)
+    order = np.argsort(np.concatenate([scores[g.name] for g in groups]), kind="stable")
+    dropped = np.zeros((len(order) + 1, len(groups)), dtype=np.int64)
+    dropped[np.arange(1, len(order) + 1), owner[order]] = 1
+    candidates = legal_widths(problem, sizes - dropped.cumsum(axis=0))
+    ranked = [np.append(np.sort(scores[g.name])[::-1], -np.inf) for g in groups]
+    return fill_up(
+        problem,
+        largest_feasible(problem, candidates),
+        lambda widths: np.array([s[w] for s, w in zip(ranked, widths, strict=True)]),
+    )
+
+
+def keep_best(
+    space: ChannelSpace, scores: Mapping[str, np.ndarray], widths: np.ndarray
+) -> SubnetConfig:
+    """The configuration that keeps the `widths[g]` best channels of every group.
+
+    Args:
+        space: the groups.
+        scores: by group name, shape (size,); equal scores favour the lower index.
+        widths: shape (G,).
+    """
+    keep = {}
+    for group, width in zip(space.groups, widths, strict=True):
+        best = np.argsort(-scores[group.name], kind="stable")[:width]
+        keep[group.name] = tuple(sorted(best.tolist()))
+    return SubnetConfig(keep)
+
+
+@cache
+def _legal(rules: WidthRules, size: int) -> np.ndarray:
+    """The legal widths of a group, ascending."""
+    return np.array(rules.legal(size), dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Run a subnet, a block or a stage inside the full network."""

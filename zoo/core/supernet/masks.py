@@ -1,0 +1,114 @@
+"""Run several subnets in one full-width pass: masks along the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.errors import UnsupportedModel
+
+__all__ = ["can_mask", "masked_inputs", "norms_by_part", "reading_weights"]
+
+
+@contextmanager
+def masked_inputs(
+    skeleton: nn.Module, space: ChannelSpace, configs: Sequence[SubnetConfig], images: Tensor
+) -> Iterator[None]:
+    """Let every layer that reads channels of a group see zeros where its subnet has none."""
+    inexact = [group.name for group in space.groups if not group.exact]
+    if inexact:
+        raise UnsupportedModel(
+            f"group {inexact[0]!r} is inexact: masks cannot stand for slices; run subnets sliced"
+        )
+    kept = [space.table.kept_positions(config) for config in configs]
+    handles = []
+    try:
+        for name in reading_weights(space):
+            module = skeleton.get_submodule(name.rpartition(".")[0])
+            mask = _part_mask(space, name, kept)
+            if mask.all():
+                continue
+            mask = mask.repeat(1, _reading_groups(module, name))
+            rows = mask.repeat_interleave(len(images) // len(configs), dim=0)
+            rows = rows.to(images.device, images.dtype)
+            handles.append(module.register_forward_pre_hook(partial(_mask_input, rows)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def reading_weights(space: ChannelSpace) -> list[str]:
+    """Names of the weights that read channels of some group."""
+    members = (member for group in space.groups for member in group.members)
+    return list(dict.fromkeys(member.tensor for member in members if member.role == "in"))
+
+
+def can_mask(module: nn.Module, name: str) -> bool:
+    """Whether the module whose own weight is called ``name`` is a layer that reads channels."""
+    is_convolution = isinstance(module, nn.modules.conv._ConvNd) and name.endswith("weight")
+    return is_convolution or isinstance(module, nn.Linear)
+
+
+def _reading_groups(module: nn.Module, name: str) -> int:
+    """How often the channels that a weight reads are repeated in what its layer reads."""
+    if not can_mask(module, name):
+        raise UnsupportedModel(
+            f"{name} reads pruned channels in a {type(module).__name__}, whose input cannot be "
+            "masked; run subnets sliced"
+        )
+    return module.groups if isinstance(module, nn.modules.conv._ConvNd) else 1
+
+
+def _part_mask(
+    space: ChannelSpace, name: str, kept: Sequence[Sequence[np.ndarray | None]]
+) -> Tensor:
+    """Which positions of a reading weight each subnet keeps, bool, shape (subnets, positions)."""
+    axis = space.table.tensors[name, 1]
+    mask = torch.zeros(len(kept), len(space.table.axes[axis].group), dtype=torch.bool)
+    for row, positions in zip(mask, kept, strict=True):
+        found = positions[axis]
+        if found is None:
+            row[:] = True
+        else:
+            row[torch.from_numpy(found)] = True
+    return mask
+
+
+def _mask_input(rows: Tensor, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Multiply what a layer reads, channels second or, for a linear layer, last."""
+    features = inputs[0]
+    is_last = isinstance(module, nn.Linear)
+    channels = features.shape[-1 if is_last else 1]
+    if features.shape[0] != rows.shape[0] or channels != rows.shape[1]:
+        raise UnsupportedModel(
+            f"a layer reads a tensor of shape {tuple(features.shape)} instead of {rows.shape[0]} "
+            f"images with {rows.shape[1]} channels; run subnets sliced"
+        )
+    ones = (1,) * (features.ndim - 2)
+    shape = (len(rows), *ones, channels) if is_last else (len(rows), channels, *ones)
+    return (features * rows.view(shape), *inputs[1:])
+
+
+@contextmanager
+def norms_by_part(model: nn.Module, size: int) -> Iterator[None]:
+    """Let batch norms take statistics over parts of the batch, of ``size`` images each."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.forward = partial(_forward_by_part, norm.forward, size)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _forward_by_part(forward: Callable[[Tensor], Tensor], size: int, features: Tensor) -> Tensor:
+    return torch.cat([forward(part) for part in torch.split(features, size)])

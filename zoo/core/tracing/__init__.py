@@ -1,0 +1,1 @@
+"""Which channels are the same: labels that flow through one pass without data."""

@@ -1,0 +1,313 @@
+"""Follow every channel of a network through its forward pass on the meta device.
+
+Each position along a channel dimension of each parameter is an *atom*. While the network runs once
+without data or arithmetic, every operator tells which atoms are the same channel, which may not be
+removed, and which it mixes with their neighbours (``zoo.core.tracing.rules``). What is left after the pass
+are connected components: channels that stay or go together.
+
+A tensor in flight carries a label for each dimension along which channels lie: the atom of every
+position. A dimension without label is fixed. An operator without a rule pins what it reads, so the
+result can be too cautious and never wrong; the rules themselves are checked after surgery, by
+tracing the smaller network and comparing (``zoo.core.networks.rebuild``).
+
+A network may run other branches while it trains: auxiliary heads, outputs of several depths, paths
+that are dropped. Where it does, a second pass in training mode states its facts about the same
+atoms, so that what is left is what both modes allow.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from zoo.core.errors import UnsupportedModel
+from zoo.core.tracing.arguments import plain_arguments
+from zoo.core.tracing.atoms import Op, Trace
+from zoo.core.tracing.copies import copy_with, require_plain_weights
+from zoo.core.tracing.flow import Call, Flow, bind
+from zoo.core.tracing.outputs import pin_outputs
+from zoo.core.tracing.products import note_product
+from zoo.core.tracing.rules import apply_rule
+from zoo.core.tracing.sources import Constants, Sources
+
+__all__ = ["TraceFailed", "on_meta", "run_on_meta", "trace_model", "training_mode"]
+
+
+class TraceFailed(UnsupportedModel):
+    """The pass on the meta device stopped; ``ops`` are the calls that ran before."""
+
+    def __init__(self, where: str, ops: list[Op], error: Exception) -> None:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        super().__init__(
+            f"module {where!r} cannot be traced: {reason.rstrip('.')}. Networks whose forward pass "
+            "depends on values, or that hold tensors outside parameters and buffers, are not "
+            f"supported.{_hint(error)}"
+        )
+        self.ops = ops
+
+
+def _hint(error: Exception) -> str:
+    """The way out where a user's hook stopped the pass; empty where the network itself did."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        hook = step.tb_frame.f_locals.get("hook")
+        code = getattr(getattr(hook, "__func__", hook), "__code__", None)
+        if code is not None and code is step.tb_next.tb_frame.f_code:
+            return " It stopped in a hook: remove that before pruning (handle.remove())."
+        step = step.tb_next
+    return ""
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` in eval mode whose parameters and buffers hold no data.
+
+    Raises:
+        UnsupportedModel: if the model cannot be copied.
+    """
+    require_plain_weights(model)
+    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
+    for parameter in model.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy_with(model, memo, lambda held: torch.empty_like(held, device="meta")).eval()
+
+
+def trace_model(
+    meta: nn.Module,
+    input_size: Sequence[int],
+    depthwise: frozenset[str] | None = None,
+    is_trained: bool | None = None,
+) -> Trace:
+    """Return the trace of a network that is on the meta device.
+
+    Args:
+        meta: the network, as ``on_meta`` makes it; hooks are added to it.
+        input_size: (C, H, W) of one image.
+        depthwise: paths of the modules whose convolutions are depthwise; None to tell by shape.
+        is_trained: whether a pass in training mode follows; None where it does if the pass in eval
+            mode left a parameter or buffer unread, or if the two modes call different operators.
+
+    Raises:
+        UnsupportedModel: if the pass fails; the message names the module that was running.
+    """
+    tracer = _Tracer(meta, depthwise)
+    dtype = next((p.dtype for p in meta.parameters()), torch.float32)
+    images = torch.empty(1, *input_size, device="meta", dtype=dtype)
+    trace = tracer.flow.trace
+    _run(meta, images, tracer)
+    trace.eval_ops = len(trace.ops)
+    if is_trained or (is_trained is None and _is_other_in_training(meta, images, tracer)):
+        _run_training(meta, images, tracer)
+    trace.unused = tuple(n for n in trace.parameters if n not in tracer.used)
+    return trace
+
+
+def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> None:
+    """Run one pass with its rules; what reaches the outside is pinned."""
+    tracer.sources.enter_images(images)
+    try:
+        with torch.no_grad(), tracer, tracer.constants:
+            outputs = meta(images)
+    except Exception as error:  # whatever a foreign forward pass may raise
+        raise TraceFailed(tracer.flow.where, tracer.flow.trace.ops, error) from error
+    pin_outputs(tracer.flow, tracer.sources, tracer.own, outputs)
+
+
+@contextmanager
+def training_mode(meta: nn.Module) -> Iterator[None]:
+    """Training mode for all modules but torch's own norms and dropouts.
+
+    Those do to channels what they do in eval mode, and one image may be too few for the norms.
+    """
+    meta.train()
+    for module in meta.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd):
+            module.eval()
+    try:
+        yield
+    finally:
+        meta.eval()
+
+
+def _is_other_in_training(meta: nn.Module, images: Tensor, tracer: _Tracer) -> bool:
+    """Whether the pass in training mode can say more than the one in eval mode, which has run."""
+    trace = tracer.flow.trace
+    if any(shape and name not in tracer.used for name, shape in trace.shapes.items()):
+        return True
+    check = _Comparison(tracer)
+    try:
+        with torch.no_grad(), tracer.silenced(), training_mode(meta), check:
+            meta(images)
+    except Exception:  # the pass with rules says what happened
+        return True
+    return check.step != len(tracer.calls)
+
+
+def _run_training(meta: nn.Module, images: Tensor, tracer: _Tracer) -> None:
+    """Run the pass in training mode after the one in eval mode.
+
+    It adds ties and pins. Layers that make channels only here are pinned: they cost nothing where
+    the network is used. If the pass fails, nothing it states is missing as long as every parameter
+    was read in eval mode.
+    """
+    trace = tracer.flow.trace
+    unread = [n for n in trace.parameters if n not in tracer.used]
+    products = len(trace.products)
+    made = {place for place, role in trace.roles.items() if role in ("out", "depthwise")}
+    try:
+        with tracer.silenced(), training_mode(meta):
+            _run(meta, images, tracer)
+    except TraceFailed as error:
+        if unread:
+            raise UnsupportedModel(
+                f"{', '.join(unread[:3])} {'is' if len(unread) == 1 else 'are'} not used in eval "
+                f"mode, and the pass in training mode stops: {error} Remove what is not used "
+                "before pruning, or let training mode run with images alone."
+            ) from error
+        warnings.warn(
+            f"only eval mode was traced, since the pass in training mode stops: {error}",
+            stacklevel=2,
+        )
+        del trace.ops[trace.eval_ops :]
+    del trace.products[products:]
+    _pin_training_only(trace, made)
+
+
+def _pin_training_only(trace: Trace, made: set[tuple[str, int]]) -> None:
+    """Pin the channels that no layer makes in eval mode; ``made`` are the places that do."""
+    component = trace.atoms.components()
+    known = np.zeros(component.max(initial=0) + 1, dtype=bool)
+    for name, dim in made:
+        known[component[trace.tensors[name][dim].numpy()]] = True
+    for place, role in trace.roles.items():
+        label = trace.tensors[place[0]][place[1]]
+        if role == "out" and place not in made:
+            is_new = torch.from_numpy(~known[component[label.numpy()]])
+            trace.atoms.pin(label[is_new], "made in training mode only")
+
+
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Runs the rule of every operator beside the operator itself."""
+
+    def __init__(self, meta: nn.Module, depthwise: frozenset[str] | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flow = Flow(where=type(meta).__name__, depthwise=depthwise)
+        self.calls: list[
+            tuple[Any, ...]
+        ] = []  # what tells one call from another, for `_Comparison`
+        self.used: set[str] = set()  # names of the parameters and buffers that were read
+        self._stack = [self.flow.where]
+        self._is_silent = False
+        named = [*meta.named_parameters(), *meta.named_buffers()]
+        self._named = {id(tensor): name for name, tensor in named}
+        for name, tensor in named:
+            self.flow.enter(name, tensor)
+        self.own = [tensor for _, tensor in named]
+        self.sources = Sources(named)
+        self.constants = Constants(self.sources)
+        for path, module in meta.named_modules():
+            if path:
+                module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
+                module.register_forward_hook(lambda _module, _inputs, out: self._leave(out))
+
+    def _enter(self, path: str) -> None:
+        self._stack.append(path)
+        self.flow.where = path
+
+    def _leave(self, output: object) -> None:
+        path = self._stack.pop()
+        if isinstance(output, Tensor) and not self._is_silent:
+            self.flow.trace.outputs.pop(path, None)
+            self.flow.trace.outputs[path] = tuple(output.shape), self.flow.get(output)
+        self.flow.where = self._stack[-1]
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Keep the outputs of modules that are known; a failed pass leaves no module open."""
+        self._is_silent = True
+        self._stack = self._stack[:1]
+        self.flow.where = self._stack[0]
+        try:
+            yield
+        finally:
+            self._is_silent = False
+            self._stack = self._stack[:1]
+            self.flow.where = self._stack[0]
+
+    def signature(self, func: Any, inputs: Sequence[Tensor], outputs: Any) -> tuple[Any, ...]:
+        """What tells a call from another: operator, module, parameters read, shapes made."""
+        names = tuple(self._named.get(id(tensor)) for tensor in inputs)
+        shapes = tuple(t.shape for t in tree_leaves(outputs) if isinstance(t, Tensor))
+        return str(func), self.flow.where, names, shapes
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if any(isinstance(t, nn.Parameter) and not t.is_meta for t in inputs):
+            raise UnsupportedModel(
+                "it reads a parameter that the network does not know as its own, so it is neither "
+                "trained nor saved; hold modules in an nn.ModuleList, parameters in an "
+                "nn.ParameterList, not in a plain list"
+            )
+        read = tuple((tuple(t.shape), self.flow.get(t)) for t in inputs)
+        origins = tuple(self.sources.of(tensor) for tensor in inputs)
+        result = run_on_meta(func, args, kwargs)
+        if not self._is_silent:
+            self.calls.append(self.signature(func, inputs, result))
+        self.used.update(self._named[id(t)] for t in inputs if id(t) in self._named)
+        outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        if "norm" in str(func):  # statistics of the batch, which nobody reads
+            outputs = outputs[:1]
+        shapes = [shape for shape, _ in read]
+        call = Call(func, inputs, shapes, outputs, bind(func, args, kwargs))
+        apply_rule(self.flow, call)
+        note_product(self.flow, self.sources, call)
+        self.sources.note_call(len(self.flow.trace.ops), inputs, outputs)
+        made = tuple((tuple(t.shape), self.flow.get(t)) for t in outputs)
+        scalars = plain_arguments(call.bound)
+        self.flow.trace.ops.append(Op(str(func), self.flow.where, read, made, scalars, origins))
+        return result
+
+
+class _Comparison(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Counts the calls of a pass that are those of the pass before; the first other one ends it."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.step = 0
+        self._tracer = tracer
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        result = run_on_meta(func, args, kwargs or {})
+        signature = self._tracer.signature(func, inputs, result)
+        if self.step >= len(self._tracer.calls) or signature != self._tracer.calls[self.step]:
+            raise _OtherCall
+        self.step += 1
+        return result
+
+
+class _OtherCall(Exception):
+    """The pass has called another operator than the one before."""
+
+
+def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator on the meta device, batch norm without its slow decomposition."""
+    if str(func) == "aten.native_batch_norm.default":
+        images = args[0]
+        return torch.empty_like(images), images.new_empty(0), images.new_empty(0)
+    return func(*args, **kwargs)

@@ -1,0 +1,284 @@
+"""Features by module name, and losses that compare a student's with a teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from zoo.core.errors import Diverged, unknown_name
+from zoo.core.training.train import TrainingLoss
+
+__all__ = [
+    "BlockDistillation",
+    "Taps",
+    "check_errors",
+    "eval_mode",
+    "feature_error",
+    "relative_feature_error",
+    "soft_cross_entropy",
+    "told_still",
+]
+
+# Keeps a constant feature from dividing by zero.
+EPSILON = 1e-6
+
+# A teacher hardly tells images apart whose features vary by less: division by their variance makes
+# ten thousand of one. Logits are in nats, and those of a trained classifier vary by about 1.
+STILL_FEATURES, STILL_LOGITS = 1e-4, 1e-2
+
+
+class Taps:
+    """Keeps the outputs of some modules while the context is open.
+
+    ```python
+    with Taps(model, ["layer1", "layer2"]) as taps:
+        logits = model(images)
+        first = taps.features["layer1"]
+    ```
+
+    Args:
+        model: the network; its hooks are gone when the context ends.
+        names: module names, as in `model.named_modules()`.
+
+    Raises:
+        ValueError: for a name that the network does not have.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        modules = dict(model.named_modules())
+        for name in names:
+            if name not in modules:
+                raise unknown_name("module", name, filter(None, modules))
+        self._modules = {name: modules[name] for name in names}
+        self._handles: list[RemovableHandle] = []
+        self._kept: dict[str, tuple[Tensor, int]] = {}
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """Output of each module at its last call, with gradients; shape (N, C, H, W) or (N, C).
+
+        Raises:
+            RuntimeError: if an output was changed in place after its module returned it.
+        """
+        for name, (feature, version) in self._kept.items():
+            if feature._version != version:
+                raise RuntimeError(
+                    f"the output of {name} was changed in place by a later module; tap that module"
+                )
+        return {name: feature for name, (feature, _) in self._kept.items()}
+
+    def __enter__(self) -> Taps:
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(self._keeper(name)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._kept.clear()
+
+    def _keeper(self, name: str):  # type: ignore[no-untyped-def]  # torch's hook type is private
+        def keep(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> None:
+            if not isinstance(output, Tensor):
+                raise TypeError(f"the output of {name} is a {type(output).__name__}, not a tensor")
+            self._kept[name] = output, output._version
+
+        return keep
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """A network in eval mode while the context is open."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+
+
+def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference, over all elements; it grows with the scale of the features.
+
+    Args:
+        student: features, shape (N, C, H, W) or (N, C).
+        teacher: features to imitate, same shape; receives no gradient.
+
+    Returns:
+        A scalar, in squared units of the features.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _check_shapes(student, teacher)
+    return F.mse_loss(student, teacher.detach())
+
+
+def relative_feature_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference divided by the teacher's variance: 1 for predicting its mean.
+
+    Mean and variance are taken over N, H and W for each channel, then both are averaged over C, so
+    that layers of any scale add up and a channel counts by what it varies.
+
+    Args:
+        student: features, shape (N, C, H, W) or (N, C).
+        teacher: features to imitate, same shape; receives no gradient.
+
+    Returns:
+        A scalar without unit.
+
+    Raises:
+        ValueError: if the shapes differ, or there is one value for each channel.
+    """
+    _check_shapes(student, teacher)
+    if teacher.numel() == teacher.shape[1]:
+        raise ValueError(
+            f"features {tuple(teacher.shape)} of one image have no variance to divide by; raise "
+            "the batch size, or leave a last batch of one image out (drop_last=True)"
+        )
+    target = teacher.detach()
+    other_dims = [dim for dim in range(target.ndim) if dim != 1]
+    variance = target.var(dim=other_dims, correction=0).mean()
+    return F.mse_loss(student, target) / (variance + EPSILON)
+
+
+def told_still(features: Mapping[str, Tensor], way_out: str) -> str:
+    """That a teacher's features hardly vary over a batch, as words for an error; "" if they do.
+
+    Args:
+        features: by module path, "logits" for the network's output; shape (N, C, H, W) or (N, C).
+        way_out: what to do instead of training the teacher.
+    """
+    for path, feature in features.items():
+        other_dims = [dim for dim in range(feature.ndim) if dim != 1]
+        variance = float(feature.double().var(dim=other_dims, correction=0).mean())
+        if variance < (STILL_LOGITS if path == "logits" else STILL_FEATURES):
+            return (
+                f"the teacher's {path if path == 'logits' else f'features at {path}'} hardly vary "
+                f"from image to image (variance {variance:.1g}), as in a network that was not "
+                f"trained, and what imitates them is divided by that: train it first, or {way_out}"
+            )
+    return ""
+
+
+def check_errors(
+    errors: Sequence[Tensor], paths: Sequence[str], teachers: Sequence[Tensor]
+) -> None:
+    """Stop where a part's relative error is no number.
+
+    Args:
+        errors: scalars, one for each part of the network.
+        paths: of the modules whose outputs were compared.
+        teachers: what they were compared with.
+
+    Raises:
+        Diverged: with the part, and the teacher's share in it.
+    """
+    for error, path, teacher in zip(errors, paths, teachers, strict=True):
+        if not bool(error.isfinite()):
+            still = told_still({path: teacher}, "set steps to 0 and error to 'raw'")
+            raise Diverged(
+                f"the error of the block that ends at {path or 'the output'} is "
+                f"{float(error.detach())}; {still or 'lower lr'}"
+            )
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's softened classes to the student's.
+
+    Args:
+        student: logits, shape (N, classes).
+        teacher: logits, same shape; receives no gradient.
+        temperature: divides both logits; the result is multiplied by its square, which keeps the
+            size of the gradient (Hinton et al. 2015, section 2.1).
+
+    Returns:
+        A scalar in nats, averaged over N; zero for equal logits.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    _check_shapes(student, teacher)
+    divergence = F.kl_div(
+        torch.log_softmax(student / temperature, 1),
+        torch.log_softmax(teacher.detach() / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2
+
+
+def _check_shapes(student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape; "
+            "map the student's channels to the teacher's first"
+        )
+
+
+class BlockDistillation(TrainingLoss):
+    """Cross-entropy + beta * mean over blocks of D_b + kd * distillation of the logits.
+
+    Interfaces have the same widths in both networks, so features are compared as they are.
+
+    Args:
+        teacher: the unpruned parent; it sees the same images, in eval mode, without gradients.
+        outputs: paths of the modules that return the blocks' outputs.
+        macs: multiply-adds of a teacher's pass for one image.
+        beta: weight of the block terms.
+        kd: weight of the divergence from the teacher's softened classes.
+        temperature: of that softening.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        outputs: Sequence[str],
+        *,
+        macs: int,
+        beta: float,
+        kd: float,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
+        self.outputs = tuple(outputs) if beta else ()
+        self.beta = beta
+        self.kd = kd
+        self.temperature = temperature
+        self.macs_per_image = macs
+
+    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar in nats."""
+        with torch.no_grad(), Taps(self._teacher[0], self.outputs) as taps:
+            wide_logits = self._teacher[0](images)
+            wide = taps.features
+        with Taps(student, self.outputs) as taps:
+            logits = student(images)
+            narrow = taps.features
+        loss = F.cross_entropy(logits, labels)
+        if self.outputs:
+            errors = [relative_feature_error(narrow[path], wide[path]) for path in self.outputs]
+            loss = loss + self.beta * torch.stack(errors).mean()
+        if self.kd:
+            loss = loss + self.kd * soft_cross_entropy(logits, wide_logits, self.temperature)
+        return loss
+
+    def suspicion(self, images: Tensor) -> str:
+        """Whether the teacher hardly tells the images apart at the outputs that are compared."""
+        with torch.no_grad(), Taps(self._teacher[0], self.outputs) as taps:
+            self._teacher[0](images)
+            return told_still(taps.features, "set beta to 0")

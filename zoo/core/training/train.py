@@ -1,0 +1,394 @@
+"""One training loop for everyone, on timm's optimizers, schedules and weight averaging."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.core.data.batches import BatchSource
+from zoo.core.data.metered import MeteredBatches
+from zoo.core.errors import Diverged, unknown_name
+from zoo.core.meter import Meter
+from zoo.core.settings import Range, check_settings
+from zoo.core.training.gradients import backward, guard
+from zoo.core.training.top1 import right_answers
+
+__all__ = ["CrossEntropy", "OnStep", "Recipe", "TrainHistory", "TrainingLoss", "evaluate", "train"]
+
+Schedule = Literal["cosine", "multistep", "constant"]
+
+# Steps done, steps in all, loss of the last step in nats.
+OnStep = Callable[[int, int, float], None]
+
+# Reading a loss waits for the device, so losses are read this many steps at a time.
+READ_EVERY = 20
+
+_RANGES: dict[str, Range] = {
+    **dict.fromkeys(("epochs", "weight_decay", "warmup_epochs"), "at least 0"),
+    "batch_size": "at least 1",
+    "lr": "above 0",
+    "clip_grad": "above 0",
+    **dict.fromkeys(("momentum", "label_smoothing"), "at least 0 and below 1"),
+    "ema_decay": "above 0 and below 1",
+}
+
+# A loss this many times the first one, or this many nats where the first one is below 1, will not
+# come back.
+DIVERGED_RATIO = 1_000.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training images; 0 leaves the weights as they are.
+        batch_size: images per step, for who makes the batches.
+        lr: learning rate after the warm-up.
+        optimizer: timm's name; momentum reaches those that have one.
+        momentum: of the optimizer.
+        weight_decay: not applied to biases and normalisation.
+        schedule: `"cosine"` to zero, `"multistep"` (a tenth at each milestone) or `"constant"`.
+        milestones: shares of the epochs, for `"multistep"`.
+        warmup_epochs: linear rise of the learning rate, part of `epochs`.
+        label_smoothing: share of the target spread over all classes, for `CrossEntropy`.
+        channels_last: memory format of the network and the images.
+        ema_decay: of the average of the weights that is kept in the end; None for the last weights.
+        clip_grad: largest norm of the gradient; None for no limit.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    lr: float = 0.1
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
+    channels_last: bool = True
+    ema_decay: float | None = None
+    clip_grad: float | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self, _RANGES)
+        _check_optimizer(self.optimizer)
+        if any(not 0 < share < 1 for share in self.milestones):
+            raise ValueError(
+                f"milestones are {self.milestones}; each must be a share of the epochs, above 0 "
+                "and below 1"
+            )
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"{self.warmup_epochs} warm-up epochs do not fit in {self.epochs}; lower "
+                "warmup_epochs or raise epochs"
+            )
+
+
+def _check_optimizer(name: str) -> None:
+    """Refuse a name that timm does not know, where it may stand behind "lookahead_"."""
+    known = list_optimizers()
+    if name.lower().removeprefix("lookahead_") not in known:
+        raise unknown_name("optimizer", name, known)
+
+
+class TrainingLoss(nn.Module):
+    """A loss that does the student's forward itself, so that it can tap features.
+
+    Parameters of the loss are trained with the student's. A teacher inside is frozen with
+    `requires_grad_(False)` and kept in eval mode by the loss.
+
+    Attributes:
+        macs_per_image: multiply-adds of forward passes other than the student's, a teacher's.
+    """
+
+    macs_per_image: int = 0
+
+    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of a batch.
+
+        Args:
+            student: the network being trained.
+            images: shape (N, C, H, W).
+            labels: int64, shape (N,).
+
+        Returns:
+            A scalar in nats, with gradients to the student.
+        """
+        raise NotImplementedError
+
+    def suspicion(self, images: Tensor) -> str:
+        """What beside the learning rate may make this loss diverge, and the way out; or nothing.
+
+        Args:
+            images: shape (N, C, H, W), a training batch.
+        """
+        return ""
+
+
+class CrossEntropy(TrainingLoss):
+    """Cross-entropy of the student's logits.
+
+    Args:
+        label_smoothing: share of the target spread over all classes.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of the batch, a scalar in nats."""
+        return F.cross_entropy(student(images), labels, label_smoothing=self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class TrainHistory:
+    """Mean training loss of each epoch, in nats."""
+
+    losses: tuple[float, ...]
+
+
+def train(
+    model: nn.Module,
+    batches: BatchSource,
+    recipe: Recipe,
+    *,
+    loss: TrainingLoss | None = None,
+    meter: Meter | None = None,
+    macs_per_image: int = 0,
+    on_step: OnStep | None = None,
+) -> TrainHistory:
+    """Train a network in place; the last epoch's weights, or their average, stay in it.
+
+    The optimizer is made here, from the parameters that the network has now. Nothing is drawn from
+    a global generator but what the network's own dropout draws.
+
+    Args:
+        model: trained in place; in eval mode and without gradients on return.
+        batches: training batches, those of epoch 0, 1, ...
+        recipe: how to train.
+        loss: cross-entropy with the recipe's smoothing if None.
+        meter: charged for images and passes; batches that are metered already are not charged
+            twice.
+        macs_per_image: multiply-adds of the network's forward pass for one image.
+        on_step: called every few steps and at the end of each epoch.
+
+    Returns:
+        The mean loss of each epoch.
+
+    Raises:
+        Diverged: when a loss is NaN, infinite or a thousand times the first.
+    """
+    guard()  # for losses that differentiate by themselves
+    loss = loss or CrossEntropy(recipe.label_smoothing)
+    if meter is not None and not isinstance(batches, MeteredBatches):
+        batches = MeteredBatches(batches, meter)
+    device = next(model.parameters()).device
+    memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
+    if recipe.epochs == 0:
+        model.eval()
+        return TrainHistory(())
+    model.to(memory_format=memory_format)
+    loss.to(device)
+    step = _Step(model, loss, recipe, updates_per_epoch=len(batches))
+    read = _LossReader(total=recipe.epochs * len(batches), on_step=on_step)
+    means = []
+    model.train()
+    loss.train()
+    try:
+        for epoch in range(recipe.epochs):
+            for images, labels in batches.epoch(epoch):
+                images = images.to(device, memory_format=memory_format)
+                read.add(step.take(images, labels.to(device)), partial(loss.suspicion, images))
+                if meter is not None:
+                    meter.passes(len(images), macs_per_image, backward=True)
+                    meter.passes(len(images), loss.macs_per_image, backward=False)
+            means.append(read.end_epoch())
+        step.finish()
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.eval()
+    return TrainHistory(tuple(means))
+
+
+def evaluate(model: nn.Module, batches: BatchSource) -> float:
+    """Top-1 accuracy of a network in eval mode, as a fraction.
+
+    Args:
+        model: not changed; its mode is restored. It returns logits, shape (N, classes); where they
+            are NaN there is no answer, which is no right one, and a warning tells how often.
+        batches: those of epoch 0 are used.
+
+    Raises:
+        ValueError: if there is no image, or labels are no class indices of shape (N,) that the
+            network has a logit for.
+    """
+    device = next(model.parameters()).device
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    counts = torch.zeros(3, dtype=torch.long, device=device)  # read once, at the end
+    n_images = 0
+    try:
+        with torch.no_grad():
+            for images, labels in batches.epoch(0):
+                logits, labels = model(images.to(device)), labels.to(device)
+                is_right = right_answers(logits, labels)
+                is_foreign = (labels < 0) | (labels >= logits.shape[1])
+                flags = torch.stack([is_right, logits.isnan().any(1), is_foreign])
+                counts += flags.sum(1)
+                n_images += len(labels)
+    finally:
+        for module, is_training in modes.items():
+            module.training = is_training
+    if not n_images:
+        raise ValueError("there is no image to evaluate the network on")
+    n_right, n_nan, n_foreign = counts.tolist()
+    if n_foreign:
+        raise ValueError(
+            f"{n_foreign} of {n_images} labels are below 0 or have no logit: the network has "
+            f"{logits.shape[1]} outputs, so labels go from 0 to {logits.shape[1] - 1}"
+        )
+    if n_nan:
+        told = f"logits of {n_nan} of {n_images} images are NaN and count as wrong answers"
+        warnings.warn(told, RuntimeWarning, stacklevel=2)
+    return float(n_right / n_images)
+
+
+class _Trained(nn.Module):
+    """Student and loss under one roof, for timm's choice of what weight decay leaves out."""
+
+    def __init__(self, student: nn.Module, loss: TrainingLoss) -> None:
+        super().__init__()
+        self.student = student
+        self.loss = loss
+
+    def no_weight_decay(self) -> set[str]:
+        named: set[str] = getattr(self.student, "no_weight_decay", set)()
+        return {f"student.{name}" for name in named}
+
+
+class _Step:
+    """Optimizer, schedule and average of one training."""
+
+    def __init__(
+        self, model: nn.Module, loss: TrainingLoss, recipe: Recipe, *, updates_per_epoch: int
+    ) -> None:
+        self.model = model
+        self.loss = loss
+        self.recipe = recipe
+        self.done = 0
+        self.optimizer = create_optimizer_v2(
+            _Trained(model, loss),
+            opt=recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+        )
+        self.schedule, _ = create_scheduler_v2(
+            self.optimizer,
+            # A constant rate is a multistep one without milestones.
+            sched="cosine" if recipe.schedule == "cosine" else "multistep",
+            num_epochs=recipe.epochs,
+            decay_milestones=_milestones(recipe, updates_per_epoch),
+            warmup_epochs=recipe.warmup_epochs,
+            step_on_epochs=False,
+            updates_per_epoch=updates_per_epoch,
+        )
+        self.average = (
+            None
+            if recipe.ema_decay is None
+            else ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
+        )
+
+    def take(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One update; returns the loss, detached."""
+        self.schedule.step_update(self.done)
+        value: Tensor = self.loss(self.model, images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        backward(value)
+        if self.recipe.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self._parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        self.done += 1
+        if self.average is not None:
+            self.average.update(self.model, step=self.done)
+        return value.detach()
+
+    def finish(self) -> None:
+        """Put the average, if one was kept, into the network."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+
+    def _parameters(self) -> list[Any]:  # torch types groups as dicts of anything
+        return [weight for group in self.optimizer.param_groups for weight in group["params"]]
+
+
+class _LossReader:
+    """Reads losses some steps at a time, and stops the training when one is no number."""
+
+    def __init__(self, *, total: int, on_step: OnStep | None) -> None:
+        self.total = total
+        self.on_step = on_step
+        self.done = 0
+        self.first: float | None = None
+        self.unread: list[Tensor] = []
+        self.epoch: list[float] = []
+        self.suspicion: Callable[[], str] = str
+
+    def add(self, loss: Tensor, suspicion: Callable[[], str]) -> None:
+        self.unread.append(loss)
+        self.suspicion = suspicion
+        if len(self.unread) == READ_EVERY:
+            self._read()
+
+    def end_epoch(self) -> float:
+        """The mean loss of the epoch."""
+        self._read()
+        mean = math.fsum(self.epoch) / len(self.epoch)
+        self.epoch = []
+        return mean
+
+    def _read(self) -> None:
+        if not self.unread:
+            return
+        values = torch.stack(self.unread).tolist()
+        self.unread = []
+        for value in values:
+            self.done += 1
+            self._check(value)
+        self.epoch += values
+        if self.on_step is not None:
+            self.on_step(self.done, self.total, values[-1])
+
+    def _check(self, value: float) -> None:
+        if self.first is None and math.isfinite(value):
+            self.first = value
+        limit = DIVERGED_RATIO * max(1.0, self.first or 0.0)
+        if not math.isfinite(value) or value > limit:
+            way_out = "lower the learning rate, add warm-up epochs or clip the gradient"
+            raise Diverged(
+                f"training loss {value} at step {self.done} of {self.total}; "
+                f"{self.suspicion() or way_out}"
+            )
+
+
+def _milestones(recipe: Recipe, updates_per_epoch: int) -> list[float]:
+    """Epochs at which the rate falls, on whole updates."""
+    if recipe.schedule != "multistep":
+        return []
+    updates = recipe.epochs * updates_per_epoch
+    # timm looks one update ahead, which suits its count of epochs from one.
+    return [(round(share * updates) + 1) / updates_per_epoch for share in recipe.milestones]
