@@ -1,7 +1,8 @@
 """The rules of the house that can be read off the source."""
 
 import ast
-from collections.abc import Iterator
+import graphlib
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -9,87 +10,56 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A core file imports only from core files above it.
+# Data flows from the first to the last, and nothing imports from what stands after it. A name is a
+# wing (a folder) or a file that belongs to none.
 CORE_ORDER = (
     "errors",
     "settings",
     "whole_file",
     "sealed",
-    "quiet",
-    "narrow_strided",
-    "config",
-    "copies",
-    "atoms",
-    "flow",
-    "arguments",
-    "sources",
-    "products",
-    "outputs",
-    "rules",
-    "trace",
-    "count",
-    "metadata",
-    "fold",
-    "groups",
-    "resize",
-    "attributes",
-    "space",
-    "latency",
-    "operators",
-    "timing",
-    "cost",
-    "supernet",
-    "links",
-    "blocks",
-    "stages",
-    "surgery",
     "meter",
-    "pairs",
-    "batches",
-    "loaders",
-    "widen",
-    "digits",
-    "sizes",
-    "folders",
+    "randomness",
     "data",
-    "store",
-    "top1",
-    "problem",
-    "train",
-    "distill",
-    "logits",
+    "tracing",
+    "training",
+    "channels",
+    "cost",
+    "networks",
+    "supernet",
+    "method",
+    "search",
+    "one_shot",
+    "contract",
     "preflight",
-    "score",
-    "select",
-    "chain",
-    "grid",
-    "widths",
-    "engine",
-    "prior",
-    "evolve",
-    "archive",
-    "stagesearch",
-    "planted",
-    "pruner",
-    "oneshot",
-    "trial",
-    "checks",
-    "cifar_resnet",
-    "model_args",
-    "check_output",
-    "structure",
-    "architecture",
-    "assemble",
-    "save",
-    "export",
     "prune",
 )
+HARNESS_ORDER = (
+    "suites",
+    "records",
+    "measuring",
+    "running",
+    "analysis",
+    "tables",
+    "figures",
+    "page",
+    "studies",
+    "options",
+    "cli",
+)
 
-CORE = sorted((ROOT / "zoo/core").glob("*.py"))
+
+def sources(folder: str) -> list[Path]:
+    """The modules of a folder and of the folders in it, without `pytest-benchmark`'s tests."""
+    found = sorted((ROOT / folder).rglob("*.py"))
+    return [path for path in found if not path.match("test_*.py")]
+
+
+CORE = sources("zoo/core")
 METHODS = sorted(path for path in (ROOT / "zoo").glob("*.py") if path.stem != "__init__")
-BASELINES = sorted(path for path in (ROOT / "baselines").glob("*.py") if path.stem != "__init__")
-HARNESS = sorted(p for p in (ROOT / "benchmarks").glob("*.py") if not p.match("test_*.py"))
+BASELINES = [path for path in sources("baselines") if path.stem != "__init__"]
+HARNESS = sources("benchmarks")
 ALL = (*CORE, *METHODS, *BASELINES, *HARNESS)
+FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ALL}
 
 
 def label(path: Path) -> str:
@@ -116,136 +86,150 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def core_imports(path: Path) -> set[str]:
-    names = (name.split(".") for name in imports(path) if name.startswith("zoo.core."))
-    return {parts[2] for parts in names}
+def circle(needs: Mapping[str, set[str]]) -> Sequence[str]:
+    """Names that need each other in a ring; empty if there is none."""
+    try:
+        list(graphlib.TopologicalSorter(needs).static_order())
+    except graphlib.CycleError as error:
+        found: Sequence[str] = error.args[1]
+        return found
+    return ()
 
 
-def test_every_core_file_has_its_place() -> None:
-    names = {path.stem for path in CORE} - {"__init__"}
-    assert names == set(CORE_ORDER)
+def upward(path: Path, package: str, order: Sequence[str]) -> list[str]:
+    """Modules of a package that a file imports although they stand after it in the order."""
+    depth = package.count(".") + 1
+
+    def place(module: str) -> int:
+        return order.index(module.split(".")[depth])
+
+    here = place(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    ours = [name for name in imports(path) & FILES.keys() if name.startswith(f"{package}.")]
+    return [name for name in ours if place(name) > here]
 
 
-@pytest.mark.parametrize("path", CORE, ids=label)
-def test_core_imports_only_from_above(path: Path) -> None:
-    place = CORE_ORDER.index(path.stem) if path.stem in CORE_ORDER else 0
-    assert core_imports(path) <= set(CORE_ORDER[:place])
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
-@pytest.mark.parametrize("path", CORE, ids=label)
-def test_core_knows_no_method_and_no_harness(path: Path) -> None:
-    outside = [n for n in imports(path) if n.split(".")[0] in ("baselines", "benchmarks")]
-    methods = [n for n in imports(path) if n.split(".")[0] == "zoo" and n.split(".")[1] != "core"]
-    assert not outside and not methods
+def calls(path: Path) -> set[str]:
+    """What a file calls, as it is written there."""
+    return {ast.unparse(node.func) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)}
 
 
-@pytest.mark.parametrize("path", (*METHODS, *BASELINES), ids=label)
-def test_no_method_imports_another_or_the_harness(path: Path) -> None:
-    ours = {
-        name for name in imports(path) if name.split(".")[0] in ("zoo", "baselines", "benchmarks")
-    }
-    assert all(name.startswith("zoo.core") for name in ours)
+@pytest.mark.parametrize("files", [CORE, METHODS, BASELINES, HARNESS], ids=len)
+def test_there_are_files_to_look_at(files: list[Path]) -> None:
+    assert len(files) >= 4
 
 
 @pytest.mark.parametrize(
-    ("name", "allowed"),
-    [
-        ("uncertainty", set()),
-        ("style", set()),
-        ("report", {"record", "runtime", "uncertainty"}),
-        ("tables", {"record", "report", "whole_file"}),
-        ("standing", {"ranking", "report", "uncertainty"}),
-        ("published", {"record", "strict"}),
-        ("plot_accuracy", {"published", "record", "report", "style"}),
-        ("plot_rows", {"record", "report", "style"}),
-        ("plot_search", {"ranking", "record", "report", "standing", "style"}),
-        (
-            "plots",
-            {
-                "plot_accuracy",
-                "plot_rows",
-                "plot_search",
-                "ranking",
-                "record",
-                "report",
-                "standing",
-                "whole_file",
-            },
-        ),
-        ("gate", {"record", "report"}),
-        (
-            "page",
-            {"plots", "record", "report", "standing", "tables", "uncertainty", "whole_file"},
-        ),
-        (
-            "claims",
-            {"ranking", "rates", "record", "report", "strict", "uncertainty", "whole_file"},
-        ),
-    ],
+    ("folder", "order"), [("zoo/core", CORE_ORDER), ("benchmarks", HARNESS_ORDER)]
 )
-def test_tables_and_figures_read_records_only(name: str, allowed: set[str]) -> None:
-    ours = {
-        ".".join(found.split(".")[:2])
-        for found in imports(ROOT / f"benchmarks/{name}.py")
-        if found.split(".")[0] in ("zoo", "baselines", "benchmarks")
+def test_every_wing_has_its_place_in_the_order(folder: str, order: Sequence[str]) -> None:
+    below = {path.relative_to(ROOT / folder).parts[0] for path in sources(folder)}
+    assert {name.removesuffix(".py") for name in below} - {"__init__"} == set(order)
+
+
+@pytest.mark.parametrize(
+    ("files", "package", "order"),
+    [(CORE, "zoo.core", CORE_ORDER), (HARNESS, "benchmarks", HARNESS_ORDER)],
+)
+def test_nothing_imports_upward(files: list[Path], package: str, order: Sequence[str]) -> None:
+    root = ROOT / package.replace(".", "/") / "__init__.py"
+    found = {label(path): upward(path, package, order) for path in files if path != root}
+    assert not {name: modules for name, modules in found.items() if modules}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert not circle({name: imports(path) & FILES.keys() for name, path in FILES.items()})
+
+
+def test_every_folder_is_a_wing_that_says_its_purpose_and_nothing_else() -> None:
+    for folder in {path.parent for path in (*CORE, *HARNESS)}:
+        (purpose,) = parsed(folder / "__init__.py").body
+        assert isinstance(purpose, ast.Expr) and ast.get_docstring(parsed(folder / "__init__.py"))
+
+
+def test_core_knows_no_method_and_no_harness() -> None:
+    outside = {
+        label(path): name
+        for path in CORE
+        for name in imports(path)
+        if name.split(".")[0] in ("zoo", "baselines", "benchmarks")
+        and not name.startswith("zoo.core")
     }
-    assert ours <= {"benchmarks"} | {f"benchmarks.{other}" for other in allowed}
+    assert not outside
 
 
-@pytest.mark.parametrize("name", ["rates", "record", "strict", "runtime", "whole_file"])
-def test_records_need_neither_torch_nor_zoo(name: str) -> None:
-    tops = {name.split(".")[0] for name in imports(ROOT / f"benchmarks/{name}.py")}
-    assert not tops & {"torch", "torchvision", "timm", "zoo", "baselines"}
+def test_no_method_imports_another_or_the_harness() -> None:
+    for path in (*METHODS, *BASELINES):
+        ours = [n for n in imports(path) if n.split(".")[0] in ("zoo", "baselines", "benchmarks")]
+        assert all(name.startswith("zoo.core") for name in ours), label(path)
 
 
-@pytest.mark.parametrize("path", ALL, ids=label)
-def test_no_module_is_a_drawer(path: Path) -> None:
-    assert path.stem not in ("util", "utils", "helper", "helpers", "common", "misc")
+READERS = ("records", "analysis", "tables", "figures", "page")
+"""Wings that look at records and at nothing else: neither torch nor the library."""
+
+LIBRARY = {"benchmarks/tables/cards.py": ("zoo.core.method.",)}
+"""What such a module may take from the library all the same: the cards of the methods."""
 
 
-@pytest.mark.parametrize("path", (*CORE, *METHODS, *BASELINES), ids=label)
-def test_library_prints_nothing(path: Path) -> None:
-    calls = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call))
-    assert not [call.lineno for call in calls if ast.unparse(call.func) == "print"]
+def test_tables_and_figures_read_records_only() -> None:
+    foreign = ("torch", "torchvision", "timm", "zoo", "baselines")
+    for path in (path for wing in READERS for path in sources(f"benchmarks/{wing}")):
+        allowed = LIBRARY.get(label(path), ())
+        found = [name for name in imports(path) if name.split(".")[0] in foreign]
+        assert not [name for name in found if not name.startswith(allowed)], label(path)
+        assert not [n for n in imports(path) if n.startswith("benchmarks.running")], label(path)
 
 
-@pytest.mark.parametrize("path", ALL, ids=label)
-def test_public_things_have_docstrings(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+def test_no_module_is_a_drawer() -> None:
+    drawers = ("util", "utils", "helper", "helpers", "common", "misc")
+    assert not [label(path) for path in ALL if path.stem in drawers]
+
+
+def test_library_prints_nothing() -> None:
+    assert not [label(path) for path in (*CORE, *METHODS, *BASELINES) if "print" in calls(path)]
+
+
+def test_public_things_have_docstrings() -> None:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    inside = (node.body for node in tree.body if isinstance(node, ast.ClassDef)
-              and not node.name.startswith("_"))  # fmt: skip
-    public = [
-        node
-        for node in chain(tree.body, *inside)
-        if isinstance(node, kinds) and not node.name.startswith("_")
+    for path in ALL:
+        tree = parsed(path)
+        classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name[0] != "_"]
+        inside = chain.from_iterable(node.body for node in classes)
+        named = [node for node in chain(tree.body, inside) if isinstance(node, kinds)]
+        bare = [n.name for n in named if n.name[0] != "_" and not ast.get_docstring(n)]
+        assert ast.get_docstring(tree) and not bare, f"{label(path)}: {bare}"
+
+
+def test_files_stay_below_500_lines() -> None:
+    assert not [label(path) for path in ALL if len(path.read_text().splitlines()) >= 500]
+
+
+def test_functions_stay_below_70_lines() -> None:
+    long = [
+        f"{label(path)}: {node.name}"
+        for path in ALL
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 70  # type: ignore[operator]
     ]
-    assert path.stem == "__init__" or ast.get_docstring(tree)
-    assert not [node.name for node in public if not ast.get_docstring(node)]
+    assert not long
 
 
-@pytest.mark.parametrize("path", ALL, ids=label)
-def test_files_stay_below_500_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < 500
-
-
-@pytest.mark.parametrize("path", ALL, ids=label)
-def test_functions_stay_below_70_lines(path: Path) -> None:
-    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
-    assert not [f.name for f in functions if f.end_lineno - f.lineno >= 70]  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("path", (*CORE, *METHODS, *BASELINES), ids=label)
-def test_nobody_seeds_or_draws_globally(path: Path) -> None:
-    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
-    names = {ast.unparse(call.func) for call in calls}
+def test_nobody_seeds_or_draws_globally() -> None:
     allowed = {"np.random.default_rng", "np.random.SeedSequence", "np.random.get_state",
                "np.random.set_state", "torch.random.fork_rng"}  # fmt: skip
     # Where generators are put to a fixed state and back again.
-    keepers = {"batches": {"np.random.seed"}, "trial": {"torch.manual_seed"}}
-    drawn = {n for n in names if n.startswith(("np.random.", "torch.random."))}
-    drawn |= names & {"torch.manual_seed", "torch.seed", "random.random", "random.shuffle"}
-    assert drawn <= allowed | keepers.get(path.stem, set())
+    keepers = {
+        "zoo/core/randomness.py": {"np.random.seed"},
+        "zoo/core/contract/trial.py": {"torch.manual_seed"},
+    }
+    for path in (*CORE, *METHODS, *BASELINES):
+        names = calls(path)
+        drawn = {n for n in names if n.startswith(("np.random.", "torch.random."))}
+        drawn |= names & {"torch.manual_seed", "torch.seed", "random.random", "random.shuffle"}
+        assert drawn <= allowed | keepers.get(label(path), set()), label(path)
 
 
 WRITES = {
@@ -257,10 +241,12 @@ WRITES = {
 }  # fmt: skip
 """Calls that write a file, by their last name or, where that has other meanings, by both."""
 
+EXPORT = ROOT / "zoo/core/networks/export.py"
+
 MAY_WRITE = {
     "zoo/core/whole_file.py": "it is the one way",
     "zoo/core/meter.py": "a switch of the kernel's, no file",
-    "zoo/core/networks/save.py": "two files that belong together; it has its own way",
+    "benchmarks/studies/convolutions.py": "a pipe to the process that asks",
 }
 
 
@@ -301,15 +287,15 @@ def is_mode(node: ast.AST) -> bool:
     )
 
 
-@pytest.mark.parametrize("path", ALL, ids=label)
-def test_files_are_written_whole_only(path: Path) -> None:
-    found = [ast.unparse(call) for call in writes(ast.parse(path.read_text()))]
+def test_files_are_written_whole_only() -> None:
     # `export_network` lends its hidden path to the two functions that write a format.
     export = ("torch.onnx.export", "path.open('wb')", "torch.export.save")
-    if label(path) == "zoo/core/networks/export.py":
-        assert path.read_text().count("with whole_file(target) as hidden:") == 1
-        found = [call for call in found if not call.startswith(export)]
-    assert label(path) in MAY_WRITE or not found, found
+    assert EXPORT.read_text().count("with whole_file(target) as hidden:") == 1
+    for path in (path for path in ALL if label(path) not in MAY_WRITE):
+        found = [ast.unparse(call) for call in writes(parsed(path))]
+        if path == EXPORT:
+            found = [call for call in found if not call.startswith(export)]
+        assert not found, f"{label(path)}: {found}"
 
 
 @pytest.mark.parametrize(

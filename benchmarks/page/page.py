@@ -98,7 +98,7 @@ def build_page(
     comparisons = compare(shown)
     rows = [_row(c, row) for c in comparisons for row in c.rows]
     rows += [_control_row(c) for c in comparisons if c.ok]
-    ours = resources.files("benchmarks")
+    ours = resources.files("benchmarks.page")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_seen
     )

@@ -133,6 +133,7 @@ def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.d
 
 
 def train_batches(cell: Cell, schedule: Schedule, splits: Splits) -> Batches:
+    """Return the training batches of a schedule, in the order that the cell's seed gives."""
     return Batches(
         splits.train,
         schedule.batch_size,
@@ -144,6 +145,7 @@ def train_batches(cell: Cell, schedule: Schedule, splits: Splits) -> Batches:
 
 
 def recipe_of(schedule: Schedule) -> Recipe:
+    """Return the schedule of a record as the recipe that the training loop takes."""
     return Recipe(**schedule.model_dump())
 
 

@@ -1,8 +1,8 @@
 """Suites: TOML files that say which networks, data, budgets, seeds and methods to compare.
 
-A suite expands to cells, one for each combination; see `benchmarks.records.cell.Cell`. Unknown keys are
-refused with the nearest names. The suites that come with the package lie in `benchmarks/suites`; a
-path that ends in `.toml` reads any other.
+A suite expands to cells, one for each combination; see `benchmarks.records.cell.Cell`. Unknown
+keys are refused with the nearest names. The suites that come with the package lie in
+`benchmarks/suites`; a path that ends in `.toml` reads any other.
 """
 
 import tomllib
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 PROTOCOL = 1
-"""Version of the steps in `benchmarks.running.protocol`; raised when results stop being comparable."""
+"""Of the steps in `benchmarks.running.protocol`; raised when results stop being comparable."""
 
 
 MOST_BYTES = 1_000_000

@@ -1,6 +1,6 @@
-"""What the papers' abstracts claim, and what came of it here: ``python -m benchmarks.studies.claims``.
+"""The papers' claims held against our records: ``python -m benchmarks.studies.claims``.
 
-Reads `benchmarks/claims.toml` and the records that it names, and writes docs/claims.md. Verdicts
+Reads `claims.toml` beside it and the records that it names, and writes docs/claims.md. Verdicts
 follow from the records by one rule, which the page states. Imports neither torch nor zoo.
 """
 
@@ -141,7 +141,7 @@ def load_claims() -> tuple[Claim, ...]:
     Raises:
         ValueError: if the file says something that a claim has no place for.
     """
-    text = resources.files("benchmarks").joinpath("claims.toml").read_text("utf-8")
+    text = resources.files("benchmarks.studies").joinpath("claims.toml").read_text("utf-8")
     try:
         return _File.model_validate(tomllib.loads(text)).claims
     except ValidationError as error:
@@ -240,7 +240,7 @@ def _of_rankings(test: Test, rankings: Sequence[Ranking]) -> Outcome:
 
 
 def _runtime(test: Test, folder: Path) -> Outcome:
-    """A fixed network's speed-up over another, from the records of `benchmarks.studies.references`."""
+    """A fixed network's speed-up over another, from records of `benchmarks.studies.references`."""
     asked = f"{test.method} against {test.against} on {test.device}"
     missing = f"no such record in results/{test.folder}"
     outcome = Outcome(asked, "–", "cannot be tested here", missing)
@@ -267,7 +267,7 @@ def _runtime(test: Test, folder: Path) -> Outcome:
 
 
 class _Part(BaseModel):
-    """Of a record of `benchmarks.studies.references`, which needs torch, the fields that are read here."""
+    """The fields read here of a record of `benchmarks.studies.references`, which needs torch."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 

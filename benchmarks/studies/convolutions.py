@@ -1,12 +1,12 @@
 """Are torch's convolutions right on this CPU? Each against float64, in a process of its own.
 
-    python -m benchmarks.studies.convolutions narrow    # strided 1 x 1 layers that read 1 to 17 channels
-    python -m benchmarks.studies.convolutions sweep     # kernels 1 to 7, strides, groups, widths 1 to 33
+    python -m benchmarks.studies.convolutions narrow   # strided 1 x 1 layers, 1 to 17 channels read
+    python -m benchmarks.studies.convolutions sweep    # kernels 1 to 7, strides, groups, widths
 
 Each runs twice, with the CPU's own instructions and with those of AVX2 alone, under glibc's checks
 of the heap where they are installed. `--guarded` does it as our trainings do, around the kernel
-that is known to be wrong (`zoo.core.training.gradients`); without it torch is seen as it is. The exit
-status is 1 if anything was wrong.
+that is known to be wrong (`zoo.core.training.gradients`); without it torch is seen as it is. The
+exit status is 1 if anything was wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much of timm's convolutional networks can be pruned: ``python -m benchmarks.studies.coverage``.
+"""How much of timm's networks can be pruned: ``python -m benchmarks.studies.coverage``.
 
 Traces every architecture that timm registers, and writes docs/coverage.md. A network counts as
 convolutional if it has at least eight convolutions wider than 1 x 1 and multiplies no two
@@ -104,8 +104,8 @@ def to_markdown(rows: Sequence[Coverage], looked_at: int, registered: int) -> st
     lines = [
         "# Coverage of timm's convolutional networks",
         "",
-        f"Written by `python -m benchmarks.studies.coverage` with timm {timm.__version__} and torch "
-        f"{torch.__version__.split('+')[0]}.",
+        f"Written by `python -m benchmarks.studies.coverage` with timm {timm.__version__} and "
+        f"torch {torch.__version__.split('+')[0]}.",
         "",
         f"{looked_at} of timm's {registered} names were looked at. "
         f"Of {len(rows)} convolutional architectures {len(traced)} have prunable groups. The share "

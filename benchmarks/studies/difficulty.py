@@ -1,7 +1,7 @@
 """How hard `cluttered_digits` is: accuracy of ResNet-20 at four widths, three seeds each.
 
-`python -m benchmarks.studies.difficulty` trains the networks, one thread, some ten minutes, and writes
-`docs/cluttered_digits.md` and `docs/cluttered_digits.png`.
+`python -m benchmarks.studies.difficulty` trains the networks, one thread, some ten minutes, and
+writes `docs/cluttered_digits.md` and `docs/cluttered_digits.png`.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def page(study: Study, curve: Curve, minutes: float) -> str:
     return f"""\
 # How hard is `cluttered_digits`?
 
-Version {CLUTTER_VERSION} of the set. Written by `python -m benchmarks.studies.difficulty`; do not edit.
+Version {CLUTTER_VERSION} of the set. Written by `python -m benchmarks.studies.difficulty`; do not
+edit.
 
 ![Sample images and accuracy by keep ratio](cluttered_digits.png)
 

@@ -1,8 +1,9 @@
 """How well latency tables predict: random configurations, predicted from the table and measured.
 
-`python -m benchmarks.studies.latency_table` measures the tables on the device in use, one thread, rebuilds
-ten random configurations of each network, times them whole, and writes `docs/latency.md`. It takes
-some minutes; a machine with busy neighbours gives other numbers, which the page's control shows.
+`python -m benchmarks.studies.latency_table` measures the tables on the device in use, one thread,
+rebuilds ten random configurations of each network, times them whole, and writes `docs/latency.md`.
+It takes some minutes; a machine with busy neighbours gives other numbers, which the page's
+control shows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Published networks measured by the same code as ours: ``python -m benchmarks.studies.references``.
+"""Published networks, measured by our code: ``python -m benchmarks.studies.references``.
 
 Reads the pairs of baselines/references.toml, measures each in interleaved rounds, writes a record
 for each, once, and draws docs/references.md from all records. Networks have newly drawn weights,
@@ -62,8 +62,8 @@ Relation = Literal["same", "pruned", "peer"]
 INTRODUCTION = """\
 # Published networks, measured by the same code
 
-Written by `python -m benchmarks.studies.references` from the records in `results/references`; the pairs
-stand in `baselines/references.toml`.
+Written by `python -m benchmarks.studies.references` from the records in `results/references`; the
+pairs stand in `baselines/references.toml`.
 
 timm holds the shapes of five networks that the authors of *Knapsack Pruning with Inner
 Distillation* (arXiv 2002.08258) pruned themselves. The abstract claims a faster runtime on GPUs.

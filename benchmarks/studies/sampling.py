@@ -1,4 +1,4 @@
-"""Which costs supernet training sees: ``python -m benchmarks.studies.sampling`` draws docs/sampling.png.
+"""Which costs supernet training sees, docs/sampling.png: ``python -m benchmarks.studies.sampling``.
 
 Widths that are drawn independently crowd in a narrow middle of the range of costs, so a supernet
 never sees networks near most budgets; covering draws are spread evenly.

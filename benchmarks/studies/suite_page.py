@@ -1,4 +1,4 @@
-"""Every suite, what it is for, its command and its cost: ``python -m benchmarks.studies.suite_page``.
+"""Every suite, its purpose, command and cost: ``python -m benchmarks.studies.suite_page``.
 
 Writes docs/suites.md from the suite files and the forecast that a dry run shows.
 """

@@ -1,4 +1,4 @@
-"""Searches compared on a table of accuracies, without training: ``python -m benchmarks.studies.tabular``.
+"""Searches compared on a table of accuracies: ``python -m benchmarks.studies.tabular``.
 
 A table that lists every configuration stands in for the network, so each search can be run with
 many seeds and judged by its regret: how much accuracy the best configuration within the budget has

@@ -8,7 +8,7 @@ from benchmarks.analysis.comparison import Comparison
 from benchmarks.analysis.standing import average_ranks, stability
 from benchmarks.records.plain import in_markdown
 
-__all__ = ["n_seeds", "standing_table"]
+__all__ = ["standing_table"]
 
 
 def standing_table(comparisons: Sequence[Comparison]) -> str:
@@ -32,7 +32,7 @@ def standing_table(comparisons: Sequence[Comparison]) -> str:
     if pairs:
         lines = [
             f"| {in_markdown(pair.title)} | {pair.budgets[0]} and {pair.budgets[1]} "
-            f"| {pair.methods} | {n_seeds(pair.seeds)} | {pair.tau:.2f} "
+            f"| {pair.methods} | {_n_seeds(pair.seeds)} | {pair.tau:.2f} "
             f"| {pair.low:.2f} to {pair.high:.2f} |"
             for pair in pairs
         ]
@@ -46,5 +46,5 @@ def standing_table(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(parts)
 
 
-def n_seeds(count: int) -> str:
+def _n_seeds(count: int) -> str:
     return "one seed" if count == 1 else f"{count} seeds"

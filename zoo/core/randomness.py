@@ -36,4 +36,5 @@ def fixed_random(*names: int | str) -> Iterator[None]:
 
 
 def stream_generator(*names: int | str) -> torch.Generator:
+    """Return a CPU generator at the start of the stream with these names."""
     return torch.Generator().manual_seed(stream_seed(*names))

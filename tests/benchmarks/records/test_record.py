@@ -167,8 +167,9 @@ def test_a_superseded_record_does_not_count():
 
 def test_the_record_module_needs_neither_torch_nor_zoo():
     script = (
-        "import sys; import benchmarks.records.record, benchmarks.analysis.comparison, benchmarks.figures.all_figures, "
-        "benchmarks.running.suite; print([m for m in ('torch', 'zoo', 'timm') if m in sys.modules])"
+        "import sys; import benchmarks.records.record, benchmarks.analysis.comparison, "
+        "benchmarks.figures.all_figures, benchmarks.running.suite; "
+        "print([m for m in ('torch', 'zoo', 'timm') if m in sys.modules])"
     )
     root = Path(__file__).parents[3]
     done = subprocess.run(

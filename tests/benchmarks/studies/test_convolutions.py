@@ -10,8 +10,8 @@ from benchmarks.studies.convolutions import Case, _fault, narrow_cases, sweep_ca
 RESULTS = Path(__file__).parents[3] / "results"
 
 # Up to this size strided 1 x 1 layers run in one piece on AVX-512 with one thread, and stay inside
-# of their buffer: `python -m benchmarks.studies.convolutions narrow`, and with each block of memory before
-# a page that must not be touched.
+# of their buffer: `python -m benchmarks.studies.convolutions narrow`, and with each block of memory
+# before a page that must not be touched.
 SAFE_SIZE = 40
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.proof import Mismatch
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.channels.table_builder import build_table
 from zoo.core.errors import UnsupportedModel
 from zoo.core.networks.rebuild import rebuild
 
@@ -393,13 +394,12 @@ def test_a_wrong_table_is_caught_by_the_proof() -> None:
     space = ChannelSpace.trace(model, SIZE)
     free = {g.name for g in space.groups}
     assert not any(name.startswith("stem") for name in free)  # found by the probe, and pinned
-    from zoo.core.channels.channel_table import ChannelTable
     from zoo.core.channels.proof import prove
     from zoo.core.channels.resize import resized_copy
     from zoo.core.tracing.trace import on_meta, trace_model
 
     trace = trace_model(on_meta(model), SIZE)
-    table = ChannelTable.build(trace, inexact=False, stages={}, blocks={})
+    table = build_table(trace, inexact=False, stages={}, blocks={})
     config = SubnetConfig({g.name: (0, 1) for g in table.groups})
     with pytest.raises(Mismatch):
         prove(trace, table, config, resized_copy(model, table, config), SIZE)

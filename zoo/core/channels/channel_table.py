@@ -1,4 +1,4 @@
-"""From a trace to the table of channel groups that surgery, supernet and cost all read."""
+"""The table of channel groups that surgery, supernet and cost all read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 
 from zoo.core.channels.channel_group import ChannelGroup, Pinned
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.channels.table_builder import TableBuilder
-from zoo.core.tracing.atoms import Trace
 
 __all__ = ["Axis", "ChannelTable", "Follower", "Held", "is_in"]
 
@@ -121,20 +119,6 @@ class ChannelTable:
                 mask[list(kept)] = True
             masks.append(mask)
         return [axis.kept(masks) for axis in self.axes]
-
-    @classmethod
-    def build(
-        cls, trace: Trace, *, inexact: bool, stages: dict[str, int], blocks: dict[str, int]
-    ) -> ChannelTable:
-        """Return the table of a trace.
-
-        Args:
-            trace: what the pass over the network told.
-            inexact: free the groups whose channels an operator mixes.
-            stages: stage ordinal of each parameter name; empty if unknown.
-            blocks: block ordinal of each parameter name; empty if unknown.
-        """
-        return TableBuilder(trace, inexact).table(stages, blocks)
 
 
 def is_in(tensor: str, modules: Sequence[str]) -> bool:

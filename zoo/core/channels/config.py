@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
+from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.errors import unknown_name
 from zoo.core.settings import check_settings
 
-if TYPE_CHECKING:
-    from zoo.core.channels.channel_group import ChannelGroup
-    from zoo.core.channels.space import ChannelSpace
+__all__ = ["HasGroups", "SubnetConfig", "WidthRules"]
 
-__all__ = ["SubnetConfig", "WidthRules"]
+
+class HasGroups(Protocol):
+    """What has channel groups: a space, or anything that stands in for one."""
+
+    @property
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """The prunable groups, in order of execution."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,18 @@ class SubnetConfig:
         return cls({})
 
     @classmethod
-    def from_widths(cls, space: ChannelSpace, widths: Mapping[str, int]) -> SubnetConfig:
+    def from_widths(cls, space: HasGroups, widths: Mapping[str, int]) -> SubnetConfig:
         """Return the configuration that keeps the first ``widths[name]`` channels of each group.
 
         Raises:
             ValueError: if a group is unknown or a width is outside 1 to the group's size.
         """
         keep = {}
+        sizes = {group.name: group.size for group in space.groups}
         for name, width in widths.items():
-            size = space.group(name).size
+            if name not in sizes:
+                raise unknown_name("channel group", name, sizes)
+            size = sizes[name]
             if not 1 <= width <= size:
                 raise ValueError(f"group {name!r}: width {width} is outside 1 to {size}")
             keep[name] = tuple(range(int(width)))
@@ -72,14 +80,14 @@ class SubnetConfig:
         """Return the kept channels of ``group``, all of them if it is not mentioned."""
         return self.keep.get(group.name, tuple(range(group.size)))
 
-    def widths(self, space: ChannelSpace) -> np.ndarray:
+    def widths(self, space: HasGroups) -> np.ndarray:
         """Return the kept count of each group, int64, shape (G,), in the order of the space."""
         return np.array(
             [len(self.keep[g.name]) if g.name in self.keep else g.size for g in space.groups],
             dtype=np.int64,
         )
 
-    def check(self, space: ChannelSpace) -> None:
+    def check(self, space: HasGroups) -> None:
         """Raise ``ValueError`` if a group is unknown to ``space`` or a channel out of range."""
         sizes = {group.name: group.size for group in space.groups}
         for name, kept in self.keep.items():
@@ -123,7 +131,7 @@ class WidthRules:
         floor = max(1, int(np.ceil(self.min_keep * size - 1e-9)))
         return min(size, -(-floor // self.divisor) * self.divisor)
 
-    def minimums(self, space: ChannelSpace) -> np.ndarray:
+    def minimums(self, space: HasGroups) -> np.ndarray:
         """Return the smallest legal width of every group, int64, shape (G,)."""
         return np.array([self.minimum(group.size) for group in space.groups], dtype=np.int64)
 
@@ -138,7 +146,7 @@ class WidthRules:
             return size
         return max(self.minimum(size), width // self.divisor * self.divisor)
 
-    def check(self, space: ChannelSpace, config: SubnetConfig) -> None:
+    def check(self, space: HasGroups, config: SubnetConfig) -> None:
         """Raise ``ValueError`` if ``config`` does not fit ``space`` and these rules."""
         config.check(space)
         for group, width in zip(space.groups, config.widths(space).tolist(), strict=True):

@@ -14,6 +14,7 @@ from zoo.core.channels.channel_group import ChannelGroup, Pinned
 from zoo.core.channels.channel_table import ChannelTable
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.proof import Mismatch
+from zoo.core.channels.table_builder import build_table
 from zoo.core.errors import UnsupportedModel, unknown_name
 from zoo.core.tracing.atoms import Op, Trace
 from zoo.core.tracing.trace import on_meta, trace_model
@@ -32,7 +33,7 @@ class ChannelSpace:
         input_size: (C, H, W) of one image; the costs hold for this size.
         inexact: whether groups are free whose channels an operator mixes.
         table: the groups and their places, for surgery, supernet and cost.
-        trace: the pass over the network that the table was made from.
+        trace_record: the pass over the network that the table was made from.
         stages: module paths at whose outputs the stages end, from timm's ``feature_info``; empty
             where the model has none.
     """
@@ -75,7 +76,7 @@ class ChannelSpace:
             "blocks": timm_ordinals(model, coarse=False),
         }
         for _ in range(_PROBES):
-            table = ChannelTable.build(trace, inexact=inexact, **ordinals)
+            table = build_table(trace, inexact=inexact, **ordinals)
             try:
                 table = with_held(meta, trace, table, _probes(table), size)
             except Mismatch as mismatch:

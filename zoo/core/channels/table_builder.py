@@ -11,10 +11,24 @@ from zoo.core.channels.channel_group import ChannelGroup, Member, Pinned
 from zoo.core.channels.channel_table import _SIZED, Axis, ChannelTable, Follower
 from zoo.core.tracing.atoms import FIXED, Trace
 
-__all__ = ["TableBuilder"]
+__all__ = ["build_table"]
 
 
-class TableBuilder:
+def build_table(
+    trace: Trace, *, inexact: bool, stages: dict[str, int], blocks: dict[str, int]
+) -> ChannelTable:
+    """Return the table of a trace.
+
+    Args:
+        trace: what the pass over the network told.
+        inexact: free the groups whose channels an operator mixes.
+        stages: stage ordinal of each parameter name; empty if unknown.
+        blocks: block ordinal of each parameter name; empty if unknown.
+    """
+    return _Builder(trace, inexact).table(stages, blocks)
+
+
+class _Builder:
     """Groups the components of a trace; every attribute is indexed by component."""
 
     def __init__(self, trace: Trace, inexact: bool) -> None:
@@ -108,6 +122,7 @@ class TableBuilder:
         return channel
 
     def table(self, stages: dict[str, int], blocks: dict[str, int]) -> ChannelTable:
+        """Return the table, with the stage and block of each parameter where they are known."""
         axes = _Axes(self.component, self.group, self._channels())
         tensors = {place: axes.of(self.trace.tensors[place[0]][place[1]]) for place in self.places}
         products = tuple(

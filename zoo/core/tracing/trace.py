@@ -2,13 +2,13 @@
 
 Each position along a channel dimension of each parameter is an *atom*. While the network runs once
 without data or arithmetic, every operator tells which atoms are the same channel, which may not be
-removed, and which it mixes with their neighbours (``zoo.core.tracing.rules``). What is left after the pass
-are connected components: channels that stay or go together.
+removed, and which it mixes with their neighbours (``zoo.core.tracing.rules``). What is left after
+the pass are connected components: channels that stay or go together.
 
 A tensor in flight carries a label for each dimension along which channels lie: the atom of every
 position. A dimension without label is fixed. An operator without a rule pins what it reads, so the
 result can be too cautious and never wrong; the rules themselves are checked after surgery, by
-tracing the smaller network and comparing (``zoo.core.networks.rebuild``).
+tracing the smaller network and comparing (``zoo.core.channels.proof``).
 
 A network may run other branches while it trains: auxiliary heads, outputs of several depths, paths
 that are dropped. Where it does, a second pass in training mode states its facts about the same
