@@ -43,7 +43,7 @@ from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
-from zoo.core.one_shot.one_shot import OneShot, Range, Widths
+from zoo.core.one_shot.one_shot import OneShot, Range, RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import independent_states
@@ -80,16 +80,16 @@ class AutoSlim(OneShot):
     search_batches: int | None = None
     recalibration_batches: int = 4
 
-    def train(self, widths: Widths) -> Trained:
+    def train(self, widths: RankedWidths) -> Trained:
         """Train by the sandwich rule."""
         return train_sandwich(widths, self)
 
-    def choose(self, widths: Widths, trained: Trained) -> np.ndarray:
+    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
         """Slim greedily from the full network."""
         return slim(widths, trained.weights, self)
 
     def accuracy(
-        self, widths: Widths, config: SubnetConfig, weights: Mapping[str, Tensor]
+        self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
     ) -> float:
         """Top-1 on the batches that slimming looks at, BatchNorm recalibrated."""
         return widths.problem.accuracy(
@@ -115,7 +115,7 @@ class AutoSlim(OneShot):
         return Golden(planted.problem, planted.expected, story, settings)
 
 
-def train_sandwich(widths: Widths, settings: AutoSlim) -> Trained:
+def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
     """Train full, smallest and random networks on the same images, one update for all.
 
     Returns:
@@ -144,7 +144,7 @@ def train_sandwich(widths: Widths, settings: AutoSlim) -> Trained:
     return Trained(engine.trained(), seen.records)
 
 
-def slim(widths: Widths, weights: Mapping[str, Tensor], settings: AutoSlim) -> np.ndarray:
+def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim) -> np.ndarray:
     """Narrow one group at a time by one candidate, from the full network until it fits.
 
     Returns:

@@ -49,7 +49,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.one_shot.one_shot import OneShot, Range, Widths
+from zoo.core.one_shot.one_shot import OneShot, Range, RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
@@ -98,11 +98,11 @@ class BCNet(OneShot):
     parents: int = 10
     mutation: float = 0.1
 
-    def train(self, widths: Widths) -> Trained:
+    def train(self, widths: RankedWidths) -> Trained:
         """Train left and right networks."""
         return train_coupled(widths, self)
 
-    def choose(self, widths: Widths, trained: Trained) -> np.ndarray:
+    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
         """Evolve widths from the loss-based population."""
         problem, grid = widths.problem, widths.grid
         rng = problem.rng("search").spawn(2)[1]
@@ -127,7 +127,7 @@ class BCNet(OneShot):
         return np.array(evaluated.best(1)[0])
 
     def accuracy(
-        self, widths: Widths, config: SubnetConfig, weights: Mapping[str, Tensor]
+        self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
     ) -> float:
         """Mean top-1 of the left and the right network of a width."""
         right = right_side(widths, config)
@@ -140,7 +140,7 @@ class BCNet(OneShot):
         return cls(steps=2, lr=1e-4, ratios=5, evaluations=6, population=4, parents=2)
 
 
-def train_coupled(widths: Widths, settings: BCNet) -> Trained:
+def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
     """Train the left and the right network of each state on the same images, one update for both.
 
     Returns:
@@ -174,7 +174,7 @@ def complement(grid: StateSpace, state: np.ndarray) -> np.ndarray:
     return other
 
 
-def right_side(widths: Widths, left: SubnetConfig) -> SubnetConfig:
+def right_side(widths: RankedWidths, left: SubnetConfig) -> SubnetConfig:
     """The configuration of the same widths that keeps the trailing channels."""
     space = widths.problem.space
     reversed_order = {name: -scores for name, scores in widths.order.items()}

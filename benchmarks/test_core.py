@@ -30,7 +30,7 @@ from zoo.core.data.metered import MeteredData
 from zoo.core.meter import Meter
 from zoo.core.method.problem import Problem
 from zoo.core.networks.rebuild import rebuild
-from zoo.core.one_shot.one_shot import Widths
+from zoo.core.one_shot.one_shot import RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, Execution, starting_weights
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.choice_table import ChoiceTable
@@ -169,7 +169,7 @@ def test_search_outside_of_network_passes(benchmark: BenchmarkFixture) -> None:
     """Less than a twentieth of a search goes to anything but passes through networks."""
     task = engine_problem()
     settings = PSENet(evaluations=30, population=10)
-    widths = Widths(task, WidthGrid.make(task, 10), channel_order(task, by_magnitude=True))
+    widths = RankedWidths(task, WidthGrid.make(task, 10), channel_order(task, by_magnitude=True))
     began, inside = 0.0, 0.0
 
     def enter(*_: object) -> None:

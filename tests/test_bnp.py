@@ -19,7 +19,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
 from zoo.core.networks.rebuild import rebuild
-from zoo.core.search.block_grid import Grid, filled_widths, make_grid
+from zoo.core.search.block_grid import BlockGrid, filled_widths, make_block_grid
 from zoo.core.search.choice_table import ChoiceTable
 from zoo.core.search.markov_chain import ChainRun
 from zoo.core.supernet.blocks import BlockRunner, cut_blocks
@@ -28,9 +28,9 @@ from zoo.core.training.distill import BlockDistillation, relative_feature_error,
 FLOAT_NOISE = 1e-9
 
 
-def scored(task: Problem, settings: BNP) -> tuple[Grid, ChoiceTable]:
+def scored(task: Problem, settings: BNP) -> tuple[BlockGrid, ChoiceTable]:
     blocks = cut_blocks(task.model, task.space)
-    grid = make_grid(task, blocks, settings.candidates)
+    grid = make_block_grid(task, blocks, settings.candidates)
     runner = BlockRunner(task.model, task.space, blocks)
     with task.meter.phase("supernet"):
         weights = distil_blocks(task, grid, runner, settings)
@@ -96,7 +96,7 @@ def test_block_training_lowers_the_errors_that_candidates_are_scored_by() -> Non
 def test_candidates_are_nested_and_legal() -> None:
     rules = WidthRules(min_keep=0.25, divisor=4)
     task = problem("test_efficientnet", rules=rules)
-    grid = make_grid(task, cut_blocks(task.model, task.space), 100)
+    grid = make_block_grid(task, cut_blocks(task.model, task.space), 100)
     for block in range(len(grid.blocks)):
         configs = [grid.config(task.space, state) for state in grid.block_states(block)]
         for config in configs:
@@ -167,7 +167,7 @@ def test_long_chains_agree_and_say_what_they_did() -> None:
 def test_all_blocks_are_charged_for_one_teacher_pass_and_the_trace_says_what_it_saves() -> None:
     task = problem()
     blocks = cut_blocks(task.model, task.space)
-    grid = make_grid(task, blocks, 100)
+    grid = make_block_grid(task, blocks, 100)
     runner = BlockRunner(task.model, task.space, blocks)
     with task.meter.phase("supernet"):
         distil_blocks(task, grid, runner, replace(BNP.tiny(), steps=3))
@@ -185,7 +185,7 @@ def test_joint_training_trains_every_block_as_if_alone() -> None:
     settings = replace(BNP.tiny(), steps=3, lr=1e-3)
     task = problem()
     blocks = cut_blocks(task.model, task.space)
-    grid = make_grid(task, blocks, 100)
+    grid = make_block_grid(task, blocks, 100)
     with task.meter.phase("supernet"):
         joint = distil_blocks(task, grid, BlockRunner(task.model, task.space, blocks), settings)
     changed = dict(task.model.named_parameters())

@@ -26,7 +26,7 @@ from zoo.core.cost.budget import Budget
 from zoo.core.cost.cost_model import CostModel, Metric
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
-from zoo.core.one_shot.one_shot import Widths
+from zoo.core.one_shot.one_shot import RankedWidths
 from zoo.core.one_shot.stage_search import StagedGrid, run_searches, stage_error, stage_scorers
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.channel_scores import channel_order
@@ -46,9 +46,9 @@ from zoo.stagewise import (
 TOLERANCE = 1e-10
 
 
-def widths_of(task: Problem, ratios: int = 5) -> Widths:
+def widths_of(task: Problem, ratios: int = 5) -> RankedWidths:
     grid = WidthGrid.make(task, ratios)
-    return Widths(task, grid, channel_order(task, by_magnitude=True))
+    return RankedWidths(task, grid, channel_order(task, by_magnitude=True))
 
 
 def limited(task: Problem, metric: Metric, keep_ratio: float = 0.5) -> Problem:
@@ -61,7 +61,7 @@ def limited(task: Problem, metric: Metric, keep_ratio: float = 0.5) -> Problem:
     return task
 
 
-def staged_of(widths: Widths, count: int = 3, is_junction_free: bool = False) -> StagedGrid:
+def staged_of(widths: RankedWidths, count: int = 3, is_junction_free: bool = False) -> StagedGrid:
     problem = widths.problem
     stages = cut_stages(problem.model, problem.space, count)
     return StagedGrid(widths.grid, stages, is_junction_free)
@@ -77,7 +77,7 @@ def images_of() -> tuple[Tensor, Tensor]:
     return images, torch.randint(10, (BATCH,), generator=drawn)
 
 
-def narrow(staged: StagedGrid, widths: Widths, state: int = 1) -> SubnetConfig:
+def narrow(staged: StagedGrid, widths: RankedWidths, state: int = 1) -> SubnetConfig:
     """Every free group at the same place of the grid."""
     free = staged.free
     whole = free.whole(np.minimum(state, free.full)[None])[0]
@@ -102,7 +102,7 @@ def gradients(engine: Engine, loss: Tensor) -> Mapping[str, Tensor | None]:
 
 def passed(
     task: Problem, *, is_junction_free: bool = False
-) -> tuple[Engine, StageRunner, StagedGrid, Widths, list[Tensor]]:
+) -> tuple[Engine, StageRunner, StagedGrid, RankedWidths, list[Tensor]]:
     widths = widths_of(task)
     staged = staged_of(widths, is_junction_free=is_junction_free)
     engine, runner = engine_of(task), StageRunner(task.supernet, staged.stages)

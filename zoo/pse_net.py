@@ -55,7 +55,7 @@ from torch import Tensor
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
-from zoo.core.one_shot.one_shot import OneShot, Range, Widths
+from zoo.core.one_shot.one_shot import OneShot, Range, RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, starting_weights
 from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
@@ -121,11 +121,11 @@ class PSENet(OneShot):
     parents: int = 10
     mutation: float = 0.1
 
-    def train(self, widths: Widths) -> Trained:
+    def train(self, widths: RankedWidths) -> Trained:
         """Train several subnets in each update."""
         return train_parallel(widths, self)
 
-    def choose(self, widths: Widths, trained: Trained) -> np.ndarray:
+    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
         """Evolve widths on the supernet, led by what its training saw."""
         problem, grid = widths.problem, widths.grid
         prior = fit_prior(
@@ -149,7 +149,7 @@ class PSENet(OneShot):
         return np.array(evaluated.best(1)[0])
 
     def explore(
-        self, widths: Widths, evaluated: Evaluated, prior: Prior, rng: np.random.Generator
+        self, widths: RankedWidths, evaluated: Evaluated, prior: Prior, rng: np.random.Generator
     ) -> None:
         """Score states within the budget, by evolution or by drawing alone."""
         candidates, flat = widths.candidates(self.slack), uniform_prior(widths.grid.sizes)
@@ -183,7 +183,7 @@ class PSENet(OneShot):
         return Golden(planted.problem, planted.expected, story, settings)
 
 
-def train_parallel(widths: Widths, settings: PSENet) -> Trained:
+def train_parallel(widths: RankedWidths, settings: PSENet) -> Trained:
     """Train one set of weights at many widths, several for each batch.
 
     Returns:

@@ -53,8 +53,8 @@ Cost: `steps` batches, each with forward and backward passes of the fullnet, the
     Re-ranking: for each of the `pool` four training batches and the search split. More stages need
     more memory, because features are kept.
 
-Names: F_k -> `features`; G_k -> `StageRunner.output`; c^k -> states of `GridPart`; K -> `stages`;
-    M -> `random_subnets`; l_k -> `stage_error`; w_k -> 1.
+Names: F_k -> `features`; G_k -> `StageRunner.output`; c^k -> states of `PartialGrid`;
+    K -> `stages`; M -> `random_subnets`; l_k -> `stage_error`; w_k -> 1.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
-from zoo.core.one_shot.one_shot import OneShot, Range, Widths
+from zoo.core.one_shot.one_shot import OneShot, Range, RankedWidths
 from zoo.core.one_shot.stage_search import (
     Levels,
     StagedGrid,
@@ -85,10 +85,12 @@ from zoo.core.one_shot.stage_search import (
     stage_scorers,
 )
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
-from zoo.core.search.evolution import Candidates, Evaluated, State, evolve, random_candidates
-from zoo.core.search.pareto import Archive, best_combinations, skyband
+from zoo.core.search.choice_table import State
+from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
+from zoo.core.search.multiple_choice import best_combinations, skyband
+from zoo.core.search.pareto import Archive
 from zoo.core.search.prior import uniform_prior
-from zoo.core.search.width_grid import GridPart, independent_states
+from zoo.core.search.width_grid import PartialGrid, independent_states
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 from zoo.core.supernet.blocks import check_interfaces
 from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names, stage_costs
@@ -180,11 +182,11 @@ class Stagewise(OneShot):
         check_processes(self.workers)
         return super()._prepare(problem)
 
-    def train(self, widths: Widths) -> Trained:
+    def train(self, widths: RankedWidths) -> Trained:
         """Train all stages in each update."""
         return train_stagewise(widths, self._staged(widths), self)
 
-    def choose(self, widths: Widths, trained: Trained) -> np.ndarray:
+    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
         """Search the stages, combine what was found, and take the best assembled network."""
         staged = self._staged(widths)
         staged.check_reach(widths.problem.budget)
@@ -196,7 +198,7 @@ class Stagewise(OneShot):
             states = combine(widths, found, self)
         return best_assembled(widths, states, trained.weights)
 
-    def filled(self, widths: Widths, chosen: np.ndarray) -> np.ndarray:
+    def filled(self, widths: RankedWidths, chosen: np.ndarray) -> np.ndarray:
         """Wider where groups are narrowest; no junction is narrowed for it."""
         sizes = widths.problem.space.sizes
         return fill_up(widths.problem, chosen, lambda now: -now / sizes)
@@ -219,7 +221,7 @@ class Stagewise(OneShot):
                 scorer.charge(problem, np.stack([c.widths(problem.space) for c in ranked]))
             return [-sum(scorer.loss(config) for scorer in scorers) for config in ranked]
 
-    def _staged(self, widths: Widths) -> StagedGrid:
+    def _staged(self, widths: RankedWidths) -> StagedGrid:
         stages = cut_stages(widths.problem.model, widths.problem.space, self.stages)
         return StagedGrid(widths.grid, stages, self.junctions == "leading")
 
@@ -240,7 +242,7 @@ class Stagewise(OneShot):
 # Step 2: training
 
 
-def train_stagewise(widths: Widths, staged: StagedGrid, settings: Stagewise) -> Trained:
+def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewise) -> Trained:
     """Train fullnet, tinynet and random subnets of every stage, one update for all.
 
     Returns:
@@ -353,7 +355,7 @@ class Between:
     """
 
     held: np.ndarray
-    parts: tuple[GridPart, ...]
+    parts: tuple[PartialGrid, ...]
     archives: tuple[Archive, ...]
 
     def added(self, stage: int) -> np.ndarray:
@@ -364,7 +366,7 @@ class Between:
 
 
 def search_stages(
-    widths: Widths,
+    widths: RankedWidths,
     staged: StagedGrid,
     scorers: Sequence[StageScorer],
     settings: Stagewise,
@@ -421,7 +423,7 @@ def _report(problem: Problem, stage: Stage, task: StageSearch, archive: Archive)
 
 
 def evolve_network(
-    widths: Widths,
+    widths: RankedWidths,
     staged: StagedGrid,
     scorers: Sequence[StageScorer],
     settings: Stagewise,
@@ -459,7 +461,9 @@ def evolve_network(
 # Steps 4 and 5: putting together
 
 
-def combine(widths: Widths, between: Sequence[Between], settings: Stagewise) -> list[np.ndarray]:
+def combine(
+    widths: RankedWidths, between: Sequence[Between], settings: Stagewise
+) -> list[np.ndarray]:
     """States, shape (G,), of the combinations of least summed error, for each junction widths.
 
     Errors between different junctions are not comparable, so each of them sends at least one.
@@ -490,7 +494,7 @@ def combine(widths: Widths, between: Sequence[Between], settings: Stagewise) -> 
 
 
 def best_assembled(
-    widths: Widths, states: Sequence[np.ndarray], weights: Mapping[str, Tensor]
+    widths: RankedWidths, states: Sequence[np.ndarray], weights: Mapping[str, Tensor]
 ) -> np.ndarray:
     """The state whose network is most accurate on the search split, BatchNorm recalibrated."""
     scores = [widths.problem.accuracy(widths.config(state), weights) for state in states]

@@ -36,14 +36,14 @@ def draw_sample(problem: Problem, sample: Sample) -> list[SubnetConfig]:
         InfeasibleBudget: if the band holds too few configurations.
     """
     rng = np.random.default_rng(sample.seed)
-    full = problem.budget.full(problem.cost)
+    full = problem.full_cost
     free = _inner(problem) if sample.inner else None
     found: dict[tuple[int, ...], None] = {}
     for _ in range(_TRIES * sample.count):
         limit = int(full * rng.uniform(sample.low, sample.high))
         draw = replace(problem, budget=Budget(problem.budget.metric, limit))
         widths = random_widths(draw, rng, free)
-        cost = int(problem.budget.cost_of_widths(problem.cost, widths[None])[0])
+        cost = int(problem.cost_of(widths[None])[0])
         if sample.low * full <= cost <= sample.high * full:
             found[tuple(widths.tolist())] = None
         if len(found) == sample.count:

@@ -243,12 +243,12 @@ def _check_latency(
     """Predicted against measured latency, both networks timed side by side."""
     if problem.budget.metric != "latency":
         return None
-    predicted = problem.budget.cost(problem.cost, config)
+    predicted = problem.cost_of_config(config)
     measured, parent_measured = pass_ns([small, given], problem.space, timing)
     return LatencyCheck(
         predicted_ms=predicted / NS_PER_MS,
         measured_ms=measured / NS_PER_MS,
-        parent_predicted_ms=problem.budget.full(problem.cost) / NS_PER_MS,
+        parent_predicted_ms=problem.full_cost / NS_PER_MS,
         parent_measured_ms=parent_measured / NS_PER_MS,
     )
 
@@ -315,7 +315,7 @@ def _budget(value: float, metric: BudgetUnit, cost: CostModel) -> Budget:
 def _check_decision(problem: Problem, config: SubnetConfig) -> None:
     """Refuse what a foreign pruner may return: an illegal, unchanged or too costly subnet."""
     problem.rules.check(problem.space, config)
-    reached = problem.budget.cost(problem.cost, config)
+    reached = problem.cost_of_config(config)
     if reached > problem.budget.limit:
         raise InfeasibleBudget(
             f"the method returned {problem.budget.told(reached)}, above its budget of "

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.core.search.pareto import best_combinations, evolve_archive, skyband
+from zoo.core.search.multiple_choice import best_combinations, skyband
+from zoo.core.search.pareto import evolve_archive
 
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(-9, 20)), min_size=1, max_size=6)
 

@@ -226,7 +226,7 @@ def _require_fit(trial: Trial, config: SubnetConfig, rules: WidthRules) -> None:
 def cost_meets_the_budget(trial: Trial) -> None:
     """At most the budget, and not absurdly below it."""
     problem, config = trial.first.problem, trial.first.subnet.config
-    cost, limit = problem.budget.cost(problem.cost, config), problem.budget.limit
+    cost, limit = problem.cost_of_config(config), problem.budget.limit
     _require(cost <= limit, f"{cost:,} MACs are over the budget of {limit:,}")
     if cost >= (1 - SLACK) * limit:
         return
@@ -236,7 +236,7 @@ def cost_meets_the_budget(trial: Trial) -> None:
         wider = [w for w in legal if w > width]
         if wider:
             keep = {**config.keep, group.name: tuple(range(wider[0]))}
-            more = problem.budget.cost(problem.cost, SubnetConfig(keep))
+            more = problem.cost_of_config(SubnetConfig(keep))
             _require(more > limit, f"{cost:,} of {limit:,} MACs, and {group.name} could be wider")
 
 

@@ -145,13 +145,26 @@ class Problem:
                     total += len(labels)
         return correct / total
 
+    def cost_of(self, widths: np.ndarray) -> np.ndarray:
+        """Return the costs of widths (n, G) in the budget's unit, int64, shape (n,)."""
+        return self.budget.cost_of_widths(self.cost, widths)
+
+    def cost_of_config(self, config: SubnetConfig) -> int:
+        """Return the cost of one configuration in the budget's unit."""
+        return self.budget.cost(self.cost, config)
+
+    @property
+    def full_cost(self) -> int:
+        """Cost of the parent, in the budget's unit."""
+        return self.budget.full(self.cost)
+
     @property
     def is_full(self) -> bool:
         """Whether the budget allows the parent as it is."""
-        return self.budget.full(self.cost) <= self.budget.limit
+        return self.full_cost <= self.budget.limit
 
     def smallest_cost(self) -> int:
-        """Cost of the smallest legal subnet, in the budget's metric."""
+        """Cost of the smallest legal subnet, in the budget's unit."""
         return smallest_cost(self.budget, self.cost, self.rules)
 
     def check_feasible(self) -> None:

@@ -26,11 +26,11 @@ from zoo.core.search.widths_in_budget import fill_closely, keep_best
 from zoo.core.settings import Range
 from zoo.core.supernet.trained_store import Trained
 
-__all__ = ["OneShot", "Widths"]
+__all__ = ["OneShot", "RankedWidths"]
 
 
 @dataclass(frozen=True, eq=False)
-class Widths:
+class RankedWidths:
     """The space of a one-shot method.
 
     Attributes:
@@ -82,20 +82,20 @@ class OneShot(Pruner):
     slack: float = 0.02
 
     @abstractmethod
-    def train(self, widths: Widths) -> Trained:
+    def train(self, widths: RankedWidths) -> Trained:
         """Train the supernet, inside its phase."""
 
     @abstractmethod
-    def choose(self, widths: Widths, trained: Trained) -> np.ndarray:
+    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
         """The best state within the budget, shape (G,), inside the phase of the search."""
 
     def accuracy(
-        self, widths: Widths, config: SubnetConfig, weights: Mapping[str, Tensor]
+        self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
     ) -> float:
         """Score of a configuration: top-1 on the search split, BatchNorm recalibrated."""
         return widths.problem.accuracy(config, weights)
 
-    def filled(self, widths: Widths, chosen: np.ndarray) -> np.ndarray:
+    def filled(self, widths: RankedWidths, chosen: np.ndarray) -> np.ndarray:
         """Chosen widths, shape (G,), with channels added up to the budget."""
         problem, sizes = widths.problem, widths.problem.space.sizes
         return fill_closely(problem, chosen, lambda now: -now / sizes, slack=self.slack)
@@ -125,10 +125,10 @@ class OneShot(Pruner):
                 for config in configs
             ]
 
-    def _prepare(self, problem: Problem) -> tuple[Widths, Trained]:
+    def _prepare(self, problem: Problem) -> tuple[RankedWidths, Trained]:
         grid = WidthGrid.make(problem, self.ratios)
         order = channel_order(problem, by_magnitude=self.start == "parent")
-        widths = Widths(problem, grid, order)
+        widths = RankedWidths(problem, grid, order)
         names = [f.name for f in fields(self) if f.name not in {"slack", *self.search_fields}]
         settings = {name: getattr(self, name) for name in names}
         method = {"method": type(self).__name__}

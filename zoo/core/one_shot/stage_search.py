@@ -22,9 +22,9 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.cost.budget import Budget
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import RECALIBRATION_BATCHES, Problem
-from zoo.core.search.evolution import State
+from zoo.core.search.choice_table import State
 from zoo.core.search.pareto import Archive, evolve_archive
-from zoo.core.search.width_grid import GridPart, WidthGrid
+from zoo.core.search.width_grid import PartialGrid, WidthGrid
 from zoo.core.supernet.stages import Stage, StageRunner, free_names, stage_costs
 from zoo.core.training.distill import relative_feature_error, soft_cross_entropy
 
@@ -71,10 +71,10 @@ class StagedGrid:
     is_junction_free: bool
 
     @property
-    def free(self) -> GridPart:
+    def free(self) -> PartialGrid:
         """All groups that may be narrowed, the others full."""
         names = free_names(self.stages, self.is_junction_free)
-        return GridPart(self.grid, self.grid.full, self._ordinals(names))
+        return PartialGrid(self.grid, self.grid.full, self._ordinals(names))
 
     def check_reach(self, budget: Budget) -> None:
         """Refuse a budget below the narrowest stages between junctions that keep their widths.
@@ -91,9 +91,9 @@ class StagedGrid:
                 "stages or junctions 'leading', or lower min_keep"
             )
 
-    def inner(self, stage: int, held: np.ndarray) -> GridPart:
+    def inner(self, stage: int, held: np.ndarray) -> PartialGrid:
         """The inner groups of a stage, all others as in a state, shape (G,)."""
-        return GridPart(self.grid, held, self._ordinals(self.stages[stage].inner))
+        return PartialGrid(self.grid, held, self._ordinals(self.stages[stage].inner))
 
     def between(self, count: int) -> dict[Levels, np.ndarray]:
         """The network at every choice of junction widths, shape (G,), all else full.
@@ -202,7 +202,7 @@ class StageSearch:
     """
 
     scorer: StageScorer
-    part: GridPart
+    part: PartialGrid
     order: Mapping[str, np.ndarray]
     evaluations: int
     population: int

@@ -18,13 +18,13 @@ from zoo.core.search.choice_table import ChoiceTable, State
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 from zoo.core.supernet.blocks import Block
 
-__all__ = ["RATES", "Grid", "filled_widths", "make_grid"]
+__all__ = ["RATES", "BlockGrid", "filled_widths", "make_block_grid"]
 
 RATES = tuple(rate / 10 for rate in range(1, 11))
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class BlockGrid:
     """Candidate widths of every block.
 
     Attributes:
@@ -63,7 +63,7 @@ class Grid:
         return [(*full[:start], *choice, *full[end:]) for choice in choices]
 
 
-def make_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int) -> Grid:
+def make_block_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int) -> BlockGrid:
     """Legal widths nearest above the rates, at most a number of combinations for each block.
 
     Raises:
@@ -80,9 +80,9 @@ def make_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int) -> G
                 wanted = {name: math.ceil(RATES[at] * sizes[name] - 1e-9) for name in names}
                 rows.add(tuple(problem.rules.round(wanted[n], sizes[n]) for n in names))
             rates.append(tuple(sorted(rows)))
-    grid = Grid(blocks, tuple(rates), magnitude_scores(problem.model, problem.space))
+    grid = BlockGrid(blocks, tuple(rates), magnitude_scores(problem.model, problem.space))
     narrowest = grid.widths(problem.space, [0] * len(rates))
-    smallest = int(problem.budget.cost_of_widths(problem.cost, narrowest[None])[0])
+    smallest = int(problem.cost_of(narrowest[None])[0])
     if smallest > problem.budget.limit:
         raise InfeasibleBudget(
             f"budget {problem.budget.told(problem.budget.limit)} is below "
@@ -92,7 +92,9 @@ def make_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int) -> G
     return grid
 
 
-def filled_widths(problem: Problem, grid: Grid, table: ChoiceTable, state: State) -> np.ndarray:
+def filled_widths(
+    problem: Problem, grid: BlockGrid, table: ChoiceTable, state: State
+) -> np.ndarray:
     """Widths of a state after channels were added where they help most per cost, shape (G,)."""
     energy, cost = table.energy(state), table.cost(state)
     density = {}

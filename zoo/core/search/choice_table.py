@@ -10,6 +10,8 @@ from itertools import accumulate
 
 import numpy as np
 
+from zoo.core.search.multiple_choice import best_combinations
+
 __all__ = [
     "ChoiceTable",
     "State",
@@ -143,35 +145,20 @@ def greedy_state(table: ChoiceTable) -> State:
 
 
 def optimal_state(table: ChoiceTable) -> State:
-    """The feasible state of lowest energy, exact: dynamic programming over the blocks.
-
-    After each block only those partial sums stay that no other beats in both cost and energy, and
-    that the cheapest choices of the blocks to come leave within the limit.
+    """The feasible state of lowest energy, exact.
 
     Raises:
         ValueError: if no state is within the limit.
     """
-    limit = math.inf if table.limit is None else table.limit
-    cheapest = [int(costs.min()) for costs in table.costs]
-    costs, energies = np.zeros(1, dtype=np.int64), np.zeros(1)
-    steps = []
-    for b, (own_energies, own_costs) in enumerate(zip(table.energies, table.costs, strict=True)):
-        sums = (costs[:, None] + own_costs.ravel()).ravel()
-        totals = (energies[:, None] + own_energies.ravel()).ravel()
-        reachable = np.flatnonzero(sums + sum(cheapest[b + 1 :]) <= limit)
-        order = reachable[np.lexsort((totals[reachable], sums[reachable]))]
-        lowest = np.minimum.accumulate(totals[order])
-        is_better = np.concatenate([[True], lowest[1:] < lowest[:-1]])[: len(order)]
-        kept = order[is_better]
-        if not len(kept):
-            raise ValueError(f"no state is within {table.limit}")
-        costs, energies = sums[kept], totals[kept]
-        steps.append((kept // own_costs.size, kept % own_costs.size))
-    at, choices = len(energies) - 1, []  # the dearest that is left has the lowest energy
-    for (before, choice), own in zip(reversed(steps), reversed(table.energies), strict=True):
-        choices.append(tuple(int(i) for i in np.unravel_index(choice[at], own.shape)))
-        at = int(before[at])
-    return tuple(i for choice in reversed(choices) for i in choice)
+    energies = [energies.ravel() for energies in table.energies]
+    costs = [costs.ravel() for costs in table.costs]
+    dearest = sum(int(cost.max()) for cost in costs)
+    limit = dearest if table.limit is None else table.limit
+    found = best_combinations(energies, costs, limit, 1)
+    if not found:
+        raise ValueError(f"no state is within {table.limit}")
+    places = zip(found[0], table.energies, strict=True)
+    return tuple(int(i) for at, own in places for i in np.unravel_index(at, own.shape))
 
 
 def cost_spans(table: ChoiceTable) -> list[tuple[int, int]]:

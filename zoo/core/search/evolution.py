@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from zoo.core.search.choice_table import State
 from zoo.core.search.prior import Prior
 
 __all__ = [
     "Candidates",
     "Evaluated",
-    "State",
     "children",
     "draw_only",
     "evolve",
@@ -24,7 +24,6 @@ __all__ = [
     "repaired",
 ]
 
-State = tuple[int, ...]
 _STALE = 5  # rounds without anything new after which a search ends
 
 

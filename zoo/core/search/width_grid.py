@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.problem import Problem
 from zoo.core.search.widths_in_budget import keep_best
 
-__all__ = ["GridPart", "StateSpace", "WidthGrid", "covering_states", "independent_states"]
+__all__ = ["PartialGrid", "StateSpace", "WidthGrid", "covering_states", "independent_states"]
 
 _SHIFTS = 65  # common shifts tried for one covering draw
 
@@ -56,8 +56,7 @@ class WidthGrid:
     @classmethod
     def make(cls, problem: Problem, ratios: int) -> WidthGrid:
         """The grid of a problem, with costs in its budget's metric; see `over`."""
-        cost_of_widths = partial(problem.budget.cost_of_widths, problem.cost)
-        return cls.over(problem.space, cost_of_widths, problem.rules, ratios)
+        return cls.over(problem.space, problem.cost_of, problem.rules, ratios)
 
     @classmethod
     def over(
@@ -124,7 +123,7 @@ class WidthGrid:
 
 
 @dataclass(frozen=True, eq=False)
-class GridPart:
+class PartialGrid:
     """Some groups of a grid, while the others are held; it is a `StateSpace` of its own.
 
     Attributes:

@@ -68,7 +68,7 @@ def largest_feasible(problem: Problem, candidates: np.ndarray) -> np.ndarray:
     Returns:
         Widths, shape (G,).
     """
-    costs = problem.budget.cost_of_widths(problem.cost, candidates)
+    costs = problem.cost_of(candidates)
     best = np.argmax(np.where(costs <= problem.budget.limit, costs, -1))
     return np.asarray(candidates[best])
 
@@ -90,7 +90,7 @@ def fill_up(
     while True:
         steps = next_widths(problem, widths)
         candidates = np.where(np.eye(len(widths), dtype=bool), steps, widths)
-        costs = problem.budget.cost_of_widths(problem.cost, candidates)
+        costs = problem.cost_of(candidates)
         fits = (costs <= problem.budget.limit) & (steps > widths)
         if not fits.any():
             return widths
@@ -137,7 +137,7 @@ def _fitted(problem: Problem, widths: np.ndarray, kept: int) -> np.ndarray:
     while (cost := _cost(problem, widths)) > problem.budget.limit:
         eye = np.eye(len(widths), dtype=bool)
         narrower = np.maximum(legal_widths(problem, np.where(eye, widths - 1, widths)), minimums)
-        costs = problem.budget.cost_of_widths(problem.cost, narrower)
+        costs = problem.cost_of(narrower)
         costs[kept] = cost
         if (costs >= cost).all():
             break
@@ -148,7 +148,7 @@ def _fitted(problem: Problem, widths: np.ndarray, kept: int) -> np.ndarray:
 
 
 def _cost(problem: Problem, widths: np.ndarray) -> int:
-    return int(problem.budget.cost_of_widths(problem.cost, widths[None])[0])
+    return int(problem.cost_of(widths[None])[0])
 
 
 def random_widths(
