@@ -43,10 +43,11 @@ from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
-from zoo.core.one_shot.one_shot import OneShot, Range, RankedWidths
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import independent_states
+from zoo.core.settings import Range
 from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["AutoSlim", "slim", "train_sandwich"]

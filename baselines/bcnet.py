@@ -49,12 +49,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.one_shot.one_shot import OneShot, Range, RankedWidths
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
 from zoo.core.search.widths_in_budget import keep_best
+from zoo.core.settings import Range
 from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["BCNet", "complement", "mean_losses", "population_prior", "right_side", "train_coupled"]

@@ -72,33 +72,33 @@ def best_value(items: Items, candidates: np.ndarray, capacity: int) -> float:
     return float(items.value(candidates[items.cost(candidates) <= capacity]).max())
 
 
-@pytest.mark.parametrize("seed", range(120))
-def test_dynamic_programming_is_optimal_on_integer_costs(seed: int) -> None:
-    items, capacity = random_items(seed)
-    found = best_value(items, exact_widths(items, resolution=10**6), capacity)
-    assert found == pytest.approx(milp_value(items, capacity), abs=FLOAT_NOISE)
+def test_dynamic_programming_is_optimal_on_integer_costs() -> None:
+    for seed in range(120):
+        items, capacity = random_items(seed)
+        found = best_value(items, exact_widths(items, resolution=10**6), capacity)
+        assert found == pytest.approx(milp_value(items, capacity), abs=FLOAT_NOISE)
 
 
-@pytest.mark.parametrize("seed", range(120))
-def test_greedy_is_within_one_item_of_the_bound(seed: int) -> None:
-    items, capacity = random_items(seed)
-    bound = lp_bound(items, capacity)
-    greedy = best_value(items, greedy_widths(items), capacity)
-    assert greedy <= milp_value(items, capacity) + FLOAT_NOISE <= bound + 2 * FLOAT_NOISE
-    assert bound - greedy <= np.concatenate(items.values).max() + FLOAT_NOISE
+def test_greedy_is_within_one_item_of_the_bound() -> None:
+    for seed in range(120):
+        items, capacity = random_items(seed)
+        bound = lp_bound(items, capacity)
+        greedy = best_value(items, greedy_widths(items), capacity)
+        assert greedy <= milp_value(items, capacity) + FLOAT_NOISE <= bound + 2 * FLOAT_NOISE
+        assert bound - greedy <= np.concatenate(items.values).max() + FLOAT_NOISE
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_coarse_units_never_exceed_the_capacity(seed: int) -> None:
-    items, _ = random_items(seed)
-    candidates = exact_widths(items, resolution=12)
-    costs = np.concatenate(
-        [np.array(legal) * w for legal, w in zip(items.legal, items.weights, strict=True)]
-    )
-    unit = -(-int(items.cost(np.array([legal[-1] for legal in items.legal]))) // 12)
-    smallest = int(items.cost(np.array([legal[0] for legal in items.legal])))
-    capacities = smallest + (unit + int(np.gcd.reduce(costs))) * np.arange(len(candidates))
-    assert (items.cost(candidates) <= capacities).all()
+def test_coarse_units_never_exceed_the_capacity() -> None:
+    for seed in range(20):
+        items, _ = random_items(seed)
+        candidates = exact_widths(items, resolution=12)
+        costs = np.concatenate(
+            [np.array(legal) * w for legal, w in zip(items.legal, items.weights, strict=True)]
+        )
+        unit = -(-int(items.cost(np.array([legal[-1] for legal in items.legal]))) // 12)
+        smallest = int(items.cost(np.array([legal[0] for legal in items.legal])))
+        capacities = smallest + (unit + int(np.gcd.reduce(costs))) * np.arange(len(candidates))
+        assert (items.cost(candidates) <= capacities).all()
 
 
 def test_divisor_steps_are_taken_whole() -> None:

@@ -55,11 +55,12 @@ from torch import Tensor
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
-from zoo.core.one_shot.one_shot import OneShot, Range, RankedWidths
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, starting_weights
 from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
 from zoo.core.search.width_grid import covering_states, independent_states
+from zoo.core.settings import Range
 from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["PSENet", "train_parallel"]

@@ -73,7 +73,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
-from zoo.core.one_shot.one_shot import OneShot, Range, RankedWidths
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths
 from zoo.core.one_shot.stage_search import (
     Levels,
     StagedGrid,
@@ -92,6 +92,7 @@ from zoo.core.search.pareto import Archive
 from zoo.core.search.prior import uniform_prior
 from zoo.core.search.width_grid import PartialGrid, independent_states
 from zoo.core.search.widths_in_budget import fill_up, keep_best
+from zoo.core.settings import Range
 from zoo.core.supernet.blocks import check_interfaces
 from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names, stage_costs
 from zoo.core.supernet.trained_store import Trained
@@ -178,7 +179,7 @@ class Stagewise(OneShot):
         if not (self.fullnet or self.tinynet or self.random_subnets):
             raise ValueError("no network is trained; switch one of fullnet and tinynet on")
 
-    def _prepare(self, problem: Problem) -> tuple[Widths, Trained]:
+    def _prepare(self, problem: Problem) -> tuple[RankedWidths, Trained]:
         check_processes(self.workers)
         return super()._prepare(problem)
 

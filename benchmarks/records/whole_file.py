@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-__all__ = []
+__all__ = ["probe", "sweep", "whole_file", "write_new", "write_whole"]
 
 if TYPE_CHECKING:
     from zoo.core.whole_file import probe, sweep, whole_file, write_new, write_whole

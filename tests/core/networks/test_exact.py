@@ -30,7 +30,7 @@ NETWORKS = [
 ]
 # fmt: on
 INEXACT = ("ecaresnet50d", "convnext_tiny")
-CONFIGS = 20
+FEW_CONFIGS, MANY_CONFIGS = 3, 20
 SIZE = (3, 32, 32)
 # float64 sums in another order: a few hundred layers of rounding at 1e-16 each
 TOLERANCE = 1e-10
@@ -97,27 +97,34 @@ def counted_macs(model: nn.Module) -> int:
     return sum(found.get(op, 0) for op in (aten.convolution, aten.addmm, aten.mm)) // 2
 
 
+FEW_OR_MANY = pytest.mark.parametrize(
+    "configs", [FEW_CONFIGS, pytest.param(MANY_CONFIGS, marks=pytest.mark.slow)]
+)
+
+
+@FEW_OR_MANY
 @pytest.mark.parametrize("name", NETWORKS)
-def test_rebuilt_network_equals_masked_parent(name: str) -> None:
+def test_rebuilt_network_equals_masked_parent(name: str, configs: int) -> None:
     model = randomized(name)
     space = ChannelSpace.trace(model, SIZE)
     cost = CostModel(space)
     rng = np.random.default_rng(0)
     images = torch.randn(1, *SIZE, dtype=torch.float64)
     assert len(space.groups) > 3
-    for step in range(CONFIGS):
+    for step in range(configs):
         config = random_config(space, rng)
         small = rebuild(model, space, config)
         with torch.no_grad():
             expected = masked(model, space, config, images)
             assert relative_difference(expected, small(images)) < TOLERANCE
         assert cost.params(config) == sum(p.numel() for p in small.parameters())
-        if step < 5:
+        if step < FEW_CONFIGS:
             assert cost.macs(config) == counted_macs(small) == count_macs(small, SIZE)
 
 
+@FEW_OR_MANY
 @pytest.mark.parametrize("name", INEXACT)
-def test_inexact_groups_rebuild_to_the_sliced_supernet(name: str) -> None:
+def test_inexact_groups_rebuild_to_the_sliced_supernet(name: str, configs: int) -> None:
     model = randomized(name)
     exact = ChannelSpace.trace(model, SIZE)
     space = ChannelSpace.trace(model, SIZE, inexact=True)
@@ -126,7 +133,7 @@ def test_inexact_groups_rebuild_to_the_sliced_supernet(name: str) -> None:
     supernet, cost = Supernet(model, space), CostModel(space)
     rng = np.random.default_rng(0)
     images = torch.randn(1, *SIZE, dtype=torch.float64)
-    for step in range(CONFIGS):
+    for step in range(configs):
         config = random_config(space, rng)
         small = rebuild(model, space, config)
         with torch.no_grad():

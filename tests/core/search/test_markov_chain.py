@@ -96,31 +96,31 @@ def test_a_wrong_proposal_ratio_does_not_pass_for_the_posterior(
     assert distance_to_posterior(table, moves) > MOST_DISTANCE
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_proposal_ratio_is_that_of_the_counted_proposals(seed: int) -> None:
-    table = random_table(seed)
-    rng = np.random.default_rng(seed)
-    state = list(random_state(ChoiceTable(table.energies, table.costs, None), rng))
-    draws = 20_000
-    moves = Moves(table.sizes, pairs=1.0)
-    change, log_ratio = moves.propose(state, rng)
-    if not change:
-        return
-    new = [change.get(c, at) for c, at in enumerate(state)]
-    back = {c: state[c] for c in change}
-    there = sum(moves.propose(state, rng)[0] == change for _ in range(draws)) / draws
-    again = sum(moves.propose(new, rng)[0] == back for _ in range(draws)) / draws
-    # Five standard errors of two counts that are at least a twentieth of the draws.
-    assert math.log(again / there) == pytest.approx(log_ratio, abs=5 * math.sqrt(40 / draws))
+def test_proposal_ratio_is_that_of_the_counted_proposals() -> None:
+    for seed in range(8):
+        table = random_table(seed)
+        rng = np.random.default_rng(seed)
+        state = list(random_state(ChoiceTable(table.energies, table.costs, None), rng))
+        draws = 20_000
+        moves = Moves(table.sizes, pairs=1.0)
+        change, log_ratio = moves.propose(state, rng)
+        if not change:
+            continue
+        new = [change.get(c, at) for c, at in enumerate(state)]
+        back = {c: state[c] for c in change}
+        there = sum(moves.propose(state, rng)[0] == change for _ in range(draws)) / draws
+        again = sum(moves.propose(new, rng)[0] == back for _ in range(draws)) / draws
+        # Five standard errors of two counts that are at least a twentieth of the draws.
+        assert math.log(again / there) == pytest.approx(log_ratio, abs=5 * math.sqrt(40 / draws))
 
 
-@pytest.mark.parametrize("seed", range(150))
-def test_dynamic_programming_equals_brute_force(seed: int) -> None:
-    table = random_table(seed, is_limited=seed % 5 > 0)
-    best = min(table.energy(state) for state in feasible_states(table))
-    found = optimal_state(table)
-    assert table.fits(found)
-    assert table.energy(found) == pytest.approx(best, abs=FLOAT_NOISE)
+def test_dynamic_programming_equals_brute_force() -> None:
+    for seed in range(150):
+        table = random_table(seed, is_limited=seed % 5 > 0)
+        best = min(table.energy(state) for state in feasible_states(table))
+        found = optimal_state(table)
+        assert table.fits(found)
+        assert table.energy(found) == pytest.approx(best, abs=FLOAT_NOISE)
 
 
 def test_a_limit_below_every_state_is_refused_by_all_solvers() -> None:
@@ -132,13 +132,15 @@ def test_a_limit_below_every_state_is_refused_by_all_solvers() -> None:
         sample_chain(table, (0,), steps=1, tau=1.0, rng=np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_no_state_of_a_chain_is_over_the_limit(seed: int) -> None:
-    table = small_table()
-    start = random_state(table, np.random.default_rng(seed))
-    run = sample_chain(table, start, steps=300, tau=1.0, rng=np.random.default_rng(seed))
-    assert all(table.fits(state) for state in run.states)
-    assert run.energies[-1] == pytest.approx(table.energy(run.states[-1]), abs=300 * FLOAT_NOISE)
+def test_no_state_of_a_chain_is_over_the_limit() -> None:
+    for seed in range(20):
+        table = small_table()
+        start = random_state(table, np.random.default_rng(seed))
+        run = sample_chain(table, start, steps=300, tau=1.0, rng=np.random.default_rng(seed))
+        assert all(table.fits(state) for state in run.states)
+        assert run.energies[-1] == pytest.approx(
+            table.energy(run.states[-1]), abs=300 * FLOAT_NOISE
+        )
 
 
 def test_chains_repeat_from_their_seed_and_differ_between_seeds() -> None:
@@ -179,19 +181,19 @@ def test_tuned_temperature_accepts_the_share_that_was_asked_for() -> None:
     assert run.accepted_feasible == pytest.approx(0.3, abs=0.1)  # pilots have 400 steps
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_balanced_price_meets_the_limit_on_average(seed: int) -> None:
-    table = random_table(seed)
-    assert table.limit is not None
-    price = balanced_price(table, tau=0.3)
-    states = list(product(*(range(size) for size in table.sizes)))
-    priced = table.priced(price)
-    weights = np.array([math.exp(-priced.energy(state) / 0.3) for state in states])
-    mean = float(weights @ [table.cost(state) for state in states] / weights.sum())
-    if price > 0 and table.limit > sum(int(costs.min()) for costs in table.costs):
-        assert mean == pytest.approx(table.limit, abs=1e-6)  # bisection to double precision
-    else:
-        assert mean <= table.limit + 1e-6
+def test_balanced_price_meets_the_limit_on_average() -> None:
+    for seed in range(10):
+        table = random_table(seed)
+        assert table.limit is not None
+        price = balanced_price(table, tau=0.3)
+        states = list(product(*(range(size) for size in table.sizes)))
+        priced = table.priced(price)
+        weights = np.array([math.exp(-priced.energy(state) / 0.3) for state in states])
+        mean = float(weights @ [table.cost(state) for state in states] / weights.sum())
+        if price > 0 and table.limit > sum(int(costs.min()) for costs in table.costs):
+            assert mean == pytest.approx(table.limit, abs=1e-6)  # bisection to double precision
+        else:
+            assert mean <= table.limit + 1e-6
 
 
 def test_independent_draws_are_worth_as_many_samples() -> None:
