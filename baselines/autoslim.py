@@ -154,7 +154,8 @@ def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim
     grid, limit = widths.grid, widths.problem.budget.limit
     state = grid.full.copy()
     top1 = settings.accuracy(widths, widths.config(state), weights)
-    drops = np.full(len(state), -np.inf)  # of accuracy by each group's next step, when last seen
+    # Last measured accuracy drop of each group's next step.
+    drops = np.full(len(state), -np.inf)
     path: list[dict[str, object]] = []
     while int(grid.costs(state[None])[0]) > limit:
         steps = np.flatnonzero(state > 0)

@@ -20,7 +20,7 @@ Steps:
     7. `BlockDistillation`: fine-tune with cross-entropy, block features and logits.
 
 Deviations:
-    - None that could be told: the article's own formulas are unknown, see below.
+    - Cannot be listed: the paper's formulas are unknown, see below.
 
 Unknowns:
     - Blocks: the paper says "small blocks". Ours are residual units, inverted residuals and plain

@@ -73,6 +73,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
+from zoo.core.one_shot.network_search import evolve_network
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths
 from zoo.core.one_shot.stage_search import (
     Levels,
@@ -85,11 +86,8 @@ from zoo.core.one_shot.stage_search import (
     stage_scorers,
 )
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
-from zoo.core.search.choice_table import State
-from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
 from zoo.core.search.multiple_choice import best_combinations, skyband
 from zoo.core.search.pareto import Archive
-from zoo.core.search.prior import uniform_prior
 from zoo.core.search.width_grid import PartialGrid, independent_states
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 from zoo.core.settings import Range
@@ -193,7 +191,17 @@ class Stagewise(OneShot):
         staged.check_reach(widths.problem.budget)
         scorers = stage_scorers(widths.problem, staged.stages, trained.weights)
         if self.evolution == "network":
-            states = evolve_network(widths, staged, scorers, self)
+            states = evolve_network(
+                widths,
+                staged.free,
+                scorers,
+                evaluations=self.evaluations,
+                population=self.population,
+                parents=self.parents,
+                mutation=self.mutation,
+                slack=self.slack,
+                count=self.pool,
+            )
         else:
             found = search_stages(widths, staged, scorers, self)
             states = combine(widths, found, self)
@@ -423,42 +431,6 @@ def _report(problem: Problem, stage: Stage, task: StageSearch, archive: Archive)
     )
 
 
-def evolve_network(
-    widths: RankedWidths,
-    staged: StagedGrid,
-    scorers: Sequence[StageScorer],
-    settings: Stagewise,
-) -> list[np.ndarray]:
-    """The best states, shape (G,), when all widths evolve at once; for comparison."""
-    problem = widths.problem
-    part = staged.free
-    limit = problem.budget.limit
-    candidates = Candidates(part.sizes, part.costs, limit, int((1 - settings.slack) * limit))
-
-    def score(state: State) -> float:
-        config = widths.config(part.whole(np.array([state]))[0])
-        return -sum(scorer.loss(config) for scorer in scorers)
-
-    evaluated, flat = Evaluated(score), uniform_prior(part.sizes)
-    rng = problem.rng("search").spawn(2)[1]
-    evolve(
-        candidates,
-        evaluated,
-        rng,
-        initial=random_candidates(candidates, flat, settings.population, rng),
-        redraw=flat,
-        evaluations=settings.evaluations,
-        population=settings.population,
-        parents=settings.parents,
-        mutation=settings.mutation,
-    )
-    tried = part.whole(np.array(list(evaluated.scores)))
-    for scorer in scorers:
-        scorer.charge(problem, widths.grid.widths_of(tried))
-    problem.trace("evolve_network", scores=list(evaluated.scores.values()))
-    return list(part.whole(np.array(evaluated.best(settings.pool))))
-
-
 # Steps 4 and 5: putting together
 
 
@@ -487,7 +459,7 @@ def combine(
             errors.append(sum(float(loss[at]) for loss, at in zip(losses, picked, strict=True)))
     if not states:
         raise InfeasibleBudget(
-            f"no combination of what the stages found is within {budget.told(budget.limit)}; "
+            f"no combination of what the stages found is within {budget}; "
             "raise the budget, evaluations or junction_widths, or use fewer stages"
         )
     widths.problem.trace("combine", errors=errors, costs=widths.grid.costs(np.stack(states)))

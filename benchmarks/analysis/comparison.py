@@ -189,7 +189,7 @@ def method_name(cell: Cell) -> str:
 
 
 def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
-    """Name of a method with the settings that not all cells of it have alike.
+    """Name of a method with only the settings that vary among its cells.
 
     Args:
         cell: to be named.

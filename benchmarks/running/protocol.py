@@ -277,12 +277,7 @@ def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
         Group(name=group.name, size=group.size, kept=len(config.indices(group)), stage=group.stage)
         for group in problem.space.groups
     )
-    reached = problem.cost_of_config(config)
-    if reached > problem.budget.limit:
-        raise ValueError(
-            f"the method returned {problem.budget.told(reached)}, over its budget of "
-            f"{problem.budget.told(problem.budget.limit)}"
-        )
+    problem.check_decision(config)
 
 
 def _finetuned(

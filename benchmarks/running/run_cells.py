@@ -248,10 +248,11 @@ def _train_parent(cell: Cell, job: Job) -> str | None:
     if job.is_over:
         return None
     from benchmarks.running import protocol
+    from benchmarks.running.parent import parent_for
     from zoo.core.errors import UnsupportedModel
 
     try:
-        protocol.parent_for(cell, _places(job))
+        parent_for(cell, _places(job))
     except UnsupportedModel as error:
         return f"parent: {protocol.describe(error)}"
     except (FileNotFoundError, ValueError):

@@ -161,7 +161,7 @@ class Suite(Strict):
         return self
 
     @model_validator(mode="after")
-    def size_images_for_networks_that_are_there(self) -> "Suite":
+    def check_image_sizes(self) -> "Suite":
         """Refuses an image size for a network that the suite does not run.
 
         Raises:
@@ -175,7 +175,7 @@ class Suite(Strict):
 
     @field_validator("protocol")
     @classmethod
-    def know_the_protocol(cls, version: int) -> int:
+    def check_protocol(cls, version: int) -> int:
         """Refuses a suite written for another order of steps.
 
         Raises:

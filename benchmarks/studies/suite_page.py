@@ -15,7 +15,7 @@ from benchmarks.running.suite import Suite, list_suites, load_suite
 __all__ = ["main", "suite_section", "suites_page"]
 
 CORES = 2
-"""That a suite without options of its own is meant for."""
+"""Default CPU cores for suites that set no options."""
 
 INTRODUCTION = """\
 # Suites

@@ -23,7 +23,7 @@ def read_checks(asked: Sequence[str]) -> list[Check]:
     """The checks asked for, all but the configuration if none is.
 
     Raises:
-        ValueError: naming one that there is not.
+        ValueError: if a check is unknown.
     """
     for name in asked:
         if name not in CHECKS:

@@ -22,7 +22,7 @@ from zoo.core.cost.budget import Budget, BudgetUnit
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel
 from zoo.core.cost.latency_table import LatencyTable
 from zoo.core.cost.measure_latency import Timing, measure_latency, pass_ns
-from zoo.core.errors import InfeasibleBudget, UnsupportedModel
+from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.discovery import create_pruner
 from zoo.core.method.problem import Problem
@@ -184,7 +184,7 @@ def _search(
         if recipe.epochs:
             _warn_of_teacher(pruner, problem, ready.train.first_images())
         subnet = pruner.search(problem)
-    _check_decision(problem, subnet.config)
+    problem.check_decision(subnet.config)
     return subnet
 
 
@@ -310,17 +310,6 @@ def _budget(value: float, metric: BudgetUnit, cost: CostModel) -> Budget:
     budget = Budget.parse(value, cost, metric)
     budget.require_pruning(value, cost)
     return budget
-
-
-def _check_decision(problem: Problem, config: SubnetConfig) -> None:
-    """Refuse what a foreign pruner may return: an illegal, unchanged or too costly subnet."""
-    problem.rules.check(problem.space, config)
-    reached = problem.cost_of_config(config)
-    if reached > problem.budget.limit:
-        raise InfeasibleBudget(
-            f"the method returned {problem.budget.told(reached)}, above its budget of "
-            f"{problem.budget.told(problem.budget.limit)}"
-        )
 
 
 @contextmanager

@@ -299,7 +299,7 @@ def test_a_method_that_misses_its_budget_is_refused(places, stub):
 
     stub(Greedy)
     record, _ = run(cell(), places)
-    assert record.status == "failed" and "over its budget" in record.reason
+    assert record.status == "failed" and "above its budget" in record.reason
 
 
 def test_the_test_split_opens_once_and_after_the_last_training_step(places, stub, monkeypatch):

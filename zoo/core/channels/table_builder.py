@@ -69,9 +69,10 @@ class _Builder:
         return makers
 
     def _group(self) -> np.ndarray:
-        """Return the group of every component: alike are those that lie at the same places.
+        """Return the group of every component, shape (components,), -1 where it is pinned.
 
-        Starts with one class and splits it place by place by how often a component lies there.
+        Two components share a group if they occupy the same positions in every tensor. Starts with
+        one class and splits it place by place by how often a component lies there.
         """
         classes = np.zeros(self.count, dtype=np.int64)
         following = 1

@@ -55,7 +55,7 @@ class Budget:
             limit = math.floor(value * parent.limit) if value <= 1 else int(value)
         if limit > parent.limit:
             raise ValueError(
-                f"budget {parent.told(limit)} is above the parent's {parent.told(parent.limit)}; "
+                f"budget {parent.format_cost(limit)} is above the parent's {parent}; "
                 "nothing would be pruned"
             )
         return cls(limited, limit)
@@ -74,19 +74,21 @@ class Budget:
         """
         if self.limit >= self.full(cost):
             raise ValueError(
-                f"budget {value} keeps all {self.told(self.limit)}; nothing would be pruned: give "
-                "a lower one"
+                f"budget {value} keeps all {self}; nothing would be pruned: give a lower one"
             )
 
     def _choice(self) -> str:
         """The numbers that a budget can be, where the limit is the parent's cost."""
         if self.metric == "latency":
-            most = self.told(self.limit)
+            most = self.format_cost(self.limit)
             return f"a keep ratio up to 1, or up to {most} as latency_ms"
         return f"a keep ratio up to 1 or a number of {self.metric} up to {self.limit:,}"
 
-    def told(self, cost: int) -> str:
-        """Return a cost as a person reads it, with its unit."""
+    def __str__(self) -> str:
+        return self.format_cost(self.limit)
+
+    def format_cost(self, cost: int) -> str:
+        """Return a cost with its unit, for messages."""
         if self.metric == "latency":
             return f"{cost / NS_PER_MS:.4g} ms"
         return f"{cost:,} {self.metric}"

@@ -1,4 +1,4 @@
-"""A thread to time in: its thread count fixed, denormal numbers flushed in all that work for it.
+"""Run timings in a fresh thread with a fixed thread count and denormals flushed.
 
 `torch.set_flush_denormal` holds for the calling thread alone, and the threads among which an
 operator is divided are started once and then kept. So a switch set after the first divided operator

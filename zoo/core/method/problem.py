@@ -167,6 +167,20 @@ class Problem:
         """Cost of the smallest legal subnet, in the budget's unit."""
         return smallest_cost(self.budget, self.cost, self.rules)
 
+    def check_decision(self, config: SubnetConfig) -> None:
+        """Refuse what a foreign pruner may return: an illegal or too costly subnet.
+
+        Raises:
+            ValueError: if a width breaks the rules, or the cost is above the budget.
+        """
+        self.rules.check(self.space, config)
+        reached = self.cost_of_config(config)
+        if reached > self.budget.limit:
+            raise ValueError(
+                f"the method returned {self.budget.format_cost(reached)}, above its budget of "
+                f"{self.budget}"
+            )
+
     def check_feasible(self) -> None:
         """Raise if even the smallest legal subnet is over budget.
 
@@ -190,8 +204,8 @@ def require_feasible(budget: Budget, cost: CostModel, rules: WidthRules) -> None
     smallest = smallest_cost(budget, cost, rules)
     if smallest > budget.limit:
         raise InfeasibleBudget(
-            f"budget {budget.told(budget.limit)} is below the smallest subnet, "
-            f"{budget.told(smallest)}; raise it or lower min_keep ({rules.min_keep})"
+            f"budget {budget} is below the smallest subnet, "
+            f"{budget.format_cost(smallest)}; raise it or lower min_keep ({rules.min_keep})"
         )
 
 

@@ -21,7 +21,7 @@ from zoo.core.method.pruner import Pruner, Subnet, conclude
 from zoo.core.one_shot.supernet_training import Start, train_once
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.evolution import Candidates
-from zoo.core.search.width_grid import WidthGrid
+from zoo.core.search.width_grid import StateSpace, WidthGrid
 from zoo.core.search.widths_in_budget import fill_closely, keep_best
 from zoo.core.settings import Range
 from zoo.core.supernet.trained_store import Trained
@@ -47,10 +47,15 @@ class RankedWidths:
         """The leading channels at a state's widths."""
         return self.grid.config(np.asarray(state), self.order)
 
-    def candidates(self, slack: float) -> Candidates:
-        """States within the budget, and at most a share of it below."""
-        limit = self.problem.budget.limit
-        return Candidates(self.grid.sizes, self.grid.costs, limit, int((1 - slack) * limit))
+    def candidates(self, slack: float, space: StateSpace | None = None) -> Candidates:
+        """States within the budget, and at most a share of it below.
+
+        Args:
+            slack: the share.
+            space: what may be chosen; all groups of the grid if None.
+        """
+        space, limit = space or self.grid, self.problem.budget.limit
+        return Candidates(space.sizes, space.costs, limit, int((1 - slack) * limit))
 
 
 @dataclass(frozen=True)

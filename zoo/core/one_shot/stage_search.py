@@ -86,7 +86,7 @@ class StagedGrid:
         smallest = int(part.costs(np.zeros_like(part.full)[None])[0])
         if smallest > budget.limit:
             raise InfeasibleBudget(
-                f"budget {budget.told(budget.limit)} is below {budget.told(smallest)}, the "
+                f"budget {budget} is below {budget.format_cost(smallest)}, the "
                 "narrowest stages between junctions that keep their widths; raise it, use fewer "
                 "stages or junctions 'leading', or lower min_keep"
             )

@@ -57,7 +57,7 @@ class Evaluated:
     scores: dict[State, float] = field(default_factory=dict)
 
     def take(self, states: np.ndarray, most: int) -> None:
-        """Score those of some states, shape (n, G), that are new, up to a number in all."""
+        """Score unseen states, shape (n, G), until ``most`` are scored in all."""
         for state in map(tuple, states.tolist()):
             if len(self.scores) >= most:
                 return

@@ -163,14 +163,14 @@ def sample_chain(
         new_energies = {b: float(table.energies[b][part]) for b, part in parts.items()}
         new_costs = {b: int(table.costs[b][part]) for b, part in parts.items()}
         rise = sum(new_energies[b] - energies[b] for b in touched)
-        dearer = sum(new_costs[b] - costs[b] for b in touched)
-        is_feasible = bool(change) and spent + dearer <= limit
+        cost_change = sum(new_costs[b] - costs[b] for b in touched)
+        is_feasible = bool(change) and spent + cost_change <= limit
         n_feasible += is_feasible
-        heat = tau * cooling ** (-step / steps)
+        temperature = tau * cooling ** (-step / steps)
         # Accept with probability min(1, exp((E - E') / tau) * q(state|new) / q(new|state)).
-        if is_feasible and math.log(1.0 - rng.random()) < log_ratio - rise / heat:
+        if is_feasible and math.log(1.0 - rng.random()) < log_ratio - rise / temperature:
             n_accepted += 1
-            total, spent = total + rise, spent + dearer
+            total, spent = total + rise, spent + cost_change
             for b in touched:
                 energies[b], costs[b] = new_energies[b], new_costs[b]
         else:

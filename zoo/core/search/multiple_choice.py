@@ -27,7 +27,8 @@ def skyband(losses: np.ndarray, costs: np.ndarray, count: int = 1) -> np.ndarray
     order = np.lexsort((losses, costs))
     if count == 1:
         lowest = np.minimum.accumulate(losses[order])
-        return order[np.concatenate([[True], lowest[1:] < lowest[:-1]])[: len(order)]]
+        front: np.ndarray = order[np.concatenate([[True], lowest[1:] < lowest[:-1]])[: len(order)]]
+        return front
     best: list[float] = []  # the smallest losses so far, negated, the largest of them first
     kept = []
     for at in order.tolist():

@@ -98,7 +98,7 @@ class Prior:
 
 
 def uniform_prior(sizes: np.ndarray) -> Prior:
-    """All widths of a group alike."""
+    """Uniform prior over each group's candidates, for sizes of shape (G,)."""
     columns = np.arange(int(np.max(sizes)))
     return Prior((columns < sizes[:, None]) / sizes[:, None])
 

@@ -84,7 +84,7 @@ def _is_pooling(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> bool
 def read_links(
     model: nn.Module, input_size: Sequence[int]
 ) -> tuple[list[Call], Call, dict[str, int]]:
-    """The network as a chain of calls, taken apart as far as a module only hands a tensor on.
+    """The network as a chain of calls; modules that merely run their children are expanded.
 
     A module all of whose parameters are one block for timm's ``group_matcher`` stays whole.
 

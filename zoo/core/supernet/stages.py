@@ -54,9 +54,9 @@ def cut_stages(
 ) -> tuple[Stage, ...]:
     """Cut a network into stages, each with inner groups; the last one ends with the logits.
 
-    Cuts lie where timm's ``feature_info`` ends a stage. Of more cuts than are needed those are
-    taken that leave the costliest stage cheapest; if there are too few, the costliest stage is cut
-    between its blocks, as evenly as can be.
+    Cuts lie where timm's ``feature_info`` ends a stage. If there are too many
+    cuts, minimise the costliest stage; if there are too few, the costliest stage is cut between its
+    blocks, as evenly as can be.
 
     Args:
         model: the network that ``space`` was traced from; not touched.
