@@ -85,8 +85,8 @@ def make_block_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int
     smallest = int(problem.cost_of(narrowest[None])[0])
     if smallest > problem.budget.limit:
         raise InfeasibleBudget(
-            f"budget {problem.budget} is below {problem.budget.format_cost(smallest)}, the narrowest "
-            "blocks between interfaces that keep their widths; raise it or lower min_keep"
+            f"budget {problem.budget} is below {problem.budget.format_cost(smallest)}, the "
+            "narrowest blocks between interfaces that keep their widths; raise it or lower min_keep"
         )
     return grid
 
