@@ -1,11 +1,13 @@
 """Settings read from files: typed without coercion, unknown keys refused, errors in a line."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic import Strict as Typed
+from pydantic_core import ErrorDetails
 
 from benchmarks.records.plain import visible
 
@@ -34,16 +36,39 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def explain(error: ValidationError) -> str:
     """One short line for what pydantic found wrong, each with its place."""
     parts = []
-    errors = error.errors(include_url=False, include_context=False)
+    errors = error.errors(include_url=False)
     inner = {found["loc"][:depth] for found in errors for depth in range(len(found["loc"]))}
     for found in errors:
         if found["loc"] and found["loc"] in inner:
             continue  # the item inside is named already
         place = ".".join(visible(str(step), LONGEST_KEY) for step in found["loc"])
-        message = visible(found["msg"].removeprefix("Value error, "), 500)
+        message = visible(_said(found), 500)
         parts.append(f"{place}: {message}" if place else message)
     more = [f"and {len(parts) - MOST_ERRORS} more"] if len(parts) > MOST_ERRORS else []
     return "; ".join([*parts[:MOST_ERRORS], *more])
+
+
+def _said(found: ErrorDetails) -> str:
+    """What is wrong with one value: where a limit is broken, the value and the limit."""
+    limits = found.get("ctx", {})
+    value = reprlib.repr(found["input"])
+    if "le" in limits or "lt" in limits:
+        return (
+            f"{value} is above {limits['le']:,}"
+            if "le" in limits
+            else (f"{value} is not below {limits['lt']:,}")
+        )
+    if "ge" in limits or "gt" in limits:
+        return (
+            f"{value} is below {limits['ge']:,}"
+            if "ge" in limits
+            else (f"{value} is not above {limits['gt']:,}")
+        )
+    if "max_length" in limits:
+        return f"{value} is longer than {limits['max_length']:,}"
+    if "min_length" in limits:
+        return f"{value} is shorter than {limits['min_length']:,}"
+    return found["msg"].removeprefix("Value error, ")
 
 
 class Strict(BaseModel):

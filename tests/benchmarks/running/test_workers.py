@@ -130,7 +130,7 @@ METHODS = ("uniform", "taylor", "fpgm")
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "parent_for", lambda cell, places: None)
+    monkeypatch.setattr("benchmarks.running.parent.parent_for", lambda cell, places: None)
 
     def run_cell(cell: Cell, **_: object) -> tuple[Record, None]:
         return record(cell=cell, id="", utc=datetime.now(UTC).isoformat(timespec="seconds")), None
@@ -211,7 +211,7 @@ def test_a_cell_that_died_counts_as_failed_when_no_time_is_left_to_try_it_again(
     tmp_path: Path, untrained: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 0.0, 0.0, 9.0])  # parent, two cells; taylor dies before it looks
-    monkeypatch.setattr("benchmarks.running.run_cells.time.time", lambda: next(clock))
+    monkeypatch.setattr("benchmarks.running.plan.time.time", lambda: next(clock))
     job, outcomes = run(tmp_path, Mortal({("run", "taylor"): 1}), until=5.0)
     assert outcomes == {"ok": 2, "failed": 1}
     assert reasons(job, "taylor") == ["killed by signal 11 (SIGSEGV)"]
