@@ -17,6 +17,7 @@ CORE_ORDER = (
     "settings",
     "whole_file",
     "sealed",
+    "child_process",
     "meter",
     "randomness",
     "data",
