@@ -22,6 +22,7 @@ from benchmarks.records.strict import Many, Strict
 __all__ = [
     "MOST_BUDGET",
     "MOST_SEED",
+    "RECALIBRATION_BATCHES",
     "BudgetMetric",
     "BudgetValue",
     "Cell",
@@ -40,6 +41,10 @@ MOST_BUDGET = 10**15
 
 
 MOST_SEED = 2**32 - 1
+
+
+RECALIBRATION_BATCHES = 8
+"""As in the library. The keys of cells leave defaults out, so a new number renames old records."""
 
 
 Start = Literal["inherited", "scratch"]
@@ -167,7 +172,7 @@ class Cell(Strict):
     parent: Schedule
     finetune: Schedule
     rules: Rules = Rules()
-    recalibration_batches: int = Field(default=8, ge=1, le=1_000_000)
+    recalibration_batches: int = Field(default=RECALIBRATION_BATCHES, ge=1, le=1_000_000)
     latency: Latency = Latency()
     device: Name = "cpu"
     start: Start = "inherited"

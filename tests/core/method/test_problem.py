@@ -12,9 +12,9 @@ from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.cost.budget import Budget
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import planted_problem
-from zoo.core.method.problem import RECALIBRATION_BATCHES, Problem
+from zoo.core.method.problem import Problem
 from zoo.core.networks.rebuild import rebuild
-from zoo.core.supernet.supernet import recalibrate
+from zoo.core.supernet.supernet import CANDIDATE_BATCHES, recalibrate
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_accuracy_draws_fixed_batches_and_charges_them(problem: Problem) -> None
     config = SubnetConfig.full()
     with problem.meter.phase("search"):
         problem.accuracy(config)
-    images = RECALIBRATION_BATCHES * problem.data.batch_size + problem.data.num_search
+    images = CANDIDATE_BATCHES * problem.data.batch_size + problem.data.num_search
     assert problem.meter.total().images == images
     assert problem.meter.total().macs_forward == images * problem.cost.full_macs
 

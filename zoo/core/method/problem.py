@@ -20,14 +20,12 @@ from zoo.core.cost.cost_model import CostModel
 from zoo.core.data.metered import MeteredData
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
-from zoo.core.supernet.supernet import Supernet
+from zoo.core.supernet.supernet import CANDIDATE_BATCHES, Supernet
 from zoo.core.supernet.trained_store import SupernetStore
 from zoo.core.training.gradients import guard
 from zoo.core.training.top1 import right_answers
 
-__all__ = ["RECALIBRATION_BATCHES", "Problem", "require_feasible", "smallest_cost"]
-
-RECALIBRATION_BATCHES = 4
+__all__ = ["Problem", "require_feasible", "smallest_cost"]
 
 _JSON = (str, int, float, bool, type(None), list, dict)
 
@@ -115,7 +113,7 @@ class Problem:
         config: SubnetConfig,
         weights: Mapping[str, Tensor] | None = None,
         *,
-        recalibration_batches: int = RECALIBRATION_BATCHES,
+        recalibration_batches: int = CANDIDATE_BATCHES,
         search_batches: int | None = None,
     ) -> float:
         """Top-1 of a subnet on the search split, as a fraction.

@@ -19,11 +19,12 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.child_process import WorkerDied, Workers
 from zoo.core.cost.budget import Budget
 from zoo.core.errors import InfeasibleBudget
-from zoo.core.method.problem import RECALIBRATION_BATCHES, Problem
+from zoo.core.method.problem import Problem
 from zoo.core.search.choice_table import State
 from zoo.core.search.pareto import Archive, evolve_archive
 from zoo.core.search.width_grid import PartialGrid, WidthGrid
 from zoo.core.supernet.stages import Stage, StageRunner, free_names, stage_costs
+from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.training.distill import relative_feature_error, soft_cross_entropy
 
 __all__ = [
@@ -168,7 +169,7 @@ def stage_scorers(
     Its stages are recalibrated as those of any candidate, so their own error is zero.
     """
     runner, full = StageRunner(problem.supernet, stages), SubnetConfig.full()
-    train = [images for images, _ in problem.data.train(RECALIBRATION_BATCHES)]
+    train = [images for images, _ in problem.data.train(CANDIDATE_BATCHES)]
     search = [images for images, _ in problem.data.search()]
     search = [images for images in search if len(images) > 1] or search  # one has no variance
     passes = 2 * sum(map(len, train)) + sum(map(len, search))
