@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from matplotlib import pyplot as plt
-from tests.benchmarks.test_plots import ranked
 
 from benchmarks.analysis import ranking, standing
 from benchmarks.analysis.comparison import compare
@@ -18,6 +17,7 @@ from benchmarks.records.cell import Model
 from benchmarks.records.files import DamagedRecord, Loaded, load_record, read_folder, write_record
 from benchmarks.tables.tables import to_csv, to_markdown
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, measured, record
+from tests.benchmarks.figures.test_all_figures import ranked
 from tests.benchmarks.hostile import TEXTS, leaves, mutated, mutations, put, report, require_text
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
 

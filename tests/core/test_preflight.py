@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import zoo
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.data.datasets import loaders
+from zoo.core.data import loaders
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.pairs import Targets, read_pair
 from zoo.core.errors import Diverged, UnsupportedModel

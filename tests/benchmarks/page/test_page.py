@@ -5,12 +5,12 @@ import re
 import shutil
 
 import pytest
-from tests.benchmarks.test_plots import ranked
 
 from benchmarks.figures.all_figures import draw_figures
 from benchmarks.page.page import build_page, write_page
 from benchmarks.records.cell import Model
 from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.figures.test_all_figures import ranked
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>"\'{{7*7}}'
 

@@ -27,7 +27,7 @@ from benchmarks.running.suite import PROTOCOL, Suite, load_suite
 from tests.benchmarks.fabricate import cell as made_up_cell
 from tests.latencies import made_up_times
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.cost.cost_model import measure_latency as timing
+from zoo.core.cost import measure_latency as timing
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.sealed import write_tensors
 from zoo.core.training.train import CrossEntropy

@@ -19,9 +19,9 @@ import zoo
 from tests.latencies import TICK, conv_weights, fabricated, made_up_times
 from tests.problems import problem
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.cost import measure_latency as timing_module
 from zoo.core.cost.budget import Budget
 from zoo.core.cost.cost_model import CostModel
-from zoo.core.cost.cost_model import measure_latency as timing_module
 from zoo.core.cost.latency_table import Coordinate, LatencyTable, Unit, monotone
 from zoo.core.cost.measure_latency import DamagedTable, Timing, measure_latency
 from zoo.core.cost.operator_calls import grid_widths, list_cases
