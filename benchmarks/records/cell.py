@@ -90,7 +90,7 @@ class Data(Strict):
     """A data set and how much of it is used; null leaves the choice to the data set.
 
     `digest` names the content of a set that is read from a folder, where its name does not tell it;
-    see `zoo.core.data.datasets.files_digest`. It is filled in when a run is planned.
+    see `zoo.core.data.folders.files_digest`. It is filled in when a run is planned.
     """
 
     name: Name
