@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +19,7 @@ from zoo.core.cost.cost_model import CostModel
 from zoo.core.data.metered import MeteredData
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
+from zoo.core.randomness import search_seeds
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES, Supernet
 from zoo.core.supernet.trained_store import SupernetStore
 from zoo.core.training.gradients import guard
@@ -79,7 +79,7 @@ class Problem:
 
     def _seeds(self, stream: str) -> np.random.SeedSequence:
         name = f"{self.method}/{stream}" if stream == "search" else stream
-        return np.random.SeedSequence((self.seed, zlib.crc32(name.encode())))
+        return search_seeds(self.seed, name)
 
     def trace(self, step: str, **values: object) -> None:
         """Report one row; numpy scalars and arrays become plain numbers and lists."""
