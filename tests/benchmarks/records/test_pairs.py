@@ -9,6 +9,7 @@ from typing import get_args
 
 from pydantic_core import PydanticUndefined
 
+import zoo
 from benchmarks import cli
 from benchmarks.records import cell, record, runtime
 from zoo.core.channels.config import WidthRules
@@ -55,4 +56,5 @@ def test_names_that_fields_may_have_are_those_of_the_library() -> None:
 
 def test_the_command_fine_tunes_and_recalibrates_as_the_function_does() -> None:
     assert cell.RECALIBRATION_BATCHES == RECALIBRATION_BATCHES
+    assert inspect.signature(zoo.prune).parameters["recipe"].default is train.FINETUNE
     assert inspect.signature(cli.prune).parameters["epochs"].default == train.FINETUNE.epochs
