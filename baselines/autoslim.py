@@ -48,6 +48,7 @@ from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import independent_states
 from zoo.core.settings import Range
+from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["AutoSlim", "slim", "train_sandwich"]
@@ -79,7 +80,7 @@ class AutoSlim(OneShot):
     random_subnets: int = 2
     reevaluate: int | None = None
     search_batches: int | None = None
-    recalibration_batches: int = 4
+    recalibration_batches: int = CANDIDATE_BATCHES
 
     def train(self, widths: RankedWidths) -> Trained:
         """Train by the sandwich rule."""

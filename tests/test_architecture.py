@@ -17,6 +17,7 @@ CORE_ORDER = (
     "settings",
     "whole_file",
     "sealed",
+    "child_process",
     "meter",
     "randomness",
     "data",
@@ -148,6 +149,18 @@ def test_every_folder_is_a_wing_that_says_its_purpose_and_nothing_else() -> None
     for folder in {path.parent for path in (*CORE, *HARNESS)}:
         (purpose,) = parsed(folder / "__init__.py").body
         assert isinstance(purpose, ast.Expr) and ast.get_docstring(parsed(folder / "__init__.py"))
+
+
+def test_the_map_for_newcomers_says_what_wings_and_files_say() -> None:
+    lines = []
+    for folder, order in (("zoo/core", CORE_ORDER), ("benchmarks", HARNESS_ORDER)):
+        for name in order:
+            wing = ROOT / folder / name
+            path = wing / "__init__.py" if wing.is_dir() else wing.with_suffix(".py")
+            purpose = (ast.get_docstring(parsed(path)) or "").splitlines()[0]
+            lines.append(f"- `{label(wing if wing.is_dir() else path)}`: {purpose}")
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    assert [line for line in text.splitlines() if line.startswith("- `")] == lines
 
 
 def test_core_knows_no_method_and_no_harness() -> None:

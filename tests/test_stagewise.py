@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
@@ -306,8 +308,8 @@ class Probe:
     def run(self) -> object:
         if self.end == "hang":
             threading.Event().wait(600)
-        if self.end == "raise":
-            raise KeyboardInterrupt
+        if self.end == "die":
+            signal.raise_signal(signal.SIGKILL)
         return os.getpid(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
 
 
@@ -324,8 +326,21 @@ def test_processes_calculate_as_the_one_that_asks(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_interrupted_search_leaves_no_process_behind() -> None:
+    def interrupt_when_started() -> None:
+        while len(multiprocessing.active_children()) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_when_started).start()
     with pytest.raises(KeyboardInterrupt):
-        run_probes("raise", "hang")
+        run_probes("hang", "hang")
+    assert not multiprocessing.active_children()
+
+
+def test_a_search_whose_process_is_killed_ends_at_once_and_names_the_signal() -> None:
+    message = r"ended without an answer: killed by signal 9 \(SIGKILL\); .*memory.*fewer workers"
+    with pytest.raises(RuntimeError, match=message):
+        run_probes("hang", "die")
     assert not multiprocessing.active_children()
 
 

@@ -22,6 +22,7 @@ from benchmarks.records.strict import Many, Strict
 __all__ = [
     "MOST_BUDGET",
     "MOST_SEED",
+    "RECALIBRATION_BATCHES",
     "BudgetMetric",
     "BudgetValue",
     "Cell",
@@ -40,6 +41,10 @@ MOST_BUDGET = 10**15
 
 
 MOST_SEED = 2**32 - 1
+
+
+RECALIBRATION_BATCHES = 8
+"""As in the library. The keys of cells leave defaults out, so a new number renames old records."""
 
 
 Start = Literal["inherited", "scratch"]
@@ -85,7 +90,7 @@ class Data(Strict):
     """A data set and how much of it is used; null leaves the choice to the data set.
 
     `digest` names the content of a set that is read from a folder, where its name does not tell it;
-    see `zoo.core.data.datasets.files_digest`. It is filled in when a run is planned.
+    see `zoo.core.data.folders.files_digest`. It is filled in when a run is planned.
     """
 
     name: Name
@@ -167,7 +172,7 @@ class Cell(Strict):
     parent: Schedule
     finetune: Schedule
     rules: Rules = Rules()
-    recalibration_batches: int = Field(default=8, ge=1, le=1_000_000)
+    recalibration_batches: int = Field(default=RECALIBRATION_BATCHES, ge=1, le=1_000_000)
     latency: Latency = Latency()
     device: Name = "cpu"
     start: Start = "inherited"

@@ -8,8 +8,9 @@ __all__ = ["MACS_PER_SECOND", "hours", "training_macs"]
 
 MACS_PER_SECOND = {"cuda": 2e12, "cpu": 25e9}
 """Of one device: what small and mobile networks leave of a data-centre GPU when enough of them
-share it, and what a ResNet-20 leaves of one core of a virtual machine (the parent of
-results/reference/records/20261120-uniform-resnet20_cifar-cluttered_digits-macs0.5-s0-b2d6c034.json).
+share it, and what a ResNet-20 leaves of one busy core of a virtual machine. On a quiet one it
+reaches 40e9, the parent of
+results/reference/records/20261121-uniform-resnet20_cifar-cluttered_digits-macs0.5-s0-b2d6c034.json.
 Networks that are bound by overhead stay below: timm's smallest, in the same folder, at a fifth.
 """
 

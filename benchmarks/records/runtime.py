@@ -187,11 +187,6 @@ class Measured(Strict):
     suspect: Text | None = None
 
     @property
-    def images_per_second(self) -> float:
-        """Throughput of the pruned network at the median."""
-        return 1e3 * self.batch / self.pruned_ms.median
-
-    @property
     def speedup(self) -> float:
         """The parent's time over the pruned network's, median of paired rounds."""
         return 1 / self.ratio.median
@@ -308,8 +303,8 @@ def fingerprint(environment: Environment, device: str, threads: int) -> str:
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """The narrowest interval between order statistics that holds the median of the population.
+def median_interval(values: Sequence[float]) -> Interval | None:
+    """The narrowest interval between order statistics that holds the population's median at 95 %.
 
     The number of draws below the median is binomial with one half, whatever the distribution; so
     the interval between the k-th smallest and the k-th largest of n draws holds the median with
@@ -317,7 +312,6 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval |
 
     Args:
         values: independent draws.
-        level: the least probability.
 
     Returns:
         None if even the whole range of so few draws does not reach the level.
@@ -326,7 +320,7 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval |
     missed, found = 0.0, None
     for cut in range((count + 1) // 2):
         missed += 2 * math.comb(count, cut) / 2**count
-        if 1 - missed < level:
+        if 1 - missed < LEVEL:
             break
         found = Interval(low=ordered[cut], high=ordered[-1 - cut], level=1 - missed)
     return found

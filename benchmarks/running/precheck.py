@@ -258,10 +258,10 @@ def _check_budgets(cells: Sequence[Cell], model: "nn.Module", size: tuple[int, i
 
 
 def _check_recipe(place: str, schedule: Schedule) -> None:
-    from zoo.core.training.train import Recipe
+    from benchmarks.running.parent import recipe_of
 
     try:
-        Recipe(**schedule.model_dump())
+        recipe_of(schedule)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
 

@@ -25,6 +25,7 @@ from zoo.core.method.problem import require_feasible
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.export import SUFFIXES, Exported, ExportFormat, export_network, require
 from zoo.core.networks.save import save_pruned
+from zoo.core.training.train import FINETUNE
 
 __all__ = ["Request", "prune_one"]
 
@@ -86,7 +87,7 @@ class Request:
             budget=self.budget,
             seed=self.seed,
             parent=Schedule(epochs=self.parent_epochs, batch_size=batch_size),
-            finetune=Schedule(epochs=self.epochs, batch_size=batch_size, lr=0.05),
+            finetune=Schedule(epochs=self.epochs, batch_size=batch_size, lr=FINETUNE.lr),
             latency=Latency(fold_batch_norm=self.is_folded),
             device=self.device,
         )

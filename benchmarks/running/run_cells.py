@@ -28,7 +28,7 @@ from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record, Status
 from benchmarks.records.whole_file import probe, sweep
 from benchmarks.running.plan import SETTLED, Job, Plan
-from benchmarks.running.workers import WorkerDied, Workers
+from zoo.core.child_process import WorkerDied, Workers
 
 if TYPE_CHECKING:
     from benchmarks.running.parent import Places

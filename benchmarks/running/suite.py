@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from benchmarks.records.cell import (
     MOST_SEED,
+    RECALIBRATION_BATCHES,
     BudgetMetric,
     BudgetValue,
     Cell,
@@ -95,7 +96,7 @@ class Suite(Strict):
     parent: Schedule
     finetune: Schedule
     rules: Rules = Rules()
-    recalibration_batches: int = Field(default=8, ge=1)
+    recalibration_batches: int = Field(default=RECALIBRATION_BATCHES, ge=1)
     latency: Latency = Latency()
     start: Start = "inherited"
     settings: dict[str, dict[str, JsonValue]] = {}

@@ -43,11 +43,11 @@ TITLES: Mapping[str, str] = {
 INTRODUCTION = """\
 # What the abstracts claim, and what came of it here
 
-Written by `python -m benchmarks.studies.claims` from `benchmarks/claims.toml` and the records under
-`results/`. Of the papers little more than the abstracts could be read, and not in their exact
-words: each claim below is a paraphrase of a sentence that states a result, no quotation. Embedded
-images and short trainings stand in for the papers' data, so "here" means what it says: a claim that
-does not hold here may hold there, and the other way round.
+Written by `python -m benchmarks.studies.claims` from `benchmarks/studies/claims.toml` and the
+records under `results/`. Of the papers little more than the abstracts could be read, and not in
+their exact words: each claim below is a paraphrase of a sentence that states a result, no
+quotation. Embedded images and short trainings stand in for the papers' data, so "here" means what
+it says: a claim that does not hold here may hold there, and the other way round.
 
 **Rule.** The number is a difference paired by seed, or what the claim says; in brackets stands its
 bootstrap 95 % interval. *Holds here*: bootstrap and Student's interval both lie beyond the value
@@ -136,7 +136,7 @@ class Outcome:
 
 
 def load_claims() -> tuple[Claim, ...]:
-    """The claims of `benchmarks/claims.toml`.
+    """The claims of `benchmarks/studies/claims.toml`.
 
     Raises:
         ValueError: if the file says something that a claim has no place for.

@@ -30,9 +30,9 @@ from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
-from zoo.core.supernet.supernet import recalibrate
+from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
 from zoo.core.training.logits import reading
-from zoo.core.training.train import Recipe, train
+from zoo.core.training.train import FINETUNE, Recipe, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 
@@ -40,10 +40,8 @@ Tell = Callable[[str, int, int | None], None]  # what is done, steps done, steps
 
 _LOGGER = logging.getLogger(__name__)
 
-_FINETUNE = Recipe(epochs=5, lr=0.01)
 _RULES = WidthRules()
 _TIMING = Timing()
-_RECALIBRATION_BATCHES = 10
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def prune(
     timing: Timing = _TIMING,
     cache: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
-    recipe: Recipe = _FINETUNE,
+    recipe: Recipe = FINETUNE,
     rules: WidthRules = _RULES,
     inexact: bool = False,
     seed: int = 0,
@@ -264,7 +262,7 @@ def _finetune(
 ) -> None:
     """Train the smaller network in place; without epochs, only measure its statistics anew."""
     if recipe.epochs == 0:
-        first = islice(ready.train.epoch(0), _RECALIBRATION_BATCHES)
+        first = islice(ready.train.epoch(0), RECALIBRATION_BATCHES)
         recalibrate(small, (images for images, _ in first))
         return
     with (

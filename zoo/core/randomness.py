@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-__all__ = ["fixed_random", "stream_generator", "stream_seed"]
+__all__ = ["fixed_random", "search_seeds", "stream_generator", "stream_seed"]
 
 
 def stream_seed(*names: int | str) -> int:
@@ -38,3 +39,11 @@ def fixed_random(*names: int | str) -> Iterator[None]:
 def stream_generator(*names: int | str) -> torch.Generator:
     """Return a CPU generator at the start of the stream with these names."""
     return torch.Generator().manual_seed(stream_seed(*names))
+
+
+def search_seeds(seed: int, stream: str) -> np.random.SeedSequence:
+    """Return the seeds of a named stream of a search.
+
+    `stream_seed` would do as well, but published decisions were drawn from these.
+    """
+    return np.random.SeedSequence((seed, zlib.crc32(stream.encode())))

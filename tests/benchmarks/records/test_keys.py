@@ -217,7 +217,7 @@ def test_prune_takes_a_few_images_of_each_class(
 
 def test_a_request_for_an_embedded_set_is_the_cell_that_it_was(tmp_path: Path) -> None:
     asked = request(dataset="digits", image_size=None).cell(Places(tmp_path))
-    assert asked.finetune == Schedule(epochs=1, lr=0.05) and asked.data == Data(name="digits")
+    assert asked.finetune == Schedule(epochs=1, lr=0.02) and asked.data == Data(name="digits")
 
 
 def test_a_batch_above_the_training_images_names_the_option(tmp_path: Path) -> None:

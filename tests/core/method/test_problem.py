@@ -12,9 +12,10 @@ from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.cost.budget import Budget
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import planted_problem
-from zoo.core.method.problem import RECALIBRATION_BATCHES, Problem
+from zoo.core.method.problem import Problem
 from zoo.core.networks.rebuild import rebuild
-from zoo.core.supernet.supernet import recalibrate
+from zoo.core.randomness import stream_seed
+from zoo.core.supernet.supernet import CANDIDATE_BATCHES, recalibrate
 
 
 @pytest.fixture
@@ -34,6 +35,15 @@ def test_streams_repeat_and_differ_by_name_and_seed(problem: Problem) -> None:
     assert not np.array_equal(first, problem.rng("train").random(4))
     problem.seed = 1
     assert not np.array_equal(first, problem.rng("data").random(4))
+
+
+def test_streams_are_those_of_published_records(problem: Problem) -> None:
+    """Drawn when the records were written."""
+    problem.seed, problem.method = 3, "bnp"
+    drawn = [int(problem.rng(name).integers(10**9)) for name in ("search", "train")]
+    assert drawn == [667700264, 934663524]
+    assert problem.generator("search").initial_seed() == 2364316210236905653
+    assert stream_seed("order", 3, 0) == 1763831524496732558  # of `Batches`
 
 
 def test_only_the_search_stream_depends_on_the_method(problem: Problem) -> None:
@@ -105,7 +115,7 @@ def test_accuracy_draws_fixed_batches_and_charges_them(problem: Problem) -> None
     config = SubnetConfig.full()
     with problem.meter.phase("search"):
         problem.accuracy(config)
-    images = RECALIBRATION_BATCHES * problem.data.batch_size + problem.data.num_search
+    images = CANDIDATE_BATCHES * problem.data.batch_size + problem.data.num_search
     assert problem.meter.total().images == images
     assert problem.meter.total().macs_forward == images * problem.cost.full_macs
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from zoo.core.tracing.trace import on_meta, run_on_meta
+from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta
 
 __all__ = ["count_macs"]
 
@@ -31,8 +31,7 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
         input_size: (C, H, W) of one image.
     """
     meta = on_meta(model)
-    dtype = next((p.dtype for p in meta.parameters()), torch.float32)
-    images = torch.empty(1, *input_size, device="meta", dtype=dtype)
+    images = blank_images(meta, input_size)
     counter = _Counter(images)
     with torch.no_grad(), counter:
         meta(images)

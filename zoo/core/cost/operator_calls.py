@@ -26,7 +26,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.latency_table import Coordinate
 from zoo.core.errors import UnsupportedModel
 from zoo.core.tracing.atoms import Labels, Op
-from zoo.core.tracing.trace import on_meta, run_on_meta
+from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta
 
 __all__ = ["MEMORY_FORMATS", "Case", "CaseGrid", "MemoryFormat", "grid_widths", "list_cases"]
 
@@ -162,8 +162,7 @@ def _recorded(
     small = resized_copy(on_meta(model), space.table, config)
     layout: Any = MEMORY_FORMATS[memory_format]
     small = small.to(memory_format=layout)
-    dtype = next((p.dtype for p in small.parameters()), torch.float32)
-    images = torch.empty(batch, *space.input_size, device="meta", dtype=dtype)
+    images = blank_images(small, space.input_size, batch)
     recorder = _Recorder()
     with torch.no_grad(), recorder:
         small(images.contiguous(memory_format=layout))

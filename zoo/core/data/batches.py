@@ -81,18 +81,17 @@ class ImageTensors(Dataset[Sample]):
         return ImageTensors(self.images[chosen], self.labels[chosen], self.mean, self.std, augment)
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """CIFAR's augmentation: a random crop of the zero-padded image, mirrored every other time.
+def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """CIFAR's augmentation: a random crop with 4 zeros around, every other one mirrored.
 
     Args:
         images: shape (N, C, H, W).
         generator: on the CPU; draws the offset and the mirroring of each image.
-        padding: pixels added on each side.
 
     Returns:
         New images, same shape and type.
     """
-    moved = shift(images, generator, pixels=padding)
+    moved = shift(images, generator, pixels=4)
     is_flipped = torch.randint(2, (len(images), 1, 1, 1), generator=generator).bool()
     return torch.where(is_flipped.to(images.device), moved.flip(-1), moved)
 
@@ -130,7 +129,6 @@ class Batches:
         batch_size: images per batch; the last one may be smaller.
         seed: of order and augmentation.
         shuffle: a new order each epoch; otherwise the set's own.
-        augment: in place of the set's own; for `ImageTensors` only.
         device: where the batches go.
         drop_last: leave out a smaller last batch.
         workers: processes that read a dataset which is not in memory.
@@ -146,7 +144,6 @@ class Batches:
         *,
         seed: int = 0,
         shuffle: bool = False,
-        augment: Augment | None = None,
         device: torch.device | str = "cpu",
         drop_last: bool = False,
         workers: int = 0,
@@ -157,7 +154,6 @@ class Batches:
         self.is_shuffled = shuffle
         self.device = torch.device(device)
         self.workers = workers
-        self._augment = augment or getattr(dataset, "augment", None)
         size = len(cast(Sized, dataset))
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is below 1")
@@ -166,8 +162,6 @@ class Batches:
             raise ValueError(
                 f"{size} images make no batch of {batch_size}; add images or lower the batch size"
             )
-        if augment is not None and not isinstance(dataset, ImageTensors):
-            raise ValueError("augment works on sets in memory; put it into the dataset's transform")
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
@@ -190,8 +184,8 @@ class Batches:
         generator = stream_generator("augment", self.seed, epoch)
         for chosen in torch.split(self.order(epoch), self.batch_size):
             images = dataset.images[chosen].to(self.device)
-            if self._augment is not None:
-                images = self._augment(images, generator)
+            if dataset.augment is not None:
+                images = dataset.augment(images, generator)
             yield dataset.normalise(images), dataset.labels[chosen].to(self.device)
 
     def _from_items(self, epoch: int) -> Iterator[Batch]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,14 +19,13 @@ from zoo.core.cost.cost_model import CostModel
 from zoo.core.data.metered import MeteredData
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
-from zoo.core.supernet.supernet import Supernet
+from zoo.core.randomness import search_seeds
+from zoo.core.supernet.supernet import CANDIDATE_BATCHES, Supernet
 from zoo.core.supernet.trained_store import SupernetStore
 from zoo.core.training.gradients import guard
 from zoo.core.training.top1 import right_answers
 
-__all__ = ["RECALIBRATION_BATCHES", "Problem", "require_feasible", "smallest_cost"]
-
-RECALIBRATION_BATCHES = 4
+__all__ = ["Problem", "require_feasible", "smallest_cost"]
 
 _JSON = (str, int, float, bool, type(None), list, dict)
 
@@ -81,7 +79,7 @@ class Problem:
 
     def _seeds(self, stream: str) -> np.random.SeedSequence:
         name = f"{self.method}/{stream}" if stream == "search" else stream
-        return np.random.SeedSequence((self.seed, zlib.crc32(name.encode())))
+        return search_seeds(self.seed, name)
 
     def trace(self, step: str, **values: object) -> None:
         """Report one row; numpy scalars and arrays become plain numbers and lists."""
@@ -115,7 +113,7 @@ class Problem:
         config: SubnetConfig,
         weights: Mapping[str, Tensor] | None = None,
         *,
-        recalibration_batches: int = RECALIBRATION_BATCHES,
+        recalibration_batches: int = CANDIDATE_BATCHES,
         search_batches: int | None = None,
     ) -> float:
         """Top-1 of a subnet on the search split, as a fraction.

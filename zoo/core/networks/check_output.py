@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from zoo.core.tracing.trace import on_meta, run_on_meta
+from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta
 
 __all__ = ["CheckOutput", "check_output", "different_operator", "different_output"]
 
@@ -210,11 +210,10 @@ class _Coarsest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 def _operators(model: nn.Module, input_size: Sequence[int], is_training: bool) -> list[str]:
     """Return the operators of one pass with their numbers and shapes, the error last if it ends."""
     meta = on_meta(model).train(is_training)
-    own = next((p.dtype for p in meta.parameters() if p.is_floating_point()), torch.float32)
     listed = _Listed()
     try:
         with torch.no_grad(), listed:
-            meta(torch.empty(2, *input_size, device="meta", dtype=own))
+            meta(blank_images(meta, input_size, 2))
     except Exception as error:  # whatever a foreign forward pass may raise
         listed.found.append(f"{type(error).__name__}: {str(error).splitlines()[:1]}")
     return listed.found

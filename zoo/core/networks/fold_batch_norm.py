@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zoo.core.tracing.copies import copy_network
-from zoo.core.tracing.trace import on_meta
+from zoo.core.tracing.trace import blank_images, on_meta
 
 __all__ = ["fold_batch_norm"]
 
@@ -57,9 +57,8 @@ def _pairs(model: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]
     """Paths of the convolutions that a batch norm alone reads, each with that batch norm."""
     meta = on_meta(model)
     reader = _Reader(meta)
-    dtype = next((p.dtype for p in meta.parameters()), torch.float32)
     with torch.no_grad(), reader:
-        outputs = meta(torch.empty(1, *input_size, device="meta", dtype=dtype))
+        outputs = meta(blank_images(meta, input_size))
     reader.note(outputs)
     return [
         (convolution, norm)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zoo.core.tracing.trace import on_meta, run_on_meta, training_mode
+from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta, training_mode
 
 __all__ = ["refresh_metadata"]
 
@@ -94,8 +94,7 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         self.features: dict[str, list[Shape]] = {}
         self._stack = [""]
         self._log: list[tuple[str, tuple[Any, ...]]] = []  # path, operator and arguments
-        dtype = next((p.dtype for p in model.parameters()), torch.float32)
-        self.images = torch.empty(1, *input_size, device="meta", dtype=dtype)
+        self.images = blank_images(model, input_size)
         hooks = [handle for item in model.named_modules() for handle in self._watch(*item)]
         with torch.no_grad(), self:
             model(self.images)

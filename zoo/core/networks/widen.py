@@ -21,7 +21,7 @@ from zoo.core.channels.resize import copy_resized
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import UnsupportedModel
 from zoo.core.networks.metadata import refresh_metadata
-from zoo.core.randomness import stream_seed
+from zoo.core.randomness import stream_generator
 from zoo.core.tracing.trace import on_meta
 
 __all__ = ["widen"]
@@ -52,7 +52,7 @@ def widen(
     widths = _multiplied(space, to) if isinstance(to, int | float) else _given(space, to)
     sources = [_source(axis, widths) for axis in space.table.axes]
     sizes = [len(source) for source in sources]
-    generator = torch.Generator().manual_seed(stream_seed("widen", seed))
+    generator = stream_generator("widen", seed)
     wide = copy_resized(
         model,
         space.table,

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.spawn
-import os
 import pickle
-import signal
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -19,13 +16,15 @@ import torch
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
+from zoo.core.child_process import WorkerDied, Workers
 from zoo.core.cost.budget import Budget
 from zoo.core.errors import InfeasibleBudget
-from zoo.core.method.problem import RECALIBRATION_BATCHES, Problem
+from zoo.core.method.problem import Problem
 from zoo.core.search.choice_table import State
 from zoo.core.search.pareto import Archive, evolve_archive
 from zoo.core.search.width_grid import PartialGrid, WidthGrid
 from zoo.core.supernet.stages import Stage, StageRunner, free_names, stage_costs
+from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.training.distill import relative_feature_error, soft_cross_entropy
 
 __all__ = [
@@ -170,7 +169,7 @@ def stage_scorers(
     Its stages are recalibrated as those of any candidate, so their own error is zero.
     """
     runner, full = StageRunner(problem.supernet, stages), SubnetConfig.full()
-    train = [images for images, _ in problem.data.train(RECALIBRATION_BATCHES)]
+    train = [images for images, _ in problem.data.train(CANDIDATE_BATCHES)]
     search = [images for images, _ in problem.data.search()]
     search = [images for images in search if len(images) > 1] or search  # one has no variance
     passes = 2 * sum(map(len, train)) + sum(map(len, search))
@@ -243,46 +242,32 @@ def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
     """The results of some searches, in order; the same for any number of processes.
 
     Raises:
-        RuntimeError: if a process ended without an answer.
+        RuntimeError: if a process ended without an answer; it says how.
     """
     if workers == 1 or len(tasks) == 1:
         return [task.run() for task in tasks]
-    others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(
-        min(workers, len(tasks)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()),
+    settle = partial(
+        _calculate_as, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     )
+    pool = Workers(min(workers, len(tasks)), settle)
     try:
-        return list(pool.map(_run_packed, [pickle.dumps(task) for task in tasks]))
-    except BrokenProcessPool as error:
+        # Packed here, since a pipe would share the memory of tensors instead of copying it.
+        futures = [pool.submit(_run_packed, pickle.dumps(task)) for task in tasks]
+        done = wait(futures, return_when=FIRST_EXCEPTION).done
+        return [future.result() for future in futures if future in done]  # all, or one raises
+    except WorkerDied as error:
         raise RuntimeError(
-            "a process that searched a stage ended without an answer, for lack of memory or of the "
-            'guard `if __name__ == "__main__"` in the script; use fewer workers, or 1'
+            f"a process that searched a stage ended without an answer: {error}; if the script has "
+            'no guard `if __name__ == "__main__"`, add it, else use fewer workers, or 1'
         ) from error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            if process not in others:
-                process.terminate()  # idle, unless something went wrong
-                while process.is_alive():  # the pool's own thread may have taken its end first
-                    process.join(0.1)
+        pool.shutdown()
 
 
-def _start_worker(threads: int, is_deterministic: bool) -> None:
-    """Calculate as the main process does, which alone minds Ctrl-C and is not outlived."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)  # sums may be split by threads
+def _calculate_as(threads: int, is_deterministic: bool) -> None:
+    """Calculate as the process that asks: sums may be split by threads."""
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(is_deterministic)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
 
 
 def _run_packed(packed: bytes) -> Archive:

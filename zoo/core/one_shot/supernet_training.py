@@ -31,6 +31,8 @@ for ResNet-20 at 24 x 24 (0.2e9), as long for MobileNetV2 at half width, and 0.9
 ResNet-20 at 32 x 32 and 32 images (1.3e9).
 """
 
+_WEIGHT_DECAY = 5e-4  # not of biases and normalisation
+
 Execution = Literal["auto", "masked", "sliced"]
 Norm = Literal["separate", "joint"]
 Start = Literal["parent", "scratch"]
@@ -45,7 +47,6 @@ class Engine:
         steps: updates that will be made, for the cosine of the learning rate.
         lr: its highest value.
         momentum: of the gradient descent.
-        weight_decay: not applied to biases and normalisation.
         execution: how `parallel` runs several subnets at once: "masked" in one full-width pass,
             "sliced" one after the other, which saves the arithmetic of dropped channels. "auto" is
             "masked" on a GPU, and on a CPU where a subnet's part of the batch is small work, unless
@@ -69,7 +70,6 @@ class Engine:
         steps: int,
         lr: float,
         momentum: float = 0.9,
-        weight_decay: float = 5e-4,
         execution: Execution = "auto",
         norm: Norm = "separate",
     ) -> None:
@@ -94,7 +94,7 @@ class Engine:
         free = [w for w in self.weights.values() if w.ndim <= 1]
         self._optimizer = torch.optim.SGD(
             [
-                {"params": decayed, "weight_decay": weight_decay},
+                {"params": decayed, "weight_decay": _WEIGHT_DECAY},
                 {"params": free, "weight_decay": 0.0},
             ],
             lr=lr,

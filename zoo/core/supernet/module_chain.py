@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.space import ChannelSpace, timm_ordinals
-from zoo.core.tracing.trace import on_meta
+from zoo.core.tracing.trace import blank_images, on_meta
 
 __all__ = ["Call", "inner_groups", "read_links"]
 
@@ -60,9 +60,8 @@ def _read_calls(model: nn.Module, input_size: Sequence[int]) -> tuple[Call, dict
     for path, module in meta.named_modules():
         module.register_forward_pre_hook(lambda _m, inputs, path=path: enter(path, inputs))
         module.register_forward_hook(leave)
-    dtype = next((p.dtype for p in meta.parameters()), torch.float32)
     with torch.no_grad():
-        meta(torch.empty(1, *input_size, device="meta", dtype=dtype))
+        meta(blank_images(meta, input_size))
     return stack[0].parts[0], counts
 
 

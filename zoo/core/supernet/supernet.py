@@ -17,7 +17,13 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.supernet.masks import can_mask, masked_inputs, norms_by_part, reading_weights
 from zoo.core.tracing.trace import on_meta
 
-__all__ = ["Supernet", "recalibrate"]
+__all__ = ["CANDIDATE_BATCHES", "RECALIBRATION_BATCHES", "Supernet", "recalibrate"]
+
+RECALIBRATION_BATCHES = 8
+"""Training batches that the batch-norm statistics of a pruned network are measured on."""
+
+CANDIDATE_BATCHES = 4
+"""The same for a subnet that a search looks at: it looks at hundreds, and compares them only."""
 
 
 class Supernet:

@@ -38,7 +38,7 @@ from zoo.core.tracing.products import note_product
 from zoo.core.tracing.rules import apply_rule
 from zoo.core.tracing.sources import Constants, Sources
 
-__all__ = ["TraceFailed", "on_meta", "run_on_meta", "trace_model", "training_mode"]
+__all__ = ["TraceFailed", "blank_images", "on_meta", "run_on_meta", "trace_model", "training_mode"]
 
 
 class TraceFailed(UnsupportedModel):
@@ -82,6 +82,18 @@ def on_meta(model: nn.Module) -> nn.Module:
     return copy_with(model, memo, lambda held: torch.empty_like(held, device="meta")).eval()
 
 
+def blank_images(model: nn.Module, input_size: Sequence[int], count: int = 1) -> Tensor:
+    """Return images without data that a network on the meta device takes, shape (N, C, H, W).
+
+    Args:
+        model: tells the type of the numbers, single precision if it has no parameter to tell.
+        input_size: (C, H, W) of one image.
+        count: N.
+    """
+    numbers = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return torch.empty(count, *input_size, device="meta", dtype=next(numbers, torch.float32))
+
+
 def trace_model(
     meta: nn.Module,
     input_size: Sequence[int],
@@ -101,8 +113,7 @@ def trace_model(
         UnsupportedModel: if the pass fails; the message names the module that was running.
     """
     tracer = _Tracer(meta, depthwise)
-    dtype = next((p.dtype for p in meta.parameters()), torch.float32)
-    images = torch.empty(1, *input_size, device="meta", dtype=dtype)
+    images = blank_images(meta, input_size)
     trace = tracer.flow.trace
     _run(meta, images, tracer)
     trace.eval_ops = len(trace.ops)

@@ -24,7 +24,16 @@ from zoo.core.settings import Range, check_settings
 from zoo.core.training.gradients import backward, guard
 from zoo.core.training.top1 import right_answers
 
-__all__ = ["CrossEntropy", "OnStep", "Recipe", "TrainHistory", "TrainingLoss", "evaluate", "train"]
+__all__ = [
+    "FINETUNE",
+    "CrossEntropy",
+    "OnStep",
+    "Recipe",
+    "TrainHistory",
+    "TrainingLoss",
+    "evaluate",
+    "train",
+]
 
 Schedule = Literal["cosine", "multistep", "constant"]
 
@@ -102,6 +111,10 @@ def _check_optimizer(name: str) -> None:
     known = list_optimizers()
     if name.lower().removeprefix("lookahead_") not in known:
         raise unknown_name("optimizer", name, known)
+
+
+FINETUNE = Recipe(epochs=5, lr=0.02)
+"""For a pruned network, where nobody gives another; nearly all suites take this learning rate."""
 
 
 class TrainingLoss(nn.Module):

@@ -20,6 +20,8 @@ from concurrent.futures import Executor, Future
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+
 __all__ = ["WorkerDied", "Workers", "one_thread"]
 
 _LOOK_SECONDS = 0.5
@@ -35,9 +37,7 @@ _Task = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]  # whatever th
 
 
 def one_thread() -> None:
-    """Lets torch calculate in one thread."""
-    import torch
-
+    """Let torch calculate in one thread."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     torch.set_num_threads(1)
 
@@ -50,11 +50,11 @@ class WorkerDied(ChildProcessError):
 
 
 class Workers(Executor):
-    """An executor of fresh processes of one thread each, which ignore Ctrl-C.
+    """An executor of fresh processes, which ignore Ctrl-C and end with the one that started them.
 
     Args:
         count: most processes beside each other; they start when there is work for them.
-        settle: called first in every process.
+        settle: called first in every process; it has to survive pickling.
     """
 
     def __init__(self, count: int, settle: Callable[[], object] = one_thread) -> None:
@@ -63,7 +63,7 @@ class Workers(Executor):
         self._slots = [_Slot(self._tasks, settle) for _ in range(count)]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Hands a task to the next process that is free; arguments and result are pickled.
+        """Hand a task to the next process that is free; arguments and result are pickled.
 
         Its exceptions are the future's, and `WorkerDied` if the process ends without an answer.
 
@@ -78,7 +78,7 @@ class Workers(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """Ends all processes; one that is busy gets SIGTERM and time to answer to it.
+        """End all processes; one that is busy gets SIGTERM and time to answer to it.
 
         Args:
             wait: it is always waited for.
@@ -258,5 +258,5 @@ def _told(exitcode: int | None) -> str:
     name = f" ({signal.Signals(number).name})" if known else ""
     hint = ""
     if number == signal.SIGKILL:
-        hint = "; the system does that when memory runs out: try fewer --workers"
+        hint = "; the system does that when memory runs out: try fewer workers"
     return f"killed by signal {number}{name}{hint}"

@@ -1,6 +1,5 @@
-"""The death of one process is the end of one cell."""
+"""What a run makes of the death of a process: the end of one cell."""
 
-import operator
 import os
 import signal
 import subprocess
@@ -9,7 +8,6 @@ import time
 from collections import Counter
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,85 +16,16 @@ from rich.console import Console
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import load_records
 from benchmarks.records.record import Record
-from benchmarks.running import protocol
+from benchmarks.running import parent, protocol
 from benchmarks.running.plan import Job, Plan
 from benchmarks.running.run_cells import run_plan
-from benchmarks.running.workers import WorkerDied, Workers, _packable, _Slot, _told
 from tests.benchmarks.fabricate import cell, record
+from zoo.core.child_process import WorkerDied
 
 ROOT = Path(__file__).parents[3]
 
 
-class Narrow(ValueError):
-    """Does not survive pickling: it is made of two values and keeps one."""
-
-    def __init__(self, name: str, limit: int) -> None:
-        super().__init__(f"{name} is above {limit}")
-
-
-# The processes.
-
-
-def test_a_task_ends_with_its_process_and_the_others_do_not() -> None:
-    pool = Workers(2, settle=os.getpid)  # without torch, for speed
-    try:
-        killed = pool.submit(signal.raise_signal, signal.SIGKILL)
-        aborted = pool.submit(os.abort)
-        left = pool.submit(os._exit, 3)
-        left_politely = pool.submit(sys.exit, 0)
-        broken = pool.submit(operator.truediv, 1, 0)
-        added = pool.submit(operator.add, 1, 2)
-        with pytest.raises(WorkerDied, match=r"^killed by signal 9 \(SIGKILL\); .*memory"):
-            killed.result(120)
-        with pytest.raises(WorkerDied, match=r"^killed by signal 6 \(SIGABRT\)$"):
-            aborted.result(120)
-        with pytest.raises(WorkerDied, match="exit status 3"):
-            left.result(120)
-        with pytest.raises(WorkerDied, match="exit status 0"):
-            left_politely.result(120)
-        with pytest.raises(ZeroDivisionError):
-            broken.result(120)
-        assert added.result(120) == 3
-    finally:
-        pool.shutdown()
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        pool.submit(operator.add, 1, 2)
-
-
-def test_a_second_interruption_ends_processes_that_do_not_listen(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pool = Workers(1, settle=partial(signal.signal, signal.SIGTERM, signal.SIG_IGN))
-    process = pool.submit(os.getpid).result(120)
-    busy = pool.submit(time.sleep, 10**6)
-    while not busy.running():
-        time.sleep(0.01)
-
-    def interrupt(slot: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(_Slot, "wait", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        pool.shutdown()
-    with pytest.raises(WorkerDied, match="killed by signal"):
-        busy.result(120)
-    with pytest.raises(ProcessLookupError):
-        os.kill(process, 0)
-
-
-def test_an_end_names_the_signal() -> None:
-    assert _told(-signal.SIGSEGV) == "killed by signal 11 (SIGSEGV)"
-    assert _told(-35) == "killed by signal 35"  # a real-time signal has no name
-    assert _told(None) == "the process ended with exit status None and gave no answer"
-
-
-def test_an_exception_that_cannot_travel_is_told() -> None:
-    packed = _packable(Narrow("lr", 3))
-    assert type(packed) is ValueError and str(packed) == "Narrow: lr is above 3"
-    assert isinstance(_packable(ZeroDivisionError("x")), ZeroDivisionError)
-
-
-# What a run makes of a death. Nothing is trained here, and a process is a call.
+# Nothing is trained here, and a process is a call.
 
 
 class Mortal(Executor):
@@ -130,7 +59,7 @@ METHODS = ("uniform", "taylor", "fpgm")
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.running.parent.parent_for", lambda cell, places: None)
+    monkeypatch.setattr(parent, "parent_for", lambda cell, places: None)
 
     def run_cell(cell: Cell, **_: object) -> tuple[Record, None]:
         return record(cell=cell, id="", utc=datetime.now(UTC).isoformat(timespec="seconds")), None

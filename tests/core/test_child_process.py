@@ -1,0 +1,73 @@
+"""The death of one process is the end of one task."""
+
+import operator
+import os
+import signal
+import sys
+import time
+from functools import partial
+
+import pytest
+
+from zoo.core.child_process import WorkerDied, Workers, _packable, _Slot, _told
+
+
+class Narrow(ValueError):
+    """Does not survive pickling: it is made of two values and keeps one."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(f"{name} is above {limit}")
+
+
+def test_a_task_ends_with_its_process_and_the_others_do_not() -> None:
+    pool = Workers(2, settle=os.getpid)
+    try:
+        killed = pool.submit(signal.raise_signal, signal.SIGKILL)
+        left = pool.submit(sys.exit, 3)
+        broken = pool.submit(operator.truediv, 1, 0)
+        added = pool.submit(operator.add, 1, 2)
+        with pytest.raises(WorkerDied, match=r"^killed by signal 9 \(SIGKILL\); .*memory"):
+            killed.result(120)
+        with pytest.raises(WorkerDied, match="exit status 3"):
+            left.result(120)
+        with pytest.raises(ZeroDivisionError):
+            broken.result(120)
+        assert added.result(120) == 3
+    finally:
+        pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(operator.add, 1, 2)
+
+
+def test_a_second_interruption_ends_processes_that_do_not_listen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Workers(1, settle=partial(signal.signal, signal.SIGTERM, signal.SIG_IGN))
+    process = pool.submit(os.getpid).result(120)
+    busy = pool.submit(time.sleep, 10**6)
+    while not busy.running():
+        time.sleep(0.01)
+
+    def interrupt(slot: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Slot, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.shutdown()
+    with pytest.raises(WorkerDied, match="killed by signal"):
+        busy.result(120)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_an_end_names_the_signal() -> None:
+    assert _told(-signal.SIGSEGV) == "killed by signal 11 (SIGSEGV)"
+    assert _told(-signal.SIGABRT) == "killed by signal 6 (SIGABRT)"
+    assert _told(-35) == "killed by signal 35"  # a real-time signal has no name
+    assert _told(None) == "the process ended with exit status None and gave no answer"
+
+
+def test_an_exception_that_cannot_travel_is_told() -> None:
+    packed = _packable(Narrow("lr", 3))
+    assert type(packed) is ValueError and str(packed) == "Narrow: lr is above 3"
+    assert isinstance(_packable(ZeroDivisionError("x")), ZeroDivisionError)
