@@ -1,7 +1,7 @@
 """Every way in which we train, on a narrow ResNet in channels_last; run in a process of its own.
 
-`python -m tests.narrow_trainings` prints "done" at the end; `... bare` makes one step with torch
-alone, of the one layer that matters.
+`python -m tests.narrow_trainings` prints "done" at the end; `... sample` runs few of the pruners;
+`... bare` makes one step with torch alone, of the one layer that matters.
 """
 
 import sys
@@ -19,7 +19,7 @@ def main() -> None:
     if sys.argv[1:] == ["bare"]:
         one_bare_step()
     else:
-        every_pruner()
+        every_pruner(sys.argv[1:] == ["sample"])
         both_executions()
     sys.stdout.write("done\n")
 
@@ -30,13 +30,17 @@ def one_bare_step() -> None:
     layer(images).sum().backward()
 
 
-def every_pruner() -> None:
+# One that trains blocks, one that trains a supernet.
+SAMPLE = ("bnp", "bcnet")
+
+
+def every_pruner(is_sample: bool) -> None:
     """A search, with the training of its supernet, and the fine-tuning with its loss."""
     from zoo.core.method.discovery import get_pruner, list_pruners
     from zoo.core.networks.rebuild import rebuild
     from zoo.core.training.train import Recipe, train
 
-    for name in list_pruners():
+    for name in SAMPLE if is_sample else list_pruners():
         task = narrow_problem()
         pruner = get_pruner(name).tiny()
         subnet = pruner.search(task)

@@ -39,6 +39,13 @@ def problem(
 ) -> Problem:
     model, space = parent(name)
     cost, meter = CostModel(space), Meter()
+    data = MeteredData(*batches(), meter)
+    budget = Budget.parse(keep_ratio, cost)
+    return Problem(model, space, cost, budget, data, rules or WidthRules(), meter=meter)
+
+
+def batches() -> tuple[Batches, Batches]:
+    """The training and the search images of every problem, charged to nobody."""
     parts = []
     for seed, count in enumerate((4 * BATCH, 2 * BATCH)):
         rng = np.random.default_rng(seed)
@@ -46,9 +53,7 @@ def problem(
         labels = torch.from_numpy(rng.integers(0, 10, count))
         dataset = ImageTensors(pixels, labels, (0.5,) * 3, (0.29,) * 3)
         parts.append(_Doubled(dataset, BATCH, seed=0))
-    data = MeteredData(parts[0], parts[1], meter)
-    budget = Budget.parse(keep_ratio, cost)
-    return Problem(model, space, cost, budget, data, rules or WidthRules(), meter=meter)
+    return parts[0], parts[1]
 
 
 class _Doubled(Batches):

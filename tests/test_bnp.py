@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import zoo.core.networks.cifar_resnet  # noqa: F401  # registers resnet20_cifar
-from tests.problems import BATCH, SIDE, parent, problem
+from tests.problems import BATCH, SIDE, batches, parent, problem
 from zoo.bnp import BNP, _best_feasible, distil_blocks, finalists, score_blocks
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
@@ -55,7 +55,7 @@ def test_a_score_is_the_relative_error_of_that_block_alone() -> None:
     task = problem()
     settings = replace(BNP.tiny(), steps=0)
     grid, table = scored(task, settings)
-    (images, _) = next(iter(task.data.training._source.epoch(0)))
+    (images, _) = next(iter(batches()[0].epoch(0)))
     runner = BlockRunner(task.model, task.space, grid.blocks)
     inputs, targets = runner.features(images)
     for block in (0, 4, 8):
@@ -198,8 +198,7 @@ def test_joint_training_trains_every_block_as_if_alone() -> None:
     runner = BlockRunner(task.model, task.space, blocks)
     optimizer = torch.optim.Adam(alone.values(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
-    batches = iter(task.data.training._source.epoch(0))
-    for draw, (images, _) in zip(draws, batches, strict=False):
+    for draw, (images, _) in zip(draws, batches()[0].epoch(0), strict=False):
         inputs, targets = runner.features(images)
         output = runner.run({2: inputs[2]}, grid.config(task.space, draw), alone)[2]
         optimizer.zero_grad()

@@ -212,7 +212,7 @@ def test_signed_value_vanishes_in_train_mode_by_scale_invariance() -> None:
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("solver", ["greedy", "exact"])
-@pytest.mark.parametrize("keep_ratio", [0.5, 0.25])
+@pytest.mark.parametrize("keep_ratio", [0.25, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_budget_is_met_on_the_recounted_network(
     network: str, solver: str, keep_ratio: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,15 @@ README = (ROOT / "README.md").read_text("utf-8")
 RENEW = "stale; renew it with: zoo report --results results/reference --readme README.md"
 
 
-@pytest.fixture(scope="module")
+@cache
+def records_of(folder: str) -> list[Record]:
+    """Published records, read once for all tests."""
+    return load_records(ROOT / "results" / folder / "records")
+
+
+@pytest.fixture
 def reference() -> list[Record]:
-    return load_records(ROOT / "results" / "reference" / "records")
+    return records_of("reference")
 
 
 def test_result_table_is_the_one_of_the_reference_records(reference: list[Record]) -> None:
@@ -63,7 +70,7 @@ TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 
 @pytest.mark.parametrize("folder", DRAWN, ids=lambda path: path.parent.name)
 def test_figures_are_those_of_the_records_beside_them(folder: Path) -> None:
-    figures = figures_of(load_records(folder.parent / "records"))
+    figures = figures_of(records_of(folder.parent.name))
     renew = f"stale; renew it with: zoo report --results results/{folder.parent.name}"
     assert {path.stem for path in folder.iterdir()} == set(figures), renew
     for name, draw in figures.items():
@@ -89,7 +96,7 @@ def test_pictures_that_a_text_shows_are_there(text: Path) -> None:
     ],
 )
 def test_pages_are_made_from_their_records(page: str, folder: str, names: list[str]) -> None:
-    records = load_records(ROOT / "results" / folder / "records")
+    records = records_of(folder)
     tables = {**special_tables(records), "report": lambda: to_short_markdown(compare(records))}
     text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
     renew = f"renew it with: zoo report --results results/{folder} --readme docs/{page}.md"
@@ -99,7 +106,7 @@ def test_pages_are_made_from_their_records(page: str, folder: str, names: list[s
 
 def test_solvers_of_the_ablation_were_given_equal_score_tables() -> None:
     tables: dict[int, set[object]] = {}
-    for record in load_records(ROOT / "results" / "bnp-ablation" / "records"):
+    for record in records_of("bnp-ablation"):
         if record.cell.method == "bnp" and set(record.cell.settings) <= {"solver"}:
             tables.setdefault(record.cell.seed, set()).update(
                 row["table"] for row in record.trace if row["step"] == "solve"

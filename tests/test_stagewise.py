@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.latencies import fabricated
-from tests.problems import BATCH, SIDE, problem
+from tests.problems import BATCH, SIDE, batches, problem
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.cost.budget import Budget
 from zoo.core.cost.cost_model import CostModel, Metric
@@ -217,7 +217,7 @@ def test_an_iteration_by_hand() -> None:
         widths = widths_of(task)
         staged = staged_of(widths, 2)
         trained = train_stagewise(widths, staged, settings)
-    (images, labels) = next(iter(again.data.training._source.epoch(0)))
+    (images, labels) = next(iter(batches()[0].epoch(0)))
     engine = engine_of(again)
     supernet, runner = again.supernet, StageRunner(again.supernet, staged.stages)
     whole = supernet.sliced(SubnetConfig.full(), engine.weights)
@@ -260,7 +260,7 @@ def test_labels_train_a_stage_within_the_fullnet(count: int) -> None:
         widths = widths_of(task)
         staged = staged_of(widths, count)
         trained = train_stagewise(widths, staged, settings)
-    (images, labels) = next(iter(again.data.training._source.epoch(0)))
+    (images, labels) = next(iter(batches()[0].epoch(0)))
     engine, supernet = engine_of(again), again.supernet
     drawn = task.rng("search").spawn(2)[0].integers(staged.free.sizes)
     config = widths.config(staged.free.whole(drawn[None])[0])
@@ -477,8 +477,8 @@ def test_scores_are_minus_the_summed_errors_of_the_stages_run_alone() -> None:
     (score, best) = pruner.scores(task, [config, SubnetConfig.full()])
     again = problem()
     supernet, runner = again.supernet, StageRunner(again.supernet, staged.stages)
-    train = [images for images, _ in again.data.training._source.epoch(0)]
-    (first, second) = (images for images, _ in again.data.searching._source.epoch(0))
+    train = [images for images, _ in batches()[0].epoch(0)]
+    (first, second) = (images for images, _ in batches()[1].epoch(0))
     everything = SubnetConfig.full()
     total, parts = 0.0, [first, second]
     with torch.no_grad():

@@ -20,7 +20,7 @@ from baselines.bcnet import (
     right_side,
     train_coupled,
 )
-from tests.problems import BATCH, problem
+from tests.problems import BATCH, batches, problem
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths
@@ -79,7 +79,7 @@ def test_recorded_losses_are_those_of_each_subnets_own_images() -> None:
         trained = train_parallel(space_of(task), settings)
     again = problem()
     widths = space_of(again)
-    (images, labels) = next(iter(again.data.training._source.epoch(0)))
+    (images, labels) = next(iter(batches()[0].epoch(0)))
     for part, target, state, loss in zip(
         images.chunk(4), labels.chunk(4), trained.records["states"], trained.records["losses"],
         strict=True,
@@ -230,7 +230,7 @@ def test_the_sandwich_is_one_update_on_labels_and_soft_targets() -> None:
     again = problem()
     widths = space_of(again, 4)
     weights = starting_weights(again, "parent")
-    (images, labels) = next(iter(again.data.training._source.epoch(0)))
+    (images, labels) = next(iter(batches()[0].epoch(0)))
 
     def logits(state: np.ndarray) -> Tensor:
         config = widths.config(state)
@@ -338,7 +338,7 @@ def test_coupled_training_takes_the_mean_of_both_sides_and_alternates() -> None:
     assert (second == complement(space_of(task).grid, first)).all()
     again = problem()
     widths = space_of(again)
-    (images, labels) = next(iter(again.data.training._source.epoch(0)))
+    (images, labels) = next(iter(batches()[0].epoch(0)))
     left = widths.config(first)
     losses = []
     for side in (left, right_side(widths, left)):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import zoo
 from benchmarks import cli
 from benchmarks.records.files import load_record, write_record
+from benchmarks.records.runtime import Latency
 from tests.benchmarks.fabricate import record
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,13 @@ def run(monkeypatch, capsys, tmp_path):
         return status, out, err
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    """Pruned networks are timed as always, in a hundredth of the time."""
+    few = partial(Latency, batches=(1,), rounds=3, block_ms=1.0, warmup_ms=1.0)
+    monkeypatch.setattr("benchmarks.running.prune_one.Latency", few)
 
 
 @pytest.fixture

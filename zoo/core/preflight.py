@@ -19,6 +19,7 @@ from zoo.core.data.pairs import Targets
 from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter
 from zoo.core.randomness import fixed_random
+from zoo.core.training.gradients import backward
 from zoo.core.training.logits import LogitsReader, bare, reading
 from zoo.core.training.train import evaluate
 
@@ -253,7 +254,7 @@ class _Probe:
                 "parameters: its forward pass detaches them, or runs under torch.no_grad"
             )
         try:
-            torch.autograd.backward(loss)
+            backward(loss)
         except RuntimeError as error:
             raise UnsupportedModel(
                 f"{type(model).__name__} has no gradient in training mode: {_reason(error)}"

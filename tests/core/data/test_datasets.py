@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import CIFAR10
 
+from zoo.core.data import digits as glyphs
 from zoo.core.data.batches import Batches, ImageTensors, crop_and_flip, shift
 from zoo.core.data.datasets import check_classes, list_datasets, load_splits
-from zoo.core.data import digits as glyphs
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData, TestSplit
 from zoo.core.data.splitting import hold_out

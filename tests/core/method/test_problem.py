@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.problems import batches
 from tests.problems import problem as float64_problem
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.cost.budget import Budget
@@ -151,10 +152,10 @@ def test_accuracy_is_that_of_the_rebuilt_network_in_eval_mode(recalibration_batc
     task = float64_problem()
     config = SubnetConfig({g.name: tuple(range(g.size // 2)) for g in task.space.groups})
     small = rebuild(task.model, task.space, config)
-    images = [images for images, _ in islice(task.data.training._source.epoch(0), 3)]
+    images = [images for images, _ in islice(batches()[0].epoch(0), 3)]
     if recalibration_batches:
         recalibrate(small, images)
-    hits = [small(x).argmax(1) == labels for x, labels in task.data.searching._source.epoch(0)]
+    hits = [small(x).argmax(1) == labels for x, labels in batches()[1].epoch(0)]
     wanted = float(torch.cat(hits).double().mean())
     task.supernet.forward(images[0], config, training=True)  # leaves another mode behind
     with task.meter.phase("search"):

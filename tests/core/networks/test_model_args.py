@@ -53,11 +53,11 @@ LOADING = [
 ]
 
 
-@pytest.mark.parametrize("value", [True, False, None, "x", {"url": "https://example.org/x"}])
 @pytest.mark.parametrize("key", LOADING)
-def test_what_can_load_is_refused_by_its_name(key: str, value: object) -> None:
-    with pytest.raises(ValueError, match=rf"^mine\.toml: '{key}' is not taken from a file"):
-        check_model_args({"num_classes": 10, key: value}, "mine.toml")
+def test_what_can_load_is_refused_by_its_name(key: str) -> None:
+    for value in (True, False, None, "x", {"url": "https://example.org/x"}):
+        with pytest.raises(ValueError, match=rf"^mine\.toml: '{key}' is not taken from a file"):
+            check_model_args({"num_classes": 10, key: value}, "mine.toml")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ NETWORKS: Mapping[str, str] = {
     "depthwise": "mobilenetv2_035",
     "squeeze_excite": "test_efficientnet",
 }
+# Half of mobilenetv2's blocks: what a search costs here is the number of its layers.
+ARGUMENTS: Mapping[str, Mapping[str, float]] = {"depthwise": {"depth_multiplier": 0.3}}
 CLASSES = 10
 INPUT_SIZE = (3, 32, 32)
 BATCH_SIZE = 16
@@ -223,7 +225,9 @@ def _parent(network: str) -> tuple[nn.Module, ChannelSpace]:
     """A network with random weights and random BatchNorm statistics, in eval mode."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        model = timm.create_model(NETWORKS[network], num_classes=CLASSES)
+        model = timm.create_model(
+            NETWORKS[network], num_classes=CLASSES, **ARGUMENTS.get(network, {})
+        )
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)

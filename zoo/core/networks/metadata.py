@@ -85,6 +85,7 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         images: what it ran on.
         calls: the shapes that went through each module, by path.
         features: shapes of what the method ``forward_features`` of each module returned, by path.
+        intermediates: those of what ``forward_intermediates`` returned, by path, where asked for.
     """
 
     def __init__(self, model: nn.Module, input_size: Sequence[int], is_trained: bool) -> None:
@@ -92,6 +93,7 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         self.model = model
         self.calls: dict[str, _Calls] = {path: _Calls() for path, _ in model.named_modules()}
         self.features: dict[str, list[Shape]] = {}
+        self.intermediates: dict[str, list[Shape]] = {}
         self._stack = [""]
         self._log: list[tuple[str, tuple[Any, ...]]] = []  # path, operator and arguments
         self.images = blank_images(model, input_size)
@@ -307,13 +309,16 @@ def _feature_width(before: _Pass, after: _Pass, path: str, index: int) -> int | 
 
 def _intermediates(network: _Pass, path: str) -> list[Shape]:
     """Shapes of the intermediate features of a network or a part that reads images."""
-    module: Any = network.model.get_submodule(path)
-    entering = network.calls[path].entering
-    if not entering:
-        return []
-    images = network.images.new_empty(entering[0][0])
-    with torch.no_grad():
-        return _shapes(module.forward_intermediates(images, intermediates_only=True))
+    if path not in network.intermediates:  # a pass for all features, not one for each
+        module: Any = network.model.get_submodule(path)
+        entering = network.calls[path].entering
+        found: list[Shape] = []
+        if entering:
+            images = network.images.new_empty(entering[0][0])
+            with torch.no_grad():
+                found = _shapes(module.forward_intermediates(images, intermediates_only=True))
+        network.intermediates[path] = found
+    return network.intermediates[path]
 
 
 def _paths_of(path: str, name: str) -> list[str]:
