@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 from tests.latencies import made_up_times
-from zoo.core.cost.cost_model import measure_latency as timing
+from zoo.core.cost import measure_latency as timing
 
 SIZE = (3, 32, 32)
 

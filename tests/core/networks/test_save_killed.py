@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.core.test_save import assert_same, fresh, pruned
 
 import zoo
+from tests.core.networks.test_save import assert_same, fresh, pruned
 from zoo.core.networks import save
 
 KILLED = 77

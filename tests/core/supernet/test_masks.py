@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from tests.core.test_exact import random_config
 from torch import Tensor, nn
 
+from tests.core.networks.test_exact import random_config
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import UnsupportedModel
