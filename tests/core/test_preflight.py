@@ -528,6 +528,28 @@ def test_a_network_that_keeps_what_it_computed_is_pruned_and_saved(
     assert same_weights(loaded, result.model)
 
 
+class NoiseOfItsWidth(Tiny):
+    """Noise in training mode, which a pass without data cannot follow: it is made on the CPU."""
+
+    def features(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.first(images))
+        maps = maps + torch.randn(1, 8, 1, 1) if self.training else maps
+        return torch.relu(self.second(torch.relu(maps))).mean((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:only eval mode was traced")
+def test_a_width_in_code_that_only_training_reaches_is_told_before_any_search() -> None:
+    refused(
+        "with fewer channels .* training mode", network(NoiseOfItsWidth), error=UnsupportedModel
+    )
+
+
+def test_weights_that_are_computed_are_told_with_the_way_out() -> None:
+    model = network()
+    model.second = nn.utils.parametrizations.weight_norm(model.second)
+    refused("second computes .*remove_parametrizations", model, error=UnsupportedModel)
+
+
 @pytest.mark.parametrize("method", zoo.list_pruners())
 def test_every_method_reads_one_logit_of_a_dict_and_takes_soft_targets(method: str) -> None:
     soft = torch.stack([0.7 - 0.4 * (LABELS % 2), 0.3 + 0.4 * (LABELS % 2)], 1)

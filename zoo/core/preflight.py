@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from zoo.core.channels.resize import resized_copy
+from zoo.core.channels.space import ChannelSpace
 from zoo.core.data.batches import Batch
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData
@@ -98,6 +100,33 @@ class Preflight:
             for name, tensor in (*small.named_parameters(), *small.named_buffers()):
                 tensor.data = tensor.data.to(types[name])
         return small
+
+    def check_smaller(self, space: ChannelSpace) -> None:
+        """Refuse a network that cannot be used with fewer channels, though tracing saw no reason.
+
+        Training mode may not run without data, and a network is then traced in eval mode alone.
+
+        Args:
+            space: of the parent.
+
+        Raises:
+            UnsupportedModel: if a smaller network does not take the first images in either mode.
+        """
+        smaller = resized_copy(self.parent, space.table, space.tried)
+        few = _few(self.train.first_images())
+        for is_training in (False, True):
+            try:
+                with torch.no_grad():
+                    _passed(smaller.train(is_training), few, self.train.name)
+            except ValueError as error:
+                reason = _reason(error.__cause__) if isinstance(error.__cause__, Exception) else ""
+                mode = "training" if is_training else "eval"
+                raise UnsupportedModel(
+                    f"with fewer channels {type(smaller).__name__} does not run in {mode} mode: "
+                    f"{reason}. Its code holds a number of channels, and could not be traced there "
+                    "without data; let it read that from its tensors, and make new ones on their "
+                    "device"
+                ) from error
 
     def accuracy(self, network: nn.Module) -> float:
         """Top-1 on the validation batches of a network with the types of the given one."""

@@ -102,6 +102,11 @@ class ChannelSpace:
         """Number of channels of each group, int64, shape (G,)."""
         return np.array([group.size for group in self.groups], dtype=np.int64)
 
+    @property
+    def tried(self) -> SubnetConfig:
+        """A configuration that keeps less of every group, and was proved while tracing."""
+        return _probes(self.table)[0]
+
     def group(self, name: str) -> ChannelGroup:
         """Return the group called ``name``.
 
