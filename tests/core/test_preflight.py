@@ -6,6 +6,7 @@ import collections
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -455,6 +456,30 @@ class Auxiliary(Tiny):
         return (logits, self.second_head(images.mean((2, 3)))) if self.training else logits
 
 
+class AuxiliaryFirst(Auxiliary):
+    """As older deep supervision returns them: the logits of the last layer come last."""
+
+    def forward(self, images: Tensor) -> Any:
+        output = super().forward(images)
+        return list(reversed(output)) if self.training else output
+
+
+class AuxiliaryNamed(Auxiliary):
+    """Names that say nothing to us."""
+
+    def forward(self, images: Tensor) -> Any:
+        output = super().forward(images)
+        return {"side": output[1], "out": output[0]} if self.training else {"out": output}
+
+
+class Keeping(Tiny):
+    """Keeps its features for a loss."""
+
+    def features(self, images: Tensor) -> Tensor:
+        self.kept = super().features(images)
+        return self.kept
+
+
 class Convolutional(Tiny):
     """Logits of shape (N, classes, 1, 1)."""
 
@@ -464,7 +489,7 @@ class Convolutional(Tiny):
 
 def logits_of(output: Any) -> Tensor:
     if isinstance(output, dict):
-        output = output["logits"]
+        output = output.get("logits", output.get("out"))
     elif isinstance(output, Output):
         output = output.logits
     elif isinstance(output, tuple):
@@ -472,7 +497,10 @@ def logits_of(output: Any) -> Tensor:
     return output.flatten(1)
 
 
-@pytest.mark.parametrize("kind", [Dictionary, Listed, Auxiliary, Convolutional])
+@pytest.mark.parametrize(
+    "kind",
+    [Dictionary, Listed, Auxiliary, AuxiliaryFirst, AuxiliaryNamed, Convolutional],
+)
 @pytest.mark.parametrize("method", ["knapsack", "taylor"])
 def test_logits_are_found_in_what_a_network_returns(
     kind: type[Tiny], method: str, plain: zoo.PruneResult
@@ -486,6 +514,40 @@ def test_logits_are_found_in_what_a_network_returns(
     assert type(returned) is type(network(kind).eval()(IMAGES))  # and not the logits alone
     assert torch.equal(logits_of(returned), by_hand.model(IMAGES))
     assert not result.model._forward_hooks
+
+
+def test_a_network_that_keeps_what_it_computed_is_pruned_and_saved(
+    tmp_path: Path,
+) -> None:
+    model = network(Keeping)
+    model(IMAGES)  # leaves a tensor of its graph in the network
+    result = pruned(model)
+    result.model.train()(IMAGES)
+    zoo.save_pruned(result, tmp_path / "saved")
+    loaded = zoo.load_pruned(tmp_path / "saved", parent=network(Keeping))
+    assert same_weights(loaded, result.model)
+
+
+class NoiseOfItsWidth(Tiny):
+    """Noise in training mode, which a pass without data cannot follow: it is made on the CPU."""
+
+    def features(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.first(images))
+        maps = maps + torch.randn(1, 8, 1, 1) if self.training else maps
+        return torch.relu(self.second(torch.relu(maps))).mean((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:only eval mode was traced")
+def test_a_width_in_code_that_only_training_reaches_is_told_before_any_search() -> None:
+    refused(
+        "with fewer channels .* training mode", network(NoiseOfItsWidth), error=UnsupportedModel
+    )
+
+
+def test_weights_that_are_computed_are_told_with_the_way_out() -> None:
+    model = network()
+    model.second = nn.utils.parametrizations.weight_norm(model.second)
+    refused("second computes .*remove_parametrizations", model, error=UnsupportedModel)
 
 
 @pytest.mark.parametrize("method", zoo.list_pruners())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from zoo.core.channels.resize import resized_copy
+from zoo.core.channels.space import ChannelSpace
 from zoo.core.data.batches import Batch
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData
@@ -19,6 +20,8 @@ from zoo.core.data.pairs import Targets
 from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter
 from zoo.core.randomness import fixed_random
+from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.trace import training_mode
 from zoo.core.training.gradients import backward
 from zoo.core.training.logits import LogitsReader, bare, reading
 from zoo.core.training.train import evaluate
@@ -99,6 +102,33 @@ class Preflight:
                 tensor.data = tensor.data.to(types[name])
         return small
 
+    def check_smaller(self, space: ChannelSpace) -> None:
+        """Refuse a network that cannot be used with fewer channels, though tracing saw no reason.
+
+        Training mode may not run without data, and a network is then traced in eval mode alone.
+
+        Args:
+            space: of the parent.
+
+        Raises:
+            UnsupportedModel: if a smaller network does not take the first images in either mode.
+        """
+        smaller = resized_copy(self.parent, space.table, space.tried)
+        few = _few(self.train.first_images())
+        for is_training in (False, True):
+            try:
+                with torch.no_grad():
+                    _passed(smaller.train(is_training), few, self.train.name)
+            except ValueError as error:
+                reason = _reason(error.__cause__) if isinstance(error.__cause__, Exception) else ""
+                mode = "training" if is_training else "eval"
+                raise UnsupportedModel(
+                    f"with fewer channels {type(smaller).__name__} does not run in {mode} mode: "
+                    f"{reason}. Its code holds a number of channels, and could not be traced there "
+                    "without data; let it read that from its tensors, and make new ones on their "
+                    "device"
+                ) from error
+
     def accuracy(self, network: nn.Module) -> float:
         """Top-1 on the validation batches of a network with the types of the given one."""
         with reading(network, self.reader):
@@ -129,9 +159,9 @@ def preflight(
     """
     if torch.is_inference_mode_enabled():
         raise ValueError("inference mode is on, and pruning needs gradients; call prune outside it")
-    given = _copied(check_network(model)).eval()
+    given = copy_network(check_network(model)).eval()
     is_half = any(p.dtype in _HALF for p in given.parameters())
-    parent = copy.deepcopy(given).float() if is_half else given
+    parent = copy_network(given).float() if is_half else given
     if epochs and not any(p.requires_grad for p in parent.parameters()):
         raise ValueError(
             f"all parameters of {type(parent).__name__} are frozen (requires_grad=False), so there "
@@ -203,14 +233,16 @@ class _Probe:
         if not bool(images.isfinite().all()):
             raise ValueError(f"images of {name} hold NaN or infinite numbers; mend the dataset")
         # Dense weights: backward passes in another memory format are the training loop's care.
-        trial = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+        trial = copy_network(model).to(memory_format=torch.contiguous_format)
         few = _few(images)
         with torch.no_grad():
             answer = _passed(trial.eval(), few, name)
             alone = _passed(trial, few[:1], name)
+            with training_mode(trial):
+                still = _passed(trial, few, name)
             trained = _passed(trial.train(), few, name)
             one = _takes(trial, few[:1])
-        reader = LogitsReader.of(answer, trained, type(model).__name__)
+        reader = LogitsReader.of(answer, trained, type(model).__name__, still)
         logits = reader.read(answer, training=False)
         if reader.read(alone, training=False).shape != (1, logits.shape[1]):
             raise UnsupportedModel(
@@ -266,15 +298,6 @@ class _Probe:
                 f"the gradient of {wrong[0]} is no finite number on the first batch of {name}; "
                 "check the images' scale and the network's weights"
             )
-
-
-def _copied(network: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(network)
-    except (RuntimeError, TypeError) as error:
-        raise UnsupportedModel(
-            f"{type(network).__name__} cannot be copied: {_reason(error)}"
-        ) from error
 
 
 def _passed(model: nn.Module, images: Tensor, name: str) -> object:

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
@@ -152,7 +153,7 @@ def prune(
     parent = ready.parent
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
-        space = _prunable_space(parent, ready.input_size, inexact)
+        space = _prunable_space(ready, inexact)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
         cost, meter = CostModel(space, table), Meter(ready.train.device)
         budget, data = _budget(value, metric, cost), ready.metered(meter)
@@ -281,13 +282,22 @@ def _finetune(
         )
 
 
-def _prunable_space(
-    parent: nn.Module, input_size: tuple[int, int, int], inexact: bool
-) -> ChannelSpace:
-    space = ChannelSpace.trace(parent, input_size, inexact=inexact)
+def _prunable_space(ready: Preflight, inexact: bool) -> ChannelSpace:
+    parent = ready.parent
+    space = ChannelSpace.trace(parent, ready.input_size, inexact=inexact)
     if not space.groups:
         reasons = "; ".join(f"{p.where}: {p.reason}" for p in space.pinned[:3])
-        raise UnsupportedModel(f"{type(parent).__name__} has no prunable channels ({reasons})")
+        computed = [path for path, m in parent.named_modules() if is_parametrized(m)]
+        remedy = (
+            f"; {computed[0]} computes its weight anew in every pass: make it plain with "
+            "torch.nn.utils.parametrize.remove_parametrizations"
+            if computed
+            else ""
+        )
+        raise UnsupportedModel(
+            f"{type(parent).__name__} has no prunable channels ({reasons}){remedy}"
+        )
+    ready.check_smaller(space)
     return space
 
 

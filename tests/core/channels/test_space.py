@@ -252,6 +252,55 @@ def test_channels_that_only_give_their_number_are_pinned() -> None:
     assert groups_of(ShapedLike()) == {}
 
 
+class Attention(nn.Module):
+    """Self-attention over positions, whose result is shaped as its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.values = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        keys, values = self.keys(features).flatten(2), self.values(features).flatten(2)
+        weights = (keys.transpose(1, 2) @ keys).softmax(-1)
+        return (values @ weights).view(features.shape)
+
+
+class WithAttention(Branch):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.wide = Attention(), nn.Conv2d(8, 12, 3)
+        self.head = nn.Linear(12, 5)
+
+    def middle(self, features: Tensor) -> Tensor:
+        return self.wide(self.attention(features))
+
+
+def test_a_shape_that_is_held_in_one_module_pins_no_other() -> None:
+    assert groups_of(WithAttention()) == {"wide": 12}
+
+
+class Halved(Branch):
+    """Takes the halves of its channels; the number of kept ones may be odd, or lie in one half."""
+
+    def middle(self, features: Tensor) -> Tensor:
+        half = features.shape[1] // 2
+        return torch.cat([features[:, :half].relu(), features[:, half:]], 1)
+
+
+class HandShuffled(Branch):
+    """A channel shuffle by views: four groups of as many channels as there are."""
+
+    def middle(self, features: Tensor) -> Tensor:
+        images, channels, height, width = features.shape
+        parts = features.view(images, 4, channels // 4, height, width)
+        return parts.transpose(1, 2).reshape(images, channels, height, width)
+
+
+@pytest.mark.parametrize("network", [Halved, HandShuffled])
+def test_parts_that_code_computes_are_pinned_before_any_search(network: type[Branch]) -> None:
+    assert groups_of(network(16)) == {}
+
+
 class Flattened(Branch):
     def __init__(self) -> None:
         super().__init__()

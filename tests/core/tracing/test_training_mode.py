@@ -122,6 +122,38 @@ class Noisy(Net):
         return self.head(F.dropout2d(self.two(x), 0.2, self.training))
 
 
+class ReturnsMore(Net):
+    """Both modes call the same operators; training mode returns more of what they make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.bn(self.one(x)).relu()
+        out, more = self.head(self.two(x)), self.aux(x.mean((2, 3)))
+        return (out, more) if self.training else out
+
+
+class KeepsMore(ReturnsMore):
+    """Training mode leaves what the other mode throws away where a loss finds it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.one(x)).relu()
+        more = self.aux(x.mean((2, 3)))
+        if self.training:
+            self.kept = more
+        return self.head(self.two(x))
+
+
+class CountsWhileTraining(Net):
+    """A number of channels that only training mode multiplies by."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.one(x)).relu()
+        return self.head(self.two(x * (x.shape[1] if self.training else 1)))
+
+
 def halved(space: ChannelSpace) -> SubnetConfig:
     return SubnetConfig({g.name: tuple(range(0, g.size, 2)) for g in space.groups})
 
@@ -153,6 +185,22 @@ def test_auxiliary_head_reads_the_kept_channels() -> None:
     small = rebuild(model, space, SubnetConfig(keep))
     assert torch.equal(small.hidden.weight, model.hidden.weight[:, [0, 3, 7]])
     assert torch.equal(small.aux.weight, model.aux.weight)
+
+
+@pytest.mark.parametrize("kind", [ReturnsMore, KeepsMore])
+def test_what_only_training_mode_hands_out_keeps_its_channels(kind: Callable[[], Net]) -> None:
+    space = ChannelSpace.trace(kind(), SIZE)
+    assert {g.name: g.size for g in space.groups} == {"one": 8, "two": 12}
+    assert "aux" in {p.where for p in space.pinned}
+    small = rebuild(kind(), space, halved(space)).train()
+    outputs = small(torch.randn(2, *SIZE))
+    more = small.kept if kind is KeepsMore else outputs[1]
+    assert more.shape == (2, 5)
+
+
+def test_a_number_that_only_training_mode_computes_with_pins_channels() -> None:
+    space = ChannelSpace.trace(CountsWhileTraining(), SIZE)
+    assert {g.name for g in space.groups} == {"two"}
 
 
 def test_layers_that_only_train_keep_their_own_channels_and_cost_nothing() -> None:

@@ -44,8 +44,8 @@ def with_held(
         meta: the network on the meta device.
         trace: its trace.
         table: made from the trace.
-        configs: what smaller networks keep, the first less than all of every group. It is tried;
-            the others tell widths apart that are equal in it by chance.
+        configs: what smaller networks keep, the first less than all of every group. It is tried,
+            then the second; all tell widths apart that are equal in the first by chance.
         size: (C, H, W) of one image.
 
     Raises:
@@ -61,10 +61,10 @@ def with_held(
         if found is None:
             raise mismatch
         chosen, mismatch = found
-        if mismatch is None and len(configs) > 1:
-            mismatch = attempt.mismatch(chosen, configs[1])
-            if mismatch is not None:
-                raise mismatch
+    for config in configs[1:2]:
+        mismatch = attempt.mismatch(chosen, config)
+        if mismatch is not None:
+            raise mismatch
     return attempt.table(chosen)
 
 

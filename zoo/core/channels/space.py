@@ -102,6 +102,11 @@ class ChannelSpace:
         """Number of channels of each group, int64, shape (G,)."""
         return np.array([group.size for group in self.groups], dtype=np.int64)
 
+    @property
+    def tried(self) -> SubnetConfig:
+        """A configuration that keeps less of every group, and was proved while tracing."""
+        return _probes(self.table)[0]
+
     def group(self, name: str) -> ChannelGroup:
         """Return the group called ``name``.
 
@@ -115,7 +120,11 @@ class ChannelSpace:
 
 
 def _probes(table: ChannelTable) -> list[SubnetConfig]:
-    """Random configurations; the first keeps less than all of every group, about half."""
+    """Configurations to try; the first keeps less than all of every group, about half.
+
+    The second keeps an odd number of first channels: no halves and quarters of these are alike. The
+    others are random, as the first.
+    """
     configs = []
     for seed in range(_CONFIGS):
         rng = np.random.default_rng(seed)
@@ -124,6 +133,8 @@ def _probes(table: ChannelTable) -> list[SubnetConfig]:
             least, most = max(1, group.size // 3), max(2, group.size * 3 // 4)
             width = int(rng.integers(1, group.size + 1) if seed else rng.integers(least, most))
             chosen = np.sort(rng.choice(group.size, size=width, replace=False))
+            if seed == 1:
+                chosen = np.arange(min(group.size * 2 // 3 | 1, group.size))
             keep[group.name] = tuple(chosen.tolist())
         configs.append(SubnetConfig(keep))
     return configs
@@ -158,12 +169,13 @@ def _pin_around(trace: Trace, culprit: Op, meta: nn.Module) -> bool:
 
 
 def _first_with_channels(ops: Sequence[Op], step: int) -> int:
-    """The first call that has channels, of one and of those that depend on what it makes."""
+    """The first call that has channels, of one and of those in its module that depend on it."""
     reached = set[object]()
     for index, op in enumerate(ops[step:], step):
         if index == step or any(isinstance(s, tuple) and s[0] in reached for s in op.sources):
             reached.add(index)
-            if any(labels for _, labels in (*op.inputs, *op.outputs)):
+            has_channels = any(labels for _, labels in (*op.inputs, *op.outputs))
+            if op.module == ops[step].module and has_channels:
                 return index
     return step
 

@@ -8,7 +8,6 @@ differ by less than 1e-12, and hardly any change of a network by so little.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from zoo.core.tracing.copies import copy_network
 from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta
 
 __all__ = ["CheckOutput", "check_output", "different_operator", "different_output"]
@@ -85,9 +85,7 @@ def check_output(
     tried = [dtype] if dtype else list(dict.fromkeys(("float64", _own_dtype(model))))
     for last, name in enumerate(tried, start=1):
         try:
-            return _run(
-                copy.deepcopy(model).eval().cpu().to(getattr(torch, name)), input_size, name
-            )
+            return _run(copy_network(model).eval().cpu().to(getattr(torch, name)), input_size, name)
         except Exception as error:  # whatever a foreign forward pass may raise
             if last == len(tried):
                 reason = str(error).split("\n")[0] or type(error).__name__

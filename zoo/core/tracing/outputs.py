@@ -33,8 +33,12 @@ _NO_TENSORS = (
 )  # fmt: skip
 
 
-def pin_outputs(flow: Flow, sources: Sources, own: Iterable[Tensor], outputs: object) -> None:
+def pin_outputs(
+    flow: Flow, sources: Sources, own: Iterable[Tensor], outputs: object
+) -> set[object]:
     """Pin the channels of what a pass returned or left behind; lets go of all it made.
+
+    Returns where those tensors came from, as ``Sources.of`` tells it.
 
     Args:
         flow: of the pass.
@@ -49,9 +53,13 @@ def pin_outputs(flow: Flow, sources: Sources, own: Iterable[Tensor], outputs: ob
     for tensor in returned:
         _pin(flow, flow.get(tensor), "output of the network")
     labels, made = flow.release()
+    origins = [sources.of(tensor) for tensor in made]
+    handed_out = {sources.of(tensor) for tensor in returned}
     sources.forget()
     for place in outliving(made, own, returned):
         _pin(flow, labels[place], "kept after the pass: returned in disguise, or stored somewhere")
+        handed_out.add(origins[place])
+    return handed_out
 
 
 def _pin(flow: Flow, labels: Labels, reason: str) -> None:

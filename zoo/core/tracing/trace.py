@@ -33,10 +33,10 @@ from zoo.core.tracing.arguments import plain_arguments
 from zoo.core.tracing.atoms import Op, Trace
 from zoo.core.tracing.copies import copy_with, require_plain_weights
 from zoo.core.tracing.flow import Call, Flow, bind
-from zoo.core.tracing.outputs import pin_outputs
+from zoo.core.tracing.outputs import pin_outputs, returned_tensors
 from zoo.core.tracing.products import note_product
 from zoo.core.tracing.rules import apply_rule
-from zoo.core.tracing.sources import Constants, Sources
+from zoo.core.tracing.sources import Constants, Sources, outliving
 
 __all__ = ["TraceFailed", "blank_images", "on_meta", "run_on_meta", "trace_model", "training_mode"]
 
@@ -107,7 +107,8 @@ def trace_model(
         input_size: (C, H, W) of one image.
         depthwise: paths of the modules whose convolutions are depthwise; None to tell by shape.
         is_trained: whether a pass in training mode follows; None where it does if the pass in eval
-            mode left a parameter or buffer unread, or if the two modes call different operators.
+            mode left a parameter or buffer unread, or if the two modes call different operators or
+            hand out other tensors.
 
     Raises:
         UnsupportedModel: if the pass fails; the message names the module that was running.
@@ -115,23 +116,25 @@ def trace_model(
     tracer = _Tracer(meta, depthwise)
     images = blank_images(meta, input_size)
     trace = tracer.flow.trace
-    _run(meta, images, tracer)
+    handed_out = _run(meta, images, tracer)
     trace.eval_ops = len(trace.ops)
-    if is_trained or (is_trained is None and _is_other_in_training(meta, images, tracer)):
+    if is_trained is None:
+        is_trained = _is_other_in_training(meta, images, tracer, handed_out)
+    if is_trained:
         _run_training(meta, images, tracer)
     trace.unused = tuple(n for n in trace.parameters if n not in tracer.used)
     return trace
 
 
-def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> None:
-    """Run one pass with its rules; what reaches the outside is pinned."""
+def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> set[object]:
+    """Run one pass with its rules; what reaches the outside is pinned, its origins returned."""
     tracer.sources.enter_images(images)
     try:
         with torch.no_grad(), tracer, tracer.constants:
             outputs = meta(images)
     except Exception as error:  # whatever a foreign forward pass may raise
         raise TraceFailed(tracer.flow.where, tracer.flow.trace.ops, error) from error
-    pin_outputs(tracer.flow, tracer.sources, tracer.own, outputs)
+    return pin_outputs(tracer.flow, tracer.sources, tracer.own, outputs)
 
 
 @contextmanager
@@ -150,7 +153,9 @@ def training_mode(meta: nn.Module) -> Iterator[None]:
         meta.eval()
 
 
-def _is_other_in_training(meta: nn.Module, images: Tensor, tracer: _Tracer) -> bool:
+def _is_other_in_training(
+    meta: nn.Module, images: Tensor, tracer: _Tracer, handed_out: set[object]
+) -> bool:
     """Whether the pass in training mode can say more than the one in eval mode, which has run."""
     trace = tracer.flow.trace
     if any(shape and name not in tracer.used for name, shape in trace.shapes.items()):
@@ -158,10 +163,11 @@ def _is_other_in_training(meta: nn.Module, images: Tensor, tracer: _Tracer) -> b
     check = _Comparison(tracer)
     try:
         with torch.no_grad(), tracer.silenced(), training_mode(meta), check:
-            meta(images)
+            outputs = meta(images)
+        returned = list(returned_tensors(outputs))
     except Exception:  # the pass with rules says what happened
         return True
-    return check.step != len(tracer.calls)
+    return check.step != len(tracer.calls) or not check.handed_out(returned) <= handed_out
 
 
 def _run_training(meta: nn.Module, images: Tensor, tracer: _Tracer) -> None:
@@ -255,11 +261,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
             self._stack = self._stack[:1]
             self.flow.where = self._stack[0]
 
-    def signature(self, func: Any, inputs: Sequence[Tensor], outputs: Any) -> tuple[Any, ...]:
-        """What tells a call from another: operator, module, parameters read, shapes made."""
+    def signature(
+        self, func: Any, bound: dict[str, Any], inputs: Sequence[Tensor], outputs: Any
+    ) -> tuple[Any, ...]:
+        """What tells a call from another: operator, module, numbers, parameters, shapes made."""
         names = tuple(self._named.get(id(tensor)) for tensor in inputs)
         shapes = tuple(t.shape for t in tree_leaves(outputs) if isinstance(t, Tensor))
-        return str(func), self.flow.where, names, shapes
+        return str(func), self.flow.where, repr(plain_arguments(bound)), names, shapes
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -274,15 +282,16 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
             )
         read = tuple((tuple(t.shape), self.flow.get(t)) for t in inputs)
         origins = tuple(self.sources.of(tensor) for tensor in inputs)
+        bound = bind(func, args, kwargs)
         result = run_on_meta(func, args, kwargs)
         if not self._is_silent:
-            self.calls.append(self.signature(func, inputs, result))
+            self.calls.append(self.signature(func, bound, inputs, result))
         self.used.update(self._named[id(t)] for t in inputs if id(t) in self._named)
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         if "norm" in str(func):  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
         shapes = [shape for shape, _ in read]
-        call = Call(func, inputs, shapes, outputs, bind(func, args, kwargs))
+        call = Call(func, inputs, shapes, outputs, bound)
         apply_rule(self.flow, call)
         note_product(self.flow, self.sources, call)
         self.sources.note_call(len(self.flow.trace.ops), inputs, outputs)
@@ -299,15 +308,34 @@ class _Comparison(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         super().__init__()  # type: ignore[no-untyped-call]
         self.step = 0
         self._tracer = tracer
+        self._made: dict[int, tuple[Tensor, tuple[int, int]]] = {}  # by id: (tensor, call, place)
+
+    def handed_out(self, returned: list[Tensor]) -> set[object]:
+        """Where those tensors with channels come from that are returned or left behind."""
+        origins = {key: origin for key, (_, origin) in self._made.items()}
+        found = {origins.get(id(tensor)) for tensor in returned}
+        made = [tensor for tensor, _ in self._made.values()]
+        self._made.clear()
+        left = [list(origins.values())[i] for i in outliving(made, self._tracer.own, returned)]
+        ops = self._tracer.flow.trace.ops
+        return {o for o in (*found, *left) if o is not None and ops[o[0]].outputs[o[1]][1]}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        bound = bind(func, args, kwargs or {})
         result = run_on_meta(func, args, kwargs or {})
-        signature = self._tracer.signature(func, inputs, result)
+        signature = self._tracer.signature(func, bound, inputs, result)
         if self.step >= len(self._tracer.calls) or signature != self._tracer.calls[self.step]:
             raise _OtherCall
+        before = self._tracer.flow.trace.ops[self.step]
+        for tensor, source in zip(inputs, before.sources, strict=True):
+            if id(tensor) in self._made and self._made[id(tensor)][1] != source:
+                raise _OtherCall
+        outputs = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
+        for place, tensor in enumerate(outputs[: len(before.outputs)]):
+            self._made[id(tensor)] = tensor, (self.step, place)
         self.step += 1
         return result
 

@@ -34,15 +34,26 @@ class LogitsReader:
     is_binary: bool = False
 
     @classmethod
-    def of(cls, in_eval: object, in_training: object, name: str) -> LogitsReader:
+    def of(
+        cls, in_eval: object, in_training: object, name: str, still: object = None
+    ) -> LogitsReader:
         """The reader for what a network returns in both modes.
+
+        Args:
+            in_eval: what it returned for some images in eval mode.
+            in_training: the same in training mode.
+            name: of the network, for messages.
+            still: what it returned in training mode with norms and dropouts in eval mode: of
+                several that may be logits there, it tells which are those of eval mode.
 
         Raises:
             UnsupportedModel: if it is not clear where the logits are; names the network.
         """
         where = _find(in_eval, name, None)
         logits = _picked(in_eval, where)
-        also = _find(in_training, name, logits.shape)
+        also = _same(in_training, still, logits)
+        if also is None:
+            also = _find(in_training, name, logits.shape)
         return cls(where, also, logits.ndim == 2, logits.shape[1] == 1)
 
     @property
@@ -136,6 +147,20 @@ def _find(output: object, name: str, like: torch.Size | None) -> str | int | Non
         f"{'several' if found else 'none'} may be logits, shape (N, classes); let forward return "
         "the logits alone, or name them 'logits' in a dict"
     )
+
+
+def _same(output: object, still: object, logits: Tensor) -> str | int | None:
+    """The one place in a training output where the logits of eval mode stand, None if unknown."""
+    fields = _fields(output) if not isinstance(output, Tensor) else {}
+    found: list[str | int] = [
+        key
+        for key, value in _fields(still).items()
+        if key in fields
+        and isinstance(value, Tensor)
+        and (value.shape, value.dtype) == (logits.shape, logits.dtype)
+        and torch.allclose(value, logits, rtol=1e-3, atol=1e-5)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _picked(output: object, where: str | int | None) -> Tensor:
