@@ -324,9 +324,9 @@ def check(
 
     Exit status: 0 if every check passed, 1 if one failed, 2 if there is no pruner to check.
     """
-    from benchmarks.running.check_module import check_module
+    from benchmarks.running.check_module import check_apart
 
-    if not check_module(module, Console(emoji=False)):
+    if not check_apart(module, Console(emoji=False)):
         raise typer.Exit(1)
 
 

@@ -1,4 +1,7 @@
-"""Put every pruner of a module through the contract."""
+"""Put every pruner of a module through the contract, in a process of its own.
+
+A module may end its process, with whatever status; only an answer of that process is a verdict.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,42 @@ from rich.console import Console
 
 from benchmarks.records.plain import in_markup, visible
 from benchmarks.running.protocol import describe
+from benchmarks.running.workers import WorkerDied, Workers
 from zoo.core.contract.checks import Outcome, contract
 from zoo.core.method.discovery import pruners_of
 from zoo.core.method.pruner import Pruner
 
-__all__ = ["COLOURS", "check_module"]
+__all__ = ["COLOURS", "check_apart", "check_module"]
 
 
 COLOURS = {"passed": "green", "failed": "red", "expected": "yellow", "skipped": "dim"}
 
 
-def check_module(target: str, console: Console) -> bool:
+def check_apart(target: str, console: Console) -> bool:
+    """As `check_module`, in another process; if that ends without an answer, nothing has passed.
+
+    Raises:
+        ValueError: as `check_module`.
+    """
+    pool = Workers(1)
+    try:
+        passed: bool = pool.submit(check_module, target).result()
+    except WorkerDied as error:
+        console.print(f"[red]failed[/] {in_markup(target, 200)}: {error}", soft_wrap=True)
+        return False
+    finally:
+        pool.shutdown()
+    return passed
+
+
+def check_module(target: str) -> bool:
     """Puts every pruner of a module through the contract; tells whether all passed.
 
-    The module runs here, with all rights of whoever asks. What it prints goes to standard error.
+    One line is printed for each check that did not simply pass, and a count. The module runs here,
+    with all rights of whoever asks. What it prints goes to standard error.
 
     Args:
         target: path of a `.py` file, or name of a module that can be imported.
-        console: gets one line for each check that did not simply pass, and a count.
 
     Raises:
         ValueError: if there is no such module, it cannot be imported, or it has no pruner.
@@ -43,6 +64,7 @@ def check_module(target: str, console: Console) -> bool:
         raise ValueError(
             f"{visible(target, 200)} defines no pruner; derive a frozen dataclass from Pruner"
         )
+    console = Console(emoji=False)
     passed = [_check_class(cls, console) for cls in classes]
     return all(passed)
 
@@ -57,7 +79,7 @@ def _check_class(cls: type[Pruner], console: Console) -> bool:
                 console.print(_outcome_line(outcome), soft_wrap=True)
     # A stranger's class may raise anything outside of its checks, too; and one that ends the
     # program, perhaps with the status 0, has not passed.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         counts["failed"] += 1
         console.print(f"[red]failed[/] {in_markup(describe(error), 500)}", soft_wrap=True)
     told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
@@ -96,8 +118,9 @@ def _module(target: str) -> ModuleType:
                 "import"
             ) from error
         raise ValueError(f"{shown} cannot be imported: {describe(error)}") from error
-    # A stranger's module may raise anything, and one that ends the program has not passed.
-    except (Exception, SystemExit) as error:
+    # A stranger's module may raise anything, and one that ends the program has not passed. Ctrl-C
+    # is the main process's, so an interruption here is the module's own.
+    except BaseException as error:
         raise ValueError(f"{shown} cannot be imported: {describe(error)}") from error
 
 

@@ -1,11 +1,12 @@
 """`zoo check` on what a stranger's module may do: it fails with a line, and never by passing."""
 
 import sys
+from concurrent.futures import Executor, Future
 
 import numpy as np
 import pytest
 
-from benchmarks.running import prune_one as single
+from benchmarks.running import check_module as checking
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
 from zoo.core.contract.checks import Outcome
 
@@ -20,8 +21,28 @@ class Mine(Pruner):
 """
 
 
+class _Here(Executor):
+    """Runs a task in this process, where the contract can be replaced."""
+
+    def __init__(self, count):
+        assert count == 1
+
+    def submit(self, fn, /, *args):
+        future = Future()
+        try:
+            future.set_result(fn(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
 @pytest.fixture
-def check(run, tmp_path, monkeypatch):  # noqa: F811
+def here(monkeypatch):
+    monkeypatch.setattr(checking, "Workers", _Here)
+
+
+@pytest.fixture
+def check(run, here, tmp_path, monkeypatch):  # noqa: F811
     """Checks a module of some text; the contract itself, which takes a minute, is replaced."""
 
     def call(text, outcomes=("passed",), name="mine.py"):
@@ -34,7 +55,7 @@ def check(run, tmp_path, monkeypatch):  # noqa: F811
                     outcome = "passed"
                 yield Outcome(number, "name", "", outcome, "[red]why[/]\x1b[31m")
 
-        monkeypatch.setattr(single, "contract", contract)
+        monkeypatch.setattr(checking, "contract", contract)
         (tmp_path / name).write_text(text)
         return run("check", name, columns=300)
 
@@ -58,6 +79,8 @@ def test_a_pruner_of_which_no_check_was_run_has_not_passed(check):
     [
         ("import sys; sys.exit(0)", "SystemExit: 0 (mine.py, line 1)"),
         ("raise SystemExit", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise GeneratorExit", "GeneratorExit"),
         ("import no_such_thing", "ModuleNotFoundError: No module named 'no_such_thing'"),
         ("def (", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError: division by zero (mine.py, line 1)"),
@@ -72,10 +95,28 @@ def test_a_module_that_cannot_be_judged_is_one_line_and_status_two(check, text, 
     assert message in err and "Traceback" not in err and "/home" not in err
 
 
-@pytest.mark.parametrize("raised", [SystemExit(0), RuntimeError("x")])
+@pytest.mark.parametrize("raised", [SystemExit(0), RuntimeError("x"), GeneratorExit("x")])
 def test_a_pruner_that_ends_the_program_has_failed(check, raised):
     status, out, _ = check(PRUNER, ("passed", raised))
     assert status == 1 and type(raised).__name__ in out and "1 failed, 1 passed" in out
+
+
+ENDS_ITS_PROCESS = """
+import os
+from baselines.uniform import Uniform
+
+class Mine(Uniform):
+    def search(self, problem):
+        os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("text", ["import os; os._exit(0)", ENDS_ITS_PROCESS])
+def test_a_module_that_ends_its_process_has_not_passed(run, tmp_path, text):  # noqa: F811
+    (tmp_path / "mine.py").write_text(text)
+    status, out, err = run("check", "mine.py", columns=300)
+    assert status == 1, err
+    assert "failed mine.py: the process ended with exit status 0 and gave no answer" in out
 
 
 @pytest.mark.parametrize("name", ["numpy.py", "json.py", "torch.py", "zoo.py"])
@@ -108,7 +149,7 @@ def test_what_a_pruner_prints_is_not_in_the_verdict(check):
         ("folder.py", "is no file"), ("nowhere.py", "does not exist"),
     ],
 )  # fmt: skip
-def test_a_target_that_is_not_there_is_named(run, tmp_path, target, message):  # noqa: F811
+def test_a_target_that_is_not_there_is_named(run, here, tmp_path, target, message):  # noqa: F811
     (tmp_path / "folder.py").mkdir()
     status, out, err = run("check", target)
     assert status == 2 and out == "" and message in " ".join(err.split()) and "\x1b" not in err

@@ -20,6 +20,8 @@ ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [
     ("mobilenetv2_035", {"act_layer": "relu", "bn_eps": 1e-3, "pad_type": ""}),
     ("test_convnext", {"ls_init_value": 0.5, "conv_mlp": True, "norm_layer": None}),
     ("test_byobnet", {"stem_type": "7x7", "num_features": 0}),
+    ("dla34", {"levels": [1, 1, 1, 2, 2, 1]}),
+    ("mobilenetv2_035", {"depth_multiplier": 1.2}),
 ]
 
 
@@ -87,6 +89,10 @@ for _ in range(2_000):
         *(("act_layer", wrong) for wrong in ("../x", "a.b", "hf-hub:x", "x" * 65, 1, True, ["a"])),
         *(("zero_init_last", wrong) for wrong in (0, 1, "true", [])),
         *(("layers", wrong) for wrong in ([], [[]], ["1"], [True], [-1], [1] * 300, {"a": 1})),
+        *(("layers", endless) for endless in ([10**6, 1, 1, 1], [1_999, 2], 2_001)),
+        *((key, 10**6) for key in ("depth", "depths", "block_config", "num_blocks", "k_sec")),
+        *(("levels", endless) for endless in ([1, 1, 30], [10**6], 11)),
+        *((key, 101) for key in ("depth_multiplier", "depth_mult", "deepen_factor")),
         ("layers", NESTED),
         ("block_args", NESTED),
         ("block_args", "attn"),

@@ -20,6 +20,8 @@ import timm
 __all__ = ["check_model_args", "check_model_name"]
 
 _MOST = 1_000_000  # of any count: a typing error must not ask for terabytes
+_MOST_BLOCKS = 2_000  # of a network: ten times the deepest of timm, and built in a minute
+_MOST_TIMES = 100  # that many times a depth
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 _LONGEST = 256  # items of a list
 _DEEPEST = 8  # lists and tables in each other
@@ -38,13 +40,13 @@ _COUNTS = """
     num_classes in_chans output_stride stem_width stem_chs stem_size base_width cardinality
     num_features head_hidden_size group_size growth_rate bn_size groups reduction block_reduce_first
     num_init_features kernel_size stem_kernel_size down_kernel_size down_patch_size down_stride
-    patch_size dim depth embed_dim base_dim initial_chs final_chs ch_div w0 inplanes k_r b
+    patch_size dim embed_dim base_dim initial_chs final_chs ch_div w0 inplanes k_r b
     downsample_kernel_size downsample_padding num_reg_tokens
 """
 _RATES = "drop_rate drop_path_rate drop_block_rate proj_drop_rate attn_drop_rate pos_drop_rate"
 _NUMBERS = """
-    channel_multiplier depth_multiplier width_factor width_mult depth_mult width scale widen_factor
-    deepen_factor expand_ratio bottle_ratio se_ratio group_min_ratio mlp_ratio wa wm norm_eps bn_eps
+    channel_multiplier width_factor width_mult width scale widen_factor expand_ratio
+    bottle_ratio se_ratio group_min_ratio mlp_ratio wa wm norm_eps bn_eps
     bn_momentum ls_init_value layer_scale_init_value head_init_scale drop_block_size conv_ratio
 """
 _NAMES = """
@@ -58,10 +60,12 @@ _FLAGS = """
     features_only
 """
 _LISTS = """
-    layers channels depths dims embed_dims widths block_config levels kernel_sizes mlp_ratios
-    num_blocks num_blocks_list growth_rates expand_ratios k_sec inc_sec strides num_heads img_size
-    out_indices
+    channels dims embed_dims widths kernel_sizes mlp_ratios growth_rates expand_ratios inc_sec
+    strides num_heads img_size out_indices
 """
+_DEPTHS = "layers depths depth block_config num_blocks num_blocks_list k_sec"
+_LEVELS = "levels"  # of a tree, which doubles with each
+_TIMES_DEEPER = "depth_multiplier depth_mult deepen_factor"
 _TABLES = "block_args block_kwargs attn_kwargs"
 
 
@@ -172,6 +176,13 @@ def _is_list(value: object, depth: int = 3) -> bool:
     return 0 < len(value) <= _LONGEST and depth > 0 and all(_is_list(v, depth - 1) for v in value)
 
 
+def _total(value: Any, *, doubling: bool = False) -> float:  # Any: numbers in lists
+    """Sum of all numbers of a list in lists, or of their powers of two."""
+    if isinstance(value, list | tuple):
+        return sum(_total(inner, doubling=doubling) for inner in value)
+    return float(2 ** min(value, 64) if doubling else value)
+
+
 def _is_plain(value: object, depth: int = _DEEPEST) -> bool:
     """Flags, numbers, names, and lists and tables of them; no key that loads anything."""
     if value is None or isinstance(value, bool) or _is_number(value) or _is_name(value):
@@ -209,6 +220,20 @@ def _list(value: object) -> str | None:
     return None if _is_list(value) else "a number, or a list of numbers that are not negative"
 
 
+def _depth(value: object) -> str | None:
+    is_right = _is_list(value) and _total(value) <= _MOST_BLOCKS
+    return None if is_right else f"a depth or a list of depths, {_MOST_BLOCKS:,} together at most"
+
+
+def _levels(value: object) -> str | None:
+    is_right = _is_list(value) and _total(value, doubling=True) <= _MOST_BLOCKS
+    return None if is_right else f"a list of levels with {_MOST_BLOCKS:,} leaves at most"
+
+
+def _times(value: object) -> str | None:
+    return None if _is_amount(value, _MOST_TIMES) else f"a number from 0 to {_MOST_TIMES}"
+
+
 def _table(value: object) -> str | None:
     is_right = isinstance(value, dict | list | tuple) and _is_plain(value)
     return None if is_right else "a table or list of flags, numbers and names"
@@ -223,6 +248,9 @@ _CHECKS: dict[str, Callable[[object], str | None]] = {
         (_NAMES, _name),
         (_FLAGS, _flag),
         (_LISTS, _list),
+        (_DEPTHS, _depth),
+        (_LEVELS, _levels),
+        (_TIMES_DEEPER, _times),
         (_TABLES, _table),
     )
     for key in keys.split()
