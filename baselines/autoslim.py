@@ -34,11 +34,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
@@ -47,7 +48,6 @@ from zoo.core.one_shot.one_shot import OneShot, RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import independent_states
-from zoo.core.settings import Range
 from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["AutoSlim", "slim", "train_sandwich"]
@@ -68,18 +68,10 @@ class AutoSlim(OneShot):
         {"reevaluate", "search_batches", "recalibration_batches"}
     )
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **OneShot.ranges,
-        "random_subnets": "at least 0",
-        "reevaluate": "at least 1",
-        "search_batches": "at least 1",
-        "recalibration_batches": "at least 0",
-    }
-
-    random_subnets: int = 2
-    reevaluate: int | None = None
-    search_batches: int | None = None
-    recalibration_batches: int = 4
+    random_subnets: Annotated[int, Field(ge=0)] = 2
+    reevaluate: Annotated[int, Field(ge=1)] | None = None
+    search_batches: Annotated[int, Field(ge=1)] | None = None
+    recalibration_batches: Annotated[int, Field(ge=0)] = 4
 
     def train(self, widths: RankedWidths) -> Trained:
         """Train by the sandwich rule."""

@@ -41,11 +41,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
@@ -55,7 +56,6 @@ from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
 from zoo.core.search.widths_in_budget import keep_best
-from zoo.core.settings import Range
 from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["BCNet", "complement", "mean_losses", "population_prior", "right_side", "train_coupled"]
@@ -85,19 +85,12 @@ class BCNet(OneShot):
         {"best", "temperature", "evaluations", "population", "parents", "mutation"}
     )
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **OneShot.ranges,
-        **dict.fromkeys(("best", "evaluations", "population", "parents"), "at least 1"),
-        "temperature": "above 0",
-        "mutation": "between 0 and 1",
-    }
-
-    best: int = 100
-    temperature: float = 0.05
-    evaluations: int = 200
-    population: int = 40
-    parents: int = 10
-    mutation: float = 0.1
+    best: Annotated[int, Field(ge=1)] = 100
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+    evaluations: Annotated[int, Field(ge=1)] = 200
+    population: Annotated[int, Field(ge=1)] = 40
+    parents: Annotated[int, Field(ge=1)] = 10
+    mutation: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     def train(self, widths: RankedWidths) -> Trained:
         """Train left and right networks."""

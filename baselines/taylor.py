@@ -30,11 +30,12 @@ Names: I_S -> score; g_s w_s -> `weight_gradient_products`; S -> the filters of 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, Self
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
@@ -42,7 +43,6 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude
 from zoo.core.search.channel_scores import channel_scores, weight_gradient_products
 from zoo.core.search.widths_in_budget import global_widths, keep_best
-from zoo.core.settings import Range
 
 __all__ = ["Taylor", "squared_sums"]
 
@@ -55,9 +55,7 @@ class Taylor(Pruner):
         calibration: share of the training images that scores are averaged over.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {"calibration": "above 0"}
-
-    calibration: float = 0.1
+    calibration: Annotated[float, Field(gt=0)] = 0.1
 
     def search(self, problem: Problem) -> Subnet:
         """Score with gradients, then threshold and count."""

@@ -552,7 +552,7 @@ def test_only_pruned_junctions_reach_a_small_budget() -> None:
         ({"score": "x"}, "unknown score 'x'"),
         ({"workers": 0}, "workers is 0; it must be at least 1"),
         ({"stages": 0}, "stages is 0; it must be at least 1"),
-        ({"mutation": 1.5}, "mutation is 1.5; it must be between 0 and 1"),
+        ({"mutation": 1.5}, "mutation is 1.5; it must be at least 0 and at most 1"),
         ({"supervision": "labels", "junctions": "leading"}, "use junctions 'full'"),
         ({"fullnet": False, "tinynet": False, "random_subnets": 0}, "no network is trained"),
     ],

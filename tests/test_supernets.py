@@ -123,7 +123,7 @@ def test_joint_statistics_report_their_gradient_error_once_and_charge_it() -> No
         (PSENet, {"steps": -1}, "steps is -1; it must be at least 0"),
         (PSENet, {"warm_up": 1.0}, "warm_up is 1.0; it must be at least 0 and below 1"),
         (PSENet, {"slack": 1.5}, "slack is 1.5"),
-        (PSENet, {"mutation": 1.5}, "mutation is 1.5; it must be between 0 and 1"),
+        (PSENet, {"mutation": 1.5}, "mutation is 1.5; it must be at least 0 and at most 1"),
         (PSENet, {"kind": "evolve"}, "unknown kind 'evolve'"),
         (AutoSlim, {"reevaluate": 0}, "reevaluate is 0"),
         (AutoSlim, {"random_subnets": -1}, "random_subnets is -1; it must be at least 0"),

@@ -60,10 +60,11 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
@@ -89,7 +90,6 @@ from zoo.core.search.markov_chain import (
     tuned_tau,
 )
 from zoo.core.search.widths_in_budget import keep_best
-from zoo.core.settings import Range
 from zoo.core.supernet.blocks import Block, BlockRunner, block_macs, check_interfaces, cut_blocks
 from zoo.core.training.distill import (
     BlockDistillation,
@@ -134,33 +134,24 @@ class BNP(Pruner):
         temperature: of that distillation.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **dict.fromkeys(("steps", "lambda_cost", "beta", "kd"), "at least 0"),
-        **dict.fromkeys(("lr", "cooling", "temperature"), "above 0"),
-        **dict.fromkeys(("candidates", "score_batches", "chains", "chain_steps"), "at least 1"),
-        "pool": "at least 1",
-        "burn_in": "at least 0 and below 1",
-        "acceptance": "above 0 and below 1",
-    }
-
-    steps: int = 25
-    lr: float = 1e-3
+    steps: Annotated[int, Field(ge=0)] = 25
+    lr: Annotated[float, Field(gt=0)] = 1e-3
     error: Literal["relative", "raw"] = "relative"
     feed: Literal["teacher", "student"] = "teacher"
-    candidates: int = 100
-    score_batches: int = 1
-    lambda_cost: float = 0.0
+    candidates: Annotated[int, Field(ge=1)] = 100
+    score_batches: Annotated[int, Field(ge=1)] = 1
+    lambda_cost: Annotated[float, Field(ge=0)] = 0.0
     posterior: Literal["hard", "soft"] = "hard"
     solver: Literal["chain", "exact", "greedy", "random"] = "chain"
-    chains: int = 4
-    chain_steps: int = 20_000
-    burn_in: float = 0.2
-    acceptance: float = 0.3
-    cooling: float = 1.0
-    pool: int = 4
-    beta: float = 1.0
-    kd: float = 0.5
-    temperature: float = 4.0
+    chains: Annotated[int, Field(ge=1)] = 4
+    chain_steps: Annotated[int, Field(ge=1)] = 20_000
+    burn_in: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    cooling: Annotated[float, Field(gt=0)] = 1.0
+    pool: Annotated[int, Field(ge=1)] = 4
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    kd: Annotated[float, Field(ge=0)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 4.0
 
     def search(self, problem: Problem) -> Subnet:
         """Score blocks against the teacher's, sample their widths, keep the best sample."""

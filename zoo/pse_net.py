@@ -44,12 +44,13 @@ Names: None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
@@ -60,7 +61,6 @@ from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, startin
 from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
 from zoo.core.search.width_grid import covering_states, independent_states
-from zoo.core.settings import Range
 from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["PSENet", "train_parallel"]
@@ -96,31 +96,21 @@ class PSENet(OneShot):
         | {"evaluations", "population", "parents", "mutation"}
     )
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **OneShot.ranges,
-        **dict.fromkeys(
-            ("subnets", "bins", "best", "evaluations", "population", "parents"), "at least 1"
-        ),
-        "smoothing": "above 0",
-        "warm_up": "at least 0 and below 1",
-        "mutation": "between 0 and 1",
-    }
-
-    subnets: int = 4
+    subnets: Annotated[int, Field(ge=1)] = 4
     execution: Execution = "auto"
     norm: Norm = "separate"
     sampling: Literal["covering", "independent"] = "covering"
-    bins: int = 20
-    best: int = 50
-    smoothing: float = 1.0
-    warm_up: float = 0.3
+    bins: Annotated[int, Field(ge=1)] = 20
+    best: Annotated[int, Field(ge=1)] = 50
+    smoothing: Annotated[float, Field(gt=0)] = 1.0
+    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.3
     kind: Literal["evolution", "random"] = "evolution"
     init: Source = "prior"
     redraw: Source = "prior"
-    evaluations: int = 200
-    population: int = 40
-    parents: int = 10
-    mutation: float = 0.1
+    evaluations: Annotated[int, Field(ge=1)] = 200
+    population: Annotated[int, Field(ge=1)] = 40
+    parents: Annotated[int, Field(ge=1)] = 10
+    mutation: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     def train(self, widths: RankedWidths) -> Trained:
         """Train several subnets in each update."""

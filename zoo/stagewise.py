@@ -62,11 +62,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
@@ -90,7 +91,6 @@ from zoo.core.search.multiple_choice import best_combinations, skyband
 from zoo.core.search.pareto import Archive
 from zoo.core.search.width_grid import PartialGrid, independent_states
 from zoo.core.search.widths_in_budget import fill_up, keep_best
-from zoo.core.settings import Range
 from zoo.core.supernet.blocks import check_interfaces
 from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names, stage_costs
 from zoo.core.supernet.trained_store import Trained
@@ -143,28 +143,20 @@ class Stagewise(OneShot):
         | {"pool", "workers", "score"}
     )
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **OneShot.ranges,
-        "random_subnets": "at least 0",
-        "mutation": "between 0 and 1",
-        **dict.fromkeys(("stages", "evaluations", "population", "parents"), "at least 1"),
-        **dict.fromkeys(("junction_widths", "pool", "workers"), "at least 1"),
-    }
-
-    stages: int | None = None
+    stages: Annotated[int, Field(ge=1)] | None = None
     junctions: Literal["full", "leading"] = "full"
-    random_subnets: int = 1
+    random_subnets: Annotated[int, Field(ge=0)] = 1
     fullnet: bool = True
     tinynet: bool = True
     supervision: Literal["features", "labels"] = "features"
     evolution: Literal["stages", "network"] = "stages"
-    evaluations: int = 100
-    population: int = 20
-    parents: int = 10
-    mutation: float = 0.1
-    junction_widths: int = 3
-    pool: int = 8
-    workers: int = 1
+    evaluations: Annotated[int, Field(ge=1)] = 100
+    population: Annotated[int, Field(ge=1)] = 20
+    parents: Annotated[int, Field(ge=1)] = 10
+    mutation: Annotated[float, Field(ge=0, le=1)] = 0.1
+    junction_widths: Annotated[int, Field(ge=1)] = 3
+    pool: Annotated[int, Field(ge=1)] = 8
+    workers: Annotated[int, Field(ge=1)] = 1
     score: Literal["stages", "assembled"] = "stages"
 
     def validate(self) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
@@ -23,7 +24,6 @@ from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.evolution import Candidates
 from zoo.core.search.width_grid import StateSpace, WidthGrid
 from zoo.core.search.widths_in_budget import fill_closely, keep_best
-from zoo.core.settings import Range
 from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["OneShot", "RankedWidths"]
@@ -73,18 +73,11 @@ class OneShot(Pruner):
 
     search_fields: ClassVar[frozenset[str]] = frozenset()
     """Settings that do not touch the training, whose supernets are therefore the same."""
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "steps": "at least 0",
-        "lr": "above 0",
-        "ratios": "at least 2",
-        "slack": "at least 0 and below 1",
-    }
-
-    steps: int = 1000
-    lr: float = 0.02
+    steps: Annotated[int, Field(ge=0)] = 1000
+    lr: Annotated[float, Field(gt=0)] = 0.02
     start: Start = "parent"
-    ratios: int = 10
-    slack: float = 0.02
+    ratios: Annotated[int, Field(ge=2)] = 10
+    slack: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
     @abstractmethod
     def train(self, widths: RankedWidths) -> Trained:
