@@ -28,7 +28,7 @@ Deviations:
 
 Unknowns:
     - Written from the abstract and notes on the published code; schedule and search settings differ
-      with the data at hand, see the attributes.
+      with the data at hand, see the attributes and the defaults of the functions below.
 
 Cost: `steps` batches, each with forward and backward passes of two subnets, once for all budgets.
     For each evaluation twice four training batches and one pass over the search split, forward
@@ -69,28 +69,20 @@ class BCNet(OneShot):
     """Bilaterally coupled training, and evolution from a loss-based first population.
 
     Attributes:
-        best: subnets of lowest training loss that the prior looks at.
-        temperature: of the prior, in nats; lower concentrates on the best widths.
         evaluations: states scored, two networks each.
         population: children of a generation, and size of the first one.
         parents: best states that have children.
-        mutation: probability with which a group's width mutates.
     """
 
     known_exceptions: ClassVar[Mapping[str, str]] = {
         "golden_answer_comes_out": "a score is the mean over both sides of a layer, and in the "
         "planted network the trailing channels are dead"
     }
-    search_fields: ClassVar[frozenset[str]] = frozenset(
-        {"best", "temperature", "evaluations", "population", "parents", "mutation"}
-    )
+    search_fields: ClassVar[frozenset[str]] = frozenset({"evaluations", "population", "parents"})
 
-    best: Annotated[int, Field(ge=1)] = 100
-    temperature: Annotated[float, Field(gt=0)] = 0.05
     evaluations: Annotated[int, Field(ge=1)] = 200
     population: Annotated[int, Field(ge=1)] = 40
     parents: Annotated[int, Field(ge=1)] = 10
-    mutation: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     def train(self, widths: RankedWidths) -> Trained:
         """Train left and right networks."""
@@ -100,8 +92,8 @@ class BCNet(OneShot):
         """Evolve widths from the loss-based population."""
         problem, grid = widths.problem, widths.grid
         rng = problem.rng("search").spawn(2)[1]
-        losses = mean_losses(grid, LossRecords(**trained.records), self.best)
-        prior = population_prior(grid, losses, problem.budget.limit, self.temperature)
+        losses = mean_losses(grid, LossRecords(**trained.records))
+        prior = population_prior(grid, losses, problem.budget.limit)
         evaluated = Evaluated(
             lambda state: self.accuracy(widths, widths.config(state), trained.weights)
         )
@@ -115,7 +107,6 @@ class BCNet(OneShot):
             evaluations=self.evaluations,
             population=self.population,
             parents=self.parents,
-            mutation=self.mutation,
         )
         problem.trace("evolve", scores=list(evaluated.scores.values()))
         return np.array(evaluated.best(1)[0])
@@ -175,8 +166,13 @@ def right_side(widths: RankedWidths, left: SubnetConfig) -> SubnetConfig:
     return keep_best(space, reversed_order, left.widths(space))
 
 
-def mean_losses(grid: StateSpace, records: LossRecords, best: int) -> np.ndarray:
+def mean_losses(grid: StateSpace, records: LossRecords, best: int = 100) -> np.ndarray:
     """Mean loss of the best subnets that had a width, for each width of each group.
+
+    Args:
+        grid: gives sizes.
+        records: what training saw.
+        best: subnets of lowest training loss that count.
 
     Returns:
         Shape (G, most candidates), nats; a width that none had counts like the worst, and infinity
@@ -195,14 +191,16 @@ def mean_losses(grid: StateSpace, records: LossRecords, best: int) -> np.ndarray
     return np.where(np.arange(shape[1]) < grid.sizes[:, None], found, np.inf)
 
 
-def population_prior(grid: StateSpace, losses: np.ndarray, limit: int, temperature: float) -> Prior:
+def population_prior(
+    grid: StateSpace, losses: np.ndarray, limit: int, temperature: float = 0.05
+) -> Prior:
     """Width probabilities exp(-loss / temperature - price * width), the price set by the target.
 
     Args:
         grid: gives sizes and costs.
         losses: as `mean_losses` returns them.
         limit: what a drawn state costs on average, where a price leads there.
-        temperature: nats.
+        temperature: nats; lower concentrates on the best widths.
     """
     rng = np.random.default_rng(0)
     places = rng.random((_DRAWS, len(grid.sizes), 1))

@@ -118,17 +118,14 @@ def test_joint_statistics_report_their_gradient_error_once_and_charge_it() -> No
     [
         (PSENet, {"evaluations": 0}, "evaluations is 0; it must be at least 1"),
         (PSENet, {"parents": 0}, "parents is 0"),
-        (PSENet, {"best": 0}, "best is 0"),
         (PSENet, {"subnets": 0}, "subnets is 0"),
         (PSENet, {"steps": -1}, "steps is -1; it must be at least 0"),
-        (PSENet, {"warm_up": 1.0}, "warm_up is 1.0; it must be at least 0 and below 1"),
-        (PSENet, {"slack": 1.5}, "slack is 1.5"),
-        (PSENet, {"mutation": 1.5}, "mutation is 1.5; it must be at least 0 and at most 1"),
+        (PSENet, {"slack": 1.0}, "slack is 1.0; it must be at least 0 and below 1"),
         (PSENet, {"kind": "evolve"}, "unknown kind 'evolve'"),
         (AutoSlim, {"reevaluate": 0}, "reevaluate is 0"),
         (AutoSlim, {"random_subnets": -1}, "random_subnets is -1; it must be at least 0"),
         (BCNet, {"population": 0}, "population is 0"),
-        (BCNet, {"temperature": 0.0}, "temperature is 0.0; it must be above 0"),
+        (BCNet, {"lr": 0.0}, "lr is 0.0; it must be above 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_trained(

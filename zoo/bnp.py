@@ -46,8 +46,8 @@ Unknowns:
 
 Cost: `steps` training batches, each with one teacher pass and one pass forward and backward over
     all student blocks together, not one pass per block; every candidate of every block once on
-    `score_batches` batches; each finalist once over the search split. Fine-tuning adds a teacher
-    pass for each image.
+    one batch; each finalist once over the search split. Fine-tuning adds a teacher pass for each
+    image.
 
 Names: D_b -> error in `score_blocks`; theta_b -> positions on the grid; F_b -> `costs`; s_b ->
     minus `energies`; lambda -> `lambda_cost`; tau -> `tau`; beta -> `beta`; X_b -> features of
@@ -107,6 +107,11 @@ __all__ = [
     "score_blocks",
 ]
 
+# Ours, see Unknowns.
+ACCEPTANCE = 0.3  # share of the feasible proposals accepted, which sets the chains' temperature
+BURN_IN = 0.2  # share of a chain that is left out
+KD_TEMPERATURE = 4.0  # of the distillation of the logits
+
 
 @dataclass(frozen=True)
 class BNP(Pruner):
@@ -119,19 +124,15 @@ class BNP(Pruner):
             or the raw mean squared error.
         feed: whose features enter a student block: the teacher's, or those of the student so far.
         candidates: most candidate widths of a block.
-        score_batches: training batches on which candidates are scored.
         lambda_cost: efficiency weight of the score under a hard budget, in units of the error.
         posterior: "hard" or "soft", see the card.
         solver: "chain", or for comparison at the same scores "exact", "greedy" or "random".
         chains: number of chains.
         chain_steps: proposals of each chain.
-        burn_in: share of them that is left out.
-        acceptance: share of feasible proposals accepted, which sets the temperature.
         cooling: factor by which the temperature falls along a chain; 1 samples the posterior.
         pool: best distinct states that are re-ranked.
         beta: weight of the mean of the block terms in fine-tuning; 0 switches them off.
         kd: weight of the distillation of the logits; 0 switches it off.
-        temperature: of that distillation.
     """
 
     steps: Annotated[int, Field(ge=0)] = 25
@@ -139,19 +140,15 @@ class BNP(Pruner):
     error: Literal["relative", "raw"] = "relative"
     feed: Literal["teacher", "student"] = "teacher"
     candidates: Annotated[int, Field(ge=1)] = 100
-    score_batches: Annotated[int, Field(ge=1)] = 1
     lambda_cost: Annotated[float, Field(ge=0)] = 0.0
     posterior: Literal["hard", "soft"] = "hard"
     solver: Literal["chain", "exact", "greedy", "random"] = "chain"
     chains: Annotated[int, Field(ge=1)] = 4
     chain_steps: Annotated[int, Field(ge=1)] = 20_000
-    burn_in: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.3
     cooling: Annotated[float, Field(gt=0)] = 1.0
     pool: Annotated[int, Field(ge=1)] = 4
     beta: Annotated[float, Field(ge=0)] = 1.0
     kd: Annotated[float, Field(ge=0)] = 0.5
-    temperature: Annotated[float, Field(gt=0)] = 4.0
 
     def search(self, problem: Problem) -> Subnet:
         """Score blocks against the teacher's, sample their widths, keep the best sample."""
@@ -203,7 +200,7 @@ class BNP(Pruner):
             macs=CostModel(space).full_macs,
             beta=self.beta,
             kd=self.kd,
-            temperature=self.temperature,
+            temperature=KD_TEMPERATURE,
         )
 
     @classmethod
@@ -321,14 +318,14 @@ def block_errors(
     rounds: Sequence[tuple[SubnetConfig, Sequence[int]]],
     settings: BNP,
 ) -> np.ndarray:
-    """Error of student blocks against the teacher's outputs, mean over `score_batches`, charged.
+    """Error of student blocks against the teacher's outputs, on one training batch, charged.
 
     Args:
         problem: gives the teacher and the batches.
         runner: runs single blocks.
         weights: full-size weights of the student blocks.
         rounds: configurations, each with the ordinals of the blocks to run at its widths.
-        settings: what is measured, on how many batches.
+        settings: what is measured.
 
     Returns:
         Shape (rounds, blocks), float64; zero for a block that was not run.
@@ -340,20 +337,18 @@ def block_errors(
     errors = np.zeros((len(rounds), len(runner.blocks)))
     full = [block_macs(problem.space, block) for block in runner.blocks]
     with torch.no_grad():
-        for images, _ in problem.data.train(settings.score_batches):
-            inputs, targets = _features(
-                problem, runner, images, SubnetConfig.full(), weights, settings
-            )
-            for at, (config, active) in enumerate(rounds):
-                outputs = runner.run({b: inputs[b] for b in active}, config, weights)
-                saved = problem.cost.full_macs - problem.cost.macs(config)
-                macs = sum(full[b] for b in active) - saved
-                problem.meter.passes(len(images), macs, backward=False)
-                for b in active:
-                    error = distance(outputs[b], targets[b])
-                    check_errors([error], [runner.blocks[b].output], [targets[b]])
-                    errors[at, b] += float(error)
-    return errors / settings.score_batches
+        ((images, _),) = problem.data.train(1)
+        inputs, targets = _features(problem, runner, images, SubnetConfig.full(), weights, settings)
+        for at, (config, active) in enumerate(rounds):
+            outputs = runner.run({b: inputs[b] for b in active}, config, weights)
+            saved = problem.cost.full_macs - problem.cost.macs(config)
+            macs = sum(full[b] for b in active) - saved
+            problem.meter.passes(len(images), macs, backward=False)
+            for b in active:
+                error = distance(outputs[b], targets[b])
+                check_errors([error], [runner.blocks[b].output], [targets[b]])
+                errors[at, b] = float(error)
+    return errors
 
 
 def _shape(grid: BlockGrid, block: Block) -> tuple[int, ...]:
@@ -408,7 +403,7 @@ def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]
     moves = Moves(table.sizes)
     tuning, *rngs = problem.rng("search").spawn(1 + settings.chains)
     start = greedy_state(table)
-    tau = tuned_tau(table, start, tuning, acceptance=settings.acceptance, moves=moves)
+    tau = tuned_tau(table, start, tuning, acceptance=ACCEPTANCE, moves=moves)
     price, target = 0.0, table
     if settings.posterior == "soft":
         price = balanced_price(table, tau)
@@ -422,7 +417,7 @@ def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]
             rng=rng,
             moves=moves,
             cooling=settings.cooling,
-        ).after(settings.burn_in)
+        ).after(BURN_IN)
         for rng in rngs
     ]
     energies = np.stack([run.energies for run in runs])

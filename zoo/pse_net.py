@@ -33,7 +33,8 @@ Unknowns:
       each group on its own, which leaves out networks far from the middle.
     - The statistic behind the prior: ours counts widths among the subnets of lowest loss, after
       what time and cost lead to expect is taken away, in the range of the target's cost.
-    - Granularity, schedule, search settings, recalibration: see the attributes.
+    - Granularity, schedule, search settings, recalibration: see the attributes, and the defaults of
+      `fit_prior` and `evolve`.
 
 Cost: `steps` batches, forward and backward, once for all budgets: at full width if masked, at the
     subnets' widths if sliced. For each evaluation four training batches and one pass over the
@@ -78,39 +79,28 @@ class PSENet(OneShot):
         execution: "masked", "sliced" or "auto", see `zoo.core.one_shot.supernet_training.Engine`.
         norm: batch statistics, "separate" for each subnet or "joint".
         sampling: how training draws widths, "covering" or "independent".
-        bins: ranges of cost for the prior.
-        best: subnets that count for the prior, of four times as many near the target's cost.
-        smoothing: what is added to each of its counts.
-        warm_up: share of the training that it leaves out.
         kind: of search, "evolution" or "random", which only draws.
         init: first generation drawn from the "prior" or "uniform".
         redraw: mutated widths drawn from the "prior" or "uniform".
         evaluations: subnets scored.
         population: children of a generation, and size of the first one.
         parents: best subnets that have children.
-        mutation: probability with which a group's width mutates.
     """
 
     search_fields: ClassVar[frozenset[str]] = frozenset(
-        {"bins", "best", "smoothing", "warm_up", "kind", "init", "redraw"}
-        | {"evaluations", "population", "parents", "mutation"}
+        {"kind", "init", "redraw", "evaluations", "population", "parents"}
     )
 
     subnets: Annotated[int, Field(ge=1)] = 4
     execution: Execution = "auto"
     norm: Norm = "separate"
     sampling: Literal["covering", "independent"] = "covering"
-    bins: Annotated[int, Field(ge=1)] = 20
-    best: Annotated[int, Field(ge=1)] = 50
-    smoothing: Annotated[float, Field(gt=0)] = 1.0
-    warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.3
     kind: Literal["evolution", "random"] = "evolution"
     init: Source = "prior"
     redraw: Source = "prior"
     evaluations: Annotated[int, Field(ge=1)] = 200
     population: Annotated[int, Field(ge=1)] = 40
     parents: Annotated[int, Field(ge=1)] = 10
-    mutation: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     def train(self, widths: RankedWidths) -> Trained:
         """Train several subnets in each update."""
@@ -119,15 +109,7 @@ class PSENet(OneShot):
     def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
         """Evolve widths on the supernet, led by what its training saw."""
         problem, grid = widths.problem, widths.grid
-        prior = fit_prior(
-            grid,
-            LossRecords(**trained.records),
-            problem.budget.limit,
-            bins=self.bins,
-            best=self.best,
-            smoothing=self.smoothing,
-            warm_up=self.warm_up,
-        )
+        prior = fit_prior(grid, LossRecords(**trained.records), problem.budget.limit)
         evaluated = Evaluated(
             lambda state: self.accuracy(widths, widths.config(state), trained.weights)
         )
@@ -157,7 +139,6 @@ class PSENet(OneShot):
             evaluations=self.evaluations,
             population=self.population,
             parents=self.parents,
-            mutation=self.mutation,
         )
 
     @classmethod
