@@ -41,10 +41,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_rows, magnitude_scores
 from zoo.core.search.widths_in_budget import global_widths, keep_best
 from zoo.core.tracing.copies import copy_network
@@ -72,9 +71,8 @@ class BNScale(Pruner):
 
     def search(self, problem: Problem) -> Subnet:
         """Train a copy sparsely, then threshold its scales."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         with problem.meter.phase("supernet"):
             slimmed = sparse_training(problem, self)
         with problem.meter.phase("search"):

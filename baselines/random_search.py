@@ -34,7 +34,7 @@ from pydantic import Field
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import magnitude_scores
 from zoo.core.search.widths_in_budget import keep_best, random_widths
 
@@ -53,9 +53,8 @@ class RandomSearch(Pruner):
 
     def search(self, problem: Problem) -> Subnet:
         """Draw, judge, and keep the best; the first one among equals."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         rng = problem.rng("search")
         best, best_top1 = SubnetConfig.full(), -1.0
         with problem.meter.phase("search"):

@@ -38,9 +38,8 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_scores, weight_gradient_products
 from zoo.core.search.widths_in_budget import global_widths, keep_best
 
@@ -59,9 +58,8 @@ class Taylor(Pruner):
 
     def search(self, problem: Problem) -> Subnet:
         """Score with gradients, then threshold and count."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         data = problem.data
         n_batches = max(1, math.ceil(self.calibration * data.num_train / data.batch_size))
         with problem.meter.phase("scoring"):

@@ -71,7 +71,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.block_grid import BlockGrid, filled_widths, make_block_grid
 from zoo.core.search.choice_table import (
     ChoiceTable,
@@ -104,6 +104,7 @@ __all__ = [
     "block_errors",
     "distil_blocks",
     "finalists",
+    "prepare_blocks",
     "score_blocks",
 ]
 
@@ -152,12 +153,9 @@ class BNP(Pruner):
 
     def search(self, problem: Problem) -> Subnet:
         """Score blocks against the teacher's, sample their widths, keep the best sample."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
-        blocks = cut_blocks(problem.model, problem.space)
-        grid = make_block_grid(problem, blocks, self.candidates)
-        runner = BlockRunner(problem.model, problem.space, blocks)
+        if whole := unpruned(problem):
+            return whole
+        grid, runner = prepare_blocks(problem, self.candidates)
         with problem.meter.phase("supernet"):
             weights = distil_blocks(problem, grid, runner, self)
         with problem.meter.phase("scoring"):
@@ -173,15 +171,13 @@ class BNP(Pruner):
         Raises:
             ValueError: if a configuration narrows an interface between blocks.
         """
-        blocks = cut_blocks(problem.model, problem.space)
-        inner = {name for block in blocks for name in block.groups}
+        grid, runner = prepare_blocks(problem, self.candidates)
+        inner = {name for block in grid.blocks for name in block.groups}
         check_interfaces(problem.space, inner, configs)
-        grid = make_block_grid(problem, blocks, self.candidates)
-        runner = BlockRunner(problem.model, problem.space, blocks)
         with problem.meter.phase("supernet"):
             weights = distil_blocks(problem, grid, runner, self)
         with problem.meter.phase("scoring"):
-            rounds = [(config, range(len(blocks))) for config in configs]
+            rounds = [(config, range(len(grid.blocks))) for config in configs]
             errors = block_errors(problem, runner, weights, rounds, self).sum(axis=1)
         full = problem.full_cost
         costs = np.array([problem.cost_of_config(config) for config in configs])
@@ -207,6 +203,17 @@ class BNP(Pruner):
     def tiny(cls) -> Self:
         """One small training step, few candidates and short chains."""
         return cls(steps=2, lr=1e-4, candidates=16, chains=2, chain_steps=400, pool=2)
+
+
+def prepare_blocks(problem: Problem, candidates: int) -> tuple[BlockGrid, BlockRunner]:
+    """Cut the network into blocks; return their candidate widths and what runs each alone.
+
+    Raises:
+        InfeasibleBudget: if the narrowest blocks are over budget.
+    """
+    blocks = cut_blocks(problem.model, problem.space)
+    grid = make_block_grid(problem, blocks, candidates)
+    return grid, BlockRunner(problem.model, problem.space, blocks)
 
 
 def distil_blocks(

@@ -72,11 +72,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_scores, producers, weight_gradient_products
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 from zoo.core.training.distill import (
@@ -130,9 +129,8 @@ class Knapsack(Pruner):
 
     def search(self, problem: Problem) -> Subnet:
         """Solve the knapsack so that the recounted network meets the budget."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         with problem.meter.phase("scoring"):
             batches = calibration_batches(problem, self.calibration)
             values = taylor_values(problem, batches, self.importance)

@@ -19,7 +19,7 @@ from zoo.core.method.problem import Problem
 from zoo.core.settings import check_settings
 from zoo.core.training.train import TrainingLoss
 
-__all__ = ["Pruner", "Subnet", "conclude"]
+__all__ = ["Pruner", "Subnet", "conclude", "unpruned"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,16 @@ class Pruner(ABC):
     def golden(cls) -> Golden:
         """A fixed tiny problem with one right answer, by default the planted one."""
         return planted_golden()
+
+
+def unpruned(problem: Problem) -> Subnet | None:
+    """Open a search: the whole network where the budget allows it, else None.
+
+    Raises:
+        InfeasibleBudget: if even the smallest legal subnet is over budget.
+    """
+    problem.check_feasible()
+    return conclude(problem, SubnetConfig.full()) if problem.is_full else None
 
 
 def conclude(
