@@ -9,11 +9,13 @@ Idea: With leading channels alone, the first channels serve in every width and t
     of training give the first population of an evolutionary search.
 
 Steps:
-    1. `train_coupled`: leftmost and rightmost network of each state on the same batch, one update;
+    1. `list_widths`: list the candidate widths of every group.
+    2. `train_coupled`: leftmost and rightmost network of each state on the same batch, one update;
        after each sampled state comes its complement.
-    2. `population_prior`: width probabilities of least expected loss whose expected cost is the
+    3. `population_prior`: width probabilities of least expected loss whose expected cost is the
        target's.
-    3. `evolve`: search widths, each scored as the mean of its two networks.
+    4. `evolve_widths`: search widths, each scored as the mean of its two networks.
+    5. `fill_closely`: add channels up to the budget, where groups are narrowest.
 
 Deviations:
     - The supernet starts from the trained parent; "left" is the side of largest L1 norm in it. The
@@ -50,15 +52,31 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.one_shot.one_shot import OneShot, RankedWidths
-from zoo.core.one_shot.supernet_training import Engine, starting_weights
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.one_shot import (
+    OneShot,
+    RankedWidths,
+    conclude_trained,
+    list_widths,
+    make_engine,
+)
+from zoo.core.one_shot.supernet_training import train_once
 from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
-from zoo.core.search.widths_in_budget import keep_best
+from zoo.core.search.widths_in_budget import fill_closely, keep_best
 from zoo.core.supernet.trained_store import Trained
 
-__all__ = ["BCNet", "complement", "mean_losses", "population_prior", "right_side", "train_coupled"]
+__all__ = [
+    "BCNet",
+    "complement",
+    "evolve_widths",
+    "mean_losses",
+    "population_prior",
+    "right_side",
+    "train_coupled",
+]
 
 _DRAWS = 200  # states behind an expected cost
 _BISECTIONS = 40
@@ -84,32 +102,23 @@ class BCNet(OneShot):
     population: Annotated[int, Field(ge=1)] = 40
     parents: Annotated[int, Field(ge=1)] = 10
 
-    def train(self, widths: RankedWidths) -> Trained:
-        """Train left and right networks."""
-        return train_coupled(widths, self)
+    def search(self, problem: Problem) -> Subnet:
+        """Train left and right networks, then evolve widths from a loss-based population."""
+        if whole := unpruned(problem):
+            return whole
+        widths = list_widths(problem, self)
+        trained = self.train(widths)
+        with problem.meter.phase("search"):
+            losses = mean_losses(widths.grid, LossRecords(**trained.records))
+            prior = population_prior(widths.grid, losses, problem.budget.limit)
+            state = evolve_widths(widths, trained.weights, prior, self)
+        chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
+        return conclude_trained(widths, chosen, trained)
 
-    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
-        """Evolve widths from the loss-based population."""
-        problem, grid = widths.problem, widths.grid
-        rng = problem.rng("search").spawn(2)[1]
-        losses = mean_losses(grid, LossRecords(**trained.records))
-        prior = population_prior(grid, losses, problem.budget.limit)
-        evaluated = Evaluated(
-            lambda state: self.accuracy(widths, widths.config(state), trained.weights)
-        )
-        candidates = widths.candidates(self.slack)
-        evolve(
-            candidates,
-            evaluated,
-            rng,
-            initial=random_candidates(candidates, prior, self.population, rng),
-            redraw=prior,
-            evaluations=self.evaluations,
-            population=self.population,
-            parents=self.parents,
-        )
-        problem.trace("evolve", scores=list(evaluated.scores.values()))
-        return np.array(evaluated.best(1)[0])
+    def train(self, widths: RankedWidths) -> Trained:
+        """Train by `train_coupled`, once for all budgets."""
+        settings = self.training_settings
+        return train_once(widths.problem, settings, lambda: train_coupled(widths, self))
 
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
@@ -133,12 +142,7 @@ def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
     """
     problem, grid = widths.problem, widths.grid
     rng = problem.rng("search").spawn(2)[0]
-    engine = Engine(
-        problem,
-        starting_weights(problem, settings.start),
-        steps=settings.steps,
-        lr=settings.lr,
-    )
+    engine = make_engine(problem, settings)
     seen = SeenSubnets(len(grid.sizes))
     state = grid.full
     for step, (images, labels) in enumerate(problem.data.train(settings.steps)):
@@ -222,3 +226,24 @@ def population_prior(
         else:
             high = middle
     return priced((low + high) / 2)
+
+
+def evolve_widths(
+    widths: RankedWidths, weights: Mapping[str, Tensor], prior: Prior, settings: BCNet
+) -> np.ndarray:
+    """The best state within the budget, shape (G,), evolved from the loss-based population."""
+    problem = widths.problem
+    evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), weights))
+    candidates, rng = widths.candidates(settings.slack), problem.rng("search").spawn(2)[1]
+    evolve(
+        candidates,
+        evaluated,
+        rng,
+        initial=random_candidates(candidates, prior, settings.population, rng),
+        redraw=prior,
+        evaluations=settings.evaluations,
+        population=settings.population,
+        parents=settings.parents,
+    )
+    problem.trace("evolve", scores=list(evaluated.scores.values()))
+    return np.array(evaluated.best(1)[0])

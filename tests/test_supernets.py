@@ -29,7 +29,7 @@ from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.evolution import Evaluated
 from zoo.core.search.prior import LossRecords, Prior
 from zoo.core.search.width_grid import WidthGrid
-from zoo.pse_net import PSENet, train_parallel
+from zoo.pse_net import PSENet, explore, train_parallel
 
 TOLERANCE = 1e-10
 ALL = [PSENet, AutoSlim, BCNet]
@@ -143,7 +143,7 @@ def test_random_search_scores_as_many_as_evolution_where_draws_repeat() -> None:
     settings = replace(PSENet.tiny(), ratios=2, kind="random", slack=0.9, evaluations=100)
     evaluated = Evaluated(lambda state: float(sum(state)))
     last_only = Prior(np.tile([0.97, 0.03], (len(widths.grid.sizes), 1)))
-    settings.explore(widths, evaluated, last_only, np.random.default_rng(0))
+    explore(widths, evaluated, last_only, settings, np.random.default_rng(0))
     assert len(evaluated.scores) == 100
 
 
