@@ -48,13 +48,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
-from zoo.core.one_shot.one_shot import (
-    OneShot,
-    RankedWidths,
-    conclude_trained,
-    list_widths,
-    make_engine,
-)
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.one_shot.supernet_training import train_once
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import independent_states
@@ -135,7 +129,7 @@ def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
     """
     problem, grid = widths.problem, widths.grid
     rng = problem.rng("search")
-    engine = make_engine(problem, settings)
+    engine = settings.engine(problem)
     seen = SeenSubnets(len(grid.sizes))
     for images, labels in problem.data.train(settings.steps):
         middle = independent_states(grid, settings.random_subnets, rng)

@@ -54,13 +54,7 @@ from torch import Tensor
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
-from zoo.core.one_shot.one_shot import (
-    OneShot,
-    RankedWidths,
-    conclude_trained,
-    list_widths,
-    make_engine,
-)
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.one_shot.supernet_training import train_once
 from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
@@ -142,7 +136,7 @@ def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
     """
     problem, grid = widths.problem, widths.grid
     rng = problem.rng("search").spawn(2)[0]
-    engine = make_engine(problem, settings)
+    engine = settings.engine(problem)
     seen = SeenSubnets(len(grid.sizes))
     state = grid.full
     for step, (images, labels) in enumerate(problem.data.train(settings.steps)):

@@ -58,13 +58,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
-from zoo.core.one_shot.one_shot import (
-    OneShot,
-    RankedWidths,
-    conclude_trained,
-    list_widths,
-    make_engine,
-)
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, train_once
 from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
@@ -150,7 +144,7 @@ def train_parallel(widths: RankedWidths, settings: PSENet) -> Trained:
     problem, grid = widths.problem, widths.grid
     rng = problem.rng("search").spawn(2)[0]
     draw = covering_states if settings.sampling == "covering" else independent_states
-    engine = make_engine(problem, settings, execution=settings.execution, norm=settings.norm)
+    engine = settings.engine(problem, execution=settings.execution, norm=settings.norm)
     seen = SeenSubnets(len(grid.sizes))
     execution = ""
     for images, labels in problem.data.train(settings.steps):

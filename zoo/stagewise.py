@@ -79,13 +79,7 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.label_supervision import label_losses
 from zoo.core.one_shot.network_search import evolve_network
-from zoo.core.one_shot.one_shot import (
-    OneShot,
-    RankedWidths,
-    conclude_trained,
-    list_widths,
-    make_engine,
-)
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.one_shot.stage_search import (
     JunctionWidths,
     StageArchives,
@@ -275,7 +269,7 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
     problem = widths.problem
     runner, part = StageRunner(problem.supernet, staged.stages), staged.free
     rng = problem.rng("search").spawn(2)[0]
-    engine = make_engine(problem, settings)
+    engine = settings.engine(problem)
     tiny = [np.zeros((1, len(part.free)), dtype=np.int64)] if settings.tinynet else []
     by_labels = settings.supervision == "labels"  # the control, which compares no features
     # A single stage that learns from labels has no use for what the fullnet answers.

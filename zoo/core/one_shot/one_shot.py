@@ -26,7 +26,7 @@ from zoo.core.search.width_grid import StateSpace, WidthGrid
 from zoo.core.search.widths_in_budget import keep_best
 from zoo.core.supernet.trained_store import Trained
 
-__all__ = ["OneShot", "RankedWidths", "conclude_trained", "list_widths", "make_engine"]
+__all__ = ["OneShot", "RankedWidths", "conclude_trained", "list_widths"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +87,7 @@ class OneShot(Pruner):
 
     search_fields: ClassVar[frozenset[str]] = frozenset()
     """Settings that do not touch the training, whose supernets are therefore the same."""
+
     steps: Annotated[int, Field(ge=0)] = 1000
     lr: Annotated[float, Field(gt=0)] = 0.02
     start: Start = "parent"
@@ -99,6 +100,19 @@ class OneShot(Pruner):
         searching = {"slack", *self.search_fields}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in searching}
         return {"method": type(self).__name__, **own}
+
+    def engine(
+        self, problem: Problem, *, execution: Execution = "auto", norm: Norm = "separate"
+    ) -> Engine:
+        """What trains the supernet; see `Engine` for the last two arguments."""
+        return Engine(
+            problem,
+            starting_weights(problem, self.start),
+            steps=self.steps,
+            lr=self.lr,
+            execution=execution,
+            norm=norm,
+        )
 
     @abstractmethod
     def train(self, widths: RankedWidths) -> Trained:
@@ -124,24 +138,6 @@ def list_widths(problem: Problem, settings: OneShot) -> RankedWidths:
     grid = WidthGrid.make(problem, settings.ratios)
     order = channel_order(problem, by_magnitude=settings.start == "parent")
     return RankedWidths(problem, grid, order)
-
-
-def make_engine(
-    problem: Problem,
-    settings: OneShot,
-    *,
-    execution: Execution = "auto",
-    norm: Norm = "separate",
-) -> Engine:
-    """An engine that trains a method's supernet; see `Engine` for the last two arguments."""
-    return Engine(
-        problem,
-        starting_weights(problem, settings.start),
-        steps=settings.steps,
-        lr=settings.lr,
-        execution=execution,
-        norm=norm,
-    )
 
 
 def conclude_trained(widths: RankedWidths, chosen: np.ndarray, trained: Trained) -> Subnet:
