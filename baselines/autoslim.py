@@ -7,9 +7,11 @@ Idea: One slimmable network tells what the accuracy of any width is. From the fu
     layer whose slimming costs least accuracy is slimmed, again and again, until the budget is met.
 
 Steps:
-    1. `train_sandwich`: full, smallest and two random networks on each batch; the full one learns
+    1. `list_widths`: list the candidate widths of every group.
+    2. `train_sandwich`: full, smallest and two random networks on each batch; the full one learns
        from labels, the others from its detached softmax; gradients are summed.
-    2. `slim`: take the candidate step of least loss of accuracy, over all groups, until it fits.
+    3. `slim`: take the candidate step of least loss of accuracy, over all groups, until it fits.
+    4. `fill_closely`: add channels up to the budget, where groups are narrowest.
 
 Deviations:
     - The supernet starts from the trained parent, and leading channels are those of largest L1
@@ -34,20 +36,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
-from zoo.core.one_shot.one_shot import OneShot, RankedWidths
-from zoo.core.one_shot.supernet_training import Engine, starting_weights
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
+from zoo.core.one_shot.supernet_training import train_once
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import independent_states
-from zoo.core.settings import Range
+from zoo.core.search.widths_in_budget import fill_closely
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
 
@@ -69,26 +74,26 @@ class AutoSlim(OneShot):
         {"reevaluate", "search_batches", "recalibration_batches"}
     )
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **OneShot.ranges,
-        "random_subnets": "at least 0",
-        "reevaluate": "at least 1",
-        "search_batches": "at least 1",
-        "recalibration_batches": "at least 0",
-    }
+    random_subnets: Annotated[int, Field(ge=0)] = 2
+    reevaluate: Annotated[int, Field(ge=1)] | None = None
+    search_batches: Annotated[int, Field(ge=1)] | None = None
+    recalibration_batches: Annotated[int, Field(ge=0)] = CANDIDATE_BATCHES
 
-    random_subnets: int = 2
-    reevaluate: int | None = None
-    search_batches: int | None = None
-    recalibration_batches: int = CANDIDATE_BATCHES
+    def search(self, problem: Problem) -> Subnet:
+        """Train by the sandwich rule, then slim greedily from the full network."""
+        if whole := unpruned(problem):
+            return whole
+        widths = list_widths(problem, self)
+        trained = self.train(widths)
+        with problem.meter.phase("search"):
+            state = slim(widths, trained.weights, self)
+        chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
+        return conclude_trained(widths, chosen, trained)
 
     def train(self, widths: RankedWidths) -> Trained:
-        """Train by the sandwich rule."""
-        return train_sandwich(widths, self)
-
-    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
-        """Slim greedily from the full network."""
-        return slim(widths, trained.weights, self)
+        """Train by `train_sandwich`, once for all budgets."""
+        settings = self.training_settings
+        return train_once(widths.problem, settings, lambda: train_sandwich(widths, self))
 
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
@@ -125,12 +130,7 @@ def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
     """
     problem, grid = widths.problem, widths.grid
     rng = problem.rng("search")
-    engine = Engine(
-        problem,
-        starting_weights(problem, settings.start),
-        steps=settings.steps,
-        lr=settings.lr,
-    )
+    engine = settings.engine(problem)
     seen = SeenSubnets(len(grid.sizes))
     for images, labels in problem.data.train(settings.steps):
         middle = independent_states(grid, settings.random_subnets, rng)

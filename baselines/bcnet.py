@@ -9,11 +9,13 @@ Idea: With leading channels alone, the first channels serve in every width and t
     of training give the first population of an evolutionary search.
 
 Steps:
-    1. `train_coupled`: leftmost and rightmost network of each state on the same batch, one update;
+    1. `list_widths`: list the candidate widths of every group.
+    2. `train_coupled`: leftmost and rightmost network of each state on the same batch, one update;
        after each sampled state comes its complement.
-    2. `population_prior`: width probabilities of least expected loss whose expected cost is the
+    3. `population_prior`: width probabilities of least expected loss whose expected cost is the
        target's.
-    3. `evolve`: search widths, each scored as the mean of its two networks.
+    4. `evolve_widths`: search widths, each scored as the mean of its two networks.
+    5. `fill_closely`: add channels up to the budget, where groups are narrowest.
 
 Deviations:
     - The supernet starts from the trained parent; "left" is the side of largest L1 norm in it. The
@@ -28,7 +30,7 @@ Deviations:
 
 Unknowns:
     - Written from the abstract and notes on the published code; schedule and search settings differ
-      with the data at hand, see the attributes.
+      with the data at hand, see the attributes and the defaults of the functions below.
 
 Cost: `steps` batches, each with forward and backward passes of two subnets, once for all budgets.
     For each evaluation twice four training batches and one pass over the search split, forward
@@ -41,24 +43,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.one_shot.one_shot import OneShot, RankedWidths
-from zoo.core.one_shot.supernet_training import Engine, starting_weights
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
+from zoo.core.one_shot.supernet_training import train_once
 from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
-from zoo.core.search.widths_in_budget import keep_best
-from zoo.core.settings import Range
+from zoo.core.search.widths_in_budget import fill_closely, keep_best
 from zoo.core.supernet.trained_store import Trained
 
-__all__ = ["BCNet", "complement", "mean_losses", "population_prior", "right_side", "train_coupled"]
+__all__ = [
+    "BCNet",
+    "complement",
+    "evolve_widths",
+    "mean_losses",
+    "population_prior",
+    "right_side",
+    "train_coupled",
+]
 
 _DRAWS = 200  # states behind an expected cost
 _BISECTIONS = 40
@@ -69,63 +81,38 @@ class BCNet(OneShot):
     """Bilaterally coupled training, and evolution from a loss-based first population.
 
     Attributes:
-        best: subnets of lowest training loss that the prior looks at.
-        temperature: of the prior, in nats; lower concentrates on the best widths.
         evaluations: states scored, two networks each.
         population: children of a generation, and size of the first one.
         parents: best states that have children.
-        mutation: probability with which a group's width mutates.
     """
 
     known_exceptions: ClassVar[Mapping[str, str]] = {
         "golden_answer_comes_out": "a score is the mean over both sides of a layer, and in the "
         "planted network the trailing channels are dead"
     }
-    search_fields: ClassVar[frozenset[str]] = frozenset(
-        {"best", "temperature", "evaluations", "population", "parents", "mutation"}
-    )
+    search_fields: ClassVar[frozenset[str]] = frozenset({"evaluations", "population", "parents"})
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **OneShot.ranges,
-        **dict.fromkeys(("best", "evaluations", "population", "parents"), "at least 1"),
-        "temperature": "above 0",
-        "mutation": "between 0 and 1",
-    }
+    evaluations: Annotated[int, Field(ge=1)] = 200
+    population: Annotated[int, Field(ge=1)] = 40
+    parents: Annotated[int, Field(ge=1)] = 10
 
-    best: int = 100
-    temperature: float = 0.05
-    evaluations: int = 200
-    population: int = 40
-    parents: int = 10
-    mutation: float = 0.1
+    def search(self, problem: Problem) -> Subnet:
+        """Train left and right networks, then evolve widths from a loss-based population."""
+        if whole := unpruned(problem):
+            return whole
+        widths = list_widths(problem, self)
+        trained = self.train(widths)
+        with problem.meter.phase("search"):
+            losses = mean_losses(widths.grid, LossRecords(**trained.records))
+            prior = population_prior(widths.grid, losses, problem.budget.limit)
+            state = evolve_widths(widths, trained.weights, prior, self)
+        chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
+        return conclude_trained(widths, chosen, trained)
 
     def train(self, widths: RankedWidths) -> Trained:
-        """Train left and right networks."""
-        return train_coupled(widths, self)
-
-    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
-        """Evolve widths from the loss-based population."""
-        problem, grid = widths.problem, widths.grid
-        rng = problem.rng("search").spawn(2)[1]
-        losses = mean_losses(grid, LossRecords(**trained.records), self.best)
-        prior = population_prior(grid, losses, problem.budget.limit, self.temperature)
-        evaluated = Evaluated(
-            lambda state: self.accuracy(widths, widths.config(state), trained.weights)
-        )
-        candidates = widths.candidates(self.slack)
-        evolve(
-            candidates,
-            evaluated,
-            rng,
-            initial=random_candidates(candidates, prior, self.population, rng),
-            redraw=prior,
-            evaluations=self.evaluations,
-            population=self.population,
-            parents=self.parents,
-            mutation=self.mutation,
-        )
-        problem.trace("evolve", scores=list(evaluated.scores.values()))
-        return np.array(evaluated.best(1)[0])
+        """Train by `train_coupled`, once for all budgets."""
+        settings = self.training_settings
+        return train_once(widths.problem, settings, lambda: train_coupled(widths, self))
 
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
@@ -149,12 +136,7 @@ def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
     """
     problem, grid = widths.problem, widths.grid
     rng = problem.rng("search").spawn(2)[0]
-    engine = Engine(
-        problem,
-        starting_weights(problem, settings.start),
-        steps=settings.steps,
-        lr=settings.lr,
-    )
+    engine = settings.engine(problem)
     seen = SeenSubnets(len(grid.sizes))
     state = grid.full
     for step, (images, labels) in enumerate(problem.data.train(settings.steps)):
@@ -182,8 +164,13 @@ def right_side(widths: RankedWidths, left: SubnetConfig) -> SubnetConfig:
     return keep_best(space, reversed_order, left.widths(space))
 
 
-def mean_losses(grid: StateSpace, records: LossRecords, best: int) -> np.ndarray:
+def mean_losses(grid: StateSpace, records: LossRecords, best: int = 100) -> np.ndarray:
     """Mean loss of the best subnets that had a width, for each width of each group.
+
+    Args:
+        grid: gives sizes.
+        records: what training saw.
+        best: subnets of lowest training loss that count.
 
     Returns:
         Shape (G, most candidates), nats; a width that none had counts like the worst, and infinity
@@ -202,14 +189,16 @@ def mean_losses(grid: StateSpace, records: LossRecords, best: int) -> np.ndarray
     return np.where(np.arange(shape[1]) < grid.sizes[:, None], found, np.inf)
 
 
-def population_prior(grid: StateSpace, losses: np.ndarray, limit: int, temperature: float) -> Prior:
+def population_prior(
+    grid: StateSpace, losses: np.ndarray, limit: int, temperature: float = 0.05
+) -> Prior:
     """Width probabilities exp(-loss / temperature - price * width), the price set by the target.
 
     Args:
         grid: gives sizes and costs.
         losses: as `mean_losses` returns them.
         limit: what a drawn state costs on average, where a price leads there.
-        temperature: nats.
+        temperature: nats; lower concentrates on the best widths.
     """
     rng = np.random.default_rng(0)
     places = rng.random((_DRAWS, len(grid.sizes), 1))
@@ -231,3 +220,24 @@ def population_prior(grid: StateSpace, losses: np.ndarray, limit: int, temperatu
         else:
             high = middle
     return priced((low + high) / 2)
+
+
+def evolve_widths(
+    widths: RankedWidths, weights: Mapping[str, Tensor], prior: Prior, settings: BCNet
+) -> np.ndarray:
+    """The best state within the budget, shape (G,), evolved from the loss-based population."""
+    problem = widths.problem
+    evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), weights))
+    candidates, rng = widths.candidates(settings.slack), problem.rng("search").spawn(2)[1]
+    evolve(
+        candidates,
+        evaluated,
+        rng,
+        initial=random_candidates(candidates, prior, settings.population, rng),
+        redraw=prior,
+        evaluations=settings.evaluations,
+        population=settings.population,
+        parents=settings.parents,
+    )
+    problem.trace("evolve", scores=list(evaluated.scores.values()))
+    return np.array(evaluated.best(1)[0])

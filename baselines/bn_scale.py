@@ -32,22 +32,20 @@ Cost: `epochs` of training the full network, forward and backward. The fine-tuni
 Names: gamma -> BatchNorm scale; lambda -> `l1`; g(gamma) -> absolute value.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_rows, magnitude_scores
 from zoo.core.search.widths_in_budget import global_widths, keep_best
-from zoo.core.settings import Range
 from zoo.core.tracing.copies import copy_network
 from zoo.core.training.train import Recipe, TrainingLoss, train
 
@@ -66,23 +64,15 @@ class BNScale(Pruner):
         weight_decay: 1e-4 in the paper's section 4.2.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "epochs": "at least 0",
-        "l1": "at least 0",
-        "lr": "above 0",
-        "weight_decay": "at least 0",
-    }
-
-    epochs: int = 4
-    l1: float = 8e-3
-    lr: float = 0.05
-    weight_decay: float = 1e-4
+    epochs: Annotated[int, Field(ge=0)] = 4
+    l1: Annotated[float, Field(ge=0)] = 8e-3
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
 
     def search(self, problem: Problem) -> Subnet:
         """Train a copy sparsely, then threshold its scales."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         with problem.meter.phase("supernet"):
             slimmed = sparse_training(problem, self)
         with problem.meter.phase("search"):

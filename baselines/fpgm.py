@@ -31,10 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_scores
 from zoo.core.search.widths_in_budget import keep_best, uniform_widths
 
@@ -47,9 +46,8 @@ class FPGM(Pruner):
 
     def search(self, problem: Problem) -> Subnet:
         """Score by weights alone, then count."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         with problem.meter.phase("scoring"):
             scores = distance_scores(problem.model, problem.space)
         with problem.meter.phase("search"):

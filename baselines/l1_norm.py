@@ -27,9 +27,8 @@ Names: s_j -> score of channel j; m -> number of channels that are not kept.
 
 from dataclasses import dataclass
 
-from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import magnitude_scores
 from zoo.core.search.widths_in_budget import keep_best, uniform_widths
 
@@ -42,9 +41,8 @@ class L1Norm(Pruner):
 
     def search(self, problem: Problem) -> Subnet:
         """Score by weights alone, then count."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         with problem.meter.phase("scoring"):
             scores = magnitude_scores(problem.model, problem.space)
         with problem.meter.phase("search"):

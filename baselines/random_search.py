@@ -26,17 +26,17 @@ Cost: For each sample four training batches and one pass over the search split, 
 Names: None.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, Self
+
+from pydantic import Field
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import magnitude_scores
 from zoo.core.search.widths_in_budget import keep_best, random_widths
-from zoo.core.settings import Range
 
 __all__ = ["RandomSearch"]
 
@@ -49,15 +49,12 @@ class RandomSearch(Pruner):
         samples: configurations drawn.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {"samples": "at least 1"}
-
-    samples: int = 50
+    samples: Annotated[int, Field(ge=1)] = 50
 
     def search(self, problem: Problem) -> Subnet:
         """Draw, judge, and keep the best; the first one among equals."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         rng = problem.rng("search")
         best, best_top1 = SubnetConfig.full(), -1.0
         with problem.meter.phase("search"):

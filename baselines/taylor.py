@@ -30,19 +30,18 @@ Names: I_S -> score; g_s w_s -> `weight_gradient_products`; S -> the filters of 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, Self
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
-from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_scores, weight_gradient_products
 from zoo.core.search.widths_in_budget import global_widths, keep_best
-from zoo.core.settings import Range
 
 __all__ = ["Taylor", "squared_sums"]
 
@@ -55,15 +54,12 @@ class Taylor(Pruner):
         calibration: share of the training images that scores are averaged over.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {"calibration": "above 0"}
-
-    calibration: float = 0.1
+    calibration: Annotated[float, Field(gt=0)] = 0.1
 
     def search(self, problem: Problem) -> Subnet:
         """Score with gradients, then threshold and count."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         data = problem.data
         n_batches = max(1, math.ceil(self.calibration * data.num_train / data.batch_size))
         with problem.meter.phase("scoring"):

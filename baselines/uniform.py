@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_problem
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.widths_in_budget import uniform_widths
 
 __all__ = ["Uniform"]
@@ -40,9 +40,8 @@ class Uniform(Pruner):
 
     def search(self, problem: Problem) -> Subnet:
         """Count, and keep the first channels."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         with problem.meter.phase("search"):
             widths = uniform_widths(problem)
         names = [group.name for group in problem.space.groups]

@@ -41,7 +41,7 @@ from zoo.core.search.width_grid import WidthGrid, covering_states
 from zoo.core.training import gradients as narrow_strided
 from zoo.core.training.train import Recipe, train
 from zoo.knapsack import Items, exact_widths, greedy_widths
-from zoo.pse_net import PSENet
+from zoo.pse_net import PSENet, explore
 
 CONFIGS = 100_000
 TORCH_PRUNING_FACTOR = 50
@@ -186,7 +186,7 @@ def test_search_outside_of_network_passes(benchmark: BenchmarkFixture) -> None:
     def search() -> None:
         evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), {}))
         flat = uniform_prior(widths.grid.sizes)
-        settings.explore(widths, evaluated, flat, np.random.default_rng(0))
+        explore(widths, evaluated, flat, settings, np.random.default_rng(0))
 
     with task.meter.phase("search"):
         benchmark.pedantic(search, rounds=1)  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from torch import nn
 
 import zoo.core.networks.cifar_resnet  # noqa: F401  # registers resnet20_cifar
 from tests.problems import BATCH, SIDE, batches, parent, problem
-from zoo.bnp import BNP, _best_feasible, distil_blocks, finalists, score_blocks
+from zoo.bnp import BNP, _best_feasible, distil_blocks, finalists, prepare_blocks, score_blocks
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import InfeasibleBudget
@@ -29,9 +29,7 @@ FLOAT_NOISE = 1e-9
 
 
 def scored(task: Problem, settings: BNP) -> tuple[BlockGrid, ChoiceTable]:
-    blocks = cut_blocks(task.model, task.space)
-    grid = make_block_grid(task, blocks, settings.candidates)
-    runner = BlockRunner(task.model, task.space, blocks)
+    grid, runner = prepare_blocks(task, settings.candidates)
     with task.meter.phase("supernet"):
         weights = distil_blocks(task, grid, runner, settings)
     with task.meter.phase("scoring"):

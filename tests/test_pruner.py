@@ -49,6 +49,11 @@ def test_card_says_something_under_every_heading(name: str) -> None:
     assert len(card_steps(get_pruner(name))) >= 2
 
 
+@pytest.mark.parametrize("name", list_pruners())
+def test_the_file_of_a_pruner_shows_its_own_search(name: str) -> None:
+    assert "search" in vars(get_pruner(name))
+
+
 def pruner_with_card(text: str) -> type[Pruner]:
     """A pruner class in a module of its own with that docstring."""
     module = ModuleType("carded", text)

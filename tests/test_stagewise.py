@@ -33,13 +33,15 @@ from zoo.core.one_shot.stage_search import StagedGrid, run_searches, stage_error
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.width_grid import WidthGrid
+from zoo.core.search.widths_in_budget import fill_closely
 from zoo.core.supernet.stages import StageRunner, cut_stages, stage_costs
 from zoo.pse_net import PSENet, train_parallel
 from zoo.stagewise import (
+    JUNCTION_WIDTHS,
     Stagewise,
-    _fullnet_pass,
     best_assembled,
     combine,
+    fullnet_pass,
     search_stages,
     stage_losses,
     train_stagewise,
@@ -108,7 +110,7 @@ def passed(
     widths = widths_of(task)
     staged = staged_of(widths, is_junction_free=is_junction_free)
     engine, runner = engine_of(task), StageRunner(task.supernet, staged.stages)
-    features, _ = _fullnet_pass(engine, runner, *images_of(), Stagewise())
+    features, _ = fullnet_pass(engine, runner, *images_of(), is_trained=True)
     return engine, runner, staged, widths, features
 
 
@@ -182,7 +184,7 @@ def test_every_channel_gets_a_gradient_in_every_iteration(name: str) -> None:
             super().update(loss)
 
     with pytest.MonkeyPatch.context() as patch, task.meter.phase("supernet"):
-        patch.setattr("zoo.stagewise.Engine", Watched)
+        patch.setattr("zoo.core.one_shot.one_shot.Engine", Watched)
         widths = widths_of(task)
         train_stagewise(widths, staged_of(widths), settings)
     for group in task.space.groups:
@@ -416,24 +418,26 @@ def test_what_stages_add_to_the_cost_is_the_cost_of_the_whole(
     settings = replace(Stagewise.tiny(), evaluations=5)
     with task.meter.phase("search"):
         scorers = stage_scorers(task, staged.stages, {})
-        between = search_stages(widths, staged, scorers, settings)
-    assert len(between) == (settings.junction_widths**2 if is_junction_free else 1)
-    for found in between:
-        base = int(widths.grid.costs(found.held[None])[0])
+        choices = search_stages(widths, staged, scorers, settings)
+    assert len(choices) == (JUNCTION_WIDTHS**2 if is_junction_free else 1)
+    for found in choices:
+        base = int(widths.grid.costs(found.base[None])[0])
         for picked in product(range(2), repeat=3):
-            state = found.held.copy()
+            state = found.base.copy()
             for part, archive, at in zip(found.parts, found.archives, picked, strict=True):
                 state[part.free] = archive.states[at]
-            added = sum(int(found.added(k)[at]) for k, at in enumerate(picked))
+            pairs = zip(found.added_costs(), picked, strict=True)
+            assert (found.assembled(picked) == state).all()
+            added = sum(int(costs[at]) for costs, at in pairs)
             assert base + added == int(widths.grid.costs(state[None])[0])
 
 
 @pytest.mark.parametrize(("count", "choices"), [(1, 1), (3, 3), (5, 5), (9, 5)])
 def test_no_junction_width_is_tried_twice(count: int, choices: int) -> None:
     staged = staged_of(widths_of(problem(), ratios=5), is_junction_free=True)
-    held = list(staged.between(count).values())
-    assert len(held) == choices**2
-    assert len(np.unique(np.stack(held), axis=0)) == len(held)
+    bases = list(staged.junction_choices(count).values())
+    assert len(bases) == choices**2
+    assert len(np.unique(np.stack(bases), axis=0)) == len(bases)
 
 
 def test_combinations_are_the_best_of_everything_found() -> None:
@@ -447,7 +451,7 @@ def test_combinations_are_the_best_of_everything_found() -> None:
     states = combine(widths, [found], settings)
     tried = {}
     for picked in product(*(range(len(archive.losses)) for archive in found.archives)):
-        state = found.held.copy()
+        state = found.base.copy()
         for part, archive, at in zip(found.parts, found.archives, picked, strict=True):
             state[part.free] = archive.states[at]
         if int(widths.grid.costs(state[None])[0]) <= task.budget.limit:
@@ -520,22 +524,25 @@ def test_budgets_of_other_costs_are_met(metric: Metric, junctions: str) -> None:
     assert 0.9 < task.budget.cost(task.cost, subnet.config) / task.budget.limit <= 1
 
 
-def test_filling_the_budget_narrows_no_junction() -> None:
+def test_filling_the_budget_narrows_no_junction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other one-shot methods give channels up for it, at junctions as well."""
     task = problem(keep_ratio=0.7, rules=WidthRules(divisor=8))
+    settings = Stagewise(steps=0, ratios=4, stages=3, slack=0.0)
     widths = widths_of(task, ratios=4)
     staged = staged_of(widths)
     is_held = np.ones(len(task.space.groups), dtype=bool)
     is_held[staged.free.free] = False
+    for name in ("stage_scorers", "search_stages", "combine"):
+        monkeypatch.setattr(f"zoo.stagewise.{name}", lambda *_: [])
     rng = np.random.default_rng(0)
-    settings, others = Stagewise(slack=0.0), PSENet(slack=0.0)
     is_narrowed = []
     for _ in range(30):
-        state = staged.free.whole(rng.integers(staged.free.sizes)[None])
-        chosen = widths.grid.widths_of(state)[0]
-        if int(widths.grid.costs(state)[0]) <= task.budget.limit:
-            assert (settings.filled(widths, chosen) >= chosen).all()
-            filled = others.filled(widths, chosen)
+        state = staged.free.whole(rng.integers(staged.free.sizes)[None])[0]
+        chosen = widths.of(state)
+        if int(task.cost_of(chosen[None])[0]) <= task.budget.limit:
+            monkeypatch.setattr("zoo.stagewise.best_assembled", lambda *_, found=state: found)
+            assert (settings.search(task).config.widths(task.space) >= chosen).all()
+            filled = fill_closely(task, chosen, widths.narrowest_first, slack=0.0)
             is_narrowed.append(bool((filled < chosen)[is_held].any()))
     assert any(is_narrowed)
 
@@ -567,7 +574,7 @@ def test_only_pruned_junctions_reach_a_small_budget() -> None:
         ({"score": "x"}, "unknown score 'x'"),
         ({"workers": 0}, "workers is 0; it must be at least 1"),
         ({"stages": 0}, "stages is 0; it must be at least 1"),
-        ({"mutation": 1.5}, "mutation is 1.5; it must be between 0 and 1"),
+        ({"mutation": 1.5}, "mutation is 1.5; it must be at least 0 and at most 1"),
         ({"supervision": "labels", "junctions": "leading"}, "use junctions 'full'"),
         ({"fullnet": False, "tinynet": False, "random_subnets": 0}, "no network is trained"),
     ],

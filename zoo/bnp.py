@@ -46,8 +46,8 @@ Unknowns:
 
 Cost: `steps` training batches, each with one teacher pass and one pass forward and backward over
     all student blocks together, not one pass per block; every candidate of every block once on
-    `score_batches` batches; each finalist once over the search split. Fine-tuning adds a teacher
-    pass for each image.
+    one batch; each finalist once over the search split. Fine-tuning adds a teacher pass for each
+    image.
 
 Names: D_b -> error in `score_blocks`; theta_b -> positions on the grid; F_b -> `costs`; s_b ->
     minus `energies`; lambda -> `lambda_cost`; tau -> `tau`; beta -> `beta`; X_b -> features of
@@ -60,17 +60,18 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.block_grid import BlockGrid, filled_widths, make_block_grid
 from zoo.core.search.choice_table import (
     ChoiceTable,
@@ -89,7 +90,6 @@ from zoo.core.search.markov_chain import (
     tuned_tau,
 )
 from zoo.core.search.widths_in_budget import keep_best
-from zoo.core.settings import Range
 from zoo.core.supernet.blocks import Block, BlockRunner, block_macs, check_interfaces, cut_blocks
 from zoo.core.training.distill import (
     BlockDistillation,
@@ -104,8 +104,14 @@ __all__ = [
     "block_errors",
     "distil_blocks",
     "finalists",
+    "prepare_blocks",
     "score_blocks",
 ]
+
+# Ours, see Unknowns.
+ACCEPTANCE = 0.3  # share of the feasible proposals accepted, which sets the chains' temperature
+BURN_IN = 0.2  # share of a chain that is left out
+KD_TEMPERATURE = 4.0  # of the distillation of the logits
 
 
 @dataclass(frozen=True)
@@ -119,57 +125,37 @@ class BNP(Pruner):
             or the raw mean squared error.
         feed: whose features enter a student block: the teacher's, or those of the student so far.
         candidates: most candidate widths of a block.
-        score_batches: training batches on which candidates are scored.
         lambda_cost: efficiency weight of the score under a hard budget, in units of the error.
         posterior: "hard" or "soft", see the card.
         solver: "chain", or for comparison at the same scores "exact", "greedy" or "random".
         chains: number of chains.
         chain_steps: proposals of each chain.
-        burn_in: share of them that is left out.
-        acceptance: share of feasible proposals accepted, which sets the temperature.
         cooling: factor by which the temperature falls along a chain; 1 samples the posterior.
         pool: best distinct states that are re-ranked.
         beta: weight of the mean of the block terms in fine-tuning; 0 switches them off.
         kd: weight of the distillation of the logits; 0 switches it off.
-        temperature: of that distillation.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **dict.fromkeys(("steps", "lambda_cost", "beta", "kd"), "at least 0"),
-        **dict.fromkeys(("lr", "cooling", "temperature"), "above 0"),
-        **dict.fromkeys(("candidates", "score_batches", "chains", "chain_steps"), "at least 1"),
-        "pool": "at least 1",
-        "burn_in": "at least 0 and below 1",
-        "acceptance": "above 0 and below 1",
-    }
-
-    steps: int = 25
-    lr: float = 1e-3
+    steps: Annotated[int, Field(ge=0)] = 25
+    lr: Annotated[float, Field(gt=0)] = 1e-3
     error: Literal["relative", "raw"] = "relative"
     feed: Literal["teacher", "student"] = "teacher"
-    candidates: int = 100
-    score_batches: int = 1
-    lambda_cost: float = 0.0
+    candidates: Annotated[int, Field(ge=1)] = 100
+    lambda_cost: Annotated[float, Field(ge=0)] = 0.0
     posterior: Literal["hard", "soft"] = "hard"
     solver: Literal["chain", "exact", "greedy", "random"] = "chain"
-    chains: int = 4
-    chain_steps: int = 20_000
-    burn_in: float = 0.2
-    acceptance: float = 0.3
-    cooling: float = 1.0
-    pool: int = 4
-    beta: float = 1.0
-    kd: float = 0.5
-    temperature: float = 4.0
+    chains: Annotated[int, Field(ge=1)] = 4
+    chain_steps: Annotated[int, Field(ge=1)] = 20_000
+    cooling: Annotated[float, Field(gt=0)] = 1.0
+    pool: Annotated[int, Field(ge=1)] = 4
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    kd: Annotated[float, Field(ge=0)] = 0.5
 
     def search(self, problem: Problem) -> Subnet:
         """Score blocks against the teacher's, sample their widths, keep the best sample."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
-        blocks = cut_blocks(problem.model, problem.space)
-        grid = make_block_grid(problem, blocks, self.candidates)
-        runner = BlockRunner(problem.model, problem.space, blocks)
+        if whole := unpruned(problem):
+            return whole
+        grid, runner = prepare_blocks(problem, self.candidates)
         with problem.meter.phase("supernet"):
             weights = distil_blocks(problem, grid, runner, self)
         with problem.meter.phase("scoring"):
@@ -185,15 +171,13 @@ class BNP(Pruner):
         Raises:
             ValueError: if a configuration narrows an interface between blocks.
         """
-        blocks = cut_blocks(problem.model, problem.space)
-        inner = {name for block in blocks for name in block.groups}
+        grid, runner = prepare_blocks(problem, self.candidates)
+        inner = {name for block in grid.blocks for name in block.groups}
         check_interfaces(problem.space, inner, configs)
-        grid = make_block_grid(problem, blocks, self.candidates)
-        runner = BlockRunner(problem.model, problem.space, blocks)
         with problem.meter.phase("supernet"):
             weights = distil_blocks(problem, grid, runner, self)
         with problem.meter.phase("scoring"):
-            rounds = [(config, range(len(blocks))) for config in configs]
+            rounds = [(config, range(len(grid.blocks))) for config in configs]
             errors = block_errors(problem, runner, weights, rounds, self).sum(axis=1)
         full = problem.full_cost
         costs = np.array([problem.cost_of_config(config) for config in configs])
@@ -212,13 +196,24 @@ class BNP(Pruner):
             macs=CostModel(space).full_macs,
             beta=self.beta,
             kd=self.kd,
-            temperature=self.temperature,
+            temperature=KD_TEMPERATURE,
         )
 
     @classmethod
     def tiny(cls) -> Self:
         """One small training step, few candidates and short chains."""
         return cls(steps=2, lr=1e-4, candidates=16, chains=2, chain_steps=400, pool=2)
+
+
+def prepare_blocks(problem: Problem, candidates: int) -> tuple[BlockGrid, BlockRunner]:
+    """Cut the network into blocks; return their candidate widths and what runs each alone.
+
+    Raises:
+        InfeasibleBudget: if the narrowest blocks are over budget.
+    """
+    blocks = cut_blocks(problem.model, problem.space)
+    grid = make_block_grid(problem, blocks, candidates)
+    return grid, BlockRunner(problem.model, problem.space, blocks)
 
 
 def distil_blocks(
@@ -330,14 +325,14 @@ def block_errors(
     rounds: Sequence[tuple[SubnetConfig, Sequence[int]]],
     settings: BNP,
 ) -> np.ndarray:
-    """Error of student blocks against the teacher's outputs, mean over `score_batches`, charged.
+    """Error of student blocks against the teacher's outputs, on one training batch, charged.
 
     Args:
         problem: gives the teacher and the batches.
         runner: runs single blocks.
         weights: full-size weights of the student blocks.
         rounds: configurations, each with the ordinals of the blocks to run at its widths.
-        settings: what is measured, on how many batches.
+        settings: what is measured.
 
     Returns:
         Shape (rounds, blocks), float64; zero for a block that was not run.
@@ -349,20 +344,18 @@ def block_errors(
     errors = np.zeros((len(rounds), len(runner.blocks)))
     full = [block_macs(problem.space, block) for block in runner.blocks]
     with torch.no_grad():
-        for images, _ in problem.data.train(settings.score_batches):
-            inputs, targets = _features(
-                problem, runner, images, SubnetConfig.full(), weights, settings
-            )
-            for at, (config, active) in enumerate(rounds):
-                outputs = runner.run({b: inputs[b] for b in active}, config, weights)
-                saved = problem.cost.full_macs - problem.cost.macs(config)
-                macs = sum(full[b] for b in active) - saved
-                problem.meter.passes(len(images), macs, backward=False)
-                for b in active:
-                    error = distance(outputs[b], targets[b])
-                    check_errors([error], [runner.blocks[b].output], [targets[b]])
-                    errors[at, b] += float(error)
-    return errors / settings.score_batches
+        ((images, _),) = problem.data.train(1)
+        inputs, targets = _features(problem, runner, images, SubnetConfig.full(), weights, settings)
+        for at, (config, active) in enumerate(rounds):
+            outputs = runner.run({b: inputs[b] for b in active}, config, weights)
+            saved = problem.cost.full_macs - problem.cost.macs(config)
+            macs = sum(full[b] for b in active) - saved
+            problem.meter.passes(len(images), macs, backward=False)
+            for b in active:
+                error = distance(outputs[b], targets[b])
+                check_errors([error], [runner.blocks[b].output], [targets[b]])
+                errors[at, b] = float(error)
+    return errors
 
 
 def _shape(grid: BlockGrid, block: Block) -> tuple[int, ...]:
@@ -417,7 +410,7 @@ def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]
     moves = Moves(table.sizes)
     tuning, *rngs = problem.rng("search").spawn(1 + settings.chains)
     start = greedy_state(table)
-    tau = tuned_tau(table, start, tuning, acceptance=settings.acceptance, moves=moves)
+    tau = tuned_tau(table, start, tuning, acceptance=ACCEPTANCE, moves=moves)
     price, target = 0.0, table
     if settings.posterior == "soft":
         price = balanced_price(table, tau)
@@ -431,7 +424,7 @@ def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]
             rng=rng,
             moves=moves,
             cooling=settings.cooling,
-        ).after(settings.burn_in)
+        ).after(BURN_IN)
         for rng in rngs
     ]
     energies = np.stack([run.energies for run in runs])

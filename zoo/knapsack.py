@@ -64,21 +64,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_scores, producers, weight_gradient_products
 from zoo.core.search.widths_in_budget import fill_up, keep_best
-from zoo.core.settings import Range
 from zoo.core.training.distill import (
     Taps,
     eval_mode,
@@ -120,25 +119,18 @@ class Knapsack(Pruner):
             position, or nothing ([official code]).
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "calibration": "above 0",
-        "resolution": "at least 1",
-        "gamma": "at least 0",
-    }
-
     importance: Literal["per_weight", "per_filter"] = "per_weight"
     solver: Literal["greedy", "exact"] = "greedy"
-    calibration: float = 0.16
-    resolution: int = 20_000
-    gamma: float = 1.0
+    calibration: Annotated[float, Field(gt=0)] = 0.16
+    resolution: Annotated[int, Field(ge=1)] = 20_000
+    gamma: Annotated[float, Field(ge=0)] = 1.0
     positions: tuple[str, ...] = ("stages", "logits")
     normalisation: Literal["teacher", "none"] = "teacher"
 
     def search(self, problem: Problem) -> Subnet:
         """Solve the knapsack so that the recounted network meets the budget."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
+        if whole := unpruned(problem):
+            return whole
         with problem.meter.phase("scoring"):
             batches = calibration_batches(problem, self.calibration)
             values = taylor_values(problem, batches, self.importance)

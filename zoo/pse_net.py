@@ -11,11 +11,11 @@ Idea: Peers train a supernet serially, one subnet for each pass, which is slow. 
     samples, against the long tail of configurations that miss the budget [paper].
 
 Steps:
-    1. `OneShot`: list the candidate widths of every group.
+    1. `list_widths`: list the candidate widths of every group.
     2. `train_parallel`: each batch is divided among random subnets, one update for all.
     3. `fit_prior`: how often each width occurs among the best subnets of about the target's cost.
-    4. `evolve`: search widths drawn and mutated from the prior, scored on the search split.
-    5. `OneShot`: add channels up to the budget, where groups are narrowest.
+    4. `evolve_widths`: search widths drawn and mutated from the prior, scored on the search split.
+    5. `fill_closely`: add channels up to the budget, where groups are narrowest.
 
 Deviations:
     - The supernet starts from the trained parent, and "leading" channels are those of largest L1
@@ -33,7 +33,8 @@ Unknowns:
       each group on its own, which leaves out networks far from the middle.
     - The statistic behind the prior: ours counts widths among the subnets of lowest loss, after
       what time and cost lead to expect is taken away, in the range of the target's cost.
-    - Granularity, schedule, search settings, recalibration: see the attributes.
+    - Granularity, schedule, search settings, recalibration: see the attributes, and the defaults of
+      `fit_prior` and `evolve`.
 
 Cost: `steps` batches, forward and backward, once for all budgets: at full width if masked, at the
     subnets' widths if sliced. For each evaluation four training batches and one pass over the
@@ -46,24 +47,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
-from zoo.core.one_shot.one_shot import OneShot, RankedWidths
-from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, starting_weights
+from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
+from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, train_once
 from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
 from zoo.core.search.width_grid import covering_states, independent_states
-from zoo.core.settings import Range
+from zoo.core.search.widths_in_budget import fill_closely
 from zoo.core.supernet.trained_store import Trained
 
-__all__ = ["PSENet", "train_parallel"]
+__all__ = ["PSENet", "evolve_widths", "explore", "train_parallel"]
 
 Source = Literal["prior", "uniform"]
 
@@ -78,97 +81,45 @@ class PSENet(OneShot):
         execution: "masked", "sliced" or "auto", see `zoo.core.one_shot.supernet_training.Engine`.
         norm: batch statistics, "separate" for each subnet or "joint".
         sampling: how training draws widths, "covering" or "independent".
-        bins: ranges of cost for the prior.
-        best: subnets that count for the prior, of four times as many near the target's cost.
-        smoothing: what is added to each of its counts.
-        warm_up: share of the training that it leaves out.
         kind: of search, "evolution" or "random", which only draws.
         init: first generation drawn from the "prior" or "uniform".
         redraw: mutated widths drawn from the "prior" or "uniform".
         evaluations: subnets scored.
         population: children of a generation, and size of the first one.
         parents: best subnets that have children.
-        mutation: probability with which a group's width mutates.
     """
 
     search_fields: ClassVar[frozenset[str]] = frozenset(
-        {"bins", "best", "smoothing", "warm_up", "kind", "init", "redraw"}
-        | {"evaluations", "population", "parents", "mutation"}
+        {"kind", "init", "redraw", "evaluations", "population", "parents"}
     )
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **OneShot.ranges,
-        **dict.fromkeys(
-            ("subnets", "bins", "best", "evaluations", "population", "parents"), "at least 1"
-        ),
-        "smoothing": "above 0",
-        "warm_up": "at least 0 and below 1",
-        "mutation": "between 0 and 1",
-    }
-
-    subnets: int = 4
+    subnets: Annotated[int, Field(ge=1)] = 4
     execution: Execution = "auto"
     norm: Norm = "separate"
     sampling: Literal["covering", "independent"] = "covering"
-    bins: int = 20
-    best: int = 50
-    smoothing: float = 1.0
-    warm_up: float = 0.3
     kind: Literal["evolution", "random"] = "evolution"
     init: Source = "prior"
     redraw: Source = "prior"
-    evaluations: int = 200
-    population: int = 40
-    parents: int = 10
-    mutation: float = 0.1
+    evaluations: Annotated[int, Field(ge=1)] = 200
+    population: Annotated[int, Field(ge=1)] = 40
+    parents: Annotated[int, Field(ge=1)] = 10
+
+    def search(self, problem: Problem) -> Subnet:
+        """Train several subnets at once, then search widths led by the losses of that training."""
+        if whole := unpruned(problem):
+            return whole
+        widths = list_widths(problem, self)
+        trained = self.train(widths)
+        with problem.meter.phase("search"):
+            prior = fit_prior(widths.grid, LossRecords(**trained.records), problem.budget.limit)
+            state = evolve_widths(widths, trained.weights, prior, self)
+        chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
+        return conclude_trained(widths, chosen, trained)
 
     def train(self, widths: RankedWidths) -> Trained:
-        """Train several subnets in each update."""
-        return train_parallel(widths, self)
-
-    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
-        """Evolve widths on the supernet, led by what its training saw."""
-        problem, grid = widths.problem, widths.grid
-        prior = fit_prior(
-            grid,
-            LossRecords(**trained.records),
-            problem.budget.limit,
-            bins=self.bins,
-            best=self.best,
-            smoothing=self.smoothing,
-            warm_up=self.warm_up,
-        )
-        evaluated = Evaluated(
-            lambda state: self.accuracy(widths, widths.config(state), trained.weights)
-        )
-        self.explore(widths, evaluated, prior, problem.rng("search").spawn(2)[1])
-        problem.trace(
-            "search_widths",
-            scores=list(evaluated.scores.values()),
-            prior_means=(prior.probabilities * np.arange(prior.probabilities.shape[1])).sum(1),
-        )
-        return np.array(evaluated.best(1)[0])
-
-    def explore(
-        self, widths: RankedWidths, evaluated: Evaluated, prior: Prior, rng: np.random.Generator
-    ) -> None:
-        """Score states within the budget, by evolution or by drawing alone."""
-        candidates, flat = widths.candidates(self.slack), uniform_prior(widths.grid.sizes)
-        initial = prior if self.init == "prior" else flat
-        if self.kind == "random":
-            draw_only(candidates, evaluated, rng, prior=initial, evaluations=self.evaluations)
-            return
-        evolve(
-            candidates,
-            evaluated,
-            rng,
-            initial=random_candidates(candidates, initial, self.population, rng),
-            redraw=prior if self.redraw == "prior" else flat,
-            evaluations=self.evaluations,
-            population=self.population,
-            parents=self.parents,
-            mutation=self.mutation,
-        )
+        """Train by `train_parallel`, once for all budgets."""
+        settings = self.training_settings
+        return train_once(widths.problem, settings, lambda: train_parallel(widths, self))
 
     @classmethod
     def tiny(cls) -> Self:
@@ -193,14 +144,7 @@ def train_parallel(widths: RankedWidths, settings: PSENet) -> Trained:
     problem, grid = widths.problem, widths.grid
     rng = problem.rng("search").spawn(2)[0]
     draw = covering_states if settings.sampling == "covering" else independent_states
-    engine = Engine(
-        problem,
-        starting_weights(problem, settings.start),
-        steps=settings.steps,
-        lr=settings.lr,
-        execution=settings.execution,
-        norm=settings.norm,
-    )
+    engine = settings.engine(problem, execution=settings.execution, norm=settings.norm)
     seen = SeenSubnets(len(grid.sizes))
     execution = ""
     for images, labels in problem.data.train(settings.steps):
@@ -240,3 +184,43 @@ def _trace_norm_error(
 def _mean_by_part(logits: Tensor, labels: Tensor, count: int) -> Tensor:
     """Mean cross-entropy of each subnet's images, shape (count,)."""
     return F.cross_entropy(logits, labels, reduction="none").view(count, -1).mean(1)
+
+
+def evolve_widths(
+    widths: RankedWidths, weights: Mapping[str, Tensor], prior: Prior, settings: PSENet
+) -> np.ndarray:
+    """The best state within the budget, shape (G,), evolved on the supernet and led by a prior."""
+    problem = widths.problem
+    evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), weights))
+    explore(widths, evaluated, prior, settings, problem.rng("search").spawn(2)[1])
+    problem.trace(
+        "search_widths",
+        scores=list(evaluated.scores.values()),
+        prior_means=(prior.probabilities * np.arange(prior.probabilities.shape[1])).sum(1),
+    )
+    return np.array(evaluated.best(1)[0])
+
+
+def explore(
+    widths: RankedWidths,
+    evaluated: Evaluated,
+    prior: Prior,
+    settings: PSENet,
+    rng: np.random.Generator,
+) -> None:
+    """Score states within the budget, by evolution or, as its control, by drawing alone."""
+    candidates, flat = widths.candidates(settings.slack), uniform_prior(widths.grid.sizes)
+    initial = prior if settings.init == "prior" else flat
+    if settings.kind == "random":
+        draw_only(candidates, evaluated, rng, prior=initial, evaluations=settings.evaluations)
+        return
+    evolve(
+        candidates,
+        evaluated,
+        rng,
+        initial=random_candidates(candidates, initial, settings.population, rng),
+        redraw=prior if settings.redraw == "prior" else flat,
+        evaluations=settings.evaluations,
+        population=settings.population,
+        parents=settings.parents,
+    )

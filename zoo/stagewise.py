@@ -12,13 +12,15 @@ Idea: A whole-network supernet holds too many subnets to train any of them fully
     the training and the searching of subnets [paper].
 
 Steps:
-    1. `cut_stages`: cut the network where timm's feature_info ends a stage.
+    1. `list_widths` and `cut_stages`: list the candidate widths of every group, and cut the network
+       where timm's feature_info ends a stage.
     2. `train_stagewise`: in each iteration the fullnet on labels, and for every stage the tinynet
        and random subnets, fed with the fullnet's detached features and compared with its detached
        output; gradients are summed, one step.
     3. `search_stages`: evolve the trade-offs between error and cost of each stage, on its own.
     4. `combine`: the combinations of least summed error within the budget, exactly.
     5. `best_assembled`: re-rank them as assembled networks, BatchNorm recalibrated.
+    6. `fill_up`: add channels up to the budget, where groups are narrowest.
 
 Deviations:
     - The supernet starts from the trained parent, and leading channels are those of largest L1 norm
@@ -35,7 +37,7 @@ Unknowns:
       many stages little is left to prune, and small budgets are out of reach. "leading" prunes them
       and compares the kept channels alone: every budget is in reach, but a narrow junction is
       easier to match, so errors are not comparable between junction widths. The search then fixes
-      the junctions first, at `junction_widths` widths each, and the assembled networks decide;
+      the junctions first, at `JUNCTION_WIDTHS` widths each, and the assembled networks decide;
       where the network evolves as a whole, errors are compared all the same.
     - Loss of a stage: squared error over the detached variance, so that all stages count alike and
       a fullnet gains nothing by shrinking its features; for the logits, which end the last stage,
@@ -62,21 +64,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.label_supervision import label_losses
 from zoo.core.one_shot.network_search import evolve_network
-from zoo.core.one_shot.one_shot import OneShot, RankedWidths
+from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.one_shot.stage_search import (
-    Levels,
+    JunctionWidths,
+    StageArchives,
     StagedGrid,
     StageScorer,
     StageSearch,
@@ -85,14 +91,13 @@ from zoo.core.one_shot.stage_search import (
     stage_error,
     stage_scorers,
 )
-from zoo.core.one_shot.supernet_training import Engine, starting_weights
+from zoo.core.one_shot.supernet_training import Engine, train_once
 from zoo.core.search.multiple_choice import best_combinations, skyband
 from zoo.core.search.pareto import Archive
-from zoo.core.search.width_grid import PartialGrid, independent_states
-from zoo.core.search.widths_in_budget import fill_up, keep_best
-from zoo.core.settings import Range
+from zoo.core.search.width_grid import independent_states
+from zoo.core.search.widths_in_budget import fill_up
 from zoo.core.supernet.blocks import check_interfaces
-from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names, stage_costs
+from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names
 from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.distill import told_still
 
@@ -100,10 +105,14 @@ __all__ = [
     "Stagewise",
     "best_assembled",
     "combine",
+    "fullnet_pass",
     "search_stages",
     "stage_error",
+    "stage_losses",
     "train_stagewise",
 ]
+
+JUNCTION_WIDTHS = 3  # that the search tries at each junction, where junctions are pruned
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,6 @@ class Stagewise(OneShot):
         parents: best subnets that have children, where the network evolves; in a stage, those that
             none beats in both error and cost have.
         mutation: probability with which a group's width mutates.
-        junction_widths: widths of each junction that the search tries if they are pruned.
         slack: share of the budget that may stay unused where the network evolves; stages are filled
             up as far as single steps go.
         pool: best combinations that are assembled and compared, at least one for each choice of
@@ -139,32 +147,23 @@ class Stagewise(OneShot):
     """
 
     search_fields: ClassVar[frozenset[str]] = frozenset(
-        {"evolution", "evaluations", "population", "parents", "mutation", "junction_widths"}
+        {"evolution", "evaluations", "population", "parents", "mutation"}
         | {"pool", "workers", "score"}
     )
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        **OneShot.ranges,
-        "random_subnets": "at least 0",
-        "mutation": "between 0 and 1",
-        **dict.fromkeys(("stages", "evaluations", "population", "parents"), "at least 1"),
-        **dict.fromkeys(("junction_widths", "pool", "workers"), "at least 1"),
-    }
-
-    stages: int | None = None
+    stages: Annotated[int, Field(ge=1)] | None = None
     junctions: Literal["full", "leading"] = "full"
-    random_subnets: int = 1
+    random_subnets: Annotated[int, Field(ge=0)] = 1
     fullnet: bool = True
     tinynet: bool = True
     supervision: Literal["features", "labels"] = "features"
     evolution: Literal["stages", "network"] = "stages"
-    evaluations: int = 100
-    population: int = 20
-    parents: int = 10
-    mutation: float = 0.1
-    junction_widths: int = 3
-    pool: int = 8
-    workers: int = 1
+    evaluations: Annotated[int, Field(ge=1)] = 100
+    population: Annotated[int, Field(ge=1)] = 20
+    parents: Annotated[int, Field(ge=1)] = 10
+    mutation: Annotated[float, Field(ge=0, le=1)] = 0.1
+    pool: Annotated[int, Field(ge=1)] = 8
+    workers: Annotated[int, Field(ge=1)] = 1
     score: Literal["stages", "assembled"] = "stages"
 
     def validate(self) -> None:
@@ -177,40 +176,52 @@ class Stagewise(OneShot):
         if not (self.fullnet or self.tinynet or self.random_subnets):
             raise ValueError("no network is trained; switch one of fullnet and tinynet on")
 
-    def _prepare(self, problem: Problem) -> tuple[RankedWidths, Trained]:
+    def search(self, problem: Problem) -> Subnet:
+        """Train and search the stages alone, combine what was found, take the best assembled."""
+        if whole := unpruned(problem):
+            return whole
         check_processes(self.workers)
-        return super()._prepare(problem)
+        widths = list_widths(problem, self)
+        staged = self.cut(widths)
+        trained = self.train(widths)
+        with problem.meter.phase("search"):
+            staged.check_reach(problem.budget)
+            scorers = stage_scorers(problem, staged.stages, trained.weights)
+            if self.evolution == "stages":
+                found = search_stages(widths, staged, scorers, self)
+                states = combine(widths, found, self)
+            else:
+                states = self.search_as_network(widths, staged, scorers)
+            state = best_assembled(widths, states, trained.weights)
+        # As far as single steps go: exchanging channels would narrow junctions.
+        chosen = fill_up(problem, widths.of(state), widths.narrowest_first)
+        return conclude_trained(widths, chosen, trained)
+
+    def cut(self, widths: RankedWidths) -> StagedGrid:
+        """Cut the network into stages."""
+        stages = cut_stages(widths.problem.model, widths.problem.space, self.stages)
+        return StagedGrid(widths.grid, stages, self.junctions == "leading")
 
     def train(self, widths: RankedWidths) -> Trained:
-        """Train all stages in each update."""
-        return train_stagewise(widths, self._staged(widths), self)
+        """Train by `train_stagewise`, once for all budgets."""
+        staged, settings = self.cut(widths), self.training_settings
+        return train_once(widths.problem, settings, lambda: train_stagewise(widths, staged, self))
 
-    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
-        """Search the stages, combine what was found, and take the best assembled network."""
-        staged = self._staged(widths)
-        staged.check_reach(widths.problem.budget)
-        scorers = stage_scorers(widths.problem, staged.stages, trained.weights)
-        if self.evolution == "network":
-            states = evolve_network(
-                widths,
-                staged.free,
-                scorers,
-                evaluations=self.evaluations,
-                population=self.population,
-                parents=self.parents,
-                mutation=self.mutation,
-                slack=self.slack,
-                count=self.pool,
-            )
-        else:
-            found = search_stages(widths, staged, scorers, self)
-            states = combine(widths, found, self)
-        return best_assembled(widths, states, trained.weights)
-
-    def filled(self, widths: RankedWidths, chosen: np.ndarray) -> np.ndarray:
-        """Wider where groups are narrowest; no junction is narrowed for it."""
-        sizes = widths.problem.space.sizes
-        return fill_up(widths.problem, chosen, lambda now: -now / sizes)
+    def search_as_network(
+        self, widths: RankedWidths, staged: StagedGrid, scorers: Sequence[StageScorer]
+    ) -> list[np.ndarray]:
+        """The control: states, shape (G,), of all widths evolved at once."""
+        return evolve_network(
+            widths,
+            staged.free,
+            scorers,
+            evaluations=self.evaluations,
+            population=self.population,
+            parents=self.parents,
+            mutation=self.mutation,
+            slack=self.slack,
+            count=self.pool,
+        )
 
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
         """Minus the summed errors of a configuration's stages, or its assembled accuracy.
@@ -220,8 +231,10 @@ class Stagewise(OneShot):
         """
         stages = cut_stages(problem.model, problem.space, self.stages)
         check_interfaces(problem.space, free_names(stages, self.junctions == "leading"), configs)
-        widths, trained = self._prepare(problem)
-        ranked = [keep_best(problem.space, widths.order, c.widths(problem.space)) for c in configs]
+        check_processes(self.workers)
+        widths = list_widths(problem, self)
+        trained = self.train(widths)
+        ranked = [widths.leading(config.widths(problem.space)) for config in configs]
         with problem.meter.phase("search"):
             if self.score == "assembled":
                 return [self.accuracy(widths, config, trained.weights) for config in ranked]
@@ -229,10 +242,6 @@ class Stagewise(OneShot):
             for scorer in scorers:
                 scorer.charge(problem, np.stack([c.widths(problem.space) for c in ranked]))
             return [-sum(scorer.loss(config) for scorer in scorers) for config in ranked]
-
-    def _staged(self, widths: RankedWidths) -> StagedGrid:
-        stages = cut_stages(widths.problem.model, widths.problem.space, self.stages)
-        return StagedGrid(widths.grid, stages, self.junctions == "leading")
 
     @classmethod
     def tiny(cls) -> Self:
@@ -260,17 +269,23 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
     problem = widths.problem
     runner, part = StageRunner(problem.supernet, staged.stages), staged.free
     rng = problem.rng("search").spawn(2)[0]
-    weights = starting_weights(problem, settings.start)
-    engine = Engine(problem, weights, steps=settings.steps, lr=settings.lr)
+    engine = settings.engine(problem)
     tiny = [np.zeros((1, len(part.free)), dtype=np.int64)] if settings.tinynet else []
+    by_labels = settings.supervision == "labels"  # the control, which compares no features
+    # A single stage that learns from labels has no use for what the fullnet answers.
+    is_fullnet_needed = settings.fullnet or not by_labels or len(staged.stages) > 1
     losses = []
     for images, labels in problem.data.train(settings.steps):
         drawn = independent_states(part, settings.random_subnets, rng)
-        features, terms = _fullnet_pass(engine, runner, images, labels, settings)
+        features, terms = [images], list[Tensor]()
+        if is_fullnet_needed:
+            features, terms = fullnet_pass(
+                engine, runner, images, labels, is_trained=settings.fullnet
+            )
         for state in part.whole(np.concatenate([*tiny, drawn])):
             config = widths.config(state)
-            if settings.supervision == "labels":
-                terms += _label_losses(engine, runner, features, labels, config)
+            if by_labels:
+                terms += label_losses(engine, runner, features, labels, config)
             else:
                 terms += stage_losses(engine, runner, features, config)
         outputs = zip(staged.stages, features[1:], strict=False)
@@ -287,19 +302,17 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
     return Trained(engine.trained(), {})
 
 
-def _fullnet_pass(
-    engine: Engine, runner: StageRunner, images: Tensor, labels: Tensor, settings: Stagewise
+def fullnet_pass(
+    engine: Engine, runner: StageRunner, images: Tensor, labels: Tensor, *, is_trained: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
     """F_0 to F_K, detached, and the fullnet's own loss if it is trained."""
-    if len(runner.stages) == 1 and settings.supervision == "labels" and not settings.fullnet:
-        return [images], []  # nobody learns from its features
     values = engine.sliced(SubnetConfig.full())
-    with torch.set_grad_enabled(settings.fullnet):
+    with torch.set_grad_enabled(is_trained):
         features = runner.features(images, values, training=True)
-        terms = [F.cross_entropy(features[-1], labels)] if settings.fullnet else []
+        terms = [F.cross_entropy(features[-1], labels)] if is_trained else []
     full_macs = engine.problem.cost.full_macs
-    engine.problem.meter.passes(len(images), full_macs, backward=settings.fullnet)
-    engine.pairs += len(images) if settings.fullnet else 0
+    engine.problem.meter.passes(len(images), full_macs, backward=is_trained)
+    engine.pairs += len(images) if is_trained else 0
     return [feature.detach() for feature in features], terms
 
 
@@ -329,49 +342,7 @@ def stage_losses(
     return losses
 
 
-def _label_losses(
-    engine: Engine,
-    runner: StageRunner,
-    features: Sequence[Tensor],
-    labels: Tensor,
-    config: SubnetConfig,
-) -> list[Tensor]:
-    """Cross-entropy of the fullnet in which one stage after the other is a subnet's; charged."""
-    problem, losses, before = engine.problem, [], 0  # MACs of stages whose features are at hand
-    for k, stage in enumerate(runner.stages):
-        alone = SubnetConfig({n: kept for n, kept in config.keep.items() if n in stage.inner})
-        values = engine.sliced(alone)
-        modules = [path for later in runner.stages[k:] for path in later.modules]
-        logits = runner.supernet.through(modules, features[k], alone, values, training=True)
-        losses.append(F.cross_entropy(logits, labels))
-        problem.meter.passes(len(labels), problem.cost.macs(alone) - before, backward=True)
-        before += stage_costs(problem.space, stage).full_macs
-    engine.pairs += len(labels)
-    return losses
-
-
 # Step 3: searching
-
-
-@dataclass(frozen=True, eq=False)
-class Between:
-    """What was found between junctions of certain widths.
-
-    Attributes:
-        held: the network with these junctions and all else at full width, shape (G,).
-        parts: the inner groups of each stage.
-        archives: of each stage; costs are those of whole networks, all else at full width.
-    """
-
-    held: np.ndarray
-    parts: tuple[PartialGrid, ...]
-    archives: tuple[Archive, ...]
-
-    def added(self, stage: int) -> np.ndarray:
-        """What each archived state of a stage adds to the cost, shape (n,), never positive."""
-        part = self.parts[stage]
-        added: np.ndarray = self.archives[stage].costs - int(part.costs(part.full[None])[0])
-        return added
 
 
 def search_stages(
@@ -379,43 +350,43 @@ def search_stages(
     staged: StagedGrid,
     scorers: Sequence[StageScorer],
     settings: Stagewise,
-) -> list[Between]:
-    """Search every stage between junctions of every width that is tried.
+) -> list[StageArchives]:
+    """Search every stage at every choice of junction widths that is tried.
 
-    A stage is touched by the junctions before and behind it alone, so it is searched once for each
-    choice of these two.
+    The junctions before and behind a stage are all that its search depends on, so choices that
+    agree in these two share one search.
     """
-    problem = widths.problem
-    stages, held = staged.stages, staged.between(settings.junction_widths)
-    rngs = problem.rng("search").spawn(2)[1].spawn(len(held) * len(stages))
-    tasks: dict[tuple[int, Levels], StageSearch] = {}
-    for levels, state in held.items():
-        for k in range(len(stages)):
-            part = staged.inner(k, state)
-            search = StageSearch(
-                scorers[k],
-                part,
-                widths.order,
-                settings.evaluations,
-                settings.population,
-                settings.mutation,
-                rngs[len(tasks)],
-            )
-            tasks.setdefault(_beside(k, levels), search)
+    problem, stages = widths.problem, staged.stages
+    choices = staged.junction_choices(JUNCTION_WIDTHS)
+    source = problem.rng("search").spawn(2)[1]
+    tasks: dict[tuple[int, JunctionWidths], StageSearch] = {}
+    for junctions, base in choices.items():
+        for stage, scorer in enumerate(scorers):
+            key = _search_key(stage, junctions)
+            if key not in tasks:
+                tasks[key] = StageSearch(
+                    scorer,
+                    staged.inner(stage, base),
+                    widths.order,
+                    settings.evaluations,
+                    settings.population,
+                    settings.mutation,
+                    source.spawn(1)[0],
+                )
     archives = dict(zip(tasks, run_searches(list(tasks.values()), settings.workers), strict=True))
     for key, archive in archives.items():
         _report(problem, stages[key[0]], tasks[key], archive)
-    between = []
-    for levels, state in held.items():
-        keys = [_beside(k, levels) for k in range(len(stages))]
+    found = []
+    for junctions, base in choices.items():
+        keys = [_search_key(stage, junctions) for stage in range(len(stages))]
         parts = tuple(tasks[key].part for key in keys)
-        between.append(Between(state, parts, tuple(archives[key] for key in keys)))
-    return between
+        found.append(StageArchives(base, parts, tuple(archives[key] for key in keys)))
+    return found
 
 
-def _beside(stage: int, levels: Levels) -> tuple[int, Levels]:
-    """A stage and the widths of the junctions before and behind it."""
-    return stage, levels[max(0, stage - 1) : stage + 1]
+def _search_key(stage: int, junctions: JunctionWidths) -> tuple[int, JunctionWidths]:
+    """A stage and the widths of the junctions before and behind it; the ends have one only."""
+    return stage, junctions[max(0, stage - 1) : stage + 1]
 
 
 def _report(problem: Problem, stage: Stage, task: StageSearch, archive: Archive) -> None:
@@ -435,7 +406,7 @@ def _report(problem: Problem, stage: Stage, task: StageSearch, archive: Archive)
 
 
 def combine(
-    widths: RankedWidths, between: Sequence[Between], settings: Stagewise
+    widths: RankedWidths, found: Sequence[StageArchives], settings: Stagewise
 ) -> list[np.ndarray]:
     """States, shape (G,), of the combinations of least summed error, for each junction widths.
 
@@ -445,22 +416,18 @@ def combine(
         InfeasibleBudget: if no combination fits.
     """
     budget = widths.problem.budget
-    each = max(1, settings.pool // len(between))
+    count = max(1, settings.pool // len(found))
     states, errors = [], []
-    for found in between:
-        losses = [archive.losses for archive in found.archives]
-        added = [found.added(k) for k in range(len(losses))]
-        limit = budget.limit - int(widths.grid.costs(found.held[None])[0])
-        for picked in best_combinations(losses, added, limit, each):
-            state = found.held.copy()
-            for part, archive, at in zip(found.parts, found.archives, picked, strict=True):
-                state[part.free] = archive.states[at]
-            states.append(state)
-            errors.append(sum(float(loss[at]) for loss, at in zip(losses, picked, strict=True)))
+    for each in found:
+        losses = [archive.losses for archive in each.archives]
+        limit = budget.limit - int(widths.grid.costs(each.base[None])[0])
+        for picked in best_combinations(losses, each.added_costs(), limit, count):
+            states.append(each.assembled(picked))
+            errors.append(each.error(picked))
     if not states:
         raise InfeasibleBudget(
             f"no combination of what the stages found is within {budget}; "
-            "raise the budget, evaluations or junction_widths, or use fewer stages"
+            "raise the budget or evaluations, or use fewer stages"
         )
     widths.problem.trace("combine", errors=errors, costs=widths.grid.costs(np.stack(states)))
     return states

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
+from pydantic import Field
 
 from zoo.core.channels.config import WidthRules
 from zoo.core.cost.measure_latency import Timing
@@ -17,20 +18,21 @@ from zoo.core.settings import MOST, check_settings
 class Kinds:
     """One field of each type."""
 
-    count: int = 1
+    count: Annotated[int, Field(ge=1)] = 1
     share: float = 0.5
     flag: bool = True
     text: str = "a"
     kind: Literal["a", "b"] = "a"
     names: tuple[str, ...] = ()
     pair: tuple[int, float] = (1, 2.0)
-    either: int | None = None
-    choice: Literal["auto"] | int = "auto"
+    either: Annotated[int, Field(ge=1)] | None = None
+    choice: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    part: Annotated[float, Field(ge=0, lt=1)] = 0.0
     other: Any = None
     made: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        check_settings(self, {"count": "at least 1", "either": "at least 1"})
+        check_settings(self)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,9 @@ def test_a_list_from_a_file_becomes_a_tuple() -> None:
         ({"pair": (1,)}, "pair is .*; it must be a list"),
         ({"either": 0}, "either is 0; it must be at least 1"),
         ({"either": "x"}, "either is 'x'; it must be a whole number .* or none"),
+        ({"choice": -1}, "choice is -1; it must be at least 0"),
+        ({"part": 1}, "part is 1; it must be at least 0 and below 1"),
+        ({"part": -0.5}, "part is -0.5; it must be at least 0 and below 1"),
         ({"choice": 1.5}, "choice is 1.5; it must be 'auto' or a whole number"),
     ],
 )

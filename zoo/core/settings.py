@@ -1,4 +1,4 @@
-"""One check of settings: each field of a dataclass against its own annotation, and its range.
+"""One check of settings: each field of a dataclass against its own annotation, limits included.
 
 Settings come from Python, from suites and from the command line; wherever they are wrong, that is
 said before anything is trained, by name, with the value and what it may be.
@@ -7,53 +7,35 @@ said before anything is trained, by name, with the value and what it may be.
 from __future__ import annotations
 
 import math
+import operator
 import reprlib
-from collections.abc import Callable, Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zoo.core.errors import unknown_name
 
-__all__ = ["MOST", "Range", "check_settings"]
+__all__ = ["MOST", "check_settings"]
 
 MOST = 1_000_000_000
 """Of any whole number: no run that does something so often would end."""
 
-Range = Literal[
-    "at least 0",
-    "at least 1",
-    "at least 2",
-    "above 0",
-    "between 0 and 1",
-    "above 0 and at most 1",
-    "at least 0 and below 1",
-    "above 0 and below 1",
-]
-_IS_IN: Mapping[Range, Callable[[float], bool]] = {
-    "at least 0": lambda value: value >= 0,
-    "at least 1": lambda value: value >= 1,
-    "at least 2": lambda value: value >= 2,
-    "above 0": lambda value: value > 0,
-    "between 0 and 1": lambda value: 0 <= value <= 1,
-    "above 0 and at most 1": lambda value: 0 < value <= 1,
-    "at least 0 and below 1": lambda value: 0 <= value < 1,
-    "above 0 and below 1": lambda value: 0 < value < 1,
-}
+# What a limit is called in `pydantic.Field` and in `operator`, and in words.
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
-def check_settings(settings: Any, ranges: Mapping[str, Range] | None = None) -> None:
+def check_settings(settings: Any) -> None:
     """Refuse a dataclass whose fields hold what their annotations exclude.
 
     Whole numbers, numbers, flags, text, `Literal`, tuples of these and `None` are checked; a field
     of any other type is its owner's business. A whole number is a number, too; a flag is neither,
-    and NaN and infinity are no numbers. A list in the place of a tuple, as files give it, becomes
+    and NaN and infinity are no numbers. The limits of a number stand in its annotation, as in
+    `Annotated[float, Field(ge=0, lt=1)]`. A list in the place of a tuple, as files give it, becomes
     one.
 
     Args:
         settings: an instance of a dataclass.
-        ranges: what numbers may be, by field; one that is None is not a number.
 
     Raises:
         ValueError: naming the first field that is wrong, its value, and what it may be.
@@ -67,17 +49,17 @@ def check_settings(settings: Any, ranges: Mapping[str, Range] | None = None) -> 
         if isinstance(value, list) and any(get_origin(kind) is tuple for kind in _kinds(hint)):
             value = tuple(value)
             object.__setattr__(settings, name, value)  # they may be frozen
-        if not any(_fits(value, kind) for kind in _kinds(hint)):
+        fitting = [kind for kind in _kinds(hint) if _fits(value, kind)]
+        if not fitting:
             raise _refusal(name, value, hint)
-    for name, allowed in (ranges or {}).items():
-        value = getattr(settings, name)
-        if value is not None and not _IS_IN[allowed](value):
+        if not any(_is_within(value, kind) for kind in fitting):
+            allowed = " or ".join(_told_limits(kind) for kind in fitting)
             raise ValueError(f"{name} is {value}; it must be {allowed}")
 
 
 def _hints(cls: type) -> dict[str, Any]:
     try:
-        return get_type_hints(cls)
+        return get_type_hints(cls, include_extras=True)
     except NameError:  # a class of someone else's, made where its annotations cannot be looked up
         return {}
 
@@ -87,7 +69,30 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
+def _bare(kind: Any) -> Any:
+    """An annotation without its limits."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _limits(kind: Any) -> list[tuple[str, Any]]:
+    """The limits of an annotation, each with its name in `_LIMITS`."""
+    metadata = kind.__metadata__ if get_origin(kind) is Annotated else ()
+    marks = [mark for each in metadata for mark in getattr(each, "metadata", ())]
+    found = [(name, getattr(mark, name, None)) for mark in marks for name in _LIMITS]
+    return [(name, limit) for name, limit in found if limit is not None]
+
+
+def _is_within(value: object, kind: Any) -> bool:
+    is_number = isinstance(value, Real)
+    return all(not is_number or getattr(operator, n)(value, limit) for n, limit in _limits(kind))
+
+
+def _told_limits(kind: Any) -> str:
+    return " and ".join(f"{_LIMITS[name]} {limit}" for name, limit in _limits(kind))
+
+
 def _fits(value: object, kind: Any) -> bool:
+    kind = _bare(kind)
     if get_origin(kind) is Literal:
         return any(type(value) is type(known) and value == known for known in get_args(kind))
     if get_origin(kind) is tuple:
@@ -122,7 +127,8 @@ def _refusal(name: str, value: object, hint: Any) -> ValueError:
 
 
 def _told(kind: Any) -> str:
-    """An annotation in words."""
+    """The type of an annotation in words."""
+    kind = _bare(kind)
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) is tuple:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.errors import unknown_name
@@ -120,11 +121,11 @@ class WidthRules:
         divisor: widths are multiples of this many channels.
     """
 
-    min_keep: float = 0.1
-    divisor: int = 1
+    min_keep: Annotated[float, Field(gt=0, le=1)] = 0.1
+    divisor: Annotated[int, Field(ge=1)] = 1
 
     def __post_init__(self) -> None:
-        check_settings(self, {"min_keep": "above 0 and at most 1", "divisor": "at least 1"})
+        check_settings(self)
 
     def minimum(self, size: int) -> int:
         """Return the smallest legal width of a group of ``size`` channels, never 0."""

@@ -21,11 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from filelock import FileLock
+from pydantic import Field
 from torch import nn
 
 from zoo.core.channels.config import SubnetConfig
@@ -88,22 +89,14 @@ class Timing:
         block_ms: least time of a timed block of calls, ten times that for a whole network.
     """
 
-    batch: int = 1
-    threads: int = 1
+    batch: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1)] = 1
     memory_format: MemoryFormat = "channels_last"
-    rounds: int = 9
-    block_ms: float = 1.0
+    rounds: Annotated[int, Field(ge=1)] = 9
+    block_ms: Annotated[float, Field(gt=0)] = 1.0
 
     def __post_init__(self) -> None:
-        check_settings(
-            self,
-            {
-                "batch": "at least 1",
-                "threads": "at least 1",
-                "rounds": "at least 1",
-                "block_ms": "above 0",
-            },
-        )
+        check_settings(self)
 
 
 def measure_latency(

@@ -16,10 +16,10 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
-from zoo.core.settings import Range, check_settings
+from zoo.core.settings import check_settings
 from zoo.core.training.train import TrainingLoss
 
-__all__ = ["Pruner", "Subnet", "conclude"]
+__all__ = ["Pruner", "Subnet", "conclude", "unpruned"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Subnet:
 class Pruner(ABC):
     """A channel-pruning method; subclasses are frozen dataclasses of its hyperparameters.
 
+    What a hyperparameter may be is in its annotation, limits included.
+
     Attributes:
         known_exceptions: contract checks that the class is known to fail, by name, each with its
             reason; `zoo.core.contract.checks` expects exactly these to fail.
-        ranges: what numbers settings may be, by name; types follow from the annotations.
     """
 
     known_exceptions: ClassVar[Mapping[str, str]] = {}
-    ranges: ClassVar[Mapping[str, Range]] = {}
 
     def __post_init__(self) -> None:
         self.validate()
@@ -56,7 +56,7 @@ class Pruner(ABC):
         Raises:
             ValueError: with the setting and what it may be.
         """
-        check_settings(self, self.ranges)
+        check_settings(self)
 
     @abstractmethod
     def search(self, problem: Problem) -> Subnet:
@@ -98,6 +98,16 @@ class Pruner(ABC):
     def golden(cls) -> Golden:
         """A fixed tiny problem with one right answer, by default the planted one."""
         return planted_golden()
+
+
+def unpruned(problem: Problem) -> Subnet | None:
+    """Open a search: the whole network where the budget allows it, else None.
+
+    Raises:
+        InfeasibleBudget: if even the smallest legal subnet is over budget.
+    """
+    problem.check_feasible()
+    return conclude(problem, SubnetConfig.full()) if problem.is_full else None
 
 
 def conclude(

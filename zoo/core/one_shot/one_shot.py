@@ -1,8 +1,8 @@
-"""What one-shot methods have in common: a supernet trained once, widths searched on it per budget.
+"""What one-shot methods have in common: candidate widths, a supernet trained once, and the way out.
 
-A method says how its supernet is trained and how widths are chosen; grid, order of channels, store,
-recalibrated scores and the way to the final configuration are the same for all, so that results
-differ by the idea alone.
+A method's own `search` says its steps in their order and calls what is here by name. Grid, order of
+channels, store, recalibrated scores and the way to the final configuration are the same for all, so
+that results differ by the idea alone.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude
-from zoo.core.one_shot.supernet_training import Start, train_once
+from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, Start, starting_weights
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.evolution import Candidates
 from zoo.core.search.width_grid import StateSpace, WidthGrid
-from zoo.core.search.widths_in_budget import fill_closely, keep_best
-from zoo.core.settings import Range
+from zoo.core.search.widths_in_budget import keep_best
 from zoo.core.supernet.trained_store import Trained
 
-__all__ = ["OneShot", "RankedWidths"]
+__all__ = ["OneShot", "RankedWidths", "conclude_trained", "list_widths"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,20 @@ class RankedWidths:
     def config(self, state: Sequence[int] | np.ndarray) -> SubnetConfig:
         """The leading channels at a state's widths."""
         return self.grid.config(np.asarray(state), self.order)
+
+    def leading(self, chosen: np.ndarray) -> SubnetConfig:
+        """The leading channels at chosen widths, shape (G,)."""
+        return keep_best(self.problem.space, self.order, chosen)
+
+    def of(self, state: np.ndarray) -> np.ndarray:
+        """The widths at a state, both of shape (G,)."""
+        chosen: np.ndarray = self.grid.widths_of(state[None])[0]
+        return chosen
+
+    def narrowest_first(self, chosen: np.ndarray) -> np.ndarray:
+        """How much each group wants to be wider than chosen, both of shape (G,); see `fill_up`."""
+        wanted: np.ndarray = -chosen / self.problem.space.sizes
+        return wanted
 
     def candidates(self, slack: float, space: StateSpace | None = None) -> Candidates:
         """States within the budget, and at most a share of it below.
@@ -73,26 +87,36 @@ class OneShot(Pruner):
 
     search_fields: ClassVar[frozenset[str]] = frozenset()
     """Settings that do not touch the training, whose supernets are therefore the same."""
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "steps": "at least 0",
-        "lr": "above 0",
-        "ratios": "at least 2",
-        "slack": "at least 0 and below 1",
-    }
 
-    steps: int = 1000
-    lr: float = 0.02
+    steps: Annotated[int, Field(ge=0)] = 1000
+    lr: Annotated[float, Field(gt=0)] = 0.02
     start: Start = "parent"
-    ratios: int = 10
-    slack: float = 0.02
+    ratios: Annotated[int, Field(ge=2)] = 10
+    slack: Annotated[float, Field(ge=0, lt=1)] = 0.02
+
+    @property
+    def training_settings(self) -> dict[str, object]:
+        """All that decides what the supernet becomes, beside parent and data, by name."""
+        searching = {"slack", *self.search_fields}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in searching}
+        return {"method": type(self).__name__, **own}
+
+    def engine(
+        self, problem: Problem, *, execution: Execution = "auto", norm: Norm = "separate"
+    ) -> Engine:
+        """What trains the supernet; see `Engine` for the last two arguments."""
+        return Engine(
+            problem,
+            starting_weights(problem, self.start),
+            steps=self.steps,
+            lr=self.lr,
+            execution=execution,
+            norm=norm,
+        )
 
     @abstractmethod
     def train(self, widths: RankedWidths) -> Trained:
-        """Train the supernet, inside its phase."""
-
-    @abstractmethod
-    def choose(self, widths: RankedWidths, trained: Trained) -> np.ndarray:
-        """The best state within the budget, shape (G,), inside the phase of the search."""
+        """The trained supernet, from the problem's store if it is there; see `train_once`."""
 
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
@@ -100,41 +124,24 @@ class OneShot(Pruner):
         """Score of a configuration: top-1 on the search split, BatchNorm recalibrated."""
         return widths.problem.accuracy(config, weights)
 
-    def filled(self, widths: RankedWidths, chosen: np.ndarray) -> np.ndarray:
-        """Chosen widths, shape (G,), with channels added up to the budget."""
-        problem, sizes = widths.problem, widths.problem.space.sizes
-        return fill_closely(problem, chosen, lambda now: -now / sizes, slack=self.slack)
-
-    def search(self, problem: Problem) -> Subnet:
-        """Train the supernet, or take it from the store, and choose widths on it."""
-        problem.check_feasible()
-        if problem.is_full:
-            return conclude(problem, SubnetConfig.full())
-        widths, trained = self._prepare(problem)
-        with problem.meter.phase("search"):
-            state = self.choose(widths, trained)
-        filled = self.filled(widths, widths.grid.widths_of(state[None])[0])
-        weights = {**problem.model.state_dict(), **trained.weights}
-        return conclude(problem, keep_best(problem.space, widths.order, filled), weights)
-
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
         """The method's own score of each configuration's widths, on the trained supernet."""
-        widths, trained = self._prepare(problem)
+        widths = list_widths(problem, self)
+        weights = self.train(widths).weights
+        ranked = [widths.leading(config.widths(problem.space)) for config in configs]
         with problem.meter.phase("search"):
-            return [
-                self.accuracy(
-                    widths,
-                    keep_best(problem.space, widths.order, config.widths(problem.space)),
-                    trained.weights,
-                )
-                for config in configs
-            ]
+            return [self.accuracy(widths, config, weights) for config in ranked]
 
-    def _prepare(self, problem: Problem) -> tuple[RankedWidths, Trained]:
-        grid = WidthGrid.make(problem, self.ratios)
-        order = channel_order(problem, by_magnitude=self.start == "parent")
-        widths = RankedWidths(problem, grid, order)
-        names = [f.name for f in fields(self) if f.name not in {"slack", *self.search_fields}]
-        settings = {name: getattr(self, name) for name in names}
-        method = {"method": type(self).__name__}
-        return widths, train_once(problem, {**method, **settings}, lambda: self.train(widths))
+
+def list_widths(problem: Problem, settings: OneShot) -> RankedWidths:
+    """The candidate widths of every group, and which of its channels lead."""
+    grid = WidthGrid.make(problem, settings.ratios)
+    order = channel_order(problem, by_magnitude=settings.start == "parent")
+    return RankedWidths(problem, grid, order)
+
+
+def conclude_trained(widths: RankedWidths, chosen: np.ndarray, trained: Trained) -> Subnet:
+    """End a search: leading channels at chosen widths, shape (G,), and the supernet's weights."""
+    problem = widths.problem
+    weights = {**problem.model.state_dict(), **trained.weights}
+    return conclude(problem, widths.leading(chosen), weights)

@@ -28,7 +28,8 @@ from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.training.distill import relative_feature_error, soft_cross_entropy
 
 __all__ = [
-    "Levels",
+    "JunctionWidths",
+    "StageArchives",
     "StageScorer",
     "StageSearch",
     "StagedGrid",
@@ -51,8 +52,8 @@ def stage_error(student: Tensor, teacher: Tensor) -> Tensor:
     return relative_feature_error(student, teacher)
 
 
-Levels = tuple[int, ...]
-"""For each junction, which of its widths; 0 is all of it."""
+JunctionWidths = tuple[int, ...]
+"""For each junction, from the first, the ordinal of its width among those tried; 0 is full."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +91,11 @@ class StagedGrid:
                 "stages or junctions 'leading', or lower min_keep"
             )
 
-    def inner(self, stage: int, held: np.ndarray) -> PartialGrid:
+    def inner(self, stage: int, base: np.ndarray) -> PartialGrid:
         """The inner groups of a stage, all others as in a state, shape (G,)."""
-        return PartialGrid(self.grid, held, self._ordinals(self.stages[stage].inner))
+        return PartialGrid(self.grid, base, self._ordinals(self.stages[stage].inner))
 
-    def between(self, count: int) -> dict[Levels, np.ndarray]:
+    def junction_choices(self, count: int) -> dict[JunctionWidths, np.ndarray]:
         """The network at every choice of junction widths, shape (G,), all else full.
 
         Args:
@@ -108,17 +109,48 @@ class StagedGrid:
             else 1
             for groups in junctions
         ]
-        held = {}
-        for levels in product(*map(range, counts)):
-            state = self.grid.full.copy()
-            for level, groups, choices in zip(levels, junctions, counts, strict=True):
-                state[groups] = np.round(state[groups] * (1 - level / max(1, choices - 1)))
-            held[levels] = state
-        return held
+        bases = {}
+        for chosen in product(*map(range, counts)):
+            base = self.grid.full.copy()
+            for at, groups, choices in zip(chosen, junctions, counts, strict=True):
+                base[groups] = np.round(base[groups] * (1 - at / max(1, choices - 1)))
+            bases[chosen] = base
+        return bases
 
     def _ordinals(self, names: Sequence[str]) -> np.ndarray:
         found = [i for i, group in enumerate(self.grid.space.groups) if group.name in names]
         return np.array(found, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class StageArchives:
+    """What the searches of the stages found at one choice of junction widths.
+
+    Attributes:
+        base: the network with these junctions and all else at full width, shape (G,).
+        parts: the inner groups of each stage.
+        archives: of each stage; costs are those of the base with that stage narrowed.
+    """
+
+    base: np.ndarray
+    parts: tuple[PartialGrid, ...]
+    archives: tuple[Archive, ...]
+
+    def added_costs(self) -> list[np.ndarray]:
+        """What each archived state of each stage adds to the base, shape (n,), never positive."""
+        pairs = zip(self.parts, self.archives, strict=True)
+        return [archive.costs - int(part.costs(part.full[None])[0]) for part, archive in pairs]
+
+    def assembled(self, picked: Sequence[int]) -> np.ndarray:
+        """The base with one archived state of each stage, by ordinal, shape (G,)."""
+        state = self.base.copy()
+        for part, archive, at in zip(self.parts, self.archives, picked, strict=True):
+            state[part.free] = archive.states[at]
+        return state
+
+    def error(self, picked: Sequence[int]) -> float:
+        """The summed error of one archived state of each stage, by ordinal."""
+        return sum(float(a.losses[at]) for a, at in zip(self.archives, picked, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +224,7 @@ class StageSearch:
 
     Attributes:
         scorer: of the stage.
-        part: the stage's inner groups, all others held.
+        part: the stage's inner groups, all others fixed.
         order: scores that nest narrower configurations in wider ones, by group name.
         evaluations: subnets scored.
         population: children of a generation.

@@ -143,7 +143,7 @@ def evolve(
     evaluations: int,
     population: int,
     parents: int,
-    mutation: float,
+    mutation: float = 0.1,
 ) -> None:
     """Evolve states by uniform crossover and by mutation, half of each.
 

@@ -108,10 +108,10 @@ def fit_prior(
     records: LossRecords,
     limit: int,
     *,
-    bins: int,
-    best: int,
-    smoothing: float,
-    warm_up: float,
+    bins: int = 20,
+    best: int = 50,
+    smoothing: float = 1.0,
+    warm_up: float = 0.3,
 ) -> Prior:
     """How often each width occurs among the best subnets of about the target's cost.
 

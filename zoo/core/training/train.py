@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -20,7 +21,7 @@ from zoo.core.data.batches import BatchSource
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import Diverged, unknown_name
 from zoo.core.meter import Meter
-from zoo.core.settings import Range, check_settings
+from zoo.core.settings import check_settings
 from zoo.core.training.gradients import backward, guard
 from zoo.core.training.top1 import right_answers
 
@@ -42,15 +43,6 @@ OnStep = Callable[[int, int, float], None]
 
 # Reading a loss waits for the device, so losses are read this many steps at a time.
 READ_EVERY = 20
-
-_RANGES: dict[str, Range] = {
-    **dict.fromkeys(("epochs", "weight_decay", "warmup_epochs"), "at least 0"),
-    "batch_size": "at least 1",
-    "lr": "above 0",
-    "clip_grad": "above 0",
-    **dict.fromkeys(("momentum", "label_smoothing"), "at least 0 and below 1"),
-    "ema_decay": "above 0 and below 1",
-}
 
 # A loss this many times the first one, or this many nats where the first one is below 1, will not
 # come back.
@@ -77,22 +69,22 @@ class Recipe:
         clip_grad: largest norm of the gradient; None for no limit.
     """
 
-    epochs: int
-    batch_size: int = 128
-    lr: float = 0.1
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    lr: Annotated[float, Field(gt=0)] = 0.1
     optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Schedule = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)
-    warmup_epochs: float = 0.0
-    label_smoothing: float = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     channels_last: bool = True
-    ema_decay: float | None = None
-    clip_grad: float | None = None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    clip_grad: Annotated[float, Field(gt=0)] | None = None
 
     def __post_init__(self) -> None:
-        check_settings(self, _RANGES)
+        check_settings(self)
         _check_optimizer(self.optimizer)
         if any(not 0 < share < 1 for share in self.milestones):
             raise ValueError(
