@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import digest_of, figures_of, plotted
 from benchmarks.page.renew import special_tables
 from benchmarks.records.files import load_records
@@ -47,7 +48,7 @@ def test_tables_are_those_of_the_reference_records(reference: list[Record]) -> N
         "results.tex": to_latex(comparisons),
         **{
             f"{name}.md": text
-            for name, make in special_tables(reference).items()
+            for name, make in special_tables(Findings.of(reference)).items()
             if (text := make())
         },
     }
@@ -63,7 +64,7 @@ TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 
 @pytest.mark.parametrize("folder", DRAWN, ids=lambda path: path.parent.name)
 def test_figures_are_those_of_the_records_beside_them(folder: Path) -> None:
-    figures = figures_of(load_records(folder.parent / "records"))
+    figures = figures_of(Findings.of(load_records(folder.parent / "records")))
     renew = f"stale; renew it with: zoo report --results results/{folder.parent.name}"
     assert {path.stem for path in folder.iterdir()} == set(figures), renew
     for name, draw in figures.items():
@@ -89,8 +90,8 @@ def test_pictures_that_a_text_shows_are_there(text: Path) -> None:
     ],
 )
 def test_pages_are_made_from_their_records(page: str, folder: str, names: list[str]) -> None:
-    records = load_records(ROOT / "results" / folder / "records")
-    tables = {**special_tables(records), "report": lambda: to_short_markdown(compare(records))}
+    findings = Findings.of(load_records(ROOT / "results" / folder / "records"))
+    tables = {**special_tables(findings), "report": lambda: to_short_markdown(findings.comparisons)}
     text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
     renew = f"renew it with: zoo report --results results/{folder} --readme docs/{page}.md"
     for name in names:

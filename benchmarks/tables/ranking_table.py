@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.analysis.comparison import DECIDING, spent_macs, spent_seconds
-from benchmarks.analysis.ranking import Agreement, Ranking, ceiling, judge
+from benchmarks.analysis.ranking import Agreement, Ranking
 from benchmarks.records.plain import in_markdown
 
 __all__ = ["ranking_table"]
@@ -21,7 +21,7 @@ def ranking_table(rankings: Sequence[Ranking]) -> str:
 def _one_table(ranking: Ranking) -> str:
     rows = [
         (
-            judge(ranking, scorer),
+            ranking.agreements[scorer.name],
             scorer.name,
             len(scorer.records),
             scorer.mean(lambda record: spent_macs(record, DECIDING)) / 1e12,
@@ -31,8 +31,7 @@ def _one_table(ranking: Ranking) -> str:
     ]
     rows.sort(key=lambda row: (-np.nan_to_num(row[0].tau, nan=-2.0), row[1]))
     lines = [_line(*row) for row in rows]
-    top = ceiling(ranking)
-    if top:
+    if top := ranking.ceiling:
         name, seeds = "one training alone (the ceiling)", len(ranking.truth)
         lines.insert(0, _line(top, name, seeds, ranking.alone_tmacs, ranking.alone_seconds))
     truth, cell = 100 * ranking.mean_truth, ranking.cell

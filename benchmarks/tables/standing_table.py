@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.analysis.comparison import Comparison
-from benchmarks.analysis.standing import average_ranks, stability
+from benchmarks.analysis.standing import Stability, Standing
 from benchmarks.records.plain import in_markdown
 
 __all__ = ["standing_table"]
 
 
-def standing_table(comparisons: Sequence[Comparison]) -> str:
+def standing_table(standing: Standing | None, pairs: Sequence[Stability]) -> str:
     """Markdown: average ranks with the critical difference, then tau between budgets."""
-    standing = average_ranks(comparisons)
     parts = []
     if standing is not None:
         p_value = standing.p_value
@@ -28,7 +26,6 @@ def standing_table(comparisons: Sequence[Comparison]) -> str:
             f"differ significantly (Nemenyi, 5 %).{test}\n\n"
             "| Method | Average rank |\n|---|---:|\n" + "\n".join(lines) + "\n"
         )
-    pairs = stability(comparisons)
     if pairs:
         lines = [
             f"| {in_markdown(pair.title)} | {pair.budgets[0]} and {pair.budgets[1]} "

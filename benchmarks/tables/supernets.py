@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.analysis.comparison import Comparison, short_name
-from benchmarks.analysis.ranking import Ranking, Scorer, ceiling, judge
+from benchmarks.analysis.ranking import Ranking, Scorer
 from benchmarks.records.bounds import numbers
 from benchmarks.records.cell import Cell
 from benchmarks.records.plain import in_markdown
@@ -47,7 +47,7 @@ def supernet_table(rankings: Sequence[Ranking]) -> str:
 
 
 def _supernet_line(ranking: Ranking, scorer: Scorer) -> str:
-    found = judge(ranking, scorer)
+    found = ranking.agreements[scorer.name]
     peaks = [_training(record).peak_bytes for record in scorer.records]
     errors = [e for r in scorer.records for e in traced(r, "gradient_error")]
     known = [peak for peak in peaks if peak is not None]
@@ -188,7 +188,8 @@ def _reaches(ranking: Ranking) -> list[_Reach]:
     found = []
     for name, scorers in families.items():
         scorers.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
-        steps = tuple((s, float(np.nan_to_num(judge(ranking, s).tau, nan=-1.0))) for s in scorers)
+        taus = [ranking.agreements[scorer.name].tau for scorer in scorers]
+        steps = tuple(zip(scorers, np.nan_to_num(taus, nan=-1.0).tolist(), strict=True))
         method = scorers[0].records[0].cell.method
         found.append(_Reach(name, method, name == method, steps))
     return sorted(found, key=lambda reach: (not reach.is_plain, reach.name))
@@ -204,12 +205,11 @@ def _one_reach(ranking: Ranking, reaches: Sequence[_Reach]) -> str:
     reference = min(reach.best for reach in plain)
     names = " and ".join(in_markdown(reach.name) for reach in plain)
     beside = [
-        f"{in_markdown(scorer.name)} alone {judge(ranking, scorer).tau:.2f}"
+        f"{in_markdown(scorer.name)} alone {ranking.agreements[scorer.name].tau:.2f}"
         for scorer in ranking.scorers
         if scorer.name in ("macs", "params")
     ]
-    top = ceiling(ranking)
-    if top:
+    if top := ranking.ceiling:
         beside.append(f"one training alone, the ceiling, {top.tau:.2f}")
     caption = (
         f"The reference is tau {reference:.2f}, the highest that {names} all reach. "

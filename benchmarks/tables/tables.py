@@ -6,7 +6,7 @@ marks only what lies outside the interval. Reads records and nothing else.
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from benchmarks.analysis.comparison import (
     Comparison,
     Row,
     aligned,
-    compare,
     control_speedup,
     latency_at,
     macs_ratio,
@@ -26,6 +25,7 @@ from benchmarks.analysis.comparison import (
     spent_macs,
     spent_seconds,
 )
+from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import Estimate, shown
 from benchmarks.records.files import Unread
 from benchmarks.records.plain import in_csv, in_html, in_markdown, in_tex
@@ -159,14 +159,12 @@ def to_csv(comparisons: Sequence[Comparison]) -> str:
     return out.getvalue()
 
 
-def write_tables(
-    records: Iterable[Record], folder: Path, unread: Sequence[Unread] = ()
-) -> list[Path]:
+def write_tables(findings: Findings, folder: Path) -> list[Path]:
     """Writes `results.md`, `results.csv` and `results.tex`; returns their paths.
 
     The first and the last end with the files that were left out, if there are any.
     """
-    comparisons = compare(records)
+    comparisons, unread = findings.comparisons, findings.unread
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "results.md": with_unread(to_markdown(comparisons), unread),

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from tests.benchmarks.test_protocol import InThisProcess
 
 from benchmarks.records.cell import Cell, Data, Model, Schedule
 from benchmarks.records.files import load_record, load_records
@@ -22,6 +21,7 @@ from benchmarks.running.prune_one import Request, prune_one
 from benchmarks.running.run_cells import run_plan
 from benchmarks.running.suite import Suite
 from tests.benchmarks.fabricate import cell
+from tests.benchmarks.running.test_protocol import InThisProcess
 
 # timm's reader leaves files to be closed by the collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

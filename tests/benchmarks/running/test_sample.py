@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from tests.benchmarks.test_protocol import FEW, cell
 
 from baselines.uniform import Uniform
 from benchmarks.records.cell import Sample
@@ -14,6 +13,7 @@ from benchmarks.running.parent import Places
 from benchmarks.running.protocol import run_cell
 from benchmarks.running.sample import PROXIES, draw_sample
 from benchmarks.running.suite import STANDALONE
+from tests.benchmarks.running.test_protocol import FEW, cell
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.contract.trial import Trial
 from zoo.core.errors import InfeasibleBudget

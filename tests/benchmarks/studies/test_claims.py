@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.benchmarks.test_plots import SAMPLE
 
 from benchmarks.records.cell import Model
 from benchmarks.records.files import write_record
 from benchmarks.studies.claims import Claim, claims_page, load_claims, try_claim
 from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.figures.test_all_figures import SAMPLE
 
 ROOT = Path(__file__).parents[3]
 NEEDS = {"data": "CIFAR-10", "command": "zoo run quick", "images": 1.0, "mmacs": 41}

@@ -1,11 +1,10 @@
 """Tables about supernets against numbers worked out by hand from made-up records."""
 
-from tests.benchmarks.test_ranking import members, scores
-
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.ranking import collect_rankings
 from benchmarks.records.record import PhaseCost
 from benchmarks.tables.supernets import reach_table, sharing_table, supernet_table
+from tests.benchmarks.analysis.test_ranking import members, scores
 from tests.benchmarks.fabricate import record
 
 GOOD, FAIR, POOR = (1.0, 2, 3, 4), (1.0, 2, 4, 3), (4.0, 3, 2, 1)
