@@ -31,6 +31,7 @@ from benchmarks.records.files import Unread
 from benchmarks.records.plain import in_csv, in_html, in_markdown, in_tex
 from benchmarks.records.record import Record
 from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.unread import unread_markdown, unread_tex
 
 __all__ = [
@@ -90,10 +91,10 @@ class Line:
     texts: tuple[str, ...]
     bold: tuple[bool, ...]
 
-    def marked(self, escape: Callable[[str], str], mark: Callable[[str], str]) -> list[str]:
-        """The texts, escaped, with the bold ones marked."""
-        pairs = zip(map(escape, self.texts), self.bold, strict=True)
-        return [mark(text) if is_bold else text for text, is_bold in pairs]
+    def marked(self, plain: Callable[[str], str], bold: Callable[[str], str]) -> list[str]:
+        """The texts, each shown by one of two functions."""
+        pairs = zip(self.texts, self.bold, strict=True)
+        return [bold(text) if is_bold else plain(text) for text, is_bold in pairs]
 
 
 def to_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -125,16 +126,15 @@ def to_latex(comparisons: Sequence[Comparison]) -> str:
     """One booktabs table for each comparison."""
     parts = []
     for comparison in comparisons:
-        align = "".join("r" if column.is_number else "l" for column in COLUMNS)
         lines = [
-            " & ".join(line.marked(in_tex, lambda text: rf"\textbf{{{text}}}")) + r" \\"
+            " & ".join(line.marked(in_tex, lambda text: rf"\textbf{{{in_tex(text)}}}")) + r" \\"
             for line in _lines(comparison, COLUMNS)
         ]
         body = [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{in_tex(comparison.title)}. {in_tex(comparison.caption)}}}",
-            rf"\begin{{tabular}}{{{align}}}",
+            rf"\begin{{tabular}}{{{_align(COLUMNS)}}}",
             r"\toprule",
             " & ".join(in_tex(column.heading(comparison)) for column in COLUMNS) + r" \\",
             r"\midrule",
@@ -195,13 +195,16 @@ def _lines(comparison: Comparison, columns: Sequence[Column]) -> list[Line]:
 
 
 def _markdown(comparison: Comparison, columns: Sequence[Column]) -> str:
-    heads = "| " + " | ".join(column.heading(comparison) for column in columns) + " |"
-    rule = "|" + "|".join("---:" if column.is_number else "---" for column in columns) + "|"
-    rows = [
-        "| " + " | ".join(line.marked(in_markdown, lambda text: f"**{text}**")) + " |"
-        for line in _lines(comparison, columns)
-    ]
-    return "\n".join([heads, rule, *rows]) + "\n"
+    return markdown_table(
+        [column.heading(comparison) for column in columns],
+        _align(columns),
+        [line.marked(str, bold) for line in _lines(comparison, columns)],
+    )
+
+
+def _align(columns: Sequence[Column]) -> str:
+    """As LaTeX says it."""
+    return "".join("r" if column.is_number else "l" for column in columns)
 
 
 def _seed_note(comparison: Comparison) -> str:
