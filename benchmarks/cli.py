@@ -48,6 +48,7 @@ from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.terminal import terminal_table
 
 if TYPE_CHECKING:
+    from benchmarks.analysis.findings import Findings
     from benchmarks.records.cell import BudgetMetric
     from benchmarks.running.plan import Plan
 
@@ -252,9 +253,9 @@ def report(
 ) -> None:
     """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
     console = Console(emoji=False)
-    _report(console, results, None)
+    findings = _report(console, results, None)
     if readme is not None:
-        names = renew_blocks(readme, results)
+        names = renew_blocks(readme, findings)
         console.print(f"replaced in {readme}: {', '.join(names)}")
 
 
@@ -330,32 +331,37 @@ def check(
         raise typer.Exit(1)
 
 
-def _report(console: Console, results: Path, plan: "Plan | None") -> None:
+def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":
     """Writes tables and figures of all records; prints those of a plan, or all."""
     from benchmarks.analysis.comparison import compare
+    from benchmarks.analysis.findings import Findings
     from benchmarks.figures.all_figures import draw_figures
     from benchmarks.page.page import write_page
     from benchmarks.tables.tables import write_tables
     from benchmarks.tables.unread import show_unread
 
-    records, unread = loaded_records(results)
-    keys = {cell.key for cell in plan.cells} if plan else {record.cell.key for record in records}
-    for comparison in compare(record for record in records if record.cell.key in keys):
+    findings = Findings.of(*loaded_records(results))
+    shown = findings.comparisons
+    if plan:
+        keys = {cell.key for cell in plan.cells}
+        shown = compare(record for record in findings.records if record.cell.key in keys)
+    for comparison in shown:
         console.print(terminal_table(comparison))
-    show_unread(console, unread)
-    write_tables(records, results / "tables", unread)
-    for name, table in special_tables(records).items():
+    show_unread(console, findings.unread)
+    write_tables(findings, results / "tables")
+    for name, table in special_tables(findings).items():
         if text := table():
             write_whole(results / "tables" / f"{name}.md", text)
-    figures = draw_figures(records, results / "figures")
+    figures = draw_figures(findings, results / "figures")
     title = f"Pruning results: {results.resolve().name}"
     path = results / "page.html"
-    page = write_page(records, path, title=title, figures=figures, unread=unread)
-    tables, drawn, shown = (
+    page = write_page(findings, path, title=title, figures=figures)
+    tables, drawn, page_at = (
         in_markup(str(each), LONGEST_ERROR)
         for each in (results / "tables", results / "figures", page)
     )
-    console.print(f"tables in {tables}, figures in {drawn}, page: {shown}", soft_wrap=True)
+    console.print(f"tables in {tables}, figures in {drawn}, page: {page_at}", soft_wrap=True)
+    return findings
 
 
 def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import digest_of, figures_of, plotted
 from benchmarks.page.renew import special_tables
 from benchmarks.records.files import load_records
@@ -35,6 +36,12 @@ def records_of(folder: str) -> list[Record]:
     return load_records(ROOT / "results" / folder / "records")
 
 
+@cache
+def findings_of(folder: str) -> Findings:
+    """What the reports of published records show, worked out once for all tests."""
+    return Findings.of(records_of(folder))
+
+
 @pytest.fixture
 def reference() -> list[Record]:
     return records_of("reference")
@@ -54,7 +61,7 @@ def test_tables_are_those_of_the_reference_records(reference: list[Record]) -> N
         "results.tex": to_latex(comparisons),
         **{
             f"{name}.md": text
-            for name, make in special_tables(reference).items()
+            for name, make in special_tables(findings_of("reference")).items()
             if (text := make())
         },
     }
@@ -70,7 +77,7 @@ TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 
 @pytest.mark.parametrize("folder", DRAWN, ids=lambda path: path.parent.name)
 def test_figures_are_those_of_the_records_beside_them(folder: Path) -> None:
-    figures = figures_of(records_of(folder.parent.name))
+    figures = figures_of(findings_of(folder.parent.name))
     renew = f"stale; renew it with: zoo report --results results/{folder.parent.name}"
     assert {path.stem for path in folder.iterdir()} == set(figures), renew
     for name, draw in figures.items():
@@ -96,8 +103,8 @@ def test_pictures_that_a_text_shows_are_there(text: Path) -> None:
     ],
 )
 def test_pages_are_made_from_their_records(page: str, folder: str, names: list[str]) -> None:
-    records = records_of(folder)
-    tables = {**special_tables(records), "report": lambda: to_short_markdown(compare(records))}
+    findings = findings_of(folder)
+    tables = {**special_tables(findings), "report": lambda: to_short_markdown(findings.comparisons)}
     text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
     renew = f"renew it with: zoo report --results results/{folder} --readme docs/{page}.md"
     for name in names:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks import cli
+from benchmarks.analysis.findings import Findings
 from benchmarks.figures import all_figures as plots
 from benchmarks.page import page
 from benchmarks.records.files import write_record
@@ -34,6 +35,7 @@ RECORDS = [
     for method, top1 in (("uniform", 0.8), ("taylor", 0.85))
     for seed in range(2)
 ]
+FOUND = Findings.of(RECORDS)
 FACTS = {"torch": "none"}
 ERRORS = [errno.ENOSPC, errno.EIO]
 WAYS = [None, *ERRORS]
@@ -51,11 +53,7 @@ def write_supernet(folder: Path) -> None:
 
 
 def write_readme(folder: Path) -> None:
-    results = folder.parent / "results"
-    if not results.is_dir():
-        for each in RECORDS:
-            write_record(results / "records", each)
-    cli.renew_blocks(folder / "README.md", results)
+    cli.renew_blocks(folder / "README.md", FOUND)
 
 
 def write_export(folder: Path) -> None:
@@ -70,8 +68,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "parent": write_parent,
     "supernet": write_supernet,
     "latencies": lambda folder: timing._save(folder / "t.json", FACTS, {"conv": 1.0, "x": 2.0}),
-    "tables": lambda folder: tables.write_tables(RECORDS, folder),
-    "page": lambda folder: page.write_page(RECORDS, folder / "p.html", title="t", figures=()),
+    "tables": lambda folder: tables.write_tables(FOUND, folder),
+    "page": lambda folder: page.write_page(FOUND, folder / "p.html", title="t", figures=()),
     "readme": write_readme,
     "export": write_export,
 }
@@ -166,11 +164,11 @@ def test_a_disk_that_is_full_in_the_middle_keeps_what_was_there(
 
 
 def test_figures_that_do_not_fit_leave_the_older_ones(tmp_path: Path) -> None:
-    paths = plots.draw_figures(RECORDS[:1], tmp_path)
+    paths = plots.draw_figures(Findings.of(RECORDS[:1]), tmp_path)
     before = {path: path.read_bytes() for path in paths}
     assert {path.suffix for path in paths} == {".png", ".pdf"} and all(before.values())
     with room_for(2000), pytest.raises(OSError, match="File too large"):
-        plots.draw_figures(RECORDS, tmp_path)
+        plots.draw_figures(FOUND, tmp_path)
     assert {path: path.read_bytes() for path in paths} == before and not hidden(tmp_path)
 
 

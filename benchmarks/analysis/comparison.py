@@ -8,6 +8,7 @@ records and nothing else.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from benchmarks.analysis.uncertainty import Estimate, estimate, paired
 from benchmarks.records.cell import Cell, Schedule
@@ -51,7 +52,7 @@ class Row:
     records: tuple[Record, ...]
     uniform: Mapping[int, float]
 
-    @property
+    @cached_property
     def ok(self) -> tuple[Record, ...]:
         """The records that ran to the end."""
         return tuple(record for record in self.records if record.status == "ok")
@@ -61,13 +62,13 @@ class Row:
         """How many records did not run to the end."""
         return len(self.records) - len(self.ok)
 
-    @property
+    @cached_property
     def top1_by_seed(self) -> dict[int, float]:
         """Final test accuracy of each seed that has one."""
         found = {record.cell.seed: record.top1.finetuned for record in self.ok}
         return {seed: top1 for seed, top1 in found.items() if top1 is not None}
 
-    @property
+    @cached_property
     def method(self) -> str:
         """Name of the method with the settings that differ from its defaults."""
         return method_name(self.cell)
@@ -98,7 +99,7 @@ class Row:
         values = [found for record in self.ok if (found := value(record)) is not None]
         return estimate(values) if values else None
 
-    @property
+    @cached_property
     def gain(self) -> Estimate | None:
         """Difference of final top-1 to uniform width, paired by seed."""
         if self.method == REFERENCE:
@@ -143,6 +144,13 @@ class Comparison:
         The differences are paired by seed, and each must lie outside its interval; one seed is
         never enough, and those that ended are not where others did not.
         """
+        return any(row is best for best in self._best)
+
+    @cached_property
+    def _best(self) -> list[Row]:
+        return [row for row in self.rows if self._beats_all_others(row)]
+
+    def _beats_all_others(self, row: Row) -> bool:
         budget = (row.cell.metric, row.cell.budget)
         others = [
             paired(row.top1_by_seed, other.top1_by_seed)

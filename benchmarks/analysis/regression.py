@@ -26,6 +26,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from scipy.special import ndtr
+from scipy.stats import median_abs_deviation
+
 from benchmarks.analysis.losses import (
     CHECKS,
     ENOUGH,
@@ -306,7 +309,7 @@ def _p_value(loss: float, error: float) -> float:
     """One-sided, of a normal distribution; without noise any change is certain."""
     if error == 0:
         return 0.0 if loss else 1.0
-    return 0.5 * math.erfc(loss / error / math.sqrt(2))
+    return float(ndtr(-loss / error))
 
 
 def _noises(check: Check, pairs: Sequence[Pair], losses: Sequence[float]) -> list[float]:
@@ -321,8 +324,7 @@ def _noises(check: Check, pairs: Sequence[Pair], losses: Sequence[float]) -> lis
         own = [losses[i] for i in members]
         spread = 0.0
         if len(own) >= ENOUGH:
-            centre = statistics.median(own)
-            spread = 1.4826 * statistics.median(abs(value - centre) for value in own)
+            spread = 1.4826 * float(median_abs_deviation(own))
         for index, noise in zip(members, expected, strict=True):
             noises[index] = max(noise, spread)
     return noises

@@ -12,11 +12,12 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from benchmarks.analysis.comparison import Comparison, Row
-from benchmarks.analysis.ranking import interval_of, kendall_tau
+from benchmarks.analysis.ranking import drawn_counts, interval_of, kendall_tau, kendall_taus
 from benchmarks.analysis.uncertainty import LEVEL
 
 __all__ = ["Stability", "Standing", "average_ranks", "stability"]
@@ -51,7 +52,7 @@ class Standing:
         average: np.ndarray = self.ranks.mean(axis=0)
         return average
 
-    @property
+    @cached_property
     def critical_difference(self) -> float:
         """Difference of two average ranks that Nemenyi's test calls significant at 5 %."""
         from scipy.stats import studentized_range  # slow to import
@@ -159,10 +160,9 @@ def _score(row: Row) -> float:
 
 def _ranks(scores: Sequence[float]) -> np.ndarray:
     """Ranks from 1 for the best score, the mean rank for ties, shape (methods,)."""
-    values = np.array(scores)
-    better = (values[None, :] > values[:, None]).sum(axis=1)
-    equal = (values[None, :] == values[:, None]).sum(axis=1)
-    ranks: np.ndarray = better + (equal + 1) / 2
+    from scipy.stats import rankdata  # slow to import
+
+    ranks: np.ndarray = rankdata(-np.array(scores))
     return ranks
 
 
@@ -175,15 +175,20 @@ def _stability(
                      for side in zip(*rows, strict=True)])  # fmt: skip
     rng = np.random.default_rng(0)
     count, repeats = top1.shape[1:]
-    taus = []
-    for _ in range(RESAMPLES):
-        methods, drawn = rng.integers(count, size=count), rng.integers(repeats, size=repeats)
-        first, second = top1[:, methods][:, :, drawn].mean(axis=2)
-        taus.append(kendall_tau(first, second))
-    means = top1.mean(axis=2)
+    draws = [(rng.integers(count, size=count), rng.integers(repeats, size=repeats))
+             for _ in range(RESAMPLES)]  # fmt: skip
+    counts = drawn_counts(np.array([methods for methods, _ in draws]), count)
+    # Few seeds can be drawn in few ways, and only another draw of seeds changes the accuracies.
+    ways, which = np.unique([seeds for _, seeds in draws], axis=0, return_inverse=True)
+    taus = np.empty(RESAMPLES)
+    for place, way in enumerate(ways):
+        chosen = which.ravel() == place
+        first, second = top1[:, :, way].mean(axis=2)
+        taus[chosen] = kendall_taus(first, second, counts[chosen])
     low, high = interval_of(taus)
-    tau = kendall_tau(means[0], means[1])
-    return Stability(comparison.title, budgets, count, repeats, float(tau), low, high)
+    first, second = top1.mean(axis=2)
+    tau = kendall_tau(first, second)
+    return Stability(comparison.title, budgets, count, repeats, tau, low, high)
 
 
 def _shared_seeds(rows: Iterable[tuple[Row, Row]]) -> set[int]:

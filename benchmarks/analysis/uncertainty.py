@@ -13,6 +13,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Estimate:
         """Over the seeds."""
         return statistics.fmean(self.values)
 
-    @property
+    @cached_property
     def sd(self) -> float | None:
         """Sample standard deviation (n - 1), which one seed does not have."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
@@ -52,15 +53,13 @@ class Estimate:
         """Bootstrap interval of the mean, which one seed does not have."""
         return bootstrap_interval(self.values) if len(self.values) > 1 else None
 
-    @property
+    @cached_property
     def half_width(self) -> float | None:
         """Half of Student's interval of the mean, which one seed does not have."""
         if self.sd is None:
             return None
-        from scipy.stats import t  # slow to import, and one seed does not need it
-
         count = len(self.values)
-        return float(t.ppf((1 + LEVEL) / 2, count - 1)) * self.sd / math.sqrt(count)
+        return _student_quantile(count - 1) * self.sd / math.sqrt(count)
 
     @property
     def sign(self) -> int:
@@ -101,6 +100,13 @@ def paired(new: Mapping[int, float], base: Mapping[int, float]) -> Estimate | No
 def shown(found: Estimate | None, pattern: str, scale: float = 1.0) -> str:
     """An estimate scaled and formatted, a dash for what is not known."""
     return found.shown(pattern, scale) if found else "–"
+
+
+@functools.cache
+def _student_quantile(freedom: int) -> float:
+    from scipy.special import stdtrit  # slow to import, and one seed does not need it
+
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -26,9 +26,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from benchmarks.analysis.comparison import Comparison, compare
-from benchmarks.analysis.ranking import collect_rankings
-from benchmarks.analysis.standing import average_ranks
+from benchmarks.analysis.comparison import Comparison
+from benchmarks.analysis.findings import Findings
 from benchmarks.figures.accuracy import (
     accuracy_against_cost,
     accuracy_against_latency,
@@ -42,7 +41,6 @@ from benchmarks.figures.search import (
     search_traces,
     traced,
 )
-from benchmarks.records.record import Record
 from benchmarks.records.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -88,10 +86,10 @@ def _odd_names_allowed() -> Iterator[None]:
 
 
 @_odd_names_allowed()
-def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
-    """Draws every figure that the records have numbers for, as PNG and PDF; returns the paths."""
+def draw_figures(findings: Findings, folder: Path) -> list[Path]:
+    """Draws every figure that there are numbers for, as PNG and PDF; returns the paths."""
     paths = []
-    for name, draw in figures_of(records).items():
+    for name, draw in figures_of(findings).items():
         figure = draw()
         dpi = _resolution(*figure.get_size_inches())
         notes = {"png": {DIGEST: plotted(figure)}, "pdf": {"CreationDate": None}}
@@ -104,12 +102,9 @@ def draw_figures(records: Iterable[Record], folder: Path) -> list[Path]:
     return paths
 
 
-def figures_of(records: Iterable[Record]) -> dict[str, Draw]:
+def figures_of(findings: Findings) -> dict[str, Draw]:
     """What can be drawn, by file name; figures of a second device have its name in theirs."""
-    devices: dict[str, list[Record]] = {}
-    for record in records:
-        name = f"{record.environment.processor(record.cell.device)} {record.runs_on}"
-        devices.setdefault(name, []).append(record)
+    devices = findings.by_device
     found: dict[str, Draw] = {}
     for device, slug in _slugs(devices).items():
         suffix = f"-{slug}" if len(devices) > 1 else ""
@@ -147,8 +142,8 @@ def digest_of(path: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _drawings(records: Sequence[Record]) -> Iterator[tuple[str, Draw]]:
-    comparisons = [c for c in compare(records) if any(row.ok for row in c.rows)]
+def _drawings(findings: Findings) -> Iterator[tuple[str, Draw]]:
+    comparisons = [c for c in findings.comparisons if any(row.ok for row in c.rows)]
     of_comparisons: Mapping[str, Callable[[Sequence[Comparison]], Figure]] = {
         "accuracy_macs": accuracy_against_macs,
         "accuracy_params": accuracy_against_params,
@@ -161,12 +156,12 @@ def _drawings(records: Sequence[Record]) -> Iterator[tuple[str, Draw]]:
     for name, draw in of_comparisons.items():
         if drawn := shown.get(name, comparisons):
             yield name, functools.partial(draw, drawn)
-    rankings = [ranking for ranking in collect_rankings(records) if ranking.scorers]
+    rankings = [ranking for ranking in findings.rankings if ranking.scorers]
     if rankings:
         yield "proxy_accuracy", lambda: proxy_against_accuracy(rankings)
     if with_traces := list(traced(comparisons)):
         yield "search_traces", lambda: search_traces(with_traces)
-    if standing := average_ranks(comparisons):
+    if standing := findings.standing:
         yield "critical_difference", lambda: critical_difference(standing)
 
 

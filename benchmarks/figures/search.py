@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from pydantic import JsonValue
 
 from benchmarks.analysis.comparison import Comparison, Row
-from benchmarks.analysis.ranking import Ranking, Scorer, judge
+from benchmarks.analysis.ranking import Ranking, Scorer
 from benchmarks.analysis.standing import Standing
 from benchmarks.figures.style import legend_below, look, new_panels
 from benchmarks.records.bounds import numbers
@@ -187,15 +187,13 @@ def _draw_scale(axis: Axes, standing: Standing) -> None:
 
 
 def _best_first(ranking: Ranking) -> list[Scorer]:
-    taus = {
-        id(scorer): np.nan_to_num(judge(ranking, scorer).tau, nan=-2) for scorer in ranking.scorers
-    }
-    return sorted(ranking.scorers, key=lambda scorer: (-taus[id(scorer)], scorer.name))
+    taus = {name: np.nan_to_num(found.tau, nan=-2) for name, found in ranking.agreements.items()}
+    return sorted(ranking.scorers, key=lambda scorer: (-taus[scorer.name], scorer.name))
 
 
 def _draw_scatter(axis: Axes, ranking: Ranking, scorer: Scorer) -> None:
     """Means over seeds; bars are one standard deviation of the accuracies."""
-    found = judge(ranking, scorer)
+    found = ranking.agreements[scorer.name]
     truth = np.array(list(ranking.truth.values()))
     scores = np.mean(list(scorer.scores.values()), axis=0)
     spread = 100 * truth.std(axis=0, ddof=1) if len(truth) > 1 else None

@@ -25,17 +25,16 @@ from benchmarks.analysis.comparison import (
     Comparison,
     Row,
     aligned,
-    compare,
     macs_ratio,
     realised,
     share,
     speedup,
     spent_macs,
 )
-from benchmarks.analysis.standing import average_ranks, stability
+from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import Estimate
 from benchmarks.figures.all_figures import TITLES
-from benchmarks.records.files import Unread, current_records
+from benchmarks.records.files import current_records
 from benchmarks.records.plain import visible
 from benchmarks.records.record import Record
 from benchmarks.records.whole_file import write_whole
@@ -66,36 +65,21 @@ class Column:
     control: Callable[[Comparison], Estimate | None] = lambda comparison: None
 
 
-def write_page(
-    records: Iterable[Record],
-    path: Path,
-    *,
-    title: str,
-    figures: Iterable[Path],
-    unread: Sequence[Unread] = (),
-) -> Path:
+def write_page(findings: Findings, path: Path, *, title: str, figures: Iterable[Path]) -> Path:
     """Writes the page; returns its path."""
-    write_whole(path, build_page(records, title=title, figures=figures, unread=unread))
+    write_whole(path, build_page(findings, title=title, figures=figures))
     return path
 
 
-def build_page(
-    records: Iterable[Record],
-    *,
-    title: str,
-    figures: Iterable[Path] = (),
-    unread: Sequence[Unread] = (),
-) -> str:
+def build_page(findings: Findings, *, title: str, figures: Iterable[Path] = ()) -> str:
     """The page as a text.
 
     Args:
-        records: what to show.
+        findings: what to show.
         title: its heading.
         figures: files of the figures drawn from the same records; all but PNG are left out.
-        unread: files beside the records that are none.
     """
-    shown = current_records(list(records))
-    comparisons = compare(shown)
+    comparisons = findings.comparisons
     rows = [_row(c, row) for c in comparisons for row in c.rows]
     rows += [_control_row(c) for c in comparisons if c.ok]
     ours = resources.files("benchmarks.page")
@@ -113,10 +97,10 @@ def build_page(
         headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
         rows=rows,
         legend=LEGEND,
-        unread=unread_lines(unread),
-        ranks=_ranks(comparisons),
+        unread=unread_lines(findings.unread),
+        ranks=_ranks(findings),
         figures=[_figure(path) for path in figures if path.suffix == ".png"],
-        records=[_record(record) for record in sorted(shown, key=lambda record: record.id)],
+        records=[_record(r) for r in sorted(current_records(findings.records), key=lambda r: r.id)],
     )
 
 
@@ -228,9 +212,9 @@ def _choices(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:  # Any: as
     return {name: values for name, values in found.items() if len(values) > 1}
 
 
-def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
+def _ranks(findings: Findings) -> list[str]:
     lines = []
-    if standing := average_ranks(comparisons):
+    if standing := findings.standing:
         ranked = zip(standing.methods, standing.average, strict=True)
         lines.append(
             f"Average ranks over {standing.tasks} tasks: "
@@ -241,7 +225,7 @@ def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
     lines += [
         f"{pair.title}: the rankings at budgets {pair.budgets[0]} and {pair.budgets[1]} agree with "
         f"Kendall's tau {pair.tau:.2f}, 95 % interval {pair.low:.2f} to {pair.high:.2f}."
-        for pair in stability(comparisons)
+        for pair in findings.stability
     ]
     return lines
 

@@ -9,33 +9,31 @@ from typing import TYPE_CHECKING
 from benchmarks.records.whole_file import write_whole
 
 if TYPE_CHECKING:
+    from benchmarks.analysis.findings import Findings
     from benchmarks.records.files import Loaded
-    from benchmarks.records.record import Record
 
 
 __all__ = ["loaded_records", "renew_blocks", "special_tables"]
 
 
-def special_tables(records: list[Record]) -> dict[str, Callable[[], str]]:
+def special_tables(findings: Findings) -> dict[str, Callable[[], str]]:
     """Tables that answer one question, by name; empty where the records say nothing on it."""
-    from benchmarks.analysis.comparison import compare
-    from benchmarks.analysis.ranking import collect_rankings
     from benchmarks.tables.ablation import ablation_table
     from benchmarks.tables.ranking_table import ranking_table
     from benchmarks.tables.standing_table import standing_table
     from benchmarks.tables.supernets import reach_table, sharing_table, supernet_table
 
     return {
-        "standing": lambda: standing_table(compare(records)),
-        "ablation": lambda: ablation_table(compare(records)),
-        "ranking": lambda: ranking_table(collect_rankings(records)),
-        "supernets": lambda: supernet_table(collect_rankings(records)),
-        "supernet-reach": lambda: reach_table(collect_rankings(records)),
-        "supernet-sharing": lambda: sharing_table(compare(records)),
+        "standing": lambda: standing_table(findings.standing, findings.stability),
+        "ablation": lambda: ablation_table(findings.comparisons),
+        "ranking": lambda: ranking_table(findings.rankings),
+        "supernets": lambda: supernet_table(findings.rankings),
+        "supernet-reach": lambda: reach_table(findings.rankings),
+        "supernet-sharing": lambda: sharing_table(findings.comparisons),
     }
 
 
-def renew_blocks(path: Path, results: Path) -> list[str]:
+def renew_blocks(path: Path, findings: Findings) -> list[str]:
     """Writes anew whatever blocks a text has markers for and the records have something to say on.
 
     A page can so be made from the records of several folders, one after the other.
@@ -46,16 +44,15 @@ def renew_blocks(path: Path, results: Path) -> list[str]:
     Raises:
         ValueError: if it has no markers.
     """
-    from benchmarks.analysis.comparison import compare
     from benchmarks.tables.cards import methods_table
     from benchmarks.tables.marked_blocks import has_block, replace_block
     from benchmarks.tables.tables import to_markdown, to_short_markdown, with_unread
 
-    records, unread = loaded_records(results)
+    comparisons, unread = findings.comparisons, findings.unread
     blocks = {
-        "report": lambda: with_unread(to_short_markdown(compare(records)), unread),
-        "results": lambda: with_unread(to_markdown(compare(records)), unread),
-        **special_tables(records),
+        "report": lambda: with_unread(to_short_markdown(comparisons), unread),
+        "results": lambda: with_unread(to_markdown(comparisons), unread),
+        **special_tables(findings),
         "pruners": methods_table,
     }
     text = path.read_text("utf-8")

@@ -5,6 +5,7 @@ shown as it is and does nothing: it starts no line, colours no terminal, ends no
 no formula and no command. Imports neither torch nor zoo.
 """
 
+import html
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -86,7 +87,7 @@ def figure_text(text: str, limit: int = FIGURE) -> str:
 
 def in_html(text: str) -> str:
     """Text between tags."""
-    return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return html.escape(visible(text), quote=False)
 
 
 def in_markdown(text: str) -> str:

@@ -26,6 +26,7 @@ from benchmarks.records.plain import in_markdown
 from benchmarks.records.rates import hours, training_macs
 from benchmarks.records.strict import Many, Strict, explain
 from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.markdown import Written, markdown_table
 from benchmarks.tables.unread import unread_markdown
 
 __all__ = ["Claim", "Outcome", "claims_page", "load_claims", "main", "try_claim"]
@@ -175,9 +176,9 @@ def claims_page(results: Path) -> str:
     parts = [INTRODUCTION]
     for paper, title in TITLES.items():
         claims = [claim for claim in load_claims() if claim.paper == paper]
-        head = "| Claim | Tried here | Our number | Verdict | In the paper's setting |"
-        lines = [_line(claim, try_claim(claim, results)) for claim in claims]
-        parts.append("\n".join([f"## {title}\n", head, "|---|---|---|---|---|", *lines, ""]))
+        head = ("Claim", "Tried here", "Our number", "Verdict", "In the paper's setting")
+        rows = [_cells(claim, try_claim(claim, results)) for claim in claims]
+        parts.append(f"## {title}\n\n{markdown_table(head, 'lllll', rows)}")
     return "\n".join(filter(None, [*parts, unread_markdown(_unread(results))]))
 
 
@@ -394,14 +395,14 @@ def _absent(test: Test, what: str) -> Outcome:
     return Outcome("none yet", "–", "cannot be tested here", why)
 
 
-def _line(claim: Claim, outcome: Outcome) -> str:
+def _cells(claim: Claim, outcome: Outcome) -> tuple[str, ...]:
     needs = claim.needs
     hours = f"{needs.gpu_hours:.2g} GPU hours" if needs.images else "minutes"
-    verdict = f"**{outcome.verdict}**" + (f": {in_markdown(outcome.why)}" if outcome.why else "")
+    why = f": {in_markdown(outcome.why)}" if outcome.why else ""
+    verdict = Written(f"**{outcome.verdict}**{why}")
     ours = [claim.says, f"{needs.data}; {hours}; `{needs.command}`"]
-    says, need = (text.replace("|", r"\|") for text in ours)
-    tried = f"{in_markdown(outcome.setting)} | {in_markdown(outcome.number)}"
-    return f"| {says} | {tried} | {verdict} | {need} |"
+    says, need = (Written(text.replace("|", r"\|")) for text in ours)
+    return says, outcome.setting, outcome.number, verdict, need
 
 
 if __name__ == "__main__":

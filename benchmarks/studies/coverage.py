@@ -22,6 +22,7 @@ import timm
 import torch
 from rich.progress import track
 
+from benchmarks.tables.markdown import Written, markdown_table
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.errors import UnsupportedModel
@@ -117,14 +118,14 @@ def to_markdown(rows: Sequence[Coverage], looked_at: int, registered: int) -> st
         "wider than 1 x 1 and no attention. In brackets: "
         "pinned channels; the outputs of the network are always pinned and left out.",
         "",
-        "| network | groups | reachable MACs | trace, s | pinned because |",
-        "|---|---:|---:|---:|---|",
     ]
-    for row in rows:
-        share = f"{100 * row.reachable:.1f} %"
-        reasons = "; ".join(row.reasons)
-        lines.append(f"| {row.name} | {row.groups} | {share} | {row.seconds:.1f} | {reasons} |")
-    return "\n".join(lines) + "\n"
+    headings = ("network", "groups", "reachable MACs", "trace, s", "pinned because")
+    return "\n".join([*lines, markdown_table(headings, "lrrrl", map(_cells, rows))])
+
+
+def _cells(row: Coverage) -> tuple[str, ...]:
+    share, reasons = f"{100 * row.reachable:.1f} %", Written("; ".join(row.reasons))
+    return Written(row.name), f"{row.groups}", share, f"{row.seconds:.1f}", reasons
 
 
 def _family_by_family(pattern: str) -> list[str]:

@@ -19,6 +19,7 @@ import timm
 import torch
 
 import zoo.core.networks.cifar_resnet  # noqa: F401  (registers resnet20_cifar)
+from benchmarks.tables.markdown import markdown_table
 from zoo.core.data.batches import Batches, ImageTensors
 from zoo.core.data.datasets import Splits, load_splits
 from zoo.core.data.digits import CLUTTER_VERSION
@@ -32,6 +33,9 @@ _log = logging.getLogger(__name__)
 
 KEEP_RATIOS = (1.0, 0.5, 0.25, 0.125)
 CHANNELS = (16, 32, 64)
+HEADINGS = (
+    "keep ratio", "widths", "MACs", "top-1, %", "each seed, %", "lost to the width above, points",
+)  # fmt: skip
 SHEET_ROWS = 6
 
 # Top-1 of each seed, by keep ratio.
@@ -108,7 +112,7 @@ def channels(ratio: float) -> tuple[int, ...]:
 
 def page(study: Study, curve: Curve, minutes: float) -> str:
     """The Markdown page."""
-    rows = [_row(ratio, curve, study.image_size) for ratio in KEEP_RATIOS]
+    rows = [_cells(ratio, curve, study.image_size) for ratio in KEEP_RATIOS]
     recipe = study.recipe
     return f"""\
 # How hard is `cluttered_digits`?
@@ -126,10 +130,7 @@ Top-1 on {study.test_size:,} test images, whose glyphs no training image shows. 
 {", ".join(map(str, study.seeds))} change weights and batches; the images stay. The interval is one
 standard deviation over the seeds.
 
-| keep ratio | widths | MACs | top-1, % | each seed, % | lost to the width above, points |
-|---:|---|---:|---:|---|---:|
-{chr(10).join(rows)}
-
+{markdown_table(HEADINGS, "rlrrlr", rows)}
 {_steadiness(curve, len(study.seeds))}
 
 Trained in {minutes:.1f} minutes of processor time on one thread, with torch {torch.__version__}
@@ -137,7 +138,7 @@ and timm {timm.__version__}.
 """
 
 
-def _row(ratio: float, curve: Curve, image_size: int) -> str:
+def _cells(ratio: float, curve: Curve, image_size: int) -> tuple[str, ...]:
     values = [100 * value for value in curve[ratio]]
     position = KEEP_RATIOS.index(ratio)
     lost = "-"
@@ -145,15 +146,13 @@ def _row(ratio: float, curve: Curve, image_size: int) -> str:
         above = [100 * value for value in curve[KEEP_RATIOS[position - 1]]]
         gaps = [wide - narrow for wide, narrow in zip(above, values, strict=True)]
         lost = f"{statistics.mean(gaps):.1f} ± {statistics.stdev(gaps):.1f}"
-    return " | ".join(
-        [
-            f"| {ratio:g}",
-            " / ".join(map(str, channels(ratio))),
-            f"{_macs(ratio, image_size):,}",
-            f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}",
-            ", ".join(f"{value:.1f}" for value in values),
-            f"{lost} |",
-        ]
+    return (
+        f"{ratio:g}",
+        " / ".join(map(str, channels(ratio))),
+        f"{_macs(ratio, image_size):,}",
+        f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}",
+        ", ".join(f"{value:.1f}" for value in values),
+        lost,
     )
 
 

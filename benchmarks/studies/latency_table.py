@@ -12,7 +12,6 @@ import argparse
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from scipy.stats import spearmanr
 
 import zoo.core.networks.cifar_resnet  # noqa: F401  (registers resnet20_cifar)
 from benchmarks.measuring.environment import capture
+from benchmarks.tables.markdown import Written, markdown_table
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel
@@ -153,7 +153,7 @@ def try_table(name: str, side: int, batch: int) -> Trial:
         np.array(pass_ns(networks, space, timing)),
         cost.macs_of_widths(widths),
     )
-    _log.info("%s, batch %d: %s", name, batch, _row(trial))
+    _log.info("%s, batch %d: %s", name, batch, ", ".join(_cells(trial)))
     return trial
 
 
@@ -196,10 +196,7 @@ anew, at most {ATTEMPTS} times, and the trial of the smallest control is shown.
 Where a smaller network is slower than a larger one, as the lists below show where it happened, no
 prediction that grows with every width can follow.
 
-{_line(HEADINGS)}
-|{"---|" * len(HEADINGS)}
-{chr(10).join(_row(trial) for trial in trials)}
-
+{markdown_table(HEADINGS, "l" * len(HEADINGS), map(_cells, trials))}
 ## Each configuration
 
 Milliseconds a pass, predicted / measured, in order of the prediction.
@@ -211,13 +208,9 @@ Measured on {hardware}, {environment.threads} thread, channels_last, float32, wi
 """
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _row(trial: Trial) -> str:
-    cells = (
-        f"`{trial.name}`",
+def _cells(trial: Trial) -> tuple[str, ...]:
+    return (
+        Written(f"`{trial.name}`"),
         str(trial.side),
         str(trial.batch),
         f"{trial.measured[0] / NS_PER_MS:.2f}",
@@ -228,7 +221,6 @@ def _row(trial: Trial) -> str:
         f"{100 * trial.error(trial.macs):.0f} %",
         f"{trial.rank(trial.macs):.2f}",
     )
-    return _line(cells)
 
 
 def _list(trial: Trial) -> str:

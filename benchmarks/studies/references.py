@@ -39,6 +39,7 @@ from benchmarks.records.runtime import (
 )
 from benchmarks.records.strict import Many, Strict, explain
 from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.markdown import Written, markdown_table
 from benchmarks.tables.unread import unread_markdown
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
@@ -272,11 +273,11 @@ def _pair_table(rows: Sequence[Reference], way: str) -> str:
         found = {m.batch: m for m in (*row.latency, *row.further_latency) if m.way == way}
         if not found:
             continue
-        cells = [_marked(row), in_markdown(str(row.pair.reference)), f"{row.macs_ratio:.2f}"]
+        cells = [_marked(row), str(row.pair.reference), f"{row.macs_ratio:.2f}"]
         for batch in batches:
             cells += _speed_cells(found[batch], row.macs_ratio)
         lines.append(cells)
-    return _table(heads, lines, words=2)
+    return markdown_table(heads, "ll" + "r" * (len(heads) - 2), lines)
 
 
 def _speed_cells(measured: Measured, macs_ratio: float) -> list[str]:
@@ -311,8 +312,8 @@ def _network_table(rows: Sequence[Reference]) -> str:
     for row in rows:
         for side, name in sides:
             fixed = str(getattr(row.pair, name))
-            seen.setdefault(fixed, [in_markdown(fixed), *_network_cells(row, side, small, large)])
-    return _table(heads, list(seen.values()), words=1)
+            seen.setdefault(fixed, [fixed, *_network_cells(row, side, small, large)])
+    return markdown_table(heads, "l" + "r" * (len(heads) - 1), seen.values())
 
 
 def _network_cells(row: Reference, side: Side, small: int, large: int) -> list[str]:
@@ -334,7 +335,7 @@ def _network_cells(row: Reference, side: Side, small: int, large: int) -> list[s
 def _marked(row: Reference) -> str:
     """The network, marked where the pair is A/A or has a note."""
     mark = " (A/A)" if row.pair.relation == "same" else " (*)" if row.pair.note else ""
-    return f"{in_markdown(str(row.pair.network))}{mark}"
+    return Written(f"{in_markdown(str(row.pair.network))}{mark}")
 
 
 def _notes(rows: Sequence[Reference]) -> str:
@@ -372,12 +373,6 @@ def _where(row: Reference) -> str:
 
 def _shown(interval: Interval | None) -> str:
     return f"({interval.low:.2f}–{interval.high:.2f})" if interval else ""
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> str:
-    """A Markdown table whose first columns are words and the others numbers."""
-    rule = ["---"] * words + ["---:"] * (len(heads) - words)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, rule, *rows))
 
 
 def main() -> None:

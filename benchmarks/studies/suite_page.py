@@ -11,6 +11,7 @@ from benchmarks.records.whole_file import write_whole
 from benchmarks.running.forecast import HEADINGS, cost_row, forecast, forecast_lines
 from benchmarks.running.plan import plan_suite
 from benchmarks.running.suite import Suite, list_suites, load_suite
+from benchmarks.tables.markdown import markdown_table
 
 __all__ = ["main", "suite_section", "suites_page"]
 
@@ -62,12 +63,11 @@ def suite_section(name: str, suite: Suite) -> str:
     command = f"zoo run {name} --results results/{name} " + (suite.options or f"--workers {CORES}")
     cells = plan_suite(name, suite, device=device).cells
     costs = forecast(cells)
-    rows = [HEADINGS, ("---",) + ("---:",) * (len(HEADINGS) - 1), *map(cost_row, costs)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = markdown_table(HEADINGS, "l" + "r" * (len(HEADINGS) - 1), map(cost_row, costs))
     lines = "\n".join(f"- {line}" for line in forecast_lines(cells, costs, workers))
     text = f"{suite.title}."
     return (
-        f"## {name}\n\n{text}\n\n```\n{command}\n```\n\n{len(cells)} cells.\n\n{table}\n\n{lines}\n"
+        f"## {name}\n\n{text}\n\n```\n{command}\n```\n\n{len(cells)} cells.\n\n{table}\n{lines}\n"
     )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from baselines.bcnet import mean_losses, population_prior
+from benchmarks.tables.markdown import markdown_table
 from zoo.core.search.choice_table import ChoiceTable, greedy_state, random_state
 from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
 from zoo.core.search.markov_chain import Moves, sample_chain
@@ -234,17 +235,15 @@ def to_markdown(
 ) -> str:
     """Mean regret in points after some numbers of evaluations, with standard errors."""
     shown = [k for k in (10, 30, 100, 300, 1000) if k <= evaluations]
-    lines = [
-        "| MACs | Search | " + " | ".join(f"after {k}" for k in shown) + " |",
-        "|---:|---|" + "---:|" * len(shown),
-    ]
+    headings = ("MACs", "Search", *(f"after {k}" for k in shown))
+    rows = []
     for ratio, limit in limits.items():
         for name, search in SEARCHES.items():
             found = 100 * regrets(table, search, limit, evaluations, seeds)
             means, errors = found.mean(0), found.std(0, ddof=1) / np.sqrt(seeds)
             cells = [f"{means[k - 1]:.2f} ± {errors[k - 1]:.2f}" for k in shown]
-            lines.append(f"| {100 * ratio:g} % | {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append([f"{100 * ratio:g} %", name, *cells])
+    return markdown_table(headings, "rl" + "r" * len(shown), rows)
 
 
 def main() -> None:

@@ -19,13 +19,14 @@ from benchmarks.analysis.uncertainty import paired, shown
 from benchmarks.records.bounds import numbers
 from benchmarks.records.plain import in_markdown
 from benchmarks.records.record import Record
+from benchmarks.tables.markdown import bold, markdown_table
 
 __all__ = ["ablation_table"]
 
-HEAD = (
-    "| Variant | Seeds | Recalibrated | Fine-tuned | To the plain method | Gap to optimum "
-    "| Search TMACs | Search s |\n|---|---|---:|---:|---:|---:|---:|---:|"
-)
+HEADINGS = (
+    "Variant", "Seeds", "Recalibrated", "Fine-tuned", "To the plain method", "Gap to optimum",
+    "Search TMACs", "Search s",
+)  # fmt: skip
 
 
 def ablation_table(comparisons: Sequence[Comparison]) -> str:
@@ -53,16 +54,15 @@ def _families(comparison: Comparison) -> Iterator[list[Row]]:
 def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     plain = rows[0]
     name = f"{plain.cell.method} at {plain.budget} of {plain.cell.metric}: {comparison.title}"
-    title = f"### {in_markdown(name)}"
-    lines = [_line(row, plain) for row in rows]
-    return "\n".join([f"{title}\n", HEAD, *lines, ""])
+    table = markdown_table(HEADINGS, "llrrrrrr", [_cells(row, plain) for row in rows])
+    return f"### {in_markdown(name)}\n\n{table}"
 
 
-def _line(row: Row, plain: Row) -> str:
+def _cells(row: Row, plain: Row) -> list[str]:
     macs = row.mean(lambda record: spent_macs(record, DECIDING))
     seconds = row.mean(lambda record: spent_seconds(record, DECIDING))
-    cells = [
-        "plain" if row is plain else in_markdown(row.settings_beyond(plain)),
+    return [
+        "plain" if row is plain else row.settings_beyond(plain),
         row.seeds,
         shown(row.mean(lambda record: record.top1.recalibrated), ".1f", 100),
         shown(row.mean(lambda record: record.top1.finetuned), ".1f", 100),
@@ -71,7 +71,6 @@ def _line(row: Row, plain: Row) -> str:
         shown(macs, ".2f", 1e-12),
         shown(seconds, ".1f"),
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
 def _difference(row: Row, plain: Row) -> str:
@@ -80,7 +79,7 @@ def _difference(row: Row, plain: Row) -> str:
     if found is None:
         return "–"
     text = found.with_interval("+.1f", 100)
-    return f"**{text}**" if found.sign else text
+    return bold(text) if found.sign else text
 
 
 def _gap(record: Record) -> float | None:

@@ -1,5 +1,6 @@
 """The table of pruners, made from the cards in their modules."""
 
+from benchmarks.tables.markdown import Written, markdown_table
 from zoo.core.method.card import card
 from zoo.core.method.discovery import get_pruner, kind_of, list_pruners
 
@@ -8,15 +9,15 @@ __all__ = ["methods_table"]
 
 def methods_table() -> str:
     """A Markdown table with one row per pruner: methods first, then baselines."""
-    lines = ["| Pruner | Idea | Paper |", "|---|---|---|"]
+    rows = []
     for kind in ("method", "baseline"):
         for name in list_pruners(kind):
             cls = get_pruner(name)
             sections = card(cls)
             folder = "zoo" if kind_of(cls) == "method" else "baselines"
-            idea, paper = (_first_sentence(sections[part]) for part in ("Idea", "Paper"))
-            lines.append(f"| [`{name}`]({folder}/{name}.py) | {idea} | {paper} |")
-    return "\n".join(lines) + "\n"
+            idea, paper = (Written(_first_sentence(sections[s])) for s in ("Idea", "Paper"))
+            rows.append([Written(f"[`{name}`]({folder}/{name}.py)"), idea, paper])
+    return markdown_table(("Pruner", "Idea", "Paper"), "lll", rows)
 
 
 def _first_sentence(text: str) -> str:

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.analysis.comparison import DECIDING, spent_macs, spent_seconds
-from benchmarks.analysis.ranking import Agreement, Ranking, ceiling, judge
+from benchmarks.analysis.ranking import Agreement, Ranking
 from benchmarks.records.plain import in_markdown
+from benchmarks.tables.markdown import markdown_table
 
 __all__ = ["ranking_table"]
+
+HEADINGS = ("Scores of", "Seeds", "Tau", "95 % interval", "Regret, points", "TMACs", "Seconds")
 
 
 def ranking_table(rankings: Sequence[Ranking]) -> str:
@@ -21,7 +24,7 @@ def ranking_table(rankings: Sequence[Ranking]) -> str:
 def _one_table(ranking: Ranking) -> str:
     rows = [
         (
-            judge(ranking, scorer),
+            ranking.agreements[scorer.name],
             scorer.name,
             len(scorer.records),
             scorer.mean(lambda record: spent_macs(record, DECIDING)) / 1e12,
@@ -30,11 +33,10 @@ def _one_table(ranking: Ranking) -> str:
         for scorer in ranking.scorers
     ]
     rows.sort(key=lambda row: (-np.nan_to_num(row[0].tau, nan=-2.0), row[1]))
-    lines = [_line(*row) for row in rows]
-    top = ceiling(ranking)
-    if top:
+    cells = [_cells(*row) for row in rows]
+    if top := ranking.ceiling:
         name, seeds = "one training alone (the ceiling)", len(ranking.truth)
-        lines.insert(0, _line(top, name, seeds, ranking.alone_tmacs, ranking.alone_seconds))
+        cells.insert(0, _cells(top, name, seeds, ranking.alone_tmacs, ranking.alone_seconds))
     truth, cell = 100 * ranking.mean_truth, ranking.cell
     trained = "one seed" if len(ranking.truth) == 1 else f"{len(ranking.truth)} seeds"
     caption = (
@@ -43,15 +45,13 @@ def _one_table(ranking: Ranking) -> str:
         f"deviation {truth.std(ddof=1):.1f}. Tau is Kendall's tau-b with its bootstrap 95 % "
         "interval over configurations; regret is the accuracy lost by taking the best-scored one."
     )
-    head = "| Scores of | Seeds | Tau | 95 % interval | Regret, points | TMACs | Seconds |"
-    rule = "|---|---:|---:|---:|---:|---:|---:|"
-    title = f"### {in_markdown(ranking.title)}\n"
-    return "\n".join([title, f"{caption}\n", head, rule, *lines, ""])
+    table = markdown_table(HEADINGS, "lrrrrrr", cells)
+    return f"### {in_markdown(ranking.title)}\n\n{caption}\n\n{table}"
 
 
-def _line(found: Agreement, name: str, seeds: int, tmacs: float, seconds: float) -> str:
+def _cells(
+    found: Agreement, name: str, seeds: int, tmacs: float, seconds: float
+) -> tuple[str, ...]:
     interval = f"{found.low:.2f} to {found.high:.2f}"
-    return (
-        f"| {in_markdown(name)} | {seeds} | {found.tau:.2f} | {interval} "
-        f"| {100 * found.regret:.1f} | {tmacs:.2f} | {seconds:.1f} |"
-    )
+    regret = f"{100 * found.regret:.1f}"
+    return name, f"{seeds}", f"{found.tau:.2f}", interval, regret, f"{tmacs:.2f}", f"{seconds:.1f}"

@@ -11,16 +11,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.analysis.comparison import Comparison, short_name
-from benchmarks.analysis.ranking import Ranking, Scorer, ceiling, judge
+from benchmarks.analysis.ranking import Ranking, Scorer
 from benchmarks.records.bounds import numbers
 from benchmarks.records.cell import Cell
 from benchmarks.records.plain import in_markdown
 from benchmarks.records.record import PhaseCost, Record
+from benchmarks.tables.markdown import markdown_table
 
 __all__ = ["reach_table", "sharing_table", "supernet_table"]
 
 PAPER = {"bcnet": 0.30, "autoslim": 0.16}
 """Training cost of PSE-Net over that of a method, as PSE-Net's abstract states it."""
+
+TRAINING = (
+    "Supernet of", "Seeds", "Images", "Image-subnet pairs", "Forward TMACs", "Backward TMACs",
+    "Seconds", "Peak memory, MiB", "Gradient error", "Tau", "95 % interval",
+)  # fmt: skip
+SHARING = (
+    "Supernet of", "Seeds", "Targets", "One-off TMACs", "One-off s", "Search TMACs, each",
+    "Search s, each", "TMACs, one target", "TMACs, each of all",
+)  # fmt: skip
+REACH = (
+    "Supernet of", "Tau at each length, by images", "Reached with images",
+    "Forward and backward TMACs", "Seconds",
+)  # fmt: skip
 
 
 def supernet_table(rankings: Sequence[Ranking]) -> str:
@@ -35,24 +49,19 @@ def supernet_table(rankings: Sequence[Ranking]) -> str:
         trained = [s for s in ranking.scorers if all(_pairs(r) for r in s.records)]
         trained.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
         if trained:
-            lines = [_supernet_line(ranking, scorer) for scorer in trained]
-            head = (
-                "| Supernet of | Seeds | Images | Image-subnet pairs | Forward TMACs "
-                "| Backward TMACs | Seconds | Peak memory, MiB | Gradient error | Tau "
-                "| 95 % interval |"
-            )
-            rule = "|---|" + "---:|" * 10
-            parts.append("\n".join([f"### {in_markdown(ranking.title)}\n", head, rule, *lines, ""]))
+            rows = [_supernet_cells(ranking, scorer) for scorer in trained]
+            table = markdown_table(TRAINING, "l" + "r" * 10, rows)
+            parts.append(f"### {in_markdown(ranking.title)}\n\n{table}")
     return "\n".join(parts)
 
 
-def _supernet_line(ranking: Ranking, scorer: Scorer) -> str:
-    found = judge(ranking, scorer)
+def _supernet_cells(ranking: Ranking, scorer: Scorer) -> list[str]:
+    found = ranking.agreements[scorer.name]
     peaks = [_training(record).peak_bytes for record in scorer.records]
     errors = [e for r in scorer.records for e in traced(r, "gradient_error")]
     known = [peak for peak in peaks if peak is not None]
-    cells = [
-        in_markdown(scorer.name),
+    return [
+        scorer.name,
         f"{len(scorer.records)}",
         f"{scorer.mean(lambda record: _training(record).images):,.0f}",
         f"{scorer.mean(_pairs):,.0f}",
@@ -64,7 +73,6 @@ def _supernet_line(ranking: Ranking, scorer: Scorer) -> str:
         f"{found.tau:.2f}",
         f"{found.low:.2f} to {found.high:.2f}",
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
 def _training(record: Record) -> PhaseCost:
@@ -91,16 +99,10 @@ def sharing_table(comparisons: Sequence[Comparison]) -> str:
     """
     parts = []
     for comparison in comparisons:
-        lines = [_sharing_line(name, groups) for name, groups in _shared(comparison).items()]
-        if lines:
-            head = (
-                "| Supernet of | Seeds | Targets | One-off TMACs | One-off s | Search TMACs, each "
-                "| Search s, each | TMACs, one target | TMACs, each of all |"
-            )
-            rule = "|---|" + "---:|" * 8
-            parts.append(
-                "\n".join([f"### {in_markdown(comparison.title)}\n", head, rule, *lines, ""])
-            )
+        rows = [_sharing_cells(name, groups) for name, groups in _shared(comparison).items()]
+        if rows:
+            table = markdown_table(SHARING, "l" + "r" * 8, rows)
+            parts.append(f"### {in_markdown(comparison.title)}\n\n{table}")
     return "\n".join(parts)
 
 
@@ -116,7 +118,7 @@ def _shared(comparison: Comparison) -> dict[str, list[list[Record]]]:
     return {name: list(supernets.values()) for name, supernets in sorted(found.items())}
 
 
-def _sharing_line(name: str, supernets: Sequence[Sequence[Record]]) -> str:
+def _sharing_cells(name: str, supernets: Sequence[Sequence[Record]]) -> list[str]:
     """One method: costs averaged over its supernets, one of each seed."""
 
     def mean(value: Callable[[Sequence[Record]], float]) -> float:
@@ -128,8 +130,8 @@ def _sharing_line(name: str, supernets: Sequence[Sequence[Record]]) -> str:
     once = mean(lambda records: _training(records[0]).macs / 1e12)
     each = mean(lambda records: searching(records, lambda cost: cost.macs / 1e12))
     shared = mean(lambda records: _training(records[0]).macs / len(records) / 1e12)
-    cells = [
-        in_markdown(name),
+    return [
+        name,
         f"{len(supernets)}",
         f"{mean(len):g}",
         f"{once:.3f}",
@@ -139,7 +141,6 @@ def _sharing_line(name: str, supernets: Sequence[Sequence[Record]]) -> str:
         f"{once + each:.3f}",
         f"{shared + each:.3f}",
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,8 @@ def _reaches(ranking: Ranking) -> list[_Reach]:
     found = []
     for name, scorers in families.items():
         scorers.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
-        steps = tuple((s, float(np.nan_to_num(judge(ranking, s).tau, nan=-1.0))) for s in scorers)
+        taus = [ranking.agreements[scorer.name].tau for scorer in scorers]
+        steps = tuple(zip(scorers, np.nan_to_num(taus, nan=-1.0).tolist(), strict=True))
         method = scorers[0].records[0].cell.method
         found.append(_Reach(name, method, name == method, steps))
     return sorted(found, key=lambda reach: (not reach.is_plain, reach.name))
@@ -204,40 +206,33 @@ def _one_reach(ranking: Ranking, reaches: Sequence[_Reach]) -> str:
     reference = min(reach.best for reach in plain)
     names = " and ".join(in_markdown(reach.name) for reach in plain)
     beside = [
-        f"{in_markdown(scorer.name)} alone {judge(ranking, scorer).tau:.2f}"
+        f"{in_markdown(scorer.name)} alone {ranking.agreements[scorer.name].tau:.2f}"
         for scorer in ranking.scorers
         if scorer.name in ("macs", "params")
     ]
-    top = ceiling(ranking)
-    if top:
+    if top := ranking.ceiling:
         beside.append(f"one training alone, the ceiling, {top.tau:.2f}")
     caption = (
         f"The reference is tau {reference:.2f}, the highest that {names} all reach. "
         f"For comparison: {', '.join(beside) or 'nothing was scored'}. Listed is the shortest of "
         "the trainings that were run whose tau is at least the reference."
     )
-    head = (
-        "| Supernet of | Tau at each length, by images | Reached with images "
-        "| Forward and backward TMACs | Seconds |"
-    )
-    lines = [_reach_line(reach, reference) for reach in reaches]
+    table = markdown_table(REACH, "llrrr", [_reach_cells(reach, reference) for reach in reaches])
     claim = _claim({reach.name: reach for reach in plain}, reference)
-    title = f"### {in_markdown(ranking.title)}\n"
-    parts = [title, f"{caption}\n", head, "|---|---|---:|---:|---:|", *lines, ""]
-    return "\n".join(parts + ([f"{claim}\n"] if claim else []))
+    text = f"### {in_markdown(ranking.title)}\n\n{caption}\n\n{table}"
+    return f"{text}\n{claim}\n" if claim else text
 
 
-def _reach_line(reach: _Reach, reference: float) -> str:
+def _reach_cells(reach: _Reach, reference: float) -> tuple[str, ...]:
     lengths = "; ".join(
         f"{tau:.2f} at {scorer.mean(lambda record: _training(record).images):,.0f}"
         for scorer, tau in reach.steps
     )
     found = reach.first(reference)
     if found is None:
-        return f"| {in_markdown(reach.name)} | {lengths} | not reached | – | – |"
+        return reach.name, lengths, "not reached", "–", "–"
     images, tmacs, seconds = _cost(found[0])
-    name = in_markdown(reach.name)
-    return f"| {name} | {lengths} | {images:,.0f} | {tmacs:.3f} | {seconds:.1f} |"
+    return reach.name, lengths, f"{images:,.0f}", f"{tmacs:.3f}", f"{seconds:.1f}"
 
 
 def _claim(plain: Mapping[str, _Reach], reference: float) -> str:

@@ -6,7 +6,7 @@ marks only what lies outside the interval. Reads records and nothing else.
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from benchmarks.analysis.comparison import (
     Comparison,
     Row,
     aligned,
-    compare,
     control_speedup,
     latency_at,
     macs_ratio,
@@ -26,11 +25,13 @@ from benchmarks.analysis.comparison import (
     spent_macs,
     spent_seconds,
 )
+from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import Estimate, shown
 from benchmarks.records.files import Unread
 from benchmarks.records.plain import in_csv, in_html, in_markdown, in_tex
 from benchmarks.records.record import Record
 from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.unread import unread_markdown, unread_tex
 
 __all__ = [
@@ -90,10 +91,10 @@ class Line:
     texts: tuple[str, ...]
     bold: tuple[bool, ...]
 
-    def marked(self, escape: Callable[[str], str], mark: Callable[[str], str]) -> list[str]:
-        """The texts, escaped, with the bold ones marked."""
-        pairs = zip(map(escape, self.texts), self.bold, strict=True)
-        return [mark(text) if is_bold else text for text, is_bold in pairs]
+    def marked(self, plain: Callable[[str], str], bold: Callable[[str], str]) -> list[str]:
+        """The texts, each shown by one of two functions."""
+        pairs = zip(self.texts, self.bold, strict=True)
+        return [bold(text) if is_bold else plain(text) for text, is_bold in pairs]
 
 
 def to_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -125,16 +126,15 @@ def to_latex(comparisons: Sequence[Comparison]) -> str:
     """One booktabs table for each comparison."""
     parts = []
     for comparison in comparisons:
-        align = "".join("r" if column.is_number else "l" for column in COLUMNS)
         lines = [
-            " & ".join(line.marked(in_tex, lambda text: rf"\textbf{{{text}}}")) + r" \\"
+            " & ".join(line.marked(in_tex, lambda text: rf"\textbf{{{in_tex(text)}}}")) + r" \\"
             for line in _lines(comparison, COLUMNS)
         ]
         body = [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{in_tex(comparison.title)}. {in_tex(comparison.caption)}}}",
-            rf"\begin{{tabular}}{{{align}}}",
+            rf"\begin{{tabular}}{{{_align(COLUMNS)}}}",
             r"\toprule",
             " & ".join(in_tex(column.heading(comparison)) for column in COLUMNS) + r" \\",
             r"\midrule",
@@ -159,14 +159,12 @@ def to_csv(comparisons: Sequence[Comparison]) -> str:
     return out.getvalue()
 
 
-def write_tables(
-    records: Iterable[Record], folder: Path, unread: Sequence[Unread] = ()
-) -> list[Path]:
+def write_tables(findings: Findings, folder: Path) -> list[Path]:
     """Writes `results.md`, `results.csv` and `results.tex`; returns their paths.
 
     The first and the last end with the files that were left out, if there are any.
     """
-    comparisons = compare(records)
+    comparisons, unread = findings.comparisons, findings.unread
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "results.md": with_unread(to_markdown(comparisons), unread),
@@ -197,13 +195,16 @@ def _lines(comparison: Comparison, columns: Sequence[Column]) -> list[Line]:
 
 
 def _markdown(comparison: Comparison, columns: Sequence[Column]) -> str:
-    heads = "| " + " | ".join(column.heading(comparison) for column in columns) + " |"
-    rule = "|" + "|".join("---:" if column.is_number else "---" for column in columns) + "|"
-    rows = [
-        "| " + " | ".join(line.marked(in_markdown, lambda text: f"**{text}**")) + " |"
-        for line in _lines(comparison, columns)
-    ]
-    return "\n".join([heads, rule, *rows]) + "\n"
+    return markdown_table(
+        [column.heading(comparison) for column in columns],
+        _align(columns),
+        [line.marked(str, bold) for line in _lines(comparison, columns)],
+    )
+
+
+def _align(columns: Sequence[Column]) -> str:
+    """As LaTeX says it."""
+    return "".join("r" if column.is_number else "l" for column in columns)
 
 
 def _seed_note(comparison: Comparison) -> str:

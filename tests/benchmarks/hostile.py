@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.regression import judge, pair_up
 from benchmarks.page.page import build_page
 from benchmarks.page.renew import special_tables
@@ -64,14 +64,15 @@ def mutated(record: dict, place: Place, value: object) -> str:
 def report(loaded: Loaded, base: list[Record]) -> dict[str, str]:
     """All texts of a report, by kind, and what the gate says."""
     records, unread = loaded
-    comparisons = compare(records)
+    findings = Findings.of(records, unread)
+    comparisons = findings.comparisons
     texts = {
         "results": with_unread(to_markdown(comparisons), unread),
         "short": with_unread(to_short_markdown(comparisons), unread),
         "csv": to_csv(comparisons),
         "tex": to_latex(comparisons),
-        "page": build_page(records, title="t", unread=unread),
-        **{name: make() for name, make in special_tables(records).items()},
+        "page": build_page(findings, title="t"),
+        **{name: make() for name, make in special_tables(findings).items()},
     }
     for first, second in ((base, records), (records, base)):
         pairs = pair_up(first, second, partial=True)

@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.analysis import ranking, standing
 from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import _odd_names_allowed, draw_figures, figures_of
 from benchmarks.records.cell import Model
 from benchmarks.records.files import DamagedRecord, Loaded, load_record, read_folder, write_record
@@ -224,7 +225,7 @@ def test_figures_of_many_odd_records_are_drawn(tmp_path, few_resamples, kind):
 
 def drawn(records):
     """Names of all figures, each laid out and drawn, at a resolution that takes no time."""
-    found = figures_of(records)
+    found = figures_of(Findings.of(records))
     with _odd_names_allowed():
         for draw in found.values():
             draw().savefig(io.BytesIO(), dpi=30)
@@ -298,9 +299,9 @@ def test_a_figure_of_very_many_comparisons_is_small_enough_to_be_shown(tmp_path)
         assert width * height * dots**2 <= MOST_AREA + 1
     assert _resolution(8.0, 4.0) == 160
     groups = [{"name": f"g{i}", "size": 8, "kept": 4} for i in range(150)]
-    paths = draw_figures([record(groups=groups)], tmp_path)
+    paths = draw_figures(Findings.of([record(groups=groups)]), tmp_path)
     wide = [path for path in paths if path.name == "kept_widths.png"]
-    assert "kept_widths" in build_page([record()], title="t", figures=wide)
+    assert "kept_widths" in build_page(Findings.of([record()]), title="t", figures=wide)
 
 
 def test_two_devices_never_share_the_name_of_a_figure():
@@ -308,7 +309,8 @@ def test_two_devices_never_share_the_name_of_a_figure():
         record(environment=ENVIRONMENT.model_copy(update={"cpu": "A b"}), fingerprint="c 1"),
         record(environment=ENVIRONMENT.model_copy(update={"cpu": "A-b"}), fingerprint="c-1"),
     ]
-    assert len([name for name in figures_of(records) if name.startswith("kept_widths")]) == 2
+    names = figures_of(Findings.of(records))
+    assert len([name for name in names if name.startswith("kept_widths")]) == 2
 
 
 def test_records_with_odd_names_are_linked_by_none(tmp_path):
@@ -316,7 +318,7 @@ def test_records_with_odd_names_are_linked_by_none(tmp_path):
 
     records = [record(id=name, cell=cell(seed=seed)) for seed, name in
                enumerate(("../../x", "a/b", ".hidden", 'x" onclick="y', "a-b", "a.b"))]  # fmt: skip
-    page = build_page(records, title="t")
+    page = build_page(Findings.of(records), title="t")
     links = re.findall(r'<a href="(records/[^"]*)"', page)
     assert sorted(links) == ["records/a-b.json", "records/a.b.json"]
     anchors = re.findall(r'<details id="([^"]*)"', page)

@@ -4,6 +4,7 @@ import io
 import pytest
 
 from benchmarks.analysis.comparison import aligned, compare, macs_ratio, realised
+from benchmarks.analysis.findings import Findings
 from benchmarks.records.runtime import Quartiles
 from benchmarks.tables.marked_blocks import block_of, replace_block
 from benchmarks.tables.tables import (
@@ -211,7 +212,7 @@ def test_a_retried_cell_counts_once():
 
 
 def test_all_three_forms_are_written(tmp_path):
-    paths = write_tables(FROZEN, tmp_path / "tables")
+    paths = write_tables(Findings.of(FROZEN), tmp_path / "tables")
     assert [path.name for path in paths] == ["results.md", "results.csv", "results.tex"]
     assert paths[0].read_text(encoding="utf-8") == MARKDOWN
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from benchmarks.analysis.comparison import compare
-from benchmarks.analysis.ranking import agreement, ceiling, collect_rankings, judge, kendall_tau
+from benchmarks.analysis.ranking import agreement, collect_rankings, kendall_tau, kendall_taus
 from benchmarks.records.cell import Sample, Schedule
 from benchmarks.running.suite import STANDALONE
 from benchmarks.tables.ablation import ablation_table
@@ -55,6 +55,17 @@ def test_tau_b_is_that_of_scipy_with_and_without_ties():
     assert np.isnan(kendall_tau(np.ones(5), np.arange(5.0)))
 
 
+def test_taus_of_resamples_are_those_of_resampled_rankings():
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(6, size=(2, 12)).astype(float)
+    drawn = [rng.integers(12, size=12) for _ in range(50)]
+    counts = np.array([np.bincount(entries, minlength=12) for entries in drawn])
+    taus = [kendall_tau(first[entries], second[entries]) for entries in drawn]
+    # Counted in whole numbers both ways, so to the last digit.
+    assert kendall_taus(first, second, counts).tolist() == taus
+    assert np.isnan(kendall_taus(first, second, np.eye(12)[:1] * 12)).all()
+
+
 def test_tau_is_the_share_of_concordant_pairs_less_that_of_discordant_ones():
     rng = np.random.default_rng(0)
     first, second = rng.random(12), rng.random(12)
@@ -78,7 +89,7 @@ def test_scores_are_judged_by_the_mean_accuracy_over_seeds():
     (ranking,) = collect_rankings([*members(), *scores("bnp", (1.0, 2, 3, 4), (4.0, 3, 2, 1))])
     assert np.allclose(ranking.mean_truth, [0.6, 0.6, 0.8, 0.8])
     (scorer,) = ranking.scorers
-    found = judge(ranking, scorer)
+    found = ranking.agreements[scorer.name]
     # Of six pairs two are tied in the truth: tau-b of the first seed is 4 / sqrt(6 * 4).
     assert found.tau == pytest.approx(0)
     assert found.regret == pytest.approx((0 + 0.2) / 2)
@@ -86,14 +97,14 @@ def test_scores_are_judged_by_the_mean_accuracy_over_seeds():
 
 def test_the_ceiling_compares_each_seed_with_the_mean_of_the_others():
     (ranking,) = collect_rankings([*members(), *scores("macs", (1.0, 2, 3, 4))])
-    found = ceiling(ranking)
+    found = ranking.ceiling
     assert found.tau == pytest.approx(tau_by_hand(*map(np.array, TRUTH.values())))
     assert found.regret == pytest.approx((0.9 - 0.8 + 0.8 - 0.7) / 2)
 
 
 def test_one_seed_has_no_ceiling():
     (ranking,) = collect_rankings([r for r in members() if r.cell.seed == 0])
-    assert ceiling(ranking) is None
+    assert ranking.ceiling is None
     assert "one seed" in ranking_table([ranking])
 
 

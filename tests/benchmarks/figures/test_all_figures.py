@@ -6,8 +6,9 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
 from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.published import Point, published_for
-from benchmarks.analysis.ranking import collect_rankings, judge
+from benchmarks.analysis.ranking import collect_rankings
 from benchmarks.analysis.standing import average_ranks
 from benchmarks.figures import accuracy as plot_accuracy
 from benchmarks.figures.accuracy import (
@@ -69,7 +70,7 @@ def close_figures():
 
 
 def test_every_figure_is_written_as_png_and_pdf_and_shows_something(tmp_path):
-    paths = draw_figures([*RECORDS, *ranked(), searched()], tmp_path)
+    paths = draw_figures(Findings.of([*RECORDS, *ranked(), searched()]), tmp_path)
     assert len(paths) == 2 * (len(ALL) + 3)
     for path in paths:
         if path.suffix == ".png":
@@ -148,7 +149,7 @@ def test_widths_show_the_share_kept_of_each_group():
 
 
 def test_records_without_a_result_draw_nothing(tmp_path):
-    assert draw_figures([record(status="failed", reason="x")], tmp_path) == []
+    assert draw_figures(Findings.of([record(status="failed", reason="x")]), tmp_path) == []
 
 
 @pytest.mark.parametrize("draw", ALL)
@@ -168,7 +169,7 @@ def test_scores_stand_against_the_mean_accuracy_with_their_tau():
     line = axis.get_lines()[0]
     assert line.get_xdata() == pytest.approx([0.1, 0.2, 0.4, 0.8])  # means over two seeds
     assert line.get_ydata() == pytest.approx([50, 60, 70, 80])
-    assert f"tau {judge(ranking, ranking.scorers[0]).tau:.2f}" in axis.get_title()
+    assert f"tau {ranking.agreements[ranking.scorers[0].name].tau:.2f}" in axis.get_title()
 
 
 def test_a_trace_shows_the_best_so_far_and_the_losses():
@@ -216,19 +217,19 @@ def test_published_points_stand_only_beside_the_same_network_and_data(monkeypatc
 
 def test_figures_of_two_devices_are_never_one():
     elsewhere = record("taylor", fingerprint="cpu-12345678")  # a processor of the same name
-    names = figures_of([*RECORDS, elsewhere])
+    names = figures_of(Findings.of([*RECORDS, elsewhere]))
     devices = {name.partition("-")[2] for name in names if name.startswith("accuracy_macs")}
     assert devices == {f"abacus-3000-{RECORDS[0].runs_on}", "abacus-3000-cpu-12345678"}
-    assert "accuracy_macs" not in names and "accuracy_macs" in figures_of(RECORDS)
+    assert "accuracy_macs" not in names and "accuracy_macs" in figures_of(Findings.of(RECORDS))
 
 
 def test_a_png_carries_a_digest_that_follows_the_data_and_nothing_else(tmp_path):
-    draw_figures(RECORDS, tmp_path)
-    names = figures_of(RECORDS)
+    draw_figures(Findings.of(RECORDS), tmp_path)
+    names = figures_of(Findings.of(RECORDS))
     for name, draw in names.items():
         assert digest_of(tmp_path / f"{name}.png") == plotted(draw())
     changed = [*RECORDS[1:], record(cell=RECORDS[0].cell, top1=0.7512)]
-    figure = figures_of(changed)["accuracy_macs"]()
+    figure = figures_of(Findings.of(changed))["accuracy_macs"]()
     assert plotted(figure) != digest_of(tmp_path / "accuracy_macs.png")
     figure.set_size_inches(9, 9)
-    assert plotted(figure) == plotted(figures_of(changed)["accuracy_macs"]())
+    assert plotted(figure) == plotted(figures_of(Findings.of(changed))["accuracy_macs"]())

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import draw_figures
 from benchmarks.page.page import build_page, write_page
 from benchmarks.records.cell import Model
@@ -31,12 +32,12 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):
-    return draw_figures(RECORDS, tmp_path_factory.mktemp("figures"))
+    return draw_figures(Findings.of(RECORDS), tmp_path_factory.mktemp("figures"))
 
 
 @pytest.fixture(scope="module")
 def page(figures):
-    return build_page(RECORDS, title=EVIL, figures=figures)
+    return build_page(Findings.of(RECORDS), title=EVIL, figures=figures)
 
 
 def test_every_row_links_to_its_record_with_settings_seed_environment_and_commit(page):
@@ -63,11 +64,11 @@ def test_nothing_is_fetched(page):
 
 
 def test_the_page_is_the_same_in_every_run(page, figures):
-    assert page == build_page(reversed(RECORDS), title=EVIL, figures=figures)
+    assert page == build_page(Findings.of(reversed(RECORDS)), title=EVIL, figures=figures)
 
 
 def test_records_of_a_ranking_alone_make_a_page_without_rows():
-    page = build_page(ranked(), title="ranking")
+    page = build_page(Findings.of(ranked()), title="ranking")
     assert page.count("<details id=") == len(ranked()) and "<tbody>\n</tbody>" in page
 
 
@@ -90,7 +91,7 @@ def browser():
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, figures):
     path = tmp_path_factory.mktemp("page") / "page.html"
-    return write_page(RECORDS, path, title=EVIL, figures=figures).as_uri()
+    return write_page(Findings.of(RECORDS), path, title=EVIL, figures=figures).as_uri()
 
 
 @pytest.fixture

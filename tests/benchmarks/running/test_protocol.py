@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import figures_of
 from benchmarks.records.cell import Data, Model, Schedule
 from benchmarks.records.files import load_records, write_record
@@ -548,7 +549,7 @@ def test_a_stopped_run_leaves_whole_records_and_the_next_one_finishes(tmp_path, 
     for name in ("results.md", "results.csv", "results.tex"):
         assert (tmp_path / "tables" / name).stat().st_size > 0
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
-    assert drawn == set(figures_of(load_records(records))) and "accuracy_macs" in drawn
+    assert drawn == set(figures_of(Findings.of(load_records(records)))) and "accuracy_macs" in drawn
 
 
 def group_is_gone(group):

@@ -1,0 +1,69 @@
+"""What a set of records says, worked out once for tables, figures and page.
+
+Comparisons, rankings and standing are found on first use and kept, so that a report, which shows
+them in a dozen places, groups its records and draws its resamples once. Reads records and nothing
+else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from benchmarks.analysis.comparison import Comparison, compare
+from benchmarks.analysis.ranking import Ranking, collect_rankings
+from benchmarks.analysis.standing import Stability, Standing, average_ranks, stability
+from benchmarks.records.files import Unread
+from benchmarks.records.record import Record
+
+__all__ = ["Findings"]
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """Records, and all that is read off them.
+
+    Attributes:
+        records: as they were read, superseded ones among them.
+        unread: files beside the records that are none.
+    """
+
+    records: tuple[Record, ...]
+    unread: tuple[Unread, ...] = ()
+
+    @classmethod
+    def of(cls, records: Iterable[Record], unread: Sequence[Unread] = ()) -> Findings:
+        """Findings from records in any collection."""
+        return cls(tuple(records), tuple(unread))
+
+    @cached_property
+    def comparisons(self) -> Sequence[Comparison]:
+        """Methods side by side."""
+        return compare(self.records)
+
+    @cached_property
+    def rankings(self) -> Sequence[Ranking]:
+        """Samples trained alone, and how methods score them."""
+        return collect_rankings(self.records)
+
+    @cached_property
+    def standing(self) -> Standing | None:
+        """Average ranks over all comparisons; None if there are no two tasks alike."""
+        return average_ranks(self.comparisons)
+
+    @cached_property
+    def stability(self) -> Sequence[Stability]:
+        """How alike the ranking is at two budgets, for each pair of them."""
+        return stability(self.comparisons)
+
+    @cached_property
+    def by_device(self) -> Mapping[str, Findings]:
+        """The same for the records of each device alone, by its name and fingerprint."""
+        devices: dict[str, list[Record]] = {}
+        for record in self.records:
+            name = f"{record.environment.processor(record.cell.device)} {record.runs_on}"
+            devices.setdefault(name, []).append(record)
+        if len(devices) == 1:
+            return dict.fromkeys(devices, self)
+        return {device: Findings.of(records) for device, records in devices.items()}
