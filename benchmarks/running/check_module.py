@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.records.plain import in_markup, visible
 from benchmarks.running.protocol import describe
-from benchmarks.running.workers import WorkerDied, Workers
+from zoo.core.child_process import WorkerDied, Workers
 from zoo.core.contract.checks import Outcome, contract
 from zoo.core.method.discovery import pruners_of
 from zoo.core.method.pruner import Pruner
