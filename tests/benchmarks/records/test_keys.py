@@ -22,6 +22,7 @@ from benchmarks.running.run_cells import run_plan
 from benchmarks.running.suite import Suite
 from tests.benchmarks.fabricate import cell
 from tests.benchmarks.running.test_protocol import InThisProcess
+from tests.benchmarks.test_cli import few_rounds  # noqa: F401  (a fixture for all)
 
 # timm's reader leaves files to be closed by the collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
