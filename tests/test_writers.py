@@ -16,18 +16,18 @@ import torch
 from benchmarks import cli
 from benchmarks.analysis.findings import Findings
 from benchmarks.figures import all_figures as plots
-from benchmarks.page.page import page
+from benchmarks.page import page
 from benchmarks.records.files import write_record
 from benchmarks.records.record import PhaseCost
 from benchmarks.running import protocol
-from benchmarks.tables.tables import tables
+from benchmarks.tables import tables
 from tests.benchmarks.fabricate import record
 from tests.faults import Killed, disk, ended_process
-from zoo.core.cost.cost_model import measure_latency as timing
+from zoo.core.cost import measure_latency as timing
 from zoo.core.meter import Spent
 from zoo.core.networks import export
 from zoo.core.sealed import read_sealed, read_tensors, write_sealed, write_tensors
-from zoo.core.supernet.supernet import trained_store as store
+from zoo.core.supernet import trained_store as store
 from zoo.core.whole_file import _machine, probe, sweep, whole_file, write_new, write_whole
 
 RECORDS = [
