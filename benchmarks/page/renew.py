@@ -42,8 +42,10 @@ def renew_blocks(path: Path, findings: Findings) -> list[str]:
         The names of the blocks that were written.
 
     Raises:
-        ValueError: if it has no markers.
+        ValueError: if it is no text file, or has no markers.
     """
+    if not path.is_file():  # a pipe would be waited for without end
+        raise ValueError(f"{path} is no file; give the path of a text with marked blocks")
     from benchmarks.tables.cards import methods_table
     from benchmarks.tables.marked_blocks import has_block, replace_block
     from benchmarks.tables.tables import to_markdown, to_short_markdown, with_unread

@@ -12,6 +12,7 @@ import torch
 
 import zoo
 from benchmarks import cli
+from benchmarks.page.renew import renew_blocks
 from benchmarks.records.files import load_record, write_record
 from benchmarks.records.runtime import Latency
 from tests.benchmarks.fabricate import record
@@ -316,6 +317,13 @@ def test_report_leaves_blocks_that_the_records_say_nothing_of(run, tmp_path):
     assert status == 0, err
     assert page.read_text().startswith(kept) and "tiny_net on digits" in page.read_text()
     assert out.strip().endswith(": report")
+
+
+def test_blocks_of_what_is_no_file_are_refused_and_no_pipe_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.md")
+    for path in (tmp_path / "pipe.md", tmp_path, tmp_path / "nowhere.md"):
+        with pytest.raises(ValueError, match="is no file; give the path of a text"):
+            renew_blocks(path, tmp_path)
 
 
 def test_report_without_records_says_how_to_make_some(run):

@@ -20,7 +20,7 @@ from benchmarks.figures.all_figures import figures_of
 from benchmarks.records.cell import Data, Model, Schedule
 from benchmarks.records.files import load_records, write_record
 from benchmarks.records.runtime import Latency
-from benchmarks.running import protocol
+from benchmarks.running import parent, protocol
 from benchmarks.running.parent import Places
 from benchmarks.running.plan import Job, plan_suite
 from benchmarks.running.protocol import run_cell
@@ -121,7 +121,7 @@ def test_a_run_leaves_the_global_random_state_alone(places):
 
 def test_every_method_starts_from_the_same_parent(places, monkeypatch):
     first, _ = run(cell("uniform"), places)
-    monkeypatch.setattr(protocol, "_train_parent", None)  # a second training would call it
+    monkeypatch.setattr(parent, "_train_parent", None)  # a second training would call it
     second, _ = run(cell("l1_norm", budget=0.4), places)
     assert second.status == "ok"
     assert second.top1.parent == first.top1.parent
@@ -190,7 +190,7 @@ def test_a_budget_above_the_parent_fails_with_both_numbers(places):
 
 
 def test_a_loss_that_diverges_is_recorded_as_failed_with_what_was_spent(places):
-    hot = Schedule(epochs=4, batch_size=8, lr=1e30)
+    hot = Schedule(epochs=4, batch_size=8, lr=1e6)
     record, _ = run(cell(finetune=hot), places)
     assert record.status == "failed" and record.reason.startswith("Diverged: training loss")
     assert record.config is not None and record.spent["finetune"].images > 0
@@ -406,7 +406,7 @@ def test_a_failed_cell_is_recorded_the_others_run_and_only_it_is_tried_again(tmp
     again, nothing = run_suite(suite(budgets=(0.5, 0.0001)), job)
     assert again.missing == () and nothing == {}
 
-    hot = suite(methods=("uniform",), finetune=Schedule(epochs=4, batch_size=8, lr=1e30))
+    hot = suite(methods=("uniform",), finetune=Schedule(epochs=4, batch_size=8, lr=1e6))
     _, outcomes = run_suite(hot, job)
     assert outcomes == {"failed": 1}
     retried, outcomes = run_suite(hot, job)
@@ -417,7 +417,7 @@ def test_a_failed_cell_is_recorded_the_others_run_and_only_it_is_tried_again(tmp
 
 def test_when_the_time_is_up_nothing_starts_and_the_next_part_goes_on(tmp_path, monkeypatch):
     clock = iter([0.0, 1.0, 9.0, 9.0, 9.0, 9.0])  # the parent, the first cell, then it is over
-    monkeypatch.setattr("benchmarks.running.run_cells.time.time", lambda: next(clock))
+    monkeypatch.setattr("benchmarks.running.plan.time.time", lambda: next(clock))
     first, outcomes = run_suite(suite(budgets=(0.5, 0.25)), Job(tmp_path, until=5.0))
     assert len(first.missing) == 4 and outcomes == {"ok": 1}
     monkeypatch.undo()
@@ -441,7 +441,7 @@ def test_a_method_that_breaks_does_not_stop_the_others(tmp_path, monkeypatch):
 
 def test_a_parent_that_diverges_fails_its_cells_and_not_the_others(tmp_path):
     job = Job(tmp_path)
-    asked = suite(methods=("uniform",), parent=Schedule(epochs=4, batch_size=8, lr=1e30))
+    asked = suite(methods=("uniform",), parent=Schedule(epochs=4, batch_size=8, lr=1e6))
     _, outcomes = run_suite(asked, job)
     assert outcomes == {"failed": 1}
     (record,) = load_records(job.records)
@@ -595,9 +595,9 @@ def test_networks_from_scratch_have_the_memory_format_of_their_recipe(places, is
 
 
 def test_a_network_that_takes_no_such_images_is_told_before_it_is_trained(monkeypatch, tmp_path):
-    monkeypatch.setattr(protocol, "train", lambda *_, **__: pytest.fail("a training began"))
+    monkeypatch.setattr(parent, "train", lambda *_, **__: pytest.fail("a training began"))
     grey = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten())
-    monkeypatch.setattr(protocol, "untrained", lambda *_: grey)
+    monkeypatch.setattr(parent, "untrained", lambda *_: grey)
     record, _ = run(cell(), Places(cache=tmp_path))
     assert record.status == "failed" and record.reason.startswith("ValueError: the first batch of")
     assert "digits's training images does not go through Sequential in eval mode" in record.reason
