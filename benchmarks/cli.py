@@ -41,8 +41,9 @@ from benchmarks.options import (
     Width,
     Workers,
     finite,
+    named,
 )
-from benchmarks.page.renew import loaded_records, renew_blocks, special_tables
+from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks, special_tables
 from benchmarks.records.plain import in_markup
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.terminal import terminal_table
@@ -111,7 +112,9 @@ def run(
     results: Results = Path("results"),
     dataset: Annotated[
         str | None,
-        typer.Option(help="Another data set in place of the suite's, whole; see zoo list."),
+        typer.Option(
+            callback=named, help="Another data set in place of the suite's, whole; see zoo list."
+        ),
     ] = None,
     data: DataPath = None,
     download: Annotated[
@@ -169,13 +172,17 @@ def run(
 
 @app.command()
 def prune(
-    model: Annotated[str, typer.Argument(help="Name of a timm model, e.g. resnet20_cifar.")],
+    model: Annotated[
+        str, typer.Argument(callback=named, help="Name of a timm model, e.g. resnet20_cifar.")
+    ],
     method: Annotated[str, typer.Option(help="A pruner; see zoo list.")] = "knapsack",
     macs: Macs = None,
     params: Params = None,
     latency: LatencyRatio = None,
     latency_ms: LatencyMs = None,
-    dataset: Annotated[str, typer.Option(help="A data set; see zoo list.")] = "cluttered_digits",
+    dataset: Annotated[
+        str, typer.Option(callback=named, help="A data set; see zoo list.")
+    ] = "cluttered_digits",
     data: DataPath = None,
     out: Annotated[Path, typer.Option(help="New folder for the smaller network.")] = Path("pruned"),
     epochs: Epochs = 5,
@@ -253,6 +260,8 @@ def report(
 ) -> None:
     """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
     console = Console(emoji=False)
+    if readme is not None:
+        marked_blocks(readme)  # a page without any is refused before the report is made
     findings = _report(console, results, None)
     if readme is not None:
         names = renew_blocks(readme, findings)

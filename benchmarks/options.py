@@ -4,6 +4,7 @@ Imports neither torch nor zoo, so that `zoo --help` answers at once.
 """
 
 import math
+import reprlib
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ __all__ = [
     "Width",
     "Workers",
     "finite",
+    "named",
 ]
 
 # Beyond these a number is a typing error; the library refuses the same ones.
@@ -43,6 +45,13 @@ def finite(value: float | None) -> float | None:
     """Refuses NaN and infinity, which pass every comparison with a limit or none."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number.")
+    return value
+
+
+def named(value: str | None) -> str | None:
+    """Refuses what no network and no data set is called."""
+    if value is not None and not 0 < len(value) <= 200:
+        raise typer.BadParameter(f"{reprlib.repr(value)} is no name; see zoo list.")
     return value
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from benchmarks.records.files import Loaded
 
 
-__all__ = ["loaded_records", "renew_blocks", "special_tables"]
+__all__ = ["loaded_records", "marked_blocks", "renew_blocks", "special_tables"]
 
 
 def special_tables(findings: Findings) -> dict[str, Callable[[], str]]:
@@ -33,6 +33,34 @@ def special_tables(findings: Findings) -> dict[str, Callable[[], str]]:
     }
 
 
+BLOCKS = ("report", "results", "standing", "ablation", "ranking", "supernets", "supernet-reach",
+          "supernet-sharing", "pruners")  # fmt: skip
+"""Names of the blocks that a page can have."""
+
+
+def marked_blocks(path: Path) -> list[str]:
+    """Names of the blocks that a page has markers for.
+
+    Raises:
+        ValueError: if it is no text file, or has no markers.
+    """
+    if not path.is_file():  # a pipe would be waited for without end
+        raise ValueError(f"{path} is no file; give the path of a text with marked blocks")
+    from benchmarks.tables.marked_blocks import has_block
+
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8; give a text with marked blocks") from error
+    names = [name for name in BLOCKS if has_block(text, name)]
+    if not names:
+        raise ValueError(
+            f"{path} has no block to renew; put markers in: <!-- zoo NAME: begin --> and "
+            f"<!-- zoo NAME: end -->, NAME one of {', '.join(BLOCKS)}"
+        )
+    return names
+
+
 def renew_blocks(path: Path, findings: Findings) -> list[str]:
     """Writes anew whatever blocks a text has markers for and the records have something to say on.
 
@@ -44,10 +72,8 @@ def renew_blocks(path: Path, findings: Findings) -> list[str]:
     Raises:
         ValueError: if it is no text file, or has no markers.
     """
-    if not path.is_file():  # a pipe would be waited for without end
-        raise ValueError(f"{path} is no file; give the path of a text with marked blocks")
     from benchmarks.tables.cards import methods_table
-    from benchmarks.tables.marked_blocks import has_block, replace_block
+    from benchmarks.tables.marked_blocks import replace_block
     from benchmarks.tables.tables import to_markdown, to_short_markdown, with_unread
 
     comparisons, unread = findings.comparisons, findings.unread
@@ -57,13 +83,8 @@ def renew_blocks(path: Path, findings: Findings) -> list[str]:
         **special_tables(findings),
         "pruners": methods_table,
     }
+    names = marked_blocks(path)
     text = path.read_text("utf-8")
-    names = [name for name in blocks if has_block(text, name)]
-    if not names:
-        raise ValueError(
-            f"{path} has no block to renew; put markers in: <!-- zoo NAME: begin --> and "
-            f"<!-- zoo NAME: end -->, NAME one of {', '.join(blocks)}"
-        )
     written = {name: block for name in names if (block := blocks[name]())}
     for name, block in written.items():
         text = replace_block(text, block, name)

@@ -48,26 +48,23 @@ def explain(error: ValidationError) -> str:
     return "; ".join([*parts[:MOST_ERRORS], *more])
 
 
+_LIMITS: Mapping[str, str] = {
+    "le": "is above {:,}",
+    "lt": "is not below {:,}",
+    "ge": "is below {:,}",
+    "gt": "is not above {:,}",
+    "max_length": "is too long, at most {:,}",
+    "min_length": "is too short, at least {:,}",
+}
+"""What a value is that breaks a limit, by pydantic's name of the limit."""
+
+
 def _said(found: ErrorDetails) -> str:
-    """What is wrong with one value: where a limit is broken, the value and the limit."""
+    """What is wrong with one value; the value and the limit where one is broken."""
     limits = found.get("ctx", {})
-    value = reprlib.repr(found["input"])
-    if "le" in limits or "lt" in limits:
-        return (
-            f"{value} is above {limits['le']:,}"
-            if "le" in limits
-            else (f"{value} is not below {limits['lt']:,}")
-        )
-    if "ge" in limits or "gt" in limits:
-        return (
-            f"{value} is below {limits['ge']:,}"
-            if "ge" in limits
-            else (f"{value} is not above {limits['gt']:,}")
-        )
-    if "max_length" in limits:
-        return f"{value} is longer than {limits['max_length']:,}"
-    if "min_length" in limits:
-        return f"{value} is shorter than {limits['min_length']:,}"
+    broken = [text.format(limits[name]) for name, text in _LIMITS.items() if name in limits]
+    if broken:
+        return f"{reprlib.repr(found['input'])} {broken[0]}"
     return found["msg"].removeprefix("Value error, ")
 
 

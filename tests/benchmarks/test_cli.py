@@ -12,7 +12,7 @@ import torch
 
 import zoo
 from benchmarks import cli
-from benchmarks.page.renew import renew_blocks
+from benchmarks.page.renew import marked_blocks
 from benchmarks.records.files import load_record, write_record
 from benchmarks.records.runtime import Latency
 from tests.benchmarks.fabricate import record
@@ -323,7 +323,18 @@ def test_blocks_of_what_is_no_file_are_refused_and_no_pipe_is_waited_for(tmp_pat
     os.mkfifo(tmp_path / "pipe.md")
     for path in (tmp_path / "pipe.md", tmp_path, tmp_path / "nowhere.md"):
         with pytest.raises(ValueError, match="is no file; give the path of a text"):
-            renew_blocks(path, tmp_path)
+            marked_blocks(path)
+    (tmp_path / "picture.md").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"picture\.md is no text in UTF-8"):
+        marked_blocks(tmp_path / "picture.md")
+
+
+def test_a_page_without_blocks_is_refused_before_the_report_is_made(run, tmp_path):
+    write_record(tmp_path / "results" / "records", record())
+    (tmp_path / "README.md").write_text("nothing marked")
+    status, _, err = run("report", "--readme", str(tmp_path / "README.md"))
+    assert status == 2 and "no block to renew" in err
+    assert not (tmp_path / "results" / "tables").exists()
 
 
 def test_report_without_records_says_how_to_make_some(run):

@@ -464,10 +464,11 @@ def test_a_request_that_cannot_be_met_stops_the_run_before_a_cell_is_recorded(tm
     assert load_records(job.records) == []
 
 
-def test_a_damaged_record_stops_the_plan_and_names_the_file(tmp_path):
+def test_a_plan_names_a_damaged_record_and_runs_its_cell_again(tmp_path):
     (tmp_path / "20260101-x.json").write_text('{"id": "x", ')
-    with pytest.raises(ValueError, match=r"20260101-x\.json is not a whole record"):
-        plan_suite("test", suite(), tmp_path)
+    plan = plan_suite("test", suite(), tmp_path)
+    assert [unread.name for unread in plan.unread] == ["20260101-x.json"]
+    assert plan.missing == plan.cells
 
 
 @pytest.mark.parametrize(
