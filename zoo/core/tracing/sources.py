@@ -56,6 +56,12 @@ class Sources:
             if holds_images:
                 self._with_images.add(_storage(tensor))
 
+    def note_copy(self, original: Tensor, copy: Tensor) -> None:
+        """Note that a tensor is the copy of another: it comes from where that one comes from."""
+        self.note(copy, self.of(original))
+        if self.holds_images(original):
+            self._with_images.add(_storage(copy))
+
     def of(self, tensor: Tensor) -> object:
         """Return the maker of a tensor: its call and place, its name, or its values."""
         made = self._made.get(id(tensor))

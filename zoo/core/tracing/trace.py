@@ -294,10 +294,14 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         call = Call(func, inputs, shapes, outputs, bound)
         apply_rule(self.flow, call)
         note_product(self.flow, self.sources, call)
+        if func is torch.ops.aten.clone.default:
+            self.sources.note_copy(inputs[0], outputs[0])
+            return result  # computes nothing; whether `reshape` makes one depends on the widths
         self.sources.note_call(len(self.flow.trace.ops), inputs, outputs)
         made = tuple((tuple(t.shape), self.flow.get(t)) for t in outputs)
         scalars = plain_arguments(call.bound)
-        self.flow.trace.ops.append(Op(str(func), self.flow.where, read, made, scalars, origins))
+        name = str(func).replace("_unsafe_view", "view")  # the one that `reshape` takes of a copy
+        self.flow.trace.ops.append(Op(name, self.flow.where, read, made, scalars, origins))
         return result
 
 
