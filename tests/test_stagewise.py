@@ -333,9 +333,14 @@ def test_an_interrupted_search_leaves_no_process_behind() -> None:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell starts what runs in its background with this signal ignored, and Python keeps that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt_when_started).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_probes("hang", "hang")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_probes("hang", "hang")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not multiprocessing.active_children()
 
 

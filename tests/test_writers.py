@@ -19,7 +19,7 @@ from benchmarks.figures import all_figures as plots
 from benchmarks.page import page
 from benchmarks.records.files import write_record
 from benchmarks.records.record import PhaseCost
-from benchmarks.running import protocol
+from benchmarks.running import parent
 from benchmarks.tables import tables
 from tests.benchmarks.fabricate import record
 from tests.faults import Killed, disk, ended_process
@@ -44,7 +44,7 @@ WAYS = [None, *ERRORS]
 
 def write_parent(folder: Path) -> None:
     torch.manual_seed(0)
-    protocol._save_parent(folder / "parent.safetensors", torch.nn.Linear(40, 40), PhaseCost())
+    parent._save_parent(folder / "parent.safetensors", torch.nn.Linear(40, 40), PhaseCost())
 
 
 def write_supernet(folder: Path) -> None:
