@@ -1,4 +1,9 @@
-"""A cell: what a run is asked for, and the key that its settings give it."""
+"""A cell: what a run is asked for, and the key that its settings give it.
+
+A cell is one method on one network, data set, budget and seed. Its hash is taken over the canonical
+settings with defaults left out, so a new setting with a neutral default keeps old records
+reachable.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The schema of a run: a cell says what was asked, a record what came of it.
+"""The schema of a run: a cell (see `cell`) says what was asked, a record what came of it.
 
-A cell is one method on one network, data set, budget and seed. Its hash is taken over the canonical
-settings with defaults left out, so a new setting with a neutral default keeps old records
-reachable. A record is written once, as a whole, and never edited; a correction is a new record that
+A record is written once, as a whole, and never edited; a correction is a new record that
 names the one it supersedes. What was not measured is null. Fractions are fractions and one
 multiply-add is one MAC; per cent appear only in tables.
 

@@ -1,4 +1,4 @@
-"""One thing at a time: one network pruned and saved, one pruner put through the contract."""
+"""Prune one network and save it with its record."""
 
 from dataclasses import dataclass
 from pathlib import Path

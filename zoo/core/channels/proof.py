@@ -1,4 +1,10 @@
-"""Prove that a smaller network is the one that the table of its parent predicts."""
+"""Prove that a smaller network is the one that the table of its parent predicts.
+
+The proof is cheap: the smaller network is traced on the meta device again. Operator by operator its
+shapes must be those that the table predicts, its numbers (temperatures, strides, epsilons) those of
+the parent, and what it reads made by the same earlier calls; channel by channel its layers must be
+connected as the kept channels of the parent were.
+"""
 
 from __future__ import annotations
 

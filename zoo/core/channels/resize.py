@@ -1,10 +1,4 @@
-"""Make a network smaller along a table of channel groups, and prove that the table was right.
-
-The proof is cheap: the smaller network is traced on the meta device again. Operator by operator its
-shapes must be those that the table predicts, its numbers (temperatures, strides, epsilons) those of
-the parent, and what it reads made by the same earlier calls; channel by channel its layers must be
-connected as the kept channels of the parent were.
-"""
+"""Make a network smaller along a table of channel groups; `proof` shows that it was right."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Named sets with a search split held out, and what a method may see of them.
-
-A method sees `MeteredData`: training and search batches, each charged when drawn. The test split is
-a `TestSplit`, which opens once and which only the protocol holds.
-"""
+"""Named sets with a search split held out; what a method sees of them is in `metered`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The interface of every pruner, what it returns, and how pruners are found.
+"""The interface of every pruner, and what it returns.
 
 A pruner is a frozen dataclass of hyperparameters in a module of its own, in `zoo/` (a method) or
 in `baselines/`; the module's name is the pruner's name and the module's docstring is its card.
-Nothing is registered: `list_pruners` walks the two folders.
+Nothing is registered: `zoo.core.method.discovery` walks the two folders.
 """
 
 from abc import ABC, abstractmethod

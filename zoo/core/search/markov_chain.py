@@ -1,4 +1,4 @@
-"""Sampling and solving one choice per block under a budget, where scores and costs add up.
+"""Sample one choice per block under a budget, where scores and costs add up.
 
 A state is a position on the grid of every coordinate, one or several coordinates to a block. The
 target of the chain is pi(state) ~ exp(-energy / tau) on the states within the budget; the exact
