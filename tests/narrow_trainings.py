@@ -1,7 +1,8 @@
 """Every way in which we train, on a narrow ResNet in channels_last; run in a process of its own.
 
 `python -m tests.narrow_trainings` prints "done" at the end; `... sample` runs few of the pruners;
-`... bare` makes one step with torch alone, of the one layer that matters.
+`... bare` makes one step with torch alone, of the one layer that matters; `... foreign` makes steps
+of networks and losses whose graphs cannot be looked into.
 """
 
 import sys
@@ -11,6 +12,10 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from zoo.core.training.gradients import backward, is_guarded
+from zoo.core.training.train import Recipe, TrainingLoss, train
 
 SIDE, BATCH = 16, 8
 
@@ -18,9 +23,12 @@ SIDE, BATCH = 16, 8
 def main() -> None:
     if sys.argv[1:] == ["bare"]:
         one_bare_step()
+    elif sys.argv[1:] == ["foreign"]:
+        hidden_convolutions()
     else:
         every_pruner(sys.argv[1:] == ["sample"])
         both_executions()
+        assert not is_guarded()  # a look into each graph was enough
     sys.stdout.write("done\n")
 
 
@@ -34,11 +42,31 @@ def one_bare_step() -> None:
 SAMPLE = ("bnp", "bcnet")
 
 
+def hidden_convolutions() -> None:
+    """A checkpoint that computes its part anew, and a loss that differentiates by itself."""
+    layer = nn.Conv2d(4, 8, 1, stride=2).to(memory_format=torch.channels_last)
+    images = torch.randn(BATCH, 4, SIDE, SIDE, requires_grad=True)
+    there = images.to(memory_format=torch.channels_last)
+    backward(checkpoint(layer, there, use_reentrant=True).sum())
+    assert is_guarded()
+    narrow = nn.Conv2d(3, 8, 1, stride=2)
+    model = nn.Sequential(narrow, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    train(model, batches(32), Recipe(epochs=1, batch_size=BATCH, lr=0.001), loss=Penalty())
+
+
+class Penalty(TrainingLoss):
+    """Cross-entropy and the size of its own gradient."""
+
+    def forward(self, student: nn.Module, images: torch.Tensor, labels: torch.Tensor):
+        value = F.cross_entropy(student(images), labels)
+        found = torch.autograd.grad(value, list(student.parameters()), create_graph=True)
+        return value + sum(each.square().sum() for each in found)
+
+
 def every_pruner(is_sample: bool) -> None:
     """A search, with the training of its supernet, and the fine-tuning with its loss."""
     from zoo.core.method.discovery import get_pruner, list_pruners
     from zoo.core.networks.rebuild import rebuild
-    from zoo.core.training.train import Recipe, train
 
     for name in SAMPLE if is_sample else list_pruners():
         task = narrow_problem()

@@ -11,22 +11,36 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 import zoo.core.networks.cifar_resnet  # registers resnet20_cifar
 from benchmarks.studies.convolutions import INSTRUCTIONS, checked, environment
-from zoo.core.training.gradients import LEAST_CHANNELS, backward, gradients, guard, is_unsafe
-from zoo.core.training.train import Recipe
+from zoo.core.data.loaders import LoaderBatches
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.training import gradients as way
+from zoo.core.training.gradients import (
+    LEAST_CHANNELS,
+    backward,
+    gradients,
+    guard,
+    is_guarded,
+    is_unsafe,
+)
+from zoo.core.training.train import Recipe, TrainingLoss, train
 
 ROOT = Path(__file__).parents[3]
 
@@ -79,12 +93,43 @@ def test_the_log_shows_the_kernel_where_torch_is_alone() -> None:
 @needs_x86
 @pytest.mark.parametrize(
     ("trainings", "instructions"),
-    [("", "ALL"), ("sample", "AVX2"), pytest.param("", "AVX2", marks=pytest.mark.slow)],
+    [
+        ("", "ALL"),
+        ("foreign", "ALL"),
+        ("sample", "AVX2"),
+        pytest.param("", "AVX2", marks=pytest.mark.slow),
+    ],
 )
 def test_no_training_of_any_pruner_reaches_the_kernel(trainings: str, instructions: str) -> None:
     log = log_of("tests.narrow_trainings", trainings, instructions)
-    assert log.count("backward_weights") > (200 if trainings else 1000)
+    assert log.count("exec,cpu,convolution") > {"": 3000, "sample": 600, "foreign": 8}[trainings]
     assert reached(log) == []
+
+
+@pytest.fixture
+def unguarded() -> Iterator[None]:
+    """A process as it is before code from outside came into it."""
+    was_guarded = is_guarded()
+    unguard()
+    yield
+    unguard()
+    if was_guarded:
+        guard()
+
+
+@pytest.fixture(params=["look", "guard"])
+def either_way(request: pytest.FixtureRequest, unguarded: None) -> None:
+    """A look into each graph, or torch's own function replaced."""
+    if request.param == "guard":
+        guard()
+
+
+def unguard() -> None:
+    """Take the replaced function away; no other thread computes here."""
+    libraries = way.__dict__["_libraries"]
+    while libraries:
+        libraries.pop()._destroy()
+    guard.cache_clear()
 
 
 def compared(
@@ -142,6 +187,7 @@ class _ByHand:
     ],
 )
 @pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.usefixtures("either_way")
 def test_gradients_are_those_of_a_matrix_product(
     sides: tuple[int, ...],
     stride: tuple[int, ...],
@@ -166,6 +212,7 @@ def test_gradients_are_those_of_a_matrix_product(
     assert pairs[0][0].stride() == images.stride()
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_gradients_of_gradients_pass_too() -> None:
     images = torch.randn(2, 3, 6, 6, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 3, 1, 1, dtype=torch.float64, requires_grad=True)
@@ -175,6 +222,99 @@ def test_gradients_of_gradients_pass_too() -> None:
     )
 
 
+@pytest.mark.usefixtures("unguarded")
+def test_a_look_leads_one_pass_around_and_leaves_nothing() -> None:
+    images = torch.randn(2, 3, 6, 6)
+    weight = torch.randn(4, 3, 1, 1, requires_grad=True)
+    loss = F.conv2d(images, weight, stride=2).square().sum()
+    met = calls_of_torch(lambda: backward(loss))
+    assert [(list(args[4]), args[1].shape[2:]) for args in met] == [([1, 1], (3, 3))]
+    assert not is_guarded()
+    loss = F.conv2d(images, weight, stride=2).square().sum()
+    met = calls_of_torch(lambda: loss.backward())
+    assert [list(args[4]) for args in met] == [[2, 2]]
+
+
+def calls_of_torch(call: Callable[[], object]) -> list[tuple[Any, ...]]:
+    """Arguments of each backward pass of a convolution that torch computes meanwhile."""
+    original = torch.library.get_kernel("aten::convolution_backward", "CPU")
+    met: list[tuple[Any, ...]] = []
+
+    def seen(keys: torch.DispatchKeySet, *args: Any) -> Any:
+        met.append(args)
+        return original.call_boxed(keys, *args)
+
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library.impl("convolution_backward", seen, "CPU", with_keyset=True)  # type: ignore[no-untyped-call]
+    try:
+        call()
+    finally:
+        library._destroy()  # type: ignore[no-untyped-call]
+    return met
+
+
+@pytest.mark.usefixtures("unguarded")
+def test_a_pass_that_fails_leaves_torch_as_it_was() -> None:
+    weight = torch.randn(4, 3, 1, 1, requires_grad=True)
+    output = F.conv2d(torch.randn(2, 3, 6, 6), weight, stride=2)
+    with torch.no_grad():
+        weight.mul_(2)  # so the layer itself has no gradient any more
+    with pytest.raises(RuntimeError, match="inplace"):
+        backward(output.sum())
+    assert _get_current_dispatch_mode() is None  # type: ignore[no-untyped-call]
+
+
+class _Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images * 2
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> Tensor:  # type: ignore[override]
+        return outer * 2
+
+
+OPAQUE: dict[str, Callable[[Tensor], Tensor]] = {
+    "checkpoint": lambda x: checkpoint(torch.sin, x, use_reentrant=True),
+    "function": lambda x: _Twice.apply(x),  # type: ignore[no-untyped-call]
+    "compiled": torch.compile(torch.sin, backend="aot_eager"),
+}
+
+
+@pytest.mark.usefixtures("unguarded")
+@pytest.mark.parametrize("hidden", OPAQUE)
+def test_where_a_graph_hides_something_the_process_is_guarded(hidden: str) -> None:
+    leaf = torch.ones(3, requires_grad=True)
+    backward(leaf.sin().sum())
+    assert not is_guarded()
+    backward(OPAQUE[hidden](leaf).sum())
+    assert is_guarded()
+
+
+@pytest.mark.usefixtures("unguarded")
+def test_code_from_outside_guards_the_process() -> None:
+    images = TensorDataset(torch.rand(8, 3, 16, 16), torch.arange(8) % 10)
+    batches = LoaderBatches(DataLoader(images, batch_size=8))
+    model, recipe = nn.Sequential(nn.Flatten(), nn.Linear(768, 10)), Recipe(epochs=1, batch_size=8)
+    train(model, batches, recipe)
+    assert not is_guarded()
+    train(model, batches, recipe, loss=_ForeignLoss())
+    assert is_guarded()
+    unguard()
+
+    class ForeignPruner(Pruner):
+        def search(self, problem: Problem) -> Subnet:
+            raise NotImplementedError
+
+    assert is_guarded()
+
+
+class _ForeignLoss(TrainingLoss):
+    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(student(images), labels)
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     "needed", [(True, False), (False, True)], ids=["input alone", "weight alone"]
 )

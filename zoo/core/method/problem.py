@@ -22,7 +22,6 @@ from zoo.core.meter import Meter
 from zoo.core.randomness import search_seeds
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES, Supernet
 from zoo.core.supernet.trained_store import SupernetStore
-from zoo.core.training.gradients import guard
 from zoo.core.training.top1 import right_answers
 
 __all__ = ["Problem", "require_feasible", "smallest_cost"]
@@ -59,9 +58,6 @@ class Problem:
     method: str = ""
     trace_rows: list[dict[str, object]] = field(default_factory=list)
     store: SupernetStore | None = None
-
-    def __post_init__(self) -> None:
-        guard()  # a search may differentiate by itself
 
     @cached_property
     def supernet(self) -> Supernet:

@@ -17,6 +17,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.settings import check_settings
+from zoo.core.training.gradients import guard_against
 from zoo.core.training.train import TrainingLoss
 
 __all__ = ["Pruner", "Subnet", "conclude", "unpruned"]
@@ -46,6 +47,10 @@ class Pruner(ABC):
     """
 
     known_exceptions: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        guard_against(cls)
 
     def __post_init__(self) -> None:
         self.validate()

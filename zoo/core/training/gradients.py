@@ -7,23 +7,37 @@ overwrites what lies behind the buffer: the process dies or hangs, or goes on wi
 https://github.com/uxlfoundation/oneDNN/issues/6035
 
 A strided 1 x 1 convolution reads every s-th position and nothing else, so its gradients are those
-of the same convolution with stride 1 at these positions. torch's own registry lets a kernel be
-replaced for certain arguments: no module, hook or state dict changes, and what counts are the
-tensors that a step really meets, be it a layer, a slice of a supernet or a function. What this
-means for trainings of a user's own is told in `docs/convolutions.md`.
+of the same convolution with stride 1 at these positions. Before each pass back we look through its
+graph for such layers, be they modules, slices of a supernet or functions, and lead those around
+the kernel; no module, hook or state dict changes, and all other layers run as ever. That look is a
+hundredth of the smallest step; a kernel of our own for all convolutions (`guard`) is up to six, so
+it is for code that we cannot look into. `docs/convolutions.md` tells what a user's own training
+risks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
-__all__ = ["LEAST_CHANNELS", "backward", "gradients", "guard", "is_unsafe"]
+__all__ = [
+    "LEAST_CHANNELS",
+    "backward",
+    "gradients",
+    "guard",
+    "guard_against",
+    "is_guarded",
+    "is_unsafe",
+]
 
 LEAST_CHANNELS = 16
 """Channels that a strided 1 x 1 convolution must read, per group, for torch's kernel to be right.
@@ -33,6 +47,8 @@ The block of AVX-512; 8 would do for AVX2, but results must not depend on the ki
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
+_OWN = ("zoo", "baselines", "benchmarks", "torch")
+
 
 def backward(loss: Tensor) -> None:
     """Add the gradients of a loss to the leaves it depends on, as ``loss.backward()`` does.
@@ -40,8 +56,8 @@ def backward(loss: Tensor) -> None:
     Args:
         loss: a scalar.
     """
-    guard()
-    torch.autograd.backward(loss)
+    with _led_around(loss):
+        torch.autograd.backward(loss)
 
 
 def gradients(loss: Tensor, leaves: Sequence[Tensor], *, zeros: bool = False) -> list[Tensor]:
@@ -53,55 +69,124 @@ def gradients(loss: Tensor, leaves: Sequence[Tensor], *, zeros: bool = False) ->
         zeros: return zeros for tensors that the loss does not depend on, which are an error
             otherwise.
     """
-    guard()
-    return list(torch.autograd.grad(loss, leaves, materialize_grads=zeros))
+    with _led_around(loss):
+        return list(torch.autograd.grad(loss, leaves, materialize_grads=zeros))
+
+
+@contextmanager
+def _led_around(loss: Tensor) -> Iterator[None]:
+    """Lead the narrow strided layers of one graph around the kernel while it is passed back."""
+    if is_guarded() or not loss.is_cpu:  # the process is led around already, or has another kernel
+        yield
+        return
+    nodes, is_opaque = _narrow_strided(loss.grad_fn)
+    if is_opaque:
+        guard()
+    handles = [handle for node in nodes for handle in _lead_around(node)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _narrow_strided(root: Node | None) -> tuple[list[Node], bool]:
+    """The unsafe convolutions of a graph, and whether some part of it cannot be looked into.
+
+    Opaque are nodes that are not torch's own formulas: a compiled or scripted graph, a checkpoint
+    that computes its part anew, a function with a backward pass in Python.
+    """
+    found: list[Node] = []
+    is_opaque = False
+    seen = {root}
+    ahead = [] if root is None else [root]
+    while ahead:
+        node = ahead.pop()
+        kind = type(node)
+        if kind is _CONVOLUTION:
+            is_strided = max(node._saved_stride) > 1 and not node._saved_transposed  # type: ignore[attr-defined]
+            if is_strided and is_unsafe(node._saved_weight.shape, node._saved_stride):  # type: ignore[attr-defined]
+                found.append(node)
+        elif not _is_formula(kind):
+            is_opaque = True
+        for after, _ in node.next_functions:
+            if after is not None and after not in seen:
+                seen.add(after)
+                ahead.append(after)
+    return found, is_opaque
+
+
+_CONVOLUTION = torch._C._functions.ConvolutionBackward0  # type: ignore[attr-defined]
+
+
+@cache
+def _is_formula(kind: type) -> bool:
+    return getattr(torch._C._functions, kind.__name__, None) is kind
+
+
+def _lead_around(node: Node) -> Iterator[RemovableHandle]:
+    """Let one node of a graph run under `_Around`; where it fails, torch restores the modes."""
+    modes: list[_Around] = []
+
+    def enter(gradients: object) -> None:
+        modes.append(_Around())  # type: ignore[no-untyped-call]
+        modes[-1].__enter__()  # type: ignore[no-untyped-call]
+
+    def leave(inner: object, outer: object) -> None:
+        modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    yield node.register_prehook(enter)
+    yield node.register_hook(leave)
+
+
+class _Around(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """In force in one thread, while one convolution is passed back."""
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        del types
+        if func is torch.ops.aten.convolution_backward.default:
+            return _around(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def guard_against(code: type) -> None:
+    """`guard`, if a class is neither ours nor torch's: its code may differentiate by itself."""
+    if code.__module__.split(".")[0] not in _OWN:
+        guard()
 
 
 @cache
 def guard() -> None:
     """Lead every backward pass of this process around the kernel, from now on and in all threads.
 
-    Called by `backward` and `gradients`; who runs code that may differentiate by itself, such as a
-    loss, calls it before. It stays, because a kernel that is taken away while another thread calls
-    it is a crash of its own.
+    It replaces torch's own function in torch's registry, so it meets code that does not ask for
+    it. It stays, because a kernel that is taken away while another thread calls it is a crash of
+    its own.
     """
     original = torch.library.get_kernel("aten::convolution_backward", "CPU")
 
-    def around(
-        keys: torch.DispatchKeySet,
-        outer: Tensor,
-        images: Tensor,
-        weight: Tensor,
-        bias_sizes: Sequence[int] | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        transposed: bool,
-        output_padding: Sequence[int],
-        groups: int,
-        wanted: Sequence[bool],
-    ) -> _Gradients:
-        rest = (dilation, transposed, output_padding, groups, wanted)
-        if transposed or not is_unsafe(weight.shape, stride):
-            found: _Gradients = original.call_boxed(
-                keys, outer, images, weight, bias_sizes, stride, padding, *rest
-            )
-            return found
-        spread = _Spread(images, outer.shape[2:], stride, padding)
-        ones, none = [1] * len(stride), [0] * len(stride)
-        inner, *others = original.call_boxed(
-            keys, outer, spread.read, weight, bias_sizes, ones, none, *rest
-        )
-        return (None if inner is None else spread.back(inner), *others)
+    def around(keys: torch.DispatchKeySet, *args: Any) -> _Gradients:
+        return _around(partial(original.call_boxed, keys), *args)
 
     library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     library.impl(  # type: ignore[no-untyped-call]
         "convolution_backward", around, "CPU", with_keyset=True
     )
-    _kept.append(library)
+    _libraries.append(library)
 
 
-_kept: list[Any] = []  # a library that is collected takes its kernels with it
+_libraries: list[Any] = []  # one that is collected takes its functions with it
+
+
+def is_guarded() -> bool:
+    """Whether `guard` was called in this process."""
+    return bool(_libraries)
 
 
 def is_unsafe(weight: Sequence[int], stride: Sequence[int]) -> bool:
@@ -112,6 +197,33 @@ def is_unsafe(weight: Sequence[int], stride: Sequence[int]) -> bool:
         stride: of each dimension.
     """
     return weight[1] < LEAST_CHANNELS and max(stride) > 1 and max(weight[2:]) == 1
+
+
+def _around(
+    original: Callable[..., _Gradients],
+    outer: Tensor,
+    images: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> _Gradients:
+    """Gradients of input, weight and bias of a convolution, by ``original`` with a stride it can.
+
+    Arguments after the first are those of ``aten::convolution_backward``.
+    """
+    rest = (dilation, transposed, output_padding, groups, wanted)
+    if transposed or not is_unsafe(weight.shape, stride):
+        return original(outer, images, weight, bias_sizes, stride, padding, *rest)
+    spread = _Spread(images, outer.shape[2:], stride, padding)
+    ones, none = [1] * len(stride), [0] * len(stride)
+    inner, of_weight, of_bias = original(outer, spread.read, weight, bias_sizes, ones, none, *rest)
+    return None if inner is None else spread.back(inner), of_weight, of_bias
 
 
 class _Spread:

@@ -22,7 +22,7 @@ from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import Diverged, unknown_name
 from zoo.core.meter import Meter
 from zoo.core.settings import check_settings
-from zoo.core.training.gradients import backward, guard
+from zoo.core.training.gradients import backward, guard_against
 from zoo.core.training.top1 import right_answers
 
 __all__ = [
@@ -197,8 +197,8 @@ def train(
     Raises:
         Diverged: when a loss is NaN, infinite or a thousand times the first.
     """
-    guard()  # for losses that differentiate by themselves
     loss = loss or CrossEntropy(recipe.label_smoothing)
+    guard_against(type(loss))
     if meter is not None and not isinstance(batches, MeteredBatches):
         batches = MeteredBatches(batches, meter)
     device = next(model.parameters()).device
