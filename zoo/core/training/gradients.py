@@ -17,8 +17,7 @@ risks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -27,7 +26,6 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.hooks import RemovableHandle
 
 __all__ = [
     "LEAST_CHANNELS",
@@ -56,8 +54,8 @@ def backward(loss: Tensor) -> None:
     Args:
         loss: a scalar.
     """
-    with _led_around(loss):
-        torch.autograd.backward(loss)
+    _lead_around(loss)
+    torch.autograd.backward(loss)
 
 
 def gradients(loss: Tensor, leaves: Sequence[Tensor], *, zeros: bool = False) -> list[Tensor]:
@@ -69,25 +67,20 @@ def gradients(loss: Tensor, leaves: Sequence[Tensor], *, zeros: bool = False) ->
         zeros: return zeros for tensors that the loss does not depend on, which are an error
             otherwise.
     """
-    with _led_around(loss):
-        return list(torch.autograd.grad(loss, leaves, materialize_grads=zeros))
+    _lead_around(loss)
+    return list(torch.autograd.grad(loss, leaves, materialize_grads=zeros))
 
 
-@contextmanager
-def _led_around(loss: Tensor) -> Iterator[None]:
-    """Lead the narrow strided layers of one graph around the kernel while it is passed back."""
-    if is_guarded() or not loss.is_cpu:  # the process is led around already, or has another kernel
-        yield
+def _lead_around(loss: Tensor) -> None:
+    """Have the narrow strided layers of a graph led around the kernel when it is passed back."""
+    if is_guarded() or not loss.is_cpu:  # all layers are, or the kernel is another
         return
     nodes, is_opaque = _narrow_strided(loss.grad_fn)
     if is_opaque:
         guard()
-    handles = [handle for node in nodes for handle in _lead_around(node)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        return
+    for node in nodes:
+        _run_under_around(node)
 
 
 def _narrow_strided(root: Node | None) -> tuple[list[Node], bool]:
@@ -124,8 +117,8 @@ def _is_formula(kind: type) -> bool:
     return getattr(torch._C._functions, kind.__name__, None) is kind
 
 
-def _lead_around(node: Node) -> Iterator[RemovableHandle]:
-    """Let one node of a graph run under `_Around`; where it fails, torch restores the modes."""
+def _run_under_around(node: Node) -> None:
+    """Put `_Around` in force while a node runs; where it fails, torch restores the modes itself."""
     modes: list[_Around] = []
 
     def enter(gradients: object) -> None:
@@ -135,8 +128,8 @@ def _lead_around(node: Node) -> Iterator[RemovableHandle]:
     def leave(inner: object, outer: object) -> None:
         modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
-    yield node.register_prehook(enter)
-    yield node.register_hook(leave)
+    node.register_prehook(enter)
+    node.register_hook(leave)
 
 
 class _Around(TorchDispatchMode):  # type: ignore[no-untyped-call]
