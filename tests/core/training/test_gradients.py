@@ -254,6 +254,21 @@ def calls_of_torch(call: Callable[[], object]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.usefixtures("unguarded")
+def test_a_look_is_in_force_for_one_layer_alone() -> None:
+    images = torch.randn(2, 3, 6, 6, requires_grad=True)
+    weight = torch.randn(3, 3, 1, 1, requires_grad=True)
+    modes: list[object] = []
+    before = images * 1
+    before.register_hook(lambda _: modes.append(_get_current_dispatch_mode()))  # type: ignore[no-untyped-call]
+    weight.register_post_accumulate_grad_hook(
+        lambda _: modes.append(_get_current_dispatch_mode())  # type: ignore[no-untyped-call]
+    )
+    backward(F.conv2d(before, weight, stride=2).square().sum())
+    assert modes == [None, None]
+    assert _get_current_dispatch_mode() is None  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.usefixtures("unguarded")
 def test_a_pass_that_fails_leaves_torch_as_it_was() -> None:
     weight = torch.randn(4, 3, 1, 1, requires_grad=True)
     output = F.conv2d(torch.randn(2, 3, 6, 6), weight, stride=2)

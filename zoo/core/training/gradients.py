@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _push_mode
 
 __all__ = [
     "LEAST_CHANNELS",
@@ -80,7 +80,7 @@ def _lead_around(loss: Tensor) -> None:
         guard()
         return
     for node in nodes:
-        _run_under_around(node)
+        node.register_prehook(_enter)
 
 
 def _narrow_strided(root: Node | None) -> tuple[list[Node], bool]:
@@ -97,39 +97,29 @@ def _narrow_strided(root: Node | None) -> tuple[list[Node], bool]:
         node = ahead.pop()
         kind = type(node)
         if kind is _CONVOLUTION:
-            is_strided = max(node._saved_stride) > 1 and not node._saved_transposed  # type: ignore[attr-defined]
-            if is_strided and is_unsafe(node._saved_weight.shape, node._saved_stride):  # type: ignore[attr-defined]
+            if _is_narrow_strided(node):
                 found.append(node)
-        elif not _is_formula(kind):
+        elif kind not in _FORMULAS:
             is_opaque = True
         for after, _ in node.next_functions:
-            if after is not None and after not in seen:
-                seen.add(after)
-                ahead.append(after)
+            # Leaves are half of a graph and lead nowhere.
+            if after is None or type(after) is _LEAF or after in seen:
+                continue
+            seen.add(after)
+            ahead.append(after)
     return found, is_opaque
 
 
+# Of torch._C, as the parts of a graph have no public types.
+_FORMULAS = frozenset(kind for kind in vars(torch._C._functions).values() if isinstance(kind, type))
 _CONVOLUTION = torch._C._functions.ConvolutionBackward0  # type: ignore[attr-defined]
+_LEAF: Any = torch._C._functions.AccumulateGrad
 
 
-@cache
-def _is_formula(kind: type) -> bool:
-    return getattr(torch._C._functions, kind.__name__, None) is kind
-
-
-def _run_under_around(node: Node) -> None:
-    """Put `_Around` in force while a node runs; where it fails, torch restores the modes itself."""
-    modes: list[_Around] = []
-
-    def enter(gradients: object) -> None:
-        modes.append(_Around())  # type: ignore[no-untyped-call]
-        modes[-1].__enter__()  # type: ignore[no-untyped-call]
-
-    def leave(inner: object, outer: object) -> None:
-        modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-    node.register_prehook(enter)
-    node.register_hook(leave)
+def _is_narrow_strided(node: Any) -> bool:
+    stride = node._saved_stride
+    is_strided = max(stride) > 1 and not node._saved_transposed
+    return is_strided and is_unsafe(node._saved_weight.shape, stride)
 
 
 class _Around(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -146,6 +136,14 @@ class _Around(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten.convolution_backward.default:
             return _around(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+_AROUND = _Around()  # type: ignore[no-untyped-call]
+
+
+def _enter(outer: object) -> None:
+    """Put `_Around` in force; torch itself ends what a node has put in force, with the node."""
+    _push_mode(_AROUND)
 
 
 def guard_against(code: type) -> None:
@@ -213,29 +211,19 @@ def _around(
     rest = (dilation, transposed, output_padding, groups, wanted)
     if transposed or not is_unsafe(weight.shape, stride):
         return original(outer, images, weight, bias_sizes, stride, padding, *rest)
-    spread = _Spread(images, outer.shape[2:], stride, padding)
+    is_padded = any(padding)
+    sides = [side for p in reversed(padding) for side in (p, p)]
+    padded = F.pad(images, sides) if is_padded else images
+    read = (slice(None), slice(None), *(slice(None, None, s) for s in stride))
     ones, none = [1] * len(stride), [0] * len(stride)
-    inner, of_weight, of_bias = original(outer, spread.read, weight, bias_sizes, ones, none, *rest)
-    return None if inner is None else spread.back(inner), of_weight, of_bias
-
-
-class _Spread:
-    """The positions that a strided 1 x 1 convolution reads, and the way back to all positions."""
-
-    def __init__(
-        self, images: Tensor, size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
-    ) -> None:
-        sides = [side for p in reversed(padding) for side in (p, p)]
-        self.padded = F.pad(images, sides) if any(padding) else images
-        steps = [slice(0, (n - 1) * s + 1, s) for n, s in zip(size, stride, strict=True)]
-        self.places = (slice(None), slice(None), *steps)
-        inside = zip(padding, images.shape[2:], strict=True)
-        self.inside = (slice(None), slice(None), *(slice(p, p + n) for p, n in inside))
-        self.read = self.padded[self.places]
-
-    def back(self, gradient: Tensor) -> Tensor:
-        """The gradient of all positions from that of the positions read."""
-        whole = torch.zeros_like(self.padded)
-        whole[self.places] = gradient
-        part = whole[self.inside]
-        return part if part.shape == whole.shape else part.clone()
+    of_read, of_weight, of_bias = original(
+        outer, padded[read], weight, bias_sizes, ones, none, *rest
+    )
+    if of_read is None:
+        return None, of_weight, of_bias
+    whole = torch.zeros_like(padded)
+    whole[read] = of_read
+    if is_padded:
+        inside = zip(padding, padded.shape[2:], strict=True)
+        whole = whole[(slice(None), slice(None), *(slice(p, n - p) for p, n in inside))].clone()
+    return whole, of_weight, of_bias
