@@ -99,14 +99,7 @@ from zoo.core.training.distill import (
 )
 from zoo.core.training.gradients import backward
 
-__all__ = [
-    "BNP",
-    "block_errors",
-    "distil_blocks",
-    "finalists",
-    "prepare_blocks",
-    "score_blocks",
-]
+__all__ = ["BNP", "block_errors", "distil_blocks", "finalists", "prepare_blocks", "score_blocks"]
 
 # Ours, see Unknowns.
 ACCEPTANCE = 0.3  # share of the feasible proposals accepted, which sets the chains' temperature

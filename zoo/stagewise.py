@@ -346,10 +346,7 @@ def stage_losses(
 
 
 def search_stages(
-    widths: RankedWidths,
-    staged: StagedGrid,
-    scorers: Sequence[StageScorer],
-    settings: Stagewise,
+    widths: RankedWidths, staged: StagedGrid, scorers: Sequence[StageScorer], settings: Stagewise
 ) -> list[StageArchives]:
     """Search every stage at every choice of junction widths that is tried.
 

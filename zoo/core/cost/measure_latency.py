@@ -149,9 +149,7 @@ def default_folder() -> Path:
 
 
 def tabulate(
-    space: ChannelSpace,
-    grids: Sequence[CaseGrid],
-    times: Mapping[str, float],
+    space: ChannelSpace, grids: Sequence[CaseGrid], times: Mapping[str, float]
 ) -> LatencyTable:
     """The table that measured times make.
 
@@ -256,10 +254,7 @@ def _network(network: nn.Module, space: ChannelSpace, timing: Timing) -> _Call:
 
 
 def _timed(
-    calls: Mapping[str, _Call],
-    device: torch.device,
-    timing: Timing,
-    tell: Tell | None,
+    calls: Mapping[str, _Call], device: torch.device, timing: Timing, tell: Tell | None
 ) -> dict[str, float]:
     """Nanoseconds of calls, timed one after the other in every round, denormal numbers flushed."""
     samples: dict[str, list[float]] = {key: [] for key in calls}

@@ -10,13 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
 
-from zoo.core.data.batches import (
-    Augment,
-    ImageTensors,
-    Sample,
-    crop_and_flip,
-    shift,
-)
+from zoo.core.data.batches import Augment, ImageTensors, Sample, crop_and_flip, shift
 from zoo.core.data.digits import cluttered_digits, digits, glyph_indices
 from zoo.core.data.folders import check_folder, needed_path
 from zoo.core.data.sizes import (
@@ -276,13 +270,7 @@ def _load_folders(request: _Request) -> Splits:
     )
 
 
-_CLASSES = {
-    "digits": 10,
-    "cluttered_digits": 10,
-    "cifar10": 10,
-    "cifar100": 100,
-    "imagenet": 1_000,
-}
+_CLASSES = {"digits": 10, "cluttered_digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1_000}
 
 # Published numbers of training images, for what is said before the files are there.
 _IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167}

@@ -151,10 +151,7 @@ class LoaderBatches:
         with fixed_random("loader", self.seed, index, "start"), self._explained(index, 0):
             batches = iter(self.loader)
         for number in count() if self._length is None else range(self._length):
-            with (
-                fixed_random("loader", self.seed, index, number),
-                self._explained(index, number),
-            ):
+            with fixed_random("loader", self.seed, index, number), self._explained(index, number):
                 batch = next(batches, _END)
             if batch is _END and self._length is None:
                 return

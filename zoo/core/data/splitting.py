@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zoo.core.data.sizes import (
-    check_test_size,
-    shared_out,
-)
+from zoo.core.data.sizes import check_test_size, shared_out
 from zoo.core.randomness import stream_seed
 
 __all__ = ["hold_out", "stratified_order", "test_positions"]

@@ -168,11 +168,7 @@ def evolve(
 
 
 def children(
-    parents: Sequence[State],
-    count: int,
-    redraw: Prior,
-    mutation: float,
-    rng: np.random.Generator,
+    parents: Sequence[State], count: int, redraw: Prior, mutation: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Half mutants of a parent, half uniform crossings of two, shape (count, G)."""
     pool = np.array(parents, dtype=np.int64)

@@ -13,11 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.core.search.choice_table import (
-    ChoiceTable,
-    State,
-    cost_spans,
-)
+from zoo.core.search.choice_table import ChoiceTable, State, cost_spans
 
 __all__ = ["ChainRun", "Moves", "effective_sample_size", "sample_chain", "split_r_hat", "tuned_tau"]
 

@@ -9,14 +9,7 @@ from torch import Tensor
 
 from zoo.core.search.width_grid import StateSpace
 
-__all__ = [
-    "LossRecords",
-    "Prior",
-    "SeenSubnets",
-    "corrected_losses",
-    "fit_prior",
-    "uniform_prior",
-]
+__all__ = ["LossRecords", "Prior", "SeenSubnets", "corrected_losses", "fit_prior", "uniform_prior"]
 
 _PER_BEST = 4  # subnets of about the target's cost among which one counts as best
 

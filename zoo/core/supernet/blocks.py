@@ -234,9 +234,7 @@ def _runs(space: ChannelSpace, chain: Sequence[Call]) -> Iterator[list[Call]]:
         yield run
 
 
-def _coordinates(
-    inner: Sequence[ChannelGroup],
-) -> tuple[tuple[str, ...], ...]:
+def _coordinates(inner: Sequence[ChannelGroup]) -> tuple[tuple[str, ...], ...]:
     """Inner groups by free width: those within a gate on one other inner group follow it."""
     leaders: dict[str, str] = {}
     for group in inner:
