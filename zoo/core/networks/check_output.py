@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo.core.tracing.copies import copy_network
-from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta
+from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
+from zoo.core.tracing.trace import blank_images, on_meta
 
 __all__ = ["CheckOutput", "check_output", "different_operator", "different_output"]
 
@@ -186,20 +186,18 @@ def _array(output: CheckOutput) -> np.ndarray:
     return np.array([[math.nan if v is None else v for v in row] for row in output.values])
 
 
-class _Coarsest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Coarsest(OperatorMode):
     """Watches for the coarsest floating type that an operator returns."""
 
     def __init__(self, name: FloatName) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.name = name
         self._names = {getattr(torch, known): known for known in _TOLERANCES}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            found = self._names.get(tensor.dtype) if isinstance(tensor, Tensor) else None
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        for tensor in tensors_in(result):
+            found = self._names.get(tensor.dtype)
             if found is not None and _TOLERANCES[found] > _TOLERANCES[self.name]:
                 self.name = found
         return result
@@ -217,17 +215,14 @@ def _operators(model: nn.Module, input_size: Sequence[int], is_training: bool) -
     return listed.found
 
 
-class _Listed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Listed(OperatorMode):
     """Lists the operators that run on the meta device."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: list[str] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         told = tree_map(lambda v: list(v.shape) if isinstance(v, Tensor) else v, (args, kwargs))
         self.found.append(f"{func}{told}")
         return run_on_meta(func, args, kwargs)

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta, training_mode
+from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
+from zoo.core.tracing.trace import blank_images, on_meta, training_mode
 
 __all__ = ["refresh_metadata"]
 
@@ -77,7 +77,7 @@ class _Calls:
     leaving: list[list[Shape]] = field(default_factory=list)
 
 
-class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Pass(OperatorMode):
     """One pass on the meta device: what went through each module, and every operator call.
 
     Attributes:
@@ -89,7 +89,7 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
     """
 
     def __init__(self, model: nn.Module, input_size: Sequence[int], is_trained: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.model = model
         self.calls: dict[str, _Calls] = {path: _Calls() for path, _ in model.named_modules()}
         self.features: dict[str, list[Shape]] = {}
@@ -137,12 +137,10 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
             host.forward_features = forward_features
             yield lambda: delattr(host, "forward_features")
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        told = tuple(map(_told, tree_leaves((args, kwargs or {}))))
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        told = tuple(map(_told, tree_leaves((args, kwargs))))
         self._log.append((self._stack[-1], (str(func), *told)))
-        return run_on_meta(func, args, kwargs or {})
+        return run_on_meta(func, args, kwargs)
 
 
 def _told(leaf: Any) -> object:
@@ -153,7 +151,7 @@ def _told(leaf: Any) -> object:
 
 
 def _shapes(values: Any) -> list[Shape]:
-    return [tuple(leaf.shape) for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return [tuple(tensor.shape) for tensor in tensors_in(values)]
 
 
 def _followed(before: Shape, after: Shape, stated: int) -> int | None:
