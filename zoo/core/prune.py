@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from zoo.core.channels.config import SubnetConfig, WidthRules
@@ -156,7 +156,8 @@ def prune(
         space = _prunable_space(ready, inexact)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
         cost, meter = CostModel(space, table), Meter(ready.train.device)
-        budget, data = _budget(value, metric, cost), ready.metered(meter)
+        budget, data = Budget.parse(value, cost, metric), ready.metered(meter)
+        budget.require_pruning(value, cost)
         name = type(pruner).__module__.rpartition(".")[2]
         problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
         subnet = _search(pruner, problem, ready, recipe, tell)
@@ -166,13 +167,6 @@ def prune(
         return _result(problem, subnet.config, small, ready, timing, architecture)
 
 
-def _warn_of_teacher(pruner: Pruner, problem: Problem, images: Tensor) -> None:
-    """Say beforehand what fine-tuning would diverge of later."""
-    loss = pruner.loss(problem.model, problem.model, problem.space)
-    if loss is not None and (told := loss.suspicion(images)):
-        _LOGGER.warning("fine-tuning may diverge: %s", told)
-
-
 def _search(
     pruner: Pruner, problem: Problem, ready: Preflight, recipe: Recipe, tell: Tell
 ) -> Subnet:
@@ -180,8 +174,10 @@ def _search(
     problem.check_feasible()
     tell("searching", 0, None)
     with reading(problem.model, ready.reader):
-        if recipe.epochs:
-            _warn_of_teacher(pruner, problem, ready.train.first_images())
+        loss = pruner.loss(problem.model, problem.model, problem.space) if recipe.epochs else None
+        # Said beforehand: fine-tuning would diverge of it after the whole search.
+        if loss is not None and (told := loss.suspicion(ready.train.first_images())):
+            _LOGGER.warning("fine-tuning may diverge: %s", told)
         subnet = pruner.search(problem)
     problem.check_decision(subnet.config)
     return subnet
@@ -312,12 +308,6 @@ def _one_budget(**given: float | None) -> tuple[float, BudgetUnit]:
         )
     value, name = found[0]
     return value, cast(BudgetUnit, name)
-
-
-def _budget(value: float, metric: BudgetUnit, cost: CostModel) -> Budget:
-    budget = Budget.parse(value, cost, metric)
-    budget.require_pruning(value, cost)
-    return budget
 
 
 @contextmanager

@@ -198,7 +198,11 @@ class Batches:
             pin_memory=self.device.type == "cuda",
         )
         for images, labels in loader:
-            yield _to_device(images, labels, self.device)
+            labels = torch.as_tensor(labels, dtype=torch.long)
+            yield (
+                images.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+            )
 
 
 @dataclass
@@ -215,10 +219,3 @@ class _FixedItems(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
-
-
-def _to_device(images: Tensor, labels: Tensor, device: torch.device) -> Batch:
-    return (
-        images.to(device, non_blocking=True),
-        torch.as_tensor(labels, dtype=torch.long).to(device, non_blocking=True),
-    )

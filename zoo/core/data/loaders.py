@@ -70,9 +70,10 @@ class LoaderBatches:
         self.targets = Targets(name, is_hard=is_hard)
         _check_reusable(loader, name)
         self._length = _length(loader)
-        if self._length == 0:
+        first = None if self._length == 0 else next(self._pairs(0), None)
+        if first is None:
             raise ValueError(_no_batch(loader, name))
-        self.first = self._first()
+        self.first = first
         sizes = [] if self._length is not None else self._counted()
         if self._length is None:
             self._length = len(sizes)
@@ -140,10 +141,8 @@ class LoaderBatches:
     def _pairs(self, index: int) -> Iterator[Batch]:
         """What the loader yields in an epoch; as often as it said, if it did."""
         sampler: Any = getattr(self.loader, "sampler", None)  # anyone's
-        for generator in (
-            getattr(self.loader, "generator", None),
-            getattr(sampler, "generator", None),
-        ):
+        for owner in (self.loader, sampler):
+            generator = getattr(owner, "generator", None)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(stream_seed("loader", self.seed, index))
         if hasattr(sampler, "set_epoch"):
@@ -178,17 +177,6 @@ class LoaderBatches:
                 f"the first batch of {self.name} cannot be read: {type(error).__name__}: {reason}. "
                 "Each image must be a tensor of the same shape (C, H, W), with a class index"
             ) from error
-
-    def _first(self) -> Batch:
-        """The first batch of epoch 0.
-
-        Raises:
-            ValueError: if there is none.
-        """
-        batch = next(self._pairs(0), None)
-        if batch is None:
-            raise ValueError(_no_batch(self.loader, self.name))
-        return batch
 
     def _counted(self) -> list[int]:
         """Images in each batch of epoch 0, of a loader that does not say how many it yields."""

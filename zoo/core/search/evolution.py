@@ -6,7 +6,7 @@ for a supernet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,6 +63,14 @@ class Evaluated:
                 return
             if state not in self.scores:
                 self.scores[state] = self.score(state)
+
+    def rounds(self, most: int) -> Iterator[None]:
+        """Rounds of a search, until ``most`` states are scored or nothing new turns up."""
+        stale = 0
+        while len(self.scores) < most and stale < _STALE:
+            before = len(self.scores)
+            yield
+            stale = stale + 1 if len(self.scores) == before else 0
 
     def best(self, count: int) -> list[State]:
         """The states of highest score, the earlier one first among equals."""
@@ -126,11 +134,8 @@ def draw_only(
         prior: what is drawn from.
         evaluations: states scored in all; fewer if draws bring nothing new.
     """
-    stale = 0
-    while len(evaluated.scores) < evaluations and stale < _STALE:
-        before = len(evaluated.scores)
+    for _ in evaluated.rounds(evaluations):
         evaluated.take(random_candidates(candidates, prior, evaluations, rng), evaluations)
-        stale = stale + 1 if len(evaluated.scores) == before else 0
 
 
 def evolve(
@@ -159,12 +164,9 @@ def evolve(
         mutation: probability with which a coordinate mutates.
     """
     evaluated.take(initial, evaluations)
-    stale = 0
-    while len(evaluated.scores) < evaluations and stale < _STALE:
-        before = len(evaluated.scores)
+    for _ in evaluated.rounds(evaluations):
         born = children(evaluated.best(parents), population, redraw, mutation, rng)
         evaluated.take(repaired(candidates, born, rng), evaluations)
-        stale = stale + 1 if len(evaluated.scores) == before else 0
 
 
 def children(
