@@ -90,7 +90,7 @@ from zoo.core.search.markov_chain import (
     tuned_tau,
 )
 from zoo.core.search.widths_in_budget import keep_best
-from zoo.core.supernet.blocks import Block, BlockRunner, block_macs, check_interfaces, cut_blocks
+from zoo.core.supernet.blocks import BlockRunner, block_macs, check_interfaces, cut_blocks
 from zoo.core.training.distill import (
     BlockDistillation,
     check_errors,
@@ -297,12 +297,14 @@ def score_blocks(
     rounds = []  # one candidate of each block at a time, of those that have so many
     for at in range(max(map(len, states), default=0)):
         active = [b for b, each in enumerate(states) if at < len(each)]
-        rounds.append((_joint(grid, problem.space, [states[b][at] for b in active]), active))
+        joint = np.min([states[b][at] for b in active], axis=0)  # each state is full elsewhere
+        rounds.append((grid.config(problem.space, joint.tolist()), active))
     errors = block_errors(problem, runner, weights, rounds, settings)
     full_cost = problem.full_cost
+    lengths = dict(zip(grid.coordinates, map(len, grid.rates), strict=True))
     energies, costs = [], []
     for b, (block, each) in enumerate(zip(grid.blocks, states, strict=True)):
-        shape = _shape(grid, block)
+        shape = tuple(lengths[names] for names in block.coordinates)
         widths = np.stack([grid.widths(problem.space, state) for state in each])
         added = problem.cost_of(widths) - full_cost
         share = settings.lambda_cost * added / full_cost
@@ -349,17 +351,6 @@ def block_errors(
                 check_errors([error], [runner.blocks[b].output], [targets[b]])
                 errors[at, b] = float(error)
     return errors
-
-
-def _shape(grid: BlockGrid, block: Block) -> tuple[int, ...]:
-    """Number of widths of each coordinate of a block."""
-    lengths = dict(zip(grid.coordinates, map(len, grid.rates), strict=True))
-    return tuple(lengths[names] for names in block.coordinates)
-
-
-def _joint(grid: BlockGrid, space: ChannelSpace, states: Sequence[State]) -> SubnetConfig:
-    """One configuration with a candidate of each of several blocks, each full elsewhere."""
-    return grid.config(space, np.min(np.array(states), axis=0).tolist())
 
 
 def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:
@@ -421,6 +412,7 @@ def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]
         for rng in rngs
     ]
     energies = np.stack([run.energies for run in runs])
+    r_hat = split_r_hat(energies)
     problem.trace(
         "chains",
         tau=tau,
@@ -428,7 +420,7 @@ def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]
         accepted=[run.accepted for run in runs],
         accepted_feasible=[run.accepted_feasible for run in runs],
         effective_samples=effective_sample_size(energies),
-        split_r_hat=_finite(split_r_hat(energies)),
+        split_r_hat=r_hat if math.isfinite(r_hat) else None,
     )
     return _best_feasible(table, runs, settings.pool) or [start]
 
@@ -438,10 +430,6 @@ def _best_feasible(table: ChoiceTable, runs: Sequence[ChainRun], count: int) -> 
     reach = count if table.limit is None else max(count, len(runs[0].energies))
     found = {state for run in runs for state in run.best(reach) if table.fits(state)}
     return sorted(found, key=lambda state: (table.energy(state), state))[:count]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def best_finalist(

@@ -78,14 +78,8 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_scores, producers, weight_gradient_products
 from zoo.core.search.widths_in_budget import fill_up, keep_best
-from zoo.core.training.distill import (
-    Taps,
-    eval_mode,
-    feature_error,
-    relative_feature_error,
-    told_still,
-)
-from zoo.core.training.train import TrainingLoss
+from zoo.core.training.distill import Taps, feature_error, relative_feature_error, told_still
+from zoo.core.training.train import TrainingLoss, eval_mode
 
 __all__ = [
     "InnerDistillation",

@@ -737,7 +737,7 @@ def scattered() -> nn.Module:
         (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3))), "is a ScriptModule"),
         (lambda: nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3))), "0 is a ScriptModule"),
         (lambda: nn.Sequential(nn.Flatten()), "Sequential has no parameters"),
-        (lambda: nn.Sequential(nn.LazyConv2d(8, 3)), "0.weight of Sequential has no shape yet"),
+        (lambda: nn.Sequential(nn.LazyConv2d(8, 3)), "0.weight has no shape yet"),
         (lambda: {"state": 1}, "model is a dict; pass a torch.nn.Module"),
         (holding_nan, "norm.running_var of Tiny holds NaN"),
         (overflowing, "returns NaN or infinite logits for the first batch of train_loader"),

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from zoo.core.channels.resize import resized_copy
 from zoo.core.channels.space import ChannelSpace
@@ -17,10 +16,10 @@ from zoo.core.data.batches import Batch
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData
 from zoo.core.data.pairs import Targets
-from zoo.core.errors import UnsupportedModel
+from zoo.core.errors import UnsupportedModel, first_line
 from zoo.core.meter import Meter
 from zoo.core.randomness import fixed_random
-from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.copies import copy_network, float_dtype, require_plain_weights
 from zoo.core.tracing.trace import training_mode
 from zoo.core.training.gradients import backward
 from zoo.core.training.logits import LogitsReader, bare, reading
@@ -45,10 +44,8 @@ def check_network(model: object) -> nn.Module:
     name = type(network).__name__
     if not any(True for _ in network.parameters()):
         raise UnsupportedModel(f"{name} has no parameters; there is nothing to prune")
+    require_plain_weights(network)
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    for path, tensor in tensors.items():
-        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
-            raise UnsupportedModel(f"{path} of {name} has no shape yet; run the network once first")
     devices = {str(tensor.device): path for path, tensor in tensors.items()}
     if len(devices) > 1 or "meta" in devices:
         told = ", ".join(f"{path} on {device}" for device, path in devices.items())
@@ -120,7 +117,7 @@ class Preflight:
                 with torch.no_grad():
                     _passed(smaller.train(is_training), few, self.train.name)
             except ValueError as error:
-                reason = _reason(error.__cause__) if isinstance(error.__cause__, Exception) else ""
+                reason = "" if error.__cause__ is None else first_line(error.__cause__)
                 mode = "training" if is_training else "eval"
                 raise UnsupportedModel(
                     f"with fewer channels {type(smaller).__name__} does not run in {mode} mode: "
@@ -132,7 +129,7 @@ class Preflight:
     def accuracy(self, network: nn.Module) -> float:
         """Top-1 on the validation batches of a network with the types of the given one."""
         with reading(network, self.reader):
-            return evaluate(network, self.validation.as_type(_input_dtype(self.given)))
+            return evaluate(network, self.validation.as_type(float_dtype(self.given)))
 
 
 def preflight(
@@ -168,7 +165,7 @@ def preflight(
             "is nothing to fine-tune; unfreeze them with model.requires_grad_(True), or prune "
             "without fine-tuning: recipe=Recipe(epochs=0)"
         )
-    device, dtype = next(parent.parameters()).device, _input_dtype(parent)
+    device, dtype = next(parent.parameters()).device, float_dtype(parent)
     train = LoaderBatches(
         train_loader, name="train_loader", seed=seed, device=device, dtype=dtype, skips_single=True
     )
@@ -183,7 +180,7 @@ def preflight(
     validation.expect(probe.classes, is_binary=probe.reader.is_binary)
     if is_half:
         with torch.no_grad():
-            _passed(given, _few(train.first_images()).to(_input_dtype(given)), train.name)
+            _passed(given, _few(train.first_images()).to(float_dtype(given)), train.name)
     return Preflight(given, parent, probe.reader, train, validation)
 
 
@@ -289,7 +286,7 @@ class _Probe:
             backward(loss)
         except RuntimeError as error:
             raise UnsupportedModel(
-                f"{type(model).__name__} has no gradient in training mode: {_reason(error)}"
+                f"{type(model).__name__} has no gradient in training mode: {first_line(error)}"
             ) from error
         wrong = [n for n, p in model.named_parameters() if p.grad is not None and _is_wrong(p.grad)]
         model.zero_grad(set_to_none=True)
@@ -314,8 +311,8 @@ def _passed(model: nn.Module, images: Tensor, name: str) -> object:
         mode = "training" if model.training else "eval"
         raise ValueError(
             f"the first batch of {name} does not go through {type(model).__name__} in {mode} mode: "
-            f"{_reason(error)}. Its images are {str(images.dtype).removeprefix('torch.')} of shape "
-            f"(N, {', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
+            f"{first_line(error)}. Its images are {str(images.dtype).removeprefix('torch.')} of "
+            f"shape (N, {', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
         ) from error
 
 
@@ -325,12 +322,6 @@ def _takes(model: nn.Module, images: Tensor) -> bool:
     except ValueError:  # batch norms have no statistics of a single value
         return False
     return True
-
-
-def _input_dtype(model: nn.Module) -> torch.dtype:
-    """The floating-point type of a network's first weight, which images are turned into."""
-    found = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(found, torch.float32)
 
 
 def _few(batch: Tensor) -> Tensor:
@@ -365,8 +356,3 @@ def _check_numbers(model: nn.Module, logits: Tensor, name: str) -> None:
 
 def _is_wrong(tensor: Tensor) -> bool:
     return not bool(tensor.isfinite().all())
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).split("\n")[0].rstrip(".")
-    return text or type(error).__name__

@@ -97,13 +97,11 @@ def _fits(value: object, kind: Any) -> bool:
         return any(type(value) is type(known) and value == known for known in get_args(kind))
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and _items_fit(value, get_args(kind))
-    if kind is int:
-        return isinstance(value, Integral) and _is_no_flag(value) and abs(int(value)) <= MOST
+    if kind in (int, float) and isinstance(value, Integral):
+        return not isinstance(value, bool) and abs(int(value)) <= MOST
     if kind is float:
-        if isinstance(value, Integral):
-            return _is_no_flag(value) and abs(int(value)) <= MOST
         return isinstance(value, Real) and math.isfinite(value)
-    if kind in (bool, str, NoneType):
+    if kind in (int, bool, str, NoneType):
         return isinstance(value, kind)
     return True
 
@@ -112,10 +110,6 @@ def _items_fit(value: tuple[object, ...], kinds: tuple[Any, ...]) -> bool:
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return all(any(_fits(item, kind) for kind in _kinds(kinds[0])) for item in value)
     return len(value) == len(kinds) and all(map(_fits, value, kinds))
-
-
-def _is_no_flag(value: object) -> bool:
-    return not isinstance(value, bool)
 
 
 def _refusal(name: str, value: object, hint: Any) -> ValueError:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.core.channels.channel_table import ChannelTable
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.tracing.copies import copy_with
+from zoo.core.tracing.copies import copy_with, memory_format_of
 
 __all__ = [
     "Place",
@@ -163,17 +163,9 @@ def resized_copy(
     def smaller(name: str, tensor: Tensor) -> Tensor:
         source = (weights or {}).get(name, tensor).detach().to(tensor)
         part = resize_tensor(table, kept, name, source)
-        return part.clone(memory_format=_memory_format(tensor))
+        return part.clone(memory_format=memory_format_of(tensor))
 
     return copy_resized(model, table, axis_sizes(table, kept), smaller)
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    """The layout that a part of a tensor keeps."""
-    is_channels_last = tensor.ndim == 4 and not tensor.is_contiguous()
-    if is_channels_last and tensor.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
 
 
 def copy_resized(

@@ -129,7 +129,8 @@ def measure_latency(
         model, space, batch=timing.batch, memory_format=timing.memory_format, widths=widths
     )
     facts = _facts(model, space, timing) | {"divisor": divisor}
-    keys = sorted(_keys(grids))
+    cases = {case.key for grid in grids for row in grid.cases for case in row}
+    keys = sorted({*cases, *_NETWORKS})
     path = (folder or default_folder()) / f"{_digest(facts, keys)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # one process measures, others wait for it
@@ -138,7 +139,7 @@ def measure_latency(
             calls = _calls(model, space, grids, widths[NARROW], timing)
             _log.info("timing %d calls, %d rounds", len(calls), timing.rounds)
             times = _timed(calls, next(model.parameters()).device, timing, tell)
-            _save(path, facts, times)
+            write_sealed(path, json.dumps({**facts, "ns": times}, indent=1).encode())
     return tabulate(space, grids, times)
 
 
@@ -216,10 +217,6 @@ def cpu_model() -> str | None:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or None
-
-
-def _keys(grids: Sequence[CaseGrid]) -> set[str]:
-    return {case.key for grid in grids for row in grid.cases for case in row} | {*_NETWORKS}
 
 
 def _calls(
@@ -314,11 +311,6 @@ def _facts(model: nn.Module, space: ChannelSpace, timing: Timing) -> dict[str, A
 def _digest(facts: Mapping[str, Any], keys: Sequence[str]) -> str:
     text = json.dumps([facts, keys], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _save(path: Path, facts: Mapping[str, Any], times: Mapping[str, float]) -> None:
-    """Write a table as a whole, with its checksum behind."""
-    write_sealed(path, json.dumps({**facts, "ns": times}, indent=1).encode())
 
 
 def _load(path: Path, facts: Mapping[str, Any], keys: Sequence[str]) -> dict[str, float] | None:

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from zoo.core.tracing.copies import copy_network
+from zoo.core.errors import first_line
+from zoo.core.tracing.copies import copy_network, float_dtype
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.trace import blank_images, on_meta
 
@@ -88,9 +89,9 @@ def check_output(
             return _run(copy_network(model).eval().cpu().to(getattr(torch, name)), input_size, name)
         except Exception as error:  # whatever a foreign forward pass may raise
             if last == len(tried):
-                reason = str(error).split("\n")[0] or type(error).__name__
                 raise ValueError(
-                    f"{type(model).__name__} cannot be run on the CPU in {name}: {reason}"
+                    f"{type(model).__name__} cannot be run on the CPU in {name}: "
+                    f"{first_line(error)}"
                 ) from error
     raise AssertionError("one type is always tried")
 
@@ -137,10 +138,9 @@ def different_operator(model: nn.Module, other: nn.Module, input_size: Sequence[
 
 
 def _own_dtype(model: nn.Module) -> FloatName:
-    """Return the type of the first floating parameter."""
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    names: tuple[FloatName, ...] = ("float64", "bfloat16", "float16")
-    return next((name for name in names if getattr(torch, name) == own), "float32")
+    """Return the type of the first floating parameter, single precision for an unknown one."""
+    own = float_dtype(model)
+    return next((name for name in _TOLERANCES if getattr(torch, name) == own), "float32")
 
 
 def _run(model: nn.Module, input_size: Sequence[int], name: FloatName) -> CheckOutput:

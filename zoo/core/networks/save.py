@@ -34,6 +34,7 @@ from zoo.core.networks.structure import (
     printable,
     read_plain_file,
 )
+from zoo.core.tracing.copies import memory_format_of
 from zoo.core.whole_file import write_whole
 
 __all__ = ["Saveable", "holds_network", "load_pruned", "save_pruned"]
@@ -222,7 +223,10 @@ def _verified(result: Saveable, tensors: Mapping[str, Tensor], sha256: str) -> S
         "input_size": list(space.input_size),
         "inexact": space.inexact,
         "keep": result.config.to_json(),
-        "channels_last": _is_channels_last(result.model),
+        # The last bits of the logits depend on it.
+        "channels_last": any(
+            memory_format_of(p) is torch.channels_last for p in result.model.parameters()
+        ),
         "dtypes": {name: _dtype_name(name, tensor) for name, tensor in tensors.items()},
         "check": _repeated_output(result.model, space),
         "sha256": sha256,
@@ -344,14 +348,6 @@ def _compare(
     raise ValueError(
         f"with the given parent the network has {differs}; give one made as the parent was, with "
         "the same strides, activations and buffers"
-    )
-
-
-def _is_channels_last(model: nn.Module) -> bool:
-    """Tell the memory format, on which the last bits of the logits depend."""
-    return any(
-        p.ndim == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
-        for p in model.parameters()
     )
 
 

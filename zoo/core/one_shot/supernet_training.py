@@ -7,18 +7,18 @@ draw and what these learn from; how a subnet runs, what a step costs and how it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.resize import Place
-from zoo.core.errors import Diverged, unknown_name
+from zoo.core.errors import Diverged
 from zoo.core.method.problem import Problem
 from zoo.core.randomness import fixed_random
 from zoo.core.supernet.trained_store import Trained, load_trained, save_trained
-from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.copies import copy_network, memory_format_of
 from zoo.core.training.gradients import backward, gradients
 
 __all__ = ["Engine", "Execution", "Norm", "Start", "starting_weights", "train_once"]
@@ -59,7 +59,7 @@ class Engine:
             way out; "" for nothing.
 
     Raises:
-        ValueError: for an unknown or impossible setting.
+        ValueError: if subnets that run one after the other should share batch statistics.
     """
 
     def __init__(
@@ -73,12 +73,6 @@ class Engine:
         execution: Execution = "auto",
         norm: Norm = "separate",
     ) -> None:
-        for name, value, known in (
-            ("execution", execution, get_args(Execution)),
-            ("norm", norm, get_args(Norm)),
-        ):
-            if value not in known:
-                raise unknown_name(name, value, known)
         if norm == "joint" and execution == "sliced":
             raise ValueError("norm 'joint' runs subnets together; use execution 'masked'")
         self.problem = problem
@@ -152,7 +146,8 @@ class Engine:
             if values[name].shape == weight.shape:
                 values[name] = weight
             elif torch.is_grad_enabled():
-                lent[name] = values[name] = _dense_like(values[name], weight).requires_grad_()
+                part = values[name].clone(memory_format=memory_format_of(weight))
+                lent[name] = values[name] = part.requires_grad_()
         if lent:
             self._lent.append((config, lent))
         return values
@@ -275,18 +270,9 @@ def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:
         problem: gives the parent; new weights are drawn from its seed.
         start: "parent" or "scratch".
     """
-    if start not in get_args(Start):
-        raise unknown_name("start", start, get_args(Start))
     model = problem.model if start == "parent" else _redrawn(problem.model, problem.seed)
     device = problem.meter.device
     return {n: p.detach().clone().to(device).requires_grad_() for n, p in model.named_parameters()}
-
-
-def _dense_like(part: Tensor, whole: Tensor) -> Tensor:
-    """A copy of a part in the memory format of the whole."""
-    is_last = whole.ndim == 4 and not whole.is_contiguous()
-    memory_format = torch.channels_last if is_last else torch.contiguous_format
-    return part.clone(memory_format=memory_format)
 
 
 def _redrawn(model: nn.Module, seed: int) -> nn.Module:

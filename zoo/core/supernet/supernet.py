@@ -16,6 +16,7 @@ from zoo.core.channels.resize import Place, SizedAttributes, axis_sizes, resize_
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.supernet.masks import can_mask, masked_inputs, norms_by_part, reading_weights
 from zoo.core.tracing.trace import on_meta
+from zoo.core.training.train import eval_mode
 
 __all__ = ["CANDIDATE_BATCHES", "RECALIBRATION_BATCHES", "Supernet", "recalibrate"]
 
@@ -321,15 +322,12 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         model: a network on the device of the batches.
         batches: images, each of shape (N, C, H, W), each batch counting alike.
     """
-    was_training = {module: module.training for module in model.modules()}
-    with torch.no_grad(), _averaging_statistics(model):
+    with eval_mode(model), torch.no_grad(), _averaging_statistics(model):
         for name, buffer in model.named_buffers():
             if name.endswith("num_batches_tracked"):
                 buffer.zero_()
         for images in batches:
             model(images)
-    for module, mode in was_training.items():
-        module.training = mode
 
 
 @contextmanager

@@ -15,6 +15,9 @@ __all__ = ["OperatorMode", "run_on_meta", "tensors_in"]
 class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Calls `call` in place of every operator, while the context is open."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()  # type: ignore[no-untyped-call]  # typed here for all
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 

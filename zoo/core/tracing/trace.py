@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.core.errors import UnsupportedModel
+from zoo.core.errors import UnsupportedModel, first_line
 from zoo.core.tracing.arguments import plain_arguments
 from zoo.core.tracing.atoms import Op, Trace
-from zoo.core.tracing.copies import copy_with, require_plain_weights
+from zoo.core.tracing.copies import copy_with, float_dtype, require_plain_weights
 from zoo.core.tracing.flow import Call, Flow, bind
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.outputs import pin_outputs, returned_tensors
@@ -44,9 +44,8 @@ class TraceFailed(UnsupportedModel):
     """The pass on the meta device stopped; ``ops`` are the calls that ran before."""
 
     def __init__(self, where: str, ops: list[Op], error: Exception) -> None:
-        reason = str(error).split("\n")[0] or type(error).__name__
         super().__init__(
-            f"module {where!r} cannot be traced: {reason.rstrip('.')}. Networks whose forward pass "
+            f"module {where!r} cannot be traced: {first_line(error)}. Networks whose forward pass "
             "depends on values, or that hold tensors outside parameters and buffers, are not "
             f"supported.{_hint(error)}"
         )
@@ -89,8 +88,7 @@ def blank_images(model: nn.Module, input_size: Sequence[int], count: int = 1) ->
         input_size: (C, H, W) of one image.
         count: N.
     """
-    numbers = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return torch.empty(count, *input_size, device="meta", dtype=next(numbers, torch.float32))
+    return torch.empty(count, *input_size, device="meta", dtype=float_dtype(model))
 
 
 def trace_model(

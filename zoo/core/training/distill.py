@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import torch
@@ -18,7 +17,6 @@ __all__ = [
     "BlockDistillation",
     "Taps",
     "check_errors",
-    "eval_mode",
     "feature_error",
     "relative_feature_error",
     "soft_cross_entropy",
@@ -96,18 +94,6 @@ class Taps:
             self._kept[name] = output, output._version
 
         return keep
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """A network in eval mode while the context is open."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes:
-            module.training = is_training
 
 
 def feature_error(student: Tensor, teacher: Tensor) -> Tensor:

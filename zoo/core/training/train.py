@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -32,6 +33,7 @@ __all__ = [
     "Recipe",
     "TrainHistory",
     "TrainingLoss",
+    "eval_mode",
     "evaluate",
     "train",
 ]
@@ -229,6 +231,18 @@ def train(
     return TrainHistory(tuple(means))
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """A network in eval mode while the context is open; then each module is in its own again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+
+
 def evaluate(model: nn.Module, batches: BatchSource) -> float:
     """Top-1 accuracy of a network in eval mode, as a fraction.
 
@@ -242,22 +256,15 @@ def evaluate(model: nn.Module, batches: BatchSource) -> float:
             network has a logit for.
     """
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     counts = torch.zeros(3, dtype=torch.long, device=device)  # read once, at the end
     n_images = 0
-    try:
-        with torch.no_grad():
-            for images, labels in batches.epoch(0):
-                logits, labels = model(images.to(device)), labels.to(device)
-                is_right = right_answers(logits, labels)
-                is_foreign = (labels < 0) | (labels >= logits.shape[1])
-                flags = torch.stack([is_right, logits.isnan().any(1), is_foreign])
-                counts += flags.sum(1)
-                n_images += len(labels)
-    finally:
-        for module, is_training in modes.items():
-            module.training = is_training
+    with eval_mode(model), torch.no_grad():
+        for images, labels in batches.epoch(0):
+            logits, labels = model(images.to(device)), labels.to(device)
+            is_right = right_answers(logits, labels)
+            is_foreign = (labels < 0) | (labels >= logits.shape[1])
+            counts += torch.stack([is_right, logits.isnan().any(1), is_foreign]).sum(1)
+            n_images += len(labels)
     if not n_images:
         raise ValueError("there is no image to evaluate the network on")
     n_right, n_nan, n_foreign = counts.tolist()
