@@ -78,7 +78,12 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_scores, producers, weight_gradient_products
 from zoo.core.search.widths_in_budget import fill_up, keep_best
-from zoo.core.training.distill import Taps, feature_error, relative_feature_error, told_still
+from zoo.core.training.distill import (
+    Taps,
+    explain_flat_features,
+    feature_error,
+    relative_feature_error,
+)
 from zoo.core.training.train import TrainingLoss, eval_mode
 
 __all__ = [
@@ -462,13 +467,13 @@ class InnerDistillation(TrainingLoss):
         loss = F.cross_entropy(logits, labels)
         return loss + self.gamma * torch.stack(errors).mean() if errors else loss
 
-    def suspicion(self, images: Tensor) -> str:
+    def divergence_hint(self, images: Tensor) -> str:
         """Whether the teacher hardly tells the images apart at the positions."""
         if not self.gamma or self.error is not relative_feature_error:
             return ""
         with torch.no_grad():
             wide = zip(self.positions, self._features(self._teacher[0], images)[1], strict=True)
-        return told_still(dict(wide), "set gamma to 0 or normalisation to 'none'")
+        return explain_flat_features(dict(wide), "set gamma to 0 or normalisation to 'none'")
 
     def _features(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits and the features at every position."""

@@ -99,7 +99,7 @@ from zoo.core.search.widths_in_budget import fill_up
 from zoo.core.supernet.blocks import check_interfaces
 from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names
 from zoo.core.supernet.trained_store import Trained
-from zoo.core.training.distill import told_still
+from zoo.core.training.distill import explain_flat_features
 
 __all__ = [
     "Stagewise",
@@ -290,7 +290,7 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
                 terms += stage_losses(engine, runner, features, config)
         outputs = zip(staged.stages, features[1:], strict=False)
         maps = {stage.output: feature for stage, feature in outputs if feature.ndim == 4}
-        engine.suspicion = partial(told_still, maps, "set supervision to 'labels'")
+        engine.divergence_hint = partial(explain_flat_features, maps, "set supervision to 'labels'")
         engine.update(torch.stack(terms).sum())
         losses.append([float(term.detach()) for term in terms])
     problem.trace(

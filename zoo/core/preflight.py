@@ -22,7 +22,7 @@ from zoo.core.randomness import fixed_random
 from zoo.core.tracing.copies import copy_network, float_dtype, require_plain_weights
 from zoo.core.tracing.trace import training_mode
 from zoo.core.training.gradients import backward
-from zoo.core.training.logits import LogitsReader, bare, reading
+from zoo.core.training.logits import LogitsReader, reading, unwrapped
 from zoo.core.training.train import evaluate
 
 __all__ = ["Preflight", "check_batch", "check_network", "preflight"]
@@ -40,7 +40,7 @@ def check_network(model: object) -> nn.Module:
         UnsupportedModel: if it is no module, a script, or without data of its own on one device.
         ValueError: if a weight is no finite number.
     """
-    network = bare(model)
+    network = unwrapped(model)
     name = type(network).__name__
     if not any(True for _ in network.parameters()):
         raise UnsupportedModel(f"{name} has no parameters; there is nothing to prune")
@@ -90,7 +90,7 @@ class Preflight:
         """What a method may see, charged."""
         return MeteredData(self.train, self.validation, meter)
 
-    def handed(self, small: nn.Module) -> nn.Module:
+    def to_given_types(self, small: nn.Module) -> nn.Module:
         """A network cut out of the parent, in place brought to the types of the given one."""
         if self.parent is not self.given:
             given = (*self.given.named_parameters(), *self.given.named_buffers())
@@ -115,7 +115,7 @@ class Preflight:
         for is_training in (False, True):
             try:
                 with torch.no_grad():
-                    _passed(smaller.train(is_training), few, self.train.name)
+                    _output(smaller.train(is_training), few, self.train.name)
             except ValueError as error:
                 reason = "" if error.__cause__ is None else first_line(error.__cause__)
                 mode = "training" if is_training else "eval"
@@ -172,15 +172,15 @@ def preflight(
     probe = _Probe.of(parent, train.first_images(), train.name)
     probe.check_batch_size(train.batch_size, train.name)
     train.expect(probe.classes, is_binary=probe.reader.is_binary)
-    probe.learn(*train.look(), train.name)
+    probe.check_training(*train.first_batch(), train.name)
     validation = LoaderBatches(
         val_loader, name="val_loader", seed=seed, device=device, dtype=dtype, is_hard=True
     )
-    probe.answer(validation.first_images(), validation.name)
+    probe.check_eval(validation.first_images(), validation.name)
     validation.expect(probe.classes, is_binary=probe.reader.is_binary)
     if is_half:
         with torch.no_grad():
-            _passed(given, _few(train.first_images()).to(float_dtype(given)), train.name)
+            _output(given, _few(train.first_images()).to(float_dtype(given)), train.name)
     return Preflight(given, parent, probe.reader, train, validation)
 
 
@@ -205,7 +205,7 @@ def check_batch(model: nn.Module, batch: Batch, name: str) -> None:
             "or more; choose a classifier"
         )
     probe.check_batch_size(len(images), name)
-    probe.learn(images, Targets(name, probe.classes).read(labels), name)
+    probe.check_training(images, Targets(name, probe.classes).read(labels), name)
 
 
 @dataclass(frozen=True)
@@ -216,13 +216,13 @@ class _Probe:
         model: the copy; only its mode and its batch-norm statistics change.
         reader: reads its logits.
         classes: number of logits.
-        one: whether it takes a single image in training mode.
+        takes_one: whether it takes a single image in training mode.
     """
 
     model: nn.Module
     reader: LogitsReader
     classes: int
-    one: bool
+    takes_one: bool
 
     @classmethod
     def of(cls, model: nn.Module, images: Tensor, name: str) -> _Probe:
@@ -233,12 +233,12 @@ class _Probe:
         trial = copy_network(model).to(memory_format=torch.contiguous_format)
         few = _few(images)
         with torch.no_grad():
-            answer = _passed(trial.eval(), few, name)
-            alone = _passed(trial, few[:1], name)
+            answer = _output(trial.eval(), few, name)
+            alone = _output(trial, few[:1], name)
             with training_mode(trial):
-                still = _passed(trial, few, name)
-            trained = _passed(trial.train(), few, name)
-            one = _takes(trial, few[:1])
+                still = _output(trial, few, name)
+            trained = _output(trial.train(), few, name)
+            one = _can_run(trial, few[:1])
         reader = LogitsReader.of(answer, trained, type(model).__name__, still)
         logits = reader.read(answer, training=False)
         if reader.read(alone, training=False).shape != (1, logits.shape[1]):
@@ -251,25 +251,25 @@ class _Probe:
 
     def check_batch_size(self, size: int, name: str) -> None:
         """Refuse batches of one image where the network takes none in training mode."""
-        if size == 1 and not self.one:
+        if size == 1 and not self.takes_one:
             raise ValueError(
                 f"{name} yields batches of one image, which {type(self.model).__name__} does not "
                 "take in training mode: its batch norms need two values for each channel; raise "
                 "batch_size"
             )
 
-    def answer(self, images: Tensor, name: str) -> None:
+    def check_eval(self, images: Tensor, name: str) -> None:
         """Try images in eval mode."""
         with torch.no_grad():
-            output = _passed(self.model.eval(), _few(images), name)
+            output = _output(self.model.eval(), _few(images), name)
         _check_numbers(self.model, self.reader.read(output, training=False), name)
 
-    def learn(self, images: Tensor, labels: Tensor, name: str) -> None:
+    def check_training(self, images: Tensor, labels: Tensor, name: str) -> None:
         """Try the loss and its gradient in training mode."""
         model = self.model.train()
         is_frozen = not any(p.requires_grad for p in model.parameters())
         with torch.enable_grad():
-            output = _passed(model, _few(images), name)
+            output = _output(model, _few(images), name)
             logits = self.reader.read(output, training=True)
             loss = F.cross_entropy(logits, _few(labels))
         _check_numbers(model, logits, name)
@@ -297,7 +297,7 @@ class _Probe:
             )
 
 
-def _passed(model: nn.Module, images: Tensor, name: str) -> object:
+def _output(model: nn.Module, images: Tensor, name: str) -> object:
     """What a network makes of images, in the mode it is in; draws nothing that others see.
 
     Raises:
@@ -316,9 +316,9 @@ def _passed(model: nn.Module, images: Tensor, name: str) -> object:
         ) from error
 
 
-def _takes(model: nn.Module, images: Tensor) -> bool:
+def _can_run(model: nn.Module, images: Tensor) -> bool:
     try:
-        _passed(model, images, "")
+        _output(model, images, "")
     except ValueError:  # batch norms have no statistics of a single value
         return False
     return True

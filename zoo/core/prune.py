@@ -176,7 +176,7 @@ def _search(
     with reading(problem.model, ready.reader):
         loss = pruner.loss(problem.model, problem.model, problem.space) if recipe.epochs else None
         # Said beforehand: fine-tuning would diverge of it after the whole search.
-        if loss is not None and (told := loss.suspicion(ready.train.first_images())):
+        if loss is not None and (told := loss.divergence_hint(ready.train.first_images())):
             _LOGGER.warning("fine-tuning may diverge: %s", told)
         subnet = pruner.search(problem)
     problem.check_decision(subnet.config)
@@ -192,7 +192,9 @@ def _result(
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
-    top1, parent_top1 = (ready.accuracy(network) for network in (ready.handed(small), ready.given))
+    top1, parent_top1 = (
+        ready.accuracy(network) for network in (ready.to_given_types(small), ready.given)
+    )
     return PruneResult(
         model=small.eval(),
         config=config,

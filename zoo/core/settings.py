@@ -116,18 +116,18 @@ def _refusal(name: str, value: object, hint: Any) -> ValueError:
     choices = [k for kind in _kinds(hint) if get_origin(kind) is Literal for k in get_args(kind)]
     if choices and isinstance(value, str):
         return unknown_name(name, value, map(str, choices))
-    allowed = " or ".join(_told(kind) for kind in _kinds(hint))
+    allowed = " or ".join(_describe(kind) for kind in _kinds(hint))
     return ValueError(f"{name} is {reprlib.repr(value)}; it must be {allowed}")
 
 
-def _told(kind: Any) -> str:
+def _describe(kind: Any) -> str:
     """The type of an annotation in words."""
     kind = _bare(kind)
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) is tuple:
         items = [item for item in get_args(kind) if item is not Ellipsis]
-        return f"a list, each {' or '.join(_told(item) for item in items)}"
+        return f"a list, each {' or '.join(_describe(item) for item in items)}"
     words = {
         int: f"a whole number of at most {MOST:,}",
         float: "a finite number",

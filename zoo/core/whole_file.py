@@ -115,7 +115,9 @@ def sweep(folder: Path, name: str = "") -> list[Path]:
     if not folder.is_dir():
         return []
     start = f".{name[:_NAME_PART]}"
-    left = [path for path in folder.iterdir() if path.name.startswith(start) and _is_left(path)]
+    left = [
+        path for path in folder.iterdir() if path.name.startswith(start) and _is_abandoned(path)
+    ]
     for path in left:
         # Another user's, or swept by another process at this moment: it costs room, no more.
         with contextlib.suppress(OSError):
@@ -230,7 +232,7 @@ def _name_claimed(hidden: Path, path: Path) -> None:
             os.unlink(claim)  # noqa: PTH108  (as above)
 
 
-def _is_left(path: Path) -> bool:
+def _is_abandoned(path: Path) -> bool:
     """Whether a file is hidden, not whole, and its writer is no more."""
     found = _HIDDEN.fullmatch(path.name)
     if found is None:

@@ -76,7 +76,7 @@ class ImageTensors(Dataset[Sample]):
         return images.float().sub_(mean).div_(std)
 
     def select(self, index: Sequence[int] | np.ndarray, augment: Augment | None) -> ImageTensors:
-        """The images at these positions, in this order, with another augmentation."""
+        """The images at positions, shape (n,), in this order, with another augmentation."""
         chosen = torch.as_tensor(np.asarray(index), dtype=torch.long)
         return ImageTensors(self.images[chosen], self.labels[chosen], self.mean, self.std, augment)
 

@@ -138,12 +138,12 @@ class _Pass(OperatorMode):
             yield lambda: delattr(host, "forward_features")
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        told = tuple(map(_told, tree_leaves((args, kwargs))))
+        told = tuple(map(_describe, tree_leaves((args, kwargs))))
         self._log.append((self._stack[-1], (str(func), *told)))
         return run_on_meta(func, args, kwargs)
 
 
-def _told(leaf: Any) -> object:
+def _describe(leaf: Any) -> object:
     """An argument of a call: the shape of a tensor, its values if it holds any."""
     if not isinstance(leaf, Tensor):
         return leaf

@@ -25,7 +25,7 @@ _MOST_TIMES = 100  # that many times a depth
 _LONGEST = 256  # items of a list
 _DEEPEST = 8  # lists and tables in each other
 
-# What a name inside timm looks like, as an activation's or a pooling's: no path, no address.
+# Names inside timm, such as an activation's or a pooling's; no path or address fits.
 _NAME = re.compile(r"[A-Za-z0-9_]{0,64}")
 
 # Arguments of create_model and build_model_with_cfg that load, open or choose code. The list is for
@@ -69,59 +69,61 @@ _TABLES = "block_args block_kwargs attn_kwargs"
 
 
 def check_model_args(args: Mapping[str, object], where: str) -> dict[str, Any]:
-    """Arguments for ``timm.create_model`` from a file, once each is known to build and no more.
+    """Check that arguments from a file make ``timm.create_model`` build a network, and no more.
 
     Args:
         args: plain JSON values by key, as they were read.
-        where: what is being read, to begin every message with.
+        where: what is being read; every message begins with it.
 
     Returns:
         The same arguments in a new dict.
 
     Raises:
-        ValueError: naming the first key that is not allowed, or whose value has not its type.
+        ValueError: naming the first key that is not allowed, or whose value has the wrong type.
     """
     if not isinstance(args, Mapping):
         raise ValueError(
-            f"{where}: model arguments are {_told(args)}; they must be keys and values"
+            f"{where}: model arguments are {_describe(args)}; they must be keys and values"
         )
     for key, value in args.items():
         if not isinstance(key, str) or key not in _CHECKS:
             raise ValueError(f"{where}: {_refusal(key)}")
         is_allowed, allowed = _CHECKS[key]
         if value is not None and not is_allowed(value):  # timm drops what is None
-            raise ValueError(f"{where}: {key!r} is {_told(value)}; it must be {allowed}")
+            raise ValueError(f"{where}: {key!r} is {_describe(value)}; it must be {allowed}")
     return dict(args)
 
 
 def check_model_name(name: object, where: str) -> str:
-    """A name that timm knows, with a tag of its weights or without.
+    """Check that timm knows a name, with a tag of its weights or without.
 
     A name with a source in front (``hf-hub:``, ``local-dir:``) or a path is none: it would fetch
     or read a network of someone else's choice.
 
     Args:
         name: as it was read.
-        where: what is being read, to begin the message with.
+        where: what is being read; the message begins with it.
 
     Raises:
         ValueError: if timm has no such architecture, or no such tag of it.
     """
     if not isinstance(name, str) or not name:
-        raise ValueError(f"{where}: the model's name is {_told(name)}; it must be a name of timm's")
+        raise ValueError(
+            f"{where}: the model's name is {_describe(name)}; it must be a name of timm's"
+        )
     if any(mark in name for mark in ":/\\"):
         raise ValueError(
-            f"{where}: the model {_told(name)} is a source or a path; only the names of timm's own "
-            "models are taken, such as 'resnet18'"
+            f"{where}: the model {_describe(name)} is a source or a path; only the names of timm's "
+            "own models are taken, such as 'resnet18'"
         )
     if not timm.is_model(name):
         raise ValueError(
-            f"{where}: unknown model {_told(name)}{_nearest(name, timm.list_models())}"
+            f"{where}: unknown model {_describe(name)}{_nearest(name, timm.list_models())}"
         )
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError as error:
-        raise ValueError(f"{where}: unknown model {_told(name)}: {error}") from error
+        raise ValueError(f"{where}: unknown model {_describe(name)}: {error}") from error
     return name
 
 
@@ -132,7 +134,7 @@ def _refusal(key: object) -> str:
             f"{key[:80]!r} is not taken from a file: it can load weights, files or code; remove it"
         )
     return (
-        f"{_told(key)} is no argument of an architecture that is taken from a file"
+        f"{_describe(key)} is no argument of an architecture that is taken from a file"
         f"{_nearest(str(key), _CHECKS)}; remove it"
     )
 
@@ -142,9 +144,9 @@ def _nearest(name: str, known: Any) -> str:
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
-def _told(value: object) -> str:
+def _describe(value: object) -> str:
     """A value, short enough for a line."""
-    text = reprlib.repr(value)  # which goes into nothing without end
+    text = reprlib.repr(value)  # bounded, however long or deep the value is
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

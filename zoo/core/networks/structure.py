@@ -129,7 +129,7 @@ class Structure(BaseModel):
         content = read_plain_file(path, _LARGEST_FILE)
         try:
             raw = json.loads(
-                content.decode(), parse_constant=_refuse_constant, object_pairs_hook=_once_each
+                content.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys
             )
         except (ValueError, RecursionError) as error:
             reason = "too deep" if isinstance(error, RecursionError) else printable(str(error))
@@ -183,7 +183,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is no number")
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
