@@ -37,7 +37,7 @@ from zoo.core.training.train import FINETUNE, Recipe, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 
-Tell = Callable[[str, int, int | None], None]  # what is done, steps done, steps in all
+Tell = Callable[[str, int, int | None], None]  # what is being done, steps done, steps in all
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -150,7 +150,6 @@ def prune(
     value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
-    parent = ready.parent
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact)
@@ -159,9 +158,9 @@ def prune(
         budget, data = Budget.parse(value, cost, metric), ready.metered(meter)
         budget.require_pruning(value, cost)
         name = type(pruner).__module__.rpartition(".")[2]
-        problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
+        problem = Problem(ready.parent, space, cost, budget, data, rules, seed, meter, name)
         subnet = _search(pruner, problem, ready, recipe, tell)
-        small = rebuild(parent, space, subnet.config, subnet.weights)
+        small = rebuild(ready.parent, space, subnet.config, subnet.weights)
         _finetune(small, problem, pruner, ready, recipe, subnet.config, tell)
         tell("validating", 0, None)
         return _result(problem, subnet.config, small, ready, timing, architecture)
