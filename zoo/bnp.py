@@ -217,6 +217,12 @@ def distil_blocks(
     Each step draws a batch and one random candidate of every block. The teacher runs once; its
     features feed all blocks. Blocks share no weights, so the sum of their errors trains each alone.
 
+    Args:
+        problem: gives teacher, batches and meter.
+        grid: candidate widths of the blocks.
+        runner: runs single blocks.
+        settings: steps, learning rate, and whose features feed the blocks.
+
     Returns:
         Full-size weights of the blocks, by state-dict name.
     """
@@ -266,7 +272,7 @@ def _features(
     weights: Mapping[str, Tensor],
     settings: BNP,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What enters the student blocks, and the teacher's outputs X_b, charged."""
+    """Inputs of the student blocks, and the teacher's outputs X_b, a tensor for each; charged."""
     inputs, targets = runner.features(images)
     problem.meter.passes(len(images), problem.cost.full_macs, backward=False)
     if settings.feed == "student":
@@ -292,6 +298,13 @@ def score_blocks(
 
     A candidate's cost is what it adds to the network with full blocks, so it is never positive,
     and costs add up to the exact cost of the network.
+
+    Args:
+        problem: gives teacher, batch, cost and budget.
+        grid: candidate widths of the blocks.
+        runner: runs single blocks.
+        weights: full-size weights of the student blocks, by state-dict name.
+        settings: which error is measured, and the price of the cost.
     """
     states = [grid.block_states(b) for b in range(len(grid.blocks))]
     rounds = []  # one candidate of each block at a time, of those that have so many
@@ -325,7 +338,7 @@ def block_errors(
     Args:
         problem: gives the teacher and the batches.
         runner: runs single blocks.
-        weights: full-size weights of the student blocks.
+        weights: full-size weights of the student blocks, by state-dict name.
         rounds: configurations, each with the ordinals of the blocks to run at its widths.
         settings: what is measured.
 
@@ -354,7 +367,16 @@ def block_errors(
 
 
 def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:
-    """The states to re-rank, best first, and the exact optimum of the table beside them."""
+    """Solve the table within its limit; trace how far the exact optimum is.
+
+    Args:
+        problem: gives the random stream, and takes the trace.
+        table: energy and cost of every candidate, as `score_blocks` returns it.
+        settings: the solver and its length.
+
+    Returns:
+        The states to re-rank, best first.
+    """
     optimum = table.energy(optimal_state(table))
     if settings.solver == "chain":
         states = _sampled(problem, table, settings)
@@ -390,7 +412,7 @@ def _digest(table: ChoiceTable) -> str:
 
 
 def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:
-    """Best distinct feasible states of several chains, with what the chains say of themselves."""
+    """Best distinct feasible states of several chains; traces how well the chains mixed."""
     moves = Moves(table.sizes)
     tuning, *rngs = problem.rng("search").spawn(1 + settings.chains)
     start = greedy_state(table)
@@ -442,6 +464,13 @@ def best_finalist(
     """The finalist of highest accuracy, each first filled up to the budget; ties go to the first.
 
     BatchNorm is recalibrated for each on training images; accuracy is taken on the search split.
+
+    Args:
+        problem: gives batches, cost and budget.
+        grid: candidate widths of the blocks.
+        table: says where channels that are filled up help most per cost.
+        states: the finalists, best first.
+        weights: full-size weights of the student blocks, by state-dict name.
     """
     configs = [
         keep_best(problem.space, grid.scores, filled_widths(problem, grid, table, state))

@@ -1,4 +1,4 @@
-"""A look before the work: the first batch through the network in both modes, with the loss."""
+"""Check before the work: run a first batch through the network in both modes, loss included."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def check_network(model: object) -> nn.Module:
-    """The network without wrappers, found fit to be read; nothing is changed.
+    """Unwrap a network, and check that it can be read; nothing is changed.
 
     Raises:
         UnsupportedModel: if it is no module, a script, or without data of its own on one device.
@@ -63,7 +63,7 @@ def check_network(model: object) -> nn.Module:
 
 @dataclass(frozen=True)
 class Preflight:
-    """A network and two loaders that go together.
+    """A network and two loaders that were tried together.
 
     Attributes:
         given: a copy of the network as it was given, in eval mode.
@@ -91,7 +91,7 @@ class Preflight:
         return MeteredData(self.train, self.validation, meter)
 
     def to_given_types(self, small: nn.Module) -> nn.Module:
-        """A network cut out of the parent, in place brought to the types of the given one."""
+        """Convert a network cut from the parent to the types of the given one, in place."""
         if self.parent is not self.given:
             given = (*self.given.named_parameters(), *self.given.named_buffers())
             types = {name: tensor.dtype for name, tensor in given}
@@ -134,13 +134,13 @@ class Preflight:
 
 def preflight(
     model: object,
-    train_loader: Iterable[Any],  # a batch may be anything, until it was read
+    train_loader: Iterable[Any],  # a batch may be anything, until it is read
     val_loader: Iterable[Any],
     *,
     epochs: int,
     seed: int = 0,
 ) -> Preflight:
-    """A copy of a network and its loaders, once both first batches went through it.
+    """Copy a network, and wrap its loaders, once both first batches have run through it.
 
     Args:
         model: the network, on the device to work on; it is not changed.
@@ -185,7 +185,7 @@ def preflight(
 
 
 def check_batch(model: nn.Module, batch: Batch, name: str) -> None:
-    """Refuse a batch that does not go through a plain classifier in both modes, with the loss.
+    """Refuse a batch that does not run through a plain classifier in both modes, with the loss.
 
     Args:
         model: in any mode; it is not changed.
@@ -210,7 +210,7 @@ def check_batch(model: nn.Module, batch: Batch, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Probe:
-    """A copy of a network, and what a first batch told of it.
+    """A copy of a network, and what a first batch showed of it.
 
     Attributes:
         model: the copy; only its mode and its batch-norm statistics change.
@@ -298,7 +298,7 @@ class _Probe:
 
 
 def _output(model: nn.Module, images: Tensor, name: str) -> object:
-    """What a network makes of images, in the mode it is in; draws nothing that others see.
+    """Output of a network in its current mode; the global random generators stay as they are.
 
     Raises:
         ValueError: if it fails.
@@ -330,7 +330,7 @@ def _few(batch: Tensor) -> Tensor:
 
 
 def _expected(model: nn.Module, images: Tensor) -> str:
-    """What the network's images should be, as far as its modules tell."""
+    """What the images should be like, as far as the modules tell, for a message."""
     convolutions = (
         (path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d)
     )

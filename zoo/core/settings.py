@@ -1,7 +1,7 @@
 """One check of settings: each field of a dataclass against its own annotation, limits included.
 
-Settings come from Python, from suites and from the command line; wherever they are wrong, that is
-said before anything is trained, by name, with the value and what it may be.
+Settings come from Python, from suites and from the command line. A wrong one is reported before
+anything is trained, with its name, its value and what it may be.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zoo.core.errors import unknown_name
 __all__ = ["MOST", "check_settings"]
 
 MOST = 1_000_000_000
-"""Of any whole number: no run that does something so often would end."""
+"""Limit of any whole number: a run that does something more often would never end."""
 
 # What a limit is called in `pydantic.Field` and in `operator`, and in words.
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -61,7 +61,14 @@ class Place:
     def of(
         cls, table: ChannelTable, kept: Sequence[np.ndarray | None], name: str, full: Tensor
     ) -> Place:
-        """The place of what `resize_tensor` returns for the same arguments."""
+        """The place of what `resize_tensor` returns for the same arguments.
+
+        Args:
+            table: the table of the network.
+            kept: kept positions of every axis, as ``table.kept_positions`` returns them.
+            name: state-dict name of the tensor.
+            full: the tensor at full size, of which the place is a view.
+        """
         gathered = {}
         for dim in range(min(full.ndim, 2)):
             axis = table.tensors.get((name, dim))
@@ -76,7 +83,7 @@ class Place:
         return cls(full, gathered)
 
     def add(self, part: Tensor) -> None:
-        """Add a part to the tensor, in place."""
+        """Add a part, of the shape of the kept positions, to the tensor, in place."""
         if self.gathered:
             self.view.index_put_(self._index(), part, accumulate=True)
         else:
@@ -98,7 +105,7 @@ class Place:
 
 
 def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:
-    """Return how many positions of every axis are kept."""
+    """Return how many positions of every axis are kept; None stands for all, else shape (kept,)."""
     return [len(a.group) if k is None else len(k) for a, k in zip(table.axes, kept, strict=True)]
 
 

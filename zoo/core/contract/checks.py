@@ -144,7 +144,16 @@ def run_check(check: Check, trial: Trial) -> Outcome:
 def contract(
     cls: type[Pruner], networks: Sequence[str] = tuple(NETWORKS), device: str = "cpu"
 ) -> Iterator[Outcome]:
-    """Run all checks, one after the other, and report every outcome, failures included."""
+    """Run all checks, one after the other, and report every outcome, failures included.
+
+    Args:
+        cls: a frozen dataclass derived from `Pruner`.
+        networks: keys of `NETWORKS`.
+        device: where the searches run.
+
+    Raises:
+        ValueError: if the class names an exception for a check that does not exist.
+    """
     unknown = cls.known_exceptions.keys() - {check.name for check in CHECKS}
     if unknown:
         raise ValueError(f"known_exceptions of {cls.__name__} names no check: {sorted(unknown)}")

@@ -278,5 +278,11 @@ def _watched_random() -> Iterator[list[str]]:
 
 
 def same_config(space: ChannelSpace, first: SubnetConfig, second: SubnetConfig) -> bool:
-    """Whether two configurations keep the same channels, however they are written."""
+    """Whether two configurations keep the same channels, however they are written.
+
+    Args:
+        space: gives the size of a group that a configuration leaves out.
+        first: a configuration that fits the space.
+        second: another.
+    """
     return all(first.indices(group) == second.indices(group) for group in space.groups)

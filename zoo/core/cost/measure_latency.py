@@ -53,10 +53,10 @@ RATIOS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 """Keep ratios of the grid, common to all groups; the first stands for a single channel."""
 
 NARROW = 2
-"""Which of them the narrow network has that is timed as a whole."""
+"""Index of the ratio of the narrow network that is timed as a whole."""
 
 _VERSION = 3
-"""Of how times are taken; tables of another one are measured anew."""
+"""Version of the way to measure; tables of another version are measured anew."""
 _NETWORKS = ("full network", "narrow network")
 _NETWORK_BLOCKS = 10
 _MOST_PASSES = 1000
@@ -74,7 +74,7 @@ class _Call:
 
 
 class DamagedTable(ValueError):
-    """A file of measured latencies that was carried here from elsewhere."""
+    """A file of latencies that were measured in another environment."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _at(times: np.ndarray, point: int) -> float:
 
 
 def _factor(measured: Sequence[float], summed: Sequence[float]) -> float:
-    """What operator times are multiplied by; a constant makes up for the rest.
+    """The factor that operator times are multiplied by; a constant makes up for the rest.
 
     Args:
         measured: nanoseconds of the full and of the narrow network.

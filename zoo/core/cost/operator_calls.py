@@ -101,6 +101,11 @@ def grid_widths(space: ChannelSpace, ratios: Sequence[float], divisor: int = 1) 
 
     Multiples of the divisor; without one, odd numbers: kernels favour round widths, and among all
     widths these are rare. A ratio of 1 is the whole group, and the least width is that of 0.
+
+    Args:
+        space: the groups.
+        ratios: keep ratios, ascending.
+        divisor: of the widths that a search will use.
     """
     sizes = space.sizes
     wanted = np.array(ratios)[:, None] * sizes

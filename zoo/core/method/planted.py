@@ -107,7 +107,13 @@ def planted_data(seed: int) -> Dataset[Sample]:
 
 
 def planted_problem(live_a: Sequence[int], live_b: Sequence[int], keep_ratio: float) -> Problem:
-    """The search problem of a planted network at a keep ratio of its MACs."""
+    """The search problem of a planted network.
+
+    Args:
+        live_a: channels of branch a that detect a class, in the order of the classes.
+        live_b: channels of branch b that detect the remaining classes.
+        keep_ratio: budget as a share of the network's MACs.
+    """
     model = PlantedNet(live_a, live_b).eval()
     space = ChannelSpace.trace(model, input_size=(CLASSES, SIDE, SIDE))
     cost = CostModel(space)

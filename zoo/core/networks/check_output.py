@@ -1,9 +1,9 @@
-"""What a network puts out for fixed images, so that another one can be told from it.
+"""Outputs of a network for fixed images, by which a loaded network is recognised.
 
 The weights alone do not make a network: with another stride, activation or pooling, the same
 tensors load and compute something else. So a saved network carries what it put out for images that
 every machine makes alike, computed in float64 where the network runs in it: there, two kinds of CPU
-differ by less than 1e-12, and hardly any change of a network by so little.
+differ by less than 1e-12, and hardly any change to a network moves its outputs by so little.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = ["CheckOutput", "check_output", "different_operator", "different_outpu
 FloatName = Literal["float64", "float32", "bfloat16", "float16"]
 
 _GRAINS = ((1, 0.5), (2, 2.0), (4, 16.0), (16, 128.0))
-"""Side of the squares of one colour, and contrast, of each image: the dark and the bright, the fine
-and the coarse, because an activation that is cut off at 6 shows in large values only."""
+"""Side of the squares of one colour, and contrast, of each image. Some are coarse and bright, since
+an activation that is cut off at 6 shows in large values only."""
 
 _VALUES = 64  # kept of what one image gives
 _TOLERANCES: Mapping[FloatName, tuple[float, float]] = {
@@ -66,7 +66,7 @@ class CheckOutput(BaseModel):
 
     @property
     def is_blank(self) -> bool:
-        """Whether no value is finite, so that nothing can be told from it."""
+        """Whether no value is finite, so that it identifies no network."""
         return all(value is None for row in self.values for value in row)
 
 
@@ -123,8 +123,13 @@ def different_output(saved: CheckOutput, found: CheckOutput) -> str | None:
 def different_operator(model: nn.Module, other: nn.Module, input_size: Sequence[int]) -> str | None:
     """Return in half a sentence which operator of ``other`` is not that of ``model``, if any.
 
-    Both run without data, in eval and in training mode, so that also a dropout or a head that only
-    training sees is compared, and what zeros in the weights would hide.
+    Both run without data, in eval and in training mode. So a dropout or a head that only training
+    uses is compared too, and so is what zeros in the weights would hide.
+
+    Args:
+        model: the network that was saved.
+        other: the one made again.
+        input_size: (C, H, W) of one image.
     """
     for is_training in (False, True):
         mode = "training" if is_training else "eval"

@@ -155,7 +155,7 @@ def _shapes(values: Any) -> list[Shape]:
 
 
 def _followed(before: Shape, after: Shape, stated: int) -> int | None:
-    """What became of a width, None where it is not the stated one.
+    """The new size of a dimension that had the stated size; None if no dimension had.
 
     Channels lie along the second or the last dimension. Where both have the stated size, it is the
     one that changes: positions stay what they are.
@@ -255,7 +255,7 @@ def _through(before: _Pass, after: _Pass, path: str, side: Side, stated: int) ->
 
 
 def _followed_one(before: Sequence[Shape], after: Sequence[Shape], stated: int) -> int | None:
-    """What became of the width of a single tensor."""
+    """The new width of a single tensor, as `_followed` finds it; None for several tensors."""
     is_one = len(before) == len(after) == 1
     return _followed(before[0], after[0], stated) if is_one else None
 
@@ -320,7 +320,7 @@ def _intermediates(network: _Pass, path: str) -> list[Shape]:
 
 
 def _paths_of(path: str, name: str) -> list[str]:
-    """Where a module may lie that a feature names: feature extractors move and flatten modules."""
+    """Paths where the module that a feature names may be: extractors move and flatten modules."""
     prefix = f"{path}." if path else ""
     names = (name, name.replace(".", "_", 1), f"body.{name}", f"model.{name}")
     return [f"{prefix}{name}" for name in names]

@@ -216,7 +216,7 @@ def _dtype_name(name: str, tensor: Tensor) -> DtypeName:
 
 
 def _verified(result: Saveable, tensors: Mapping[str, Tensor], sha256: str) -> Structure:
-    """Return the structure with which the network was made again, or one that needs the parent."""
+    """Make the network again from timm; return the structure that did it, or needs the parent."""
     space, architecture = result.space, result.architecture
     facts: dict[str, Any] = {
         "format": FORMAT,
@@ -260,7 +260,7 @@ def _verified(result: Saveable, tensors: Mapping[str, Tensor], sha256: str) -> S
 def _attempts(
     architecture: Architecture, space: ChannelSpace
 ) -> Iterator[tuple[nn.Module, bool, dict[str, int]] | str]:
-    """Yield what timm makes with ways to the parent's widths, or why it makes nothing."""
+    """Yield timm's network, `inexact` and the parent's widths to try, or why there is none."""
     if architecture.name is None:
         return
     try:
@@ -377,7 +377,7 @@ def _read_tensors(path: Path, structure: Structure) -> dict[str, Tensor]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a save that was killed has left; the folder holds no network."""
+    """Remove the files of a save that was killed; only for a folder without a whole network."""
     for name in (STRUCTURE, _TENSORS):  # first the one without which the other means nothing
         if (folder / name).is_file() or (folder / name).is_symlink():
             (folder / name).unlink()

@@ -193,7 +193,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _explained(error: ValidationError) -> str:
-    """Return the first few things that are wrong, each with its key; what lacks as one list."""
+    """Return the first three errors, each with its key; missing keys count as one."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     missing = sorted(_place(each["loc"]) for each in found if each["type"] == "missing")
     parts = [f"it lacks {', '.join(missing)}"] if missing else []

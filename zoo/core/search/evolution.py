@@ -35,7 +35,7 @@ class Candidates:
         sizes: choices of each coordinate, int64, shape (G,); costs grow with each coordinate.
         costs: from states, shape (n, G), to their costs, shape (n,).
         limit: most that a state may cost.
-        floor: least that it should cost; met where it can be.
+        floor: least that it should cost, where single steps can reach it.
     """
 
     sizes: np.ndarray
@@ -113,7 +113,14 @@ def repaired(candidates: Candidates, states: np.ndarray, rng: np.random.Generato
 def random_candidates(
     candidates: Candidates, prior: Prior, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """States drawn from a prior and repaired, shape (count, G)."""
+    """States drawn from a prior and brought within the limit, shape (count, G).
+
+    Args:
+        candidates: gives sizes, costs and limit.
+        prior: what is drawn from.
+        count: number of states.
+        rng: all that is drawn comes from here.
+    """
     return repaired(candidates, prior.draw(count, rng), rng)
 
 
@@ -172,7 +179,15 @@ def evolve(
 def children(
     parents: Sequence[State], count: int, redraw: Prior, mutation: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Half mutants of a parent, half uniform crossings of two, shape (count, G)."""
+    """Half mutants of a parent, half uniform crossings of two, shape (count, G).
+
+    Args:
+        parents: states that have children.
+        count: number of children.
+        redraw: a mutated coordinate is drawn from it.
+        mutation: probability with which a coordinate mutates.
+        rng: all that is drawn comes from here.
+    """
     pool = np.array(parents, dtype=np.int64)
     first = pool[rng.integers(len(pool), size=count)]
     second = pool[rng.integers(len(pool), size=count)]

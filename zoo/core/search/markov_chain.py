@@ -183,6 +183,13 @@ def tuned_tau(
     """The temperature at which about a share of the feasible proposals is accepted.
 
     Found by bisection of its logarithm over short pilot chains.
+
+    Args:
+        table: energies, costs and limit.
+        start: a state within the limit.
+        rng: all that the pilot chains draw comes from here.
+        acceptance: the share.
+        moves: how to propose.
     """
     scale = sum(float(np.ptp(energies)) for energies in table.energies) or 1.0
     low, high = math.log(_COLDEST * scale), math.log(_HOTTEST * scale)

@@ -78,7 +78,12 @@ def cut_blocks(model: nn.Module, space: ChannelSpace) -> tuple[Block, ...]:
 def check_interfaces(
     space: ChannelSpace, inner: Collection[str], configs: Sequence[SubnetConfig]
 ) -> None:
-    """Refuse configurations that narrow a group outside of some inner ones.
+    """Refuse configurations that narrow an interface between parts that are scored alone.
+
+    Args:
+        space: the groups.
+        inner: names of the groups that may be narrowed.
+        configs: what is to be scored.
 
     Raises:
         ValueError: with the first such group.

@@ -24,7 +24,7 @@ RECALIBRATION_BATCHES = 8
 """Training batches that the batch-norm statistics of a pruned network are measured on."""
 
 CANDIDATE_BATCHES = 4
-"""The same for a subnet that a search looks at: it looks at hundreds, and compares them only."""
+"""The same for each candidate of a search, which scores hundreds and only compares them."""
 
 
 class Supernet:
@@ -128,7 +128,7 @@ class Supernet:
 
         Args:
             modules: paths in order of execution.
-            features: what enters the first, already narrowed; it is not changed.
+            features: what enters the first, shape (N, C, H, W), already narrowed; not changed.
             config: what is kept.
             values: the parameters and buffers of these modules, as ``sliced`` returns them.
             training: use batch statistics, and update those in ``values``.
@@ -241,7 +241,7 @@ class Supernet:
     def running(
         self, config: SubnetConfig, values: Mapping[str, Tensor]
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Lend the skeleton as a subnet in eval mode, for any number of batches.
+        """Lend the skeleton as a subnet in eval mode, for any number of batches (N, C, H, W).
 
         Args:
             config: what is kept.

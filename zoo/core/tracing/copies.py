@@ -49,8 +49,7 @@ def copy_with(
     Args:
         model: the network; not touched.
         memo: deepcopy's own form: id of an original -> what stands for it in the copy.
-        replace: gives what stands for a tensor that is no leaf and lies outside parameters and
-            buffers.
+        replace: gives a new tensor, same shape, for one that a pass computed and a module keeps.
 
     Raises:
         UnsupportedModel: if the network cannot be copied; the message names the module.

@@ -36,6 +36,9 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
         Returns:
             What the network gets as the operator's result.
+
+        Raises:
+            NotImplementedError: here; subclasses say what happens.
         """
         raise NotImplementedError
 

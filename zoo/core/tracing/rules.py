@@ -53,6 +53,12 @@ def labels_after_view(label: Tensor, dim: int, old: Sequence[int], new: Sequence
 
     A view acts on runs of dimensions that hold equally many elements before and after. Only the run
     around the labelled dimension is written out; the others repeat it, at no cost.
+
+    Args:
+        label: atoms along one dimension, shape (size,).
+        dim: that dimension.
+        old: shape before the view.
+        new: shape after it.
     """
     before, after = (list(accumulate(shape, mul, initial=1)) for shape in (old, new))
     start = max({*before[: dim + 1]} & {*after})
@@ -231,7 +237,7 @@ def _pointwise(flow: Flow, call: Call) -> None:
 
 @_rule("new_empty new_zeros new_ones new_full")
 def _fresh(flow: Flow, call: Call) -> None:
-    """A tensor of a stated shape takes no more than type and device from what it reads.
+    """A tensor of a stated shape takes only type and device from what it reads.
 
     An empty one is about to be filled with noise (a mask of whole channels): its shape is taken to
     follow that of its model, and the proof tells where code holds a number instead.

@@ -53,7 +53,7 @@ class TraceFailed(UnsupportedModel):
 
 
 def _hint(error: Exception) -> str:
-    """The way out where a user's hook stopped the pass; empty where the network itself did."""
+    """The remedy if a user's hook stopped the pass; empty if the network itself did."""
     step = error.__traceback__
     while step is not None and step.tb_next is not None:
         hook = step.tb_frame.f_locals.get("hook")
