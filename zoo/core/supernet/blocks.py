@@ -19,14 +19,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.supernet.module_chain import Call, inner_groups, read_links
-from zoo.core.supernet.supernet import Supernet
+from zoo.core.supernet.supernet import Supernet, run_through
 
 __all__ = ["Block", "BlockRunner", "block_macs", "check_interfaces", "cut_blocks"]
 
@@ -152,10 +151,10 @@ class BlockRunner:
         values = self.supernet.sliced(config, weights)
         with (
             torch.no_grad(),
-            self.supernet.resized(config) as skeleton,
-            _hooked(skeleton.eval(), self.blocks, entered, left),
+            self.supernet.running(config, values) as network,
+            _hooked(network, self.blocks, entered, left),
         ):
-            functional_call(skeleton, values, (images,))
+            network(images)
         inputs = [entered[block.modules[0]] for block in self.blocks]
         return inputs, [left[block.output] for block in self.blocks]
 
@@ -176,18 +175,11 @@ class BlockRunner:
             A tensor for each input, of the width that the block has in the full network.
         """
         values = self.supernet.sliced(config, weights)
-        outputs = {}
-        with self.supernet.resized(config) as skeleton:
-            skeleton.eval()
-            for index, features in inputs.items():
-                features = features.clone()  # a block may begin in place
-                for path in self.blocks[index].modules:
-                    start = f"{path}." if path else ""
-                    own = {n[len(start) :]: v for n, v in values.items() if n.startswith(start)}
-                    module = skeleton.get_submodule(path)
-                    features = functional_call(module, own, (features,))
-                outputs[index] = features
-        return outputs
+        with self.supernet.running(config, values) as network:
+            return {
+                index: run_through(network, self.blocks[index].modules, features)
+                for index, features in inputs.items()
+            }
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from zoo.core.supernet.masks import can_mask, masked_inputs, norms_by_part, read
 from zoo.core.tracing.trace import on_meta
 from zoo.core.training.train import eval_mode
 
-__all__ = ["CANDIDATE_BATCHES", "RECALIBRATION_BATCHES", "Supernet", "recalibrate"]
+__all__ = ["CANDIDATE_BATCHES", "RECALIBRATION_BATCHES", "Supernet", "recalibrate", "run_through"]
 
 RECALIBRATION_BATCHES = 8
 """Training batches that the batch-norm statistics of a pruned network are measured on."""
@@ -135,7 +135,7 @@ class Supernet:
         """
         self._switch(training)
         with self._lent(config, values) as network:
-            return _through(network, modules, features)
+            return run_through(network, modules, features)
 
     def recalibrated(
         self,
@@ -166,7 +166,7 @@ class Supernet:
             count = 0
             with self._lent(config, values) as network:
                 for images in batches:
-                    _through(network, modules, images)
+                    run_through(network, modules, images)
                     count += 1
         if not count:
             raise ValueError("batch-norm statistics need at least one batch")
@@ -238,9 +238,7 @@ class Supernet:
                 object.__setattr__(module, name, value)
 
     @contextmanager
-    def running(
-        self, config: SubnetConfig, values: Mapping[str, Tensor]
-    ) -> Iterator[Callable[[Tensor], Tensor]]:
+    def running(self, config: SubnetConfig, values: Mapping[str, Tensor]) -> Iterator[nn.Module]:
         """Lend the skeleton as a subnet in eval mode, for any number of batches (N, C, H, W).
 
         Args:
@@ -282,8 +280,14 @@ class Supernet:
             return output
 
 
-def _through(network: nn.Module, modules: Sequence[str], features: Tensor) -> Tensor:
-    """Run modules one after the other; the first may work in place."""
+def run_through(network: nn.Module, modules: Sequence[str], features: Tensor) -> Tensor:
+    """Run modules one after the other, the first on a copy, since it may work in place.
+
+    Args:
+        network: holds the modules, and their tensors.
+        modules: paths in order of execution; the whole network is ``("",)``.
+        features: what enters the first, shape (N, C, H, W).
+    """
     features = features.clone() if modules != ("",) else features
     for path in modules:
         features = network.get_submodule(path)(features)

@@ -74,7 +74,7 @@ class Flow:
         return None if tensor is None else self._names.get(id(tensor))
 
     def rename(self, tensor: Tensor, name: str | None) -> None:
-        """Remember that ``tensor`` has the shape and values of the parameter ``name`` transposed."""
+        """Remember that ``tensor`` has the shape and values of ``name`` transposed."""
         if name is not None:
             self._names[id(tensor)] = name
 

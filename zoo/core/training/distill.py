@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -73,27 +73,19 @@ class Taps:
 
     def __enter__(self) -> Taps:
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._keeper(name)))
+            self._handles.append(module.register_forward_hook(partial(self._keep, name)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._kept.clear()
 
-    def _keeper(self, name: str):  # type: ignore[no-untyped-def]  # torch's hook type is private
-        def keep(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> None:
-            if not isinstance(output, Tensor):
-                raise TypeError(f"the output of {name} is a {type(output).__name__}, not a tensor")
-            self._kept[name] = output, output._version
-
-        return keep
+    def _keep(self, name: str, _module: nn.Module, _inputs: object, output: object) -> None:
+        if not isinstance(output, Tensor):
+            raise TypeError(f"the output of {name} is a {type(output).__name__}, not a tensor")
+        self._kept[name] = output, output._version
 
 
 def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
