@@ -219,6 +219,8 @@ def _see(cell: Cell, model: "nn.Module", input_size: tuple[int, int, int]) -> No
     """Refuse a network that images of this size do not get through, in training as in use."""
     import torch
 
+    from zoo.core.errors import said
+
     count = min(2, cell.finetune.batch_size)
     try:
         with torch.no_grad():
@@ -228,7 +230,7 @@ def _see(cell: Cell, model: "nn.Module", input_size: tuple[int, int, int]) -> No
         args = f", or other args than {cell.model.args}" if cell.model.args else ""
         raise ValueError(
             f"{cell.model.title} does not run on {count} images of {input_size[1]} x "
-            f"{input_size[2]} pixels of {cell.data.name}: {type(error).__name__}: {error}; give "
+            f"{input_size[2]} pixels of {cell.data.name}: {said(error)}; give "
             f"another image size (image_size, --image-size) or batch{args}"
         ) from error
 

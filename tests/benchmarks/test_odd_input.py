@@ -140,7 +140,7 @@ SUITES: list[tuple[dict[str, str], str]] = [
     *(
         ({"models": f'[{{name = "test_resnet", args = {{{args}}}}}]'}, message)
         for args, message in (
-            ("output_stride = 3", r"assert output_stride in \(8, 16, 32\)'; change or re"),
+            ("output_stride = 3", r"assert output_stride in \(8, 16, 32\); change or re"),
             ('act_layer = "nope"', "'act_layer' is 'nope'; it must be an activation .*such as r"),
             ('norm_layer = "nope"', "'norm_layer' is 'nope'; it must be a normalization .*such"),
             ("in_chans = 5", "images of 3 channels and test_resnet is to read 5; remove in_chans"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from zoo.core.data.batches import Batch
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData
 from zoo.core.data.pairs import Targets
-from zoo.core.errors import UnsupportedModel
+from zoo.core.errors import UnsupportedModel, said
 from zoo.core.meter import Meter
 from zoo.core.randomness import fixed_random
 from zoo.core.tracing.copies import copy_network
@@ -120,7 +121,7 @@ class Preflight:
                 with torch.no_grad():
                     _passed(smaller.train(is_training), few, self.train.name)
             except ValueError as error:
-                reason = _reason(error.__cause__) if isinstance(error.__cause__, Exception) else ""
+                reason = said(error.__cause__) if error.__cause__ else ""
                 mode = "training" if is_training else "eval"
                 raise UnsupportedModel(
                     f"with fewer channels {type(smaller).__name__} does not run in {mode} mode: "
@@ -289,7 +290,7 @@ class _Probe:
             backward(loss)
         except RuntimeError as error:
             raise UnsupportedModel(
-                f"{type(model).__name__} has no gradient in training mode: {_reason(error)}"
+                f"{type(model).__name__} has no gradient in training mode: {said(error)}"
             ) from error
         wrong = [n for n, p in model.named_parameters() if p.grad is not None and _is_wrong(p.grad)]
         model.zero_grad(set_to_none=True)
@@ -314,8 +315,9 @@ def _passed(model: nn.Module, images: Tensor, name: str) -> object:
         mode = "training" if model.training else "eval"
         raise ValueError(
             f"the first batch of {name} does not go through {type(model).__name__} in {mode} mode: "
-            f"{_reason(error)}. Its images are {str(images.dtype).removeprefix('torch.')} of shape "
-            f"(N, {', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
+            f"{_where(model, error)}{said(error)}. Its images are "
+            f"{str(images.dtype).removeprefix('torch.')} of shape (N, "
+            f"{', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
         ) from error
 
 
@@ -367,6 +369,9 @@ def _is_wrong(tensor: Tensor) -> bool:
     return not bool(tensor.isfinite().all())
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).split("\n")[0].rstrip(".")
-    return text or type(error).__name__
+def _where(model: nn.Module, error: Exception) -> str:
+    """The innermost module whose code raised."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    raising = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    inner = [paths[id(each)] for each in raising if paths.get(id(each))]
+    return f"{inner[-1]} ({type(model.get_submodule(inner[-1])).__name__}): " if inner else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zoo.core.errors import said
 from zoo.core.networks.model_args import check_model_args, check_model_name
 from zoo.core.networks.structure import printable
 
@@ -97,16 +97,10 @@ def require_makeable(name: str, args: Mapping[str, Any]) -> None:
         with torch.random.fork_rng(devices=()), torch.device("meta"), _Bounded():
             timm.create_model(name, **args)
     except Exception as error:  # whatever a constructor may raise on arguments of a stranger
-        reason, told = printable(_reason(error)), printable(str(dict(args)), 200)
+        reason, told = printable(said(error)), printable(str(dict(args)), 200)
         raise ValueError(
             f"timm cannot make {name!r} with args {told}: {reason}; change or remove an argument"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    """What a constructor says; of an assertion without a word, what it asserts."""
-    line = traceback.extract_tb(error.__traceback__)[-1].line
-    return str(error) or f"{type(error).__name__} at '{line}'"
 
 
 class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -18,7 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-from zoo.core.errors import UnsupportedModel
+from zoo.core.errors import UnsupportedModel, said
 
 __all__ = ["copy_network", "copy_with", "require_plain_weights"]
 
@@ -55,10 +55,9 @@ def copy_with(
     try:
         return copy.deepcopy(model, dict(memo))
     except (RuntimeError, TypeError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
         raise UnsupportedModel(
-            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {reason}. Remove "
-            "what that attribute holds, or keep it outside of the network"
+            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {said(error)}. "
+            "Remove what that attribute holds, or keep it outside of the network"
         ) from error
 
 

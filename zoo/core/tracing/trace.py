@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zoo.core.errors import UnsupportedModel
+from zoo.core.errors import UnsupportedModel, said
 from zoo.core.tracing.arguments import plain_arguments
 from zoo.core.tracing.atoms import Op, Trace
 from zoo.core.tracing.copies import copy_with, require_plain_weights
@@ -45,9 +45,8 @@ class TraceFailed(UnsupportedModel):
     """The pass on the meta device stopped; ``ops`` are the calls that ran before."""
 
     def __init__(self, where: str, ops: list[Op], error: Exception) -> None:
-        reason = str(error).split("\n")[0] or type(error).__name__
         super().__init__(
-            f"module {where!r} cannot be traced: {reason.rstrip('.')}. Networks whose forward pass "
+            f"module {where!r} cannot be traced: {said(error)}. Networks whose forward pass "
             "depends on values, or that hold tensors outside parameters and buffers, are not "
             f"supported.{_hint(error)}"
         )
