@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo.core.networks.architecture import Architecture
+from zoo.core.networks.architecture import Architecture, make
 from zoo.core.networks.check_output import check_output, different_output
 from zoo.core.networks.save import Saveable
 
@@ -720,6 +720,23 @@ def test_a_parent_of_terabytes_is_refused_before_it_is_made(
     (folder / "network.json").write_text(json.dumps(whole | {"args": args}))
     with pytest.raises(ValueError, match="more than 1,073,741,824 parameters"):
         zoo.load_pruned(folder)
+
+
+def test_what_is_too_large_is_refused_before_it_takes_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    devices, real = [], timm.create_model
+
+    def watched(*args: Any, **kwargs: Any) -> nn.Module:
+        devices.append(torch.get_default_device().type)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    with pytest.raises(ValueError, match="more than 1,073,741,824 parameters"):
+        make("test_resnet", {"channels": [20_000, 20_000]})
+    with pytest.raises(ValueError, match=r"assert output_stride in \(8, 16, 32\)"):
+        make("test_resnet", {"output_stride": 3})
+    assert devices == ["meta"] * 2
 
 
 ODD: list[Any] = [

@@ -19,7 +19,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-from zoo.core.errors import UnsupportedModel, first_line
+from zoo.core.errors import UnsupportedModel, said
 
 __all__ = [
     "copy_network",
@@ -62,9 +62,8 @@ def copy_with(
         return copy.deepcopy(model, dict(memo))
     except (RuntimeError, TypeError) as error:
         raise UnsupportedModel(
-            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: "
-            f"{first_line(error)}. Remove what that attribute holds, or keep it outside of the "
-            "network"
+            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {said(error)}. "
+            "Remove what that attribute holds, or keep it outside of the network"
         ) from error
 
 
