@@ -90,8 +90,7 @@ def check_output(
         except Exception as error:  # whatever a foreign forward pass may raise
             if last == len(tried):
                 raise ValueError(
-                    f"{type(model).__name__} cannot be run on the CPU in {name}: "
-                    f"{said(error)}"
+                    f"{type(model).__name__} cannot be run on the CPU in {name}: {said(error)}"
                 ) from error
     raise AssertionError("one type is always tried")
 

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _TORCH = ("_parameters", "_buffers", "_modules")
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def copy_network(model: nn.Module) -> nn.Module:
@@ -128,8 +129,14 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _computed(model: nn.Module) -> list[Tensor]:
     """Tensors that a pass computed and a module keeps, alone or in lists and dictionaries."""
-    held = [leaf for _, value in _attributes(model) for leaf in tree_leaves(value)]
+    values = [value for _, value in _attributes(model) if not _holds_nothing(value)]
+    held = [leaf for value in values for leaf in tree_leaves(value)]
     return [t for t in (*held, *model.buffers()) if isinstance(t, Tensor) and not t.is_leaf]
+
+
+def _holds_nothing(value: object) -> bool:
+    """Whether an attribute plainly holds no tensor, as most do: a number, a name, no hooks."""
+    return isinstance(value, _PLAIN) or (isinstance(value, dict) and not value)
 
 
 def _culprit(model: nn.Module, memo: dict[int, Any]) -> str:
