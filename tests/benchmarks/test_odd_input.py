@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cli
+from tests.benchmarks.in_this_process import InThisProcess
 
 FIELDS = {
     "title": '"t"',
@@ -28,6 +29,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("benchmarks.running.run_cells.run_plan", refuse)
     monkeypatch.setattr("benchmarks.running.protocol.train", refuse)
+    monkeypatch.setattr("benchmarks.running.check_module.Workers", InThisProcess)
 
 
 @pytest.fixture

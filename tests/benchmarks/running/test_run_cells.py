@@ -20,7 +20,7 @@ from benchmarks.records.files import load_records
 from benchmarks.records.record import Record
 from benchmarks.running import parent, protocol
 from benchmarks.running.plan import Job, Plan
-from benchmarks.running.run_cells import Unrecorded, run_plan
+from benchmarks.running.run_cells import Stopped, Unrecorded, run_plan
 from tests.benchmarks.fabricate import cell, record
 from tests.faults import disk
 from zoo.core.child_process import WorkerDied
@@ -197,6 +197,18 @@ def test_a_record_that_cannot_be_written_gives_the_command_status_1(
     assert ended.value.code == 1 and "stopped: no room" in capsys.readouterr().out
 
 
+def test_sigterm_stops_a_run_as_ctrl_c_does(tmp_path: Path, untrained: None) -> None:
+    class Told(Mortal):
+        def submit(self, function, /, *arguments, **_):  # type: ignore[no-untyped-def, override]
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the run went on")
+
+    with pytest.raises(Stopped) as stop:
+        run(tmp_path, Told({}))
+    assert stop.value.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_what_killed_runs_left_is_swept_at_the_next_start(tmp_path: Path, untrained: None) -> None:
     job = Job(tmp_path)
     hour_ago = time.time() - 4000
@@ -289,6 +301,8 @@ def started(folder: Path, methods: list[str], end: str) -> "subprocess.Popen[str
     )
 
 
+# It takes four workers. Above, deaths are made up; test_child_process.py has real ones.
+@pytest.mark.slow
 def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path) -> None:
     methods = ["uniform", "deadly", "l1_norm"]
     process = started(tmp_path, methods, "signal.raise_signal(signal.SIGKILL)")
@@ -308,17 +322,27 @@ def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path) ->
     assert (tmp_path / "tables" / "results.md").is_file()
 
 
-def test_sigterm_to_the_command_records_what_was_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
+def test_a_signal_to_the_command_records_what_was_running(
+    tmp_path: Path, number: int, status: int
+) -> None:
     begun = tmp_path / "begun"
     process = started(tmp_path, ["deadly"], f"Path({str(begun)!r}).touch(); time.sleep(10**6)")
     deadline = time.monotonic() + 400
     while not begun.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # Ctrl-C reaches the workers, too
+    else:
+        process.send_signal(number)
     output, _ = process.communicate(timeout=200)
-    assert process.returncode == 143, output
-    assert "stopped by SIGTERM" in output and "run again to resume" in output
+    assert process.returncode == status, output
+    assert "stopped" in output and "run again to resume" in output
+    assert ("by SIGTERM" in output) == (number == signal.SIGTERM)
     (only,) = load_records(tmp_path / "records")
     assert (only.cell.method, only.status, only.reason) == ("deadly", "cancelled", "interrupted")
     with pytest.raises(ProcessLookupError):  # nobody outlives the run

@@ -277,7 +277,7 @@ def test_pruned_to_one_channel_and_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
 def test_inexact_groups_pruned_twice(first: bool, second: bool, tmp_path: Path) -> None:
-    once = pruned(fresh("ecaresnet26t"), 0.5, inexact=first)
+    once = pruned(fresh("ecaresnet26t", **SHORT), 0.5, inexact=first)
     twice = pruned(once.model, 0.5, inexact=second)
     saved(twice, tmp_path)
     assert_same(twice.model, zoo.load_pruned(tmp_path))
