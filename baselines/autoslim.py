@@ -49,7 +49,6 @@ from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
-from zoo.core.one_shot.supernet_training import train_once
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import independent_states
 from zoo.core.search.widths_in_budget import fill_closely
@@ -90,10 +89,9 @@ class AutoSlim(OneShot):
         chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
         return conclude_trained(widths, chosen, trained)
 
-    def train(self, widths: RankedWidths) -> Trained:
-        """Train by `train_sandwich`, once for all budgets."""
-        settings = self.training_settings
-        return train_once(widths.problem, settings, lambda: train_sandwich(widths, self))
+    def train_anew(self, widths: RankedWidths) -> Trained:
+        """Train by the sandwich rule."""
+        return train_sandwich(widths, self)
 
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]

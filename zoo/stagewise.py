@@ -91,7 +91,7 @@ from zoo.core.one_shot.stage_search import (
     stage_error,
     stage_scorers,
 )
-from zoo.core.one_shot.supernet_training import Engine, train_once
+from zoo.core.one_shot.supernet_training import Engine
 from zoo.core.search.multiple_choice import best_combinations, skyband
 from zoo.core.search.pareto import Archive
 from zoo.core.search.width_grid import independent_states
@@ -206,10 +206,9 @@ class Stagewise(OneShot):
         stages = cut_stages(widths.problem.model, widths.problem.space, self.stages)
         return StagedGrid(widths.grid, stages, self.junctions == "leading")
 
-    def train(self, widths: RankedWidths) -> Trained:
-        """Train by `train_stagewise`, once for all budgets."""
-        staged, settings = self.cut(widths), self.training_settings
-        return train_once(widths.problem, settings, lambda: train_stagewise(widths, staged, self))
+    def train_anew(self, widths: RankedWidths) -> Trained:
+        """Train all stages at once."""
+        return train_stagewise(widths, self.cut(widths), self)
 
     def search_as_network(
         self, widths: RankedWidths, staged: StagedGrid, scorers: Sequence[StageScorer]

@@ -66,7 +66,7 @@ class MeteredData:
         """
         if n_batches is None:
             return self.training.epoch(epoch)
-        return islice(self._train_from(epoch), n_batches)
+        return islice(self._train_from(epoch), n_batches)  # drawn, and charged, one by one
 
     def search(self) -> Iterator[Batch]:
         """One pass over the search split, in a fixed order, as `train` returns batches."""
