@@ -114,10 +114,8 @@ class AutoSlim(OneShot):
     @classmethod
     def golden(cls) -> Golden:
         """The planted answer is where single steps of least loss lead; the parent's weights do."""
-        planted = planted_golden()
         story = "By hand: every step but those towards (4, 4) loses a class."
-        settings = {"steps": 0, "ratios": 8, "reevaluate": None, "search_batches": None}
-        return Golden(planted.problem, planted.expected, story, settings)
+        return planted_golden(story, steps=0, ratios=8, reevaluate=None, search_batches=None)
 
 
 def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:

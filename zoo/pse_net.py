@@ -55,7 +55,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
@@ -128,10 +128,7 @@ class PSENet(OneShot):
     @classmethod
     def golden(cls) -> Golden:
         """The planted answer is the best of all feasible width pairs; the parent's weights do."""
-        planted = planted_golden()
-        story = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
-        settings = {"steps": 0, "ratios": 8, "evaluations": 40, "population": 20}
-        return Golden(planted.problem, planted.expected, story, settings)
+        return planted_golden(BY_ACCURACY, steps=0, ratios=8, evaluations=40, population=20)
 
 
 def train_parallel(widths: RankedWidths, settings: PSENet) -> Trained:

@@ -74,7 +74,7 @@ from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.errors import InfeasibleBudget
-from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.label_supervision import label_losses
@@ -263,10 +263,7 @@ class Stagewise(OneShot):
     @classmethod
     def golden(cls) -> Golden:
         """The planted answer is the best of all feasible width pairs; the parent's weights do."""
-        planted = planted_golden()
-        story = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
-        settings = {"steps": 0, "ratios": 8, "stages": 1, "evaluations": 64, "pool": 8}
-        return Golden(planted.problem, planted.expected, story, settings)
+        return planted_golden(BY_ACCURACY, steps=0, ratios=8, stages=1, evaluations=64, pool=8)
 
 
 # Step 2: training
