@@ -41,8 +41,8 @@ BATCH_SIZE = 16
 NOISE = 0.05
 
 BY_SCORES = (
-    "By hand: the cost is linear in the 16 channels, so half of them fit; the 8 live ones carry all "
-    "eight classes and the other 8 are zero."
+    "By hand: the cost is linear in the 16 channels, so half of them fit; the 8 live ones carry "
+    "all eight classes and the other 8 are zero."
 )
 BY_ACCURACY = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
 
