@@ -21,7 +21,7 @@ class Diverged(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short enough for half a sentence; its type where it says nothing."""
+    """The first line of an error's message, without a full stop; its type if it has none."""
     return str(error).split("\n")[0].rstrip(".") or type(error).__name__
 
 
