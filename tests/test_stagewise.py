@@ -581,7 +581,7 @@ def test_filling_the_budget_narrows_no_junction(monkeypatch: pytest.MonkeyPatch)
     is_narrowed = []
     for _ in range(30):
         state = staged.free.whole(rng.integers(staged.free.sizes)[None])[0]
-        chosen = widths.of(state)
+        chosen = widths.widths_of(state)
         if int(task.cost_of(chosen[None])[0]) <= task.budget.limit:
             monkeypatch.setattr("zoo.stagewise.best_assembled", lambda *_, found=state: found)
             assert (settings.search(task).config.widths(task.space) >= chosen).all()
