@@ -5,9 +5,11 @@ can mend is one red line with the way out and exit status 2; set ZOO_TRACEBACK=1
 came from.
 """
 
+import inspect
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -55,14 +57,17 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+BOXED_HELP = 72
+"""Columns of a terminal below which help stands in plain lines: boxes would cut options short."""
+
 app = typer.Typer(
     name="zoo",
     help="Compare structured channel-pruning methods under one protocol.\n\n"
-    "Start with [bold]zoo run[/bold]: it trains small networks on embedded images, prunes them "
+    "Start with `zoo run`: it trains small networks on embedded images, prunes them "
     "with every method at the same budgets, fine-tunes, measures, and prints the comparison.",
     epilog="Each command explains itself: zoo run --help",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown" if shutil.get_terminal_size().columns >= BOXED_HELP else None,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -73,8 +78,11 @@ WRONG_USE = 2
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that CUDA is not there
+    for command in app.registered_commands:  # a line that is made of the whole text is cut short
+        text = inspect.getdoc(command.callback) or ""
+        command.short_help = text.partition("\n\n")[0]
     try:
         app()
     except Exception as error:  # whatever happens, a user reads one line

@@ -62,7 +62,10 @@ LatencyRatio = Annotated[
     ),
 ]
 LatencyMs = Annotated[
-    float | None, typer.Option(callback=finite, help="The same in milliseconds a pass.")
+    float | None,
+    typer.Option(
+        callback=finite, help="Budget in milliseconds a pass, at batch 1, on this device."
+    ),
 ]
 Export = Annotated[
     str | None,
@@ -71,7 +74,8 @@ Export = Annotated[
 Fold = Annotated[
     bool,
     typer.Option(
-        "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
+        "--fold-batch-norm",
+        help="Fold batch norms into the convolutions before timing and in the export.",
     ),
 ]
 Width = Annotated[

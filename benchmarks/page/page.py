@@ -261,12 +261,11 @@ def _record(record: Record) -> dict[str, Any]:  # Any: as above
             if value is not None and name not in ("commit", "dirty")
         ),
     }
-    text = record.model_dump(mode="json", exclude={*LARGE}, exclude_none=True)
     return {
         "anchor": _anchor(record),
         "id": record.id,
         "facts": facts,
-        "text": json.dumps(text, indent=1, ensure_ascii=False),
+        "text": record.model_dump_json(indent=1, exclude={*LARGE}, exclude_none=True),
         "file": f"records/{record.id}.json",
         # Only what can be the name of a file is linked: no way out of the folder.
         "href": f"records/{record.id}.json" if PLAIN_ID.fullmatch(record.id) else "",

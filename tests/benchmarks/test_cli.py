@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -417,3 +418,34 @@ def test_check_of_what_is_no_pruner_is_refused(run, monkeypatch, target, message
     monkeypatch.setattr("benchmarks.running.check_module.Workers", InThisProcess)
     status, _, err = run("check", target)
     assert status == 2 and message in err
+
+
+@pytest.mark.parametrize("width", [50, 80])
+def test_help_fits_the_terminal_and_cuts_nothing_short(width: int) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", TELL_ALL], env={**os.environ, "COLUMNS": str(width)},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    lines = [line.strip(" │╭╮╰╯─") for line in told.splitlines()]
+    assert max(map(len, told.splitlines())) <= width
+    assert "…" not in told and "..." not in told.replace("[ARGS]...", "")
+    options = {name for line in lines for name in line.split()[:1] if name.startswith("--")}
+    assert {"--parent-epochs", "--fold-batch-norm", "--dry-run", "--tolerance"} <= options
+    # A line ends early only at the end of a paragraph.
+    end = next(at for at, line in enumerate(lines) if "request cannot be met." in line)
+    start = next(at for at, line in enumerate(lines) if line.startswith("Exit status: 1"))
+    for line, after in pairwise(lines[start : end + 1]):
+        assert len(f"{line} {after.split()[0]}") > width - 5
+
+
+TELL_ALL = """
+import sys
+from benchmarks import cli
+for name in ("", "run", "prune", "list", "report", "compare", "check"):
+    sys.argv = ["zoo", *filter(None, [name]), "--help"]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code
+"""
+"""Prints the help of every command."""
