@@ -205,7 +205,10 @@ def prune(
     results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
-    """Prune one network with one method to one budget and save the smaller network."""
+    """Prune one network with one method to one budget and save the smaller network.
+
+    Exit status: 0 if it is saved, 130 after Ctrl-C, 2 if the request cannot be met.
+    """
     from benchmarks.running.plan import Job
     from benchmarks.running.prune_one import Request, prune_one
 

@@ -110,6 +110,7 @@ def prune_one(
         ValueError: if the request cannot be met, or the exported file is not the network.
         OSError: if the folder holds a finished network or anything else, or cannot be written, or
             the data are not there.
+        KeyboardInterrupt: after Ctrl-C.
     """
     places = Places(cache=cache, data=data)
     check_data([Data(name=request.dataset)], data)
@@ -126,6 +127,8 @@ def prune_one(
             record, findings = run_cell(cell, suite="", places=places)
         if findings.error is not None:
             raise findings.error
+        if record.status == "cancelled":
+            raise KeyboardInterrupt
         save_pruned(_saveable(cell, findings), out)
         record = write_record(out, record)
     _tell(record, out, console)
