@@ -45,7 +45,7 @@ from benchmarks.options import (
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks, special_tables
 from benchmarks.records.plain import in_markup
-from benchmarks.records.whole_file import write_whole
+from benchmarks.records.whole_file import require_writable, write_whole
 from benchmarks.tables.terminal import terminal_table
 
 if TYPE_CHECKING:
@@ -365,6 +365,8 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":
     for comparison in shown:
         console.print(terminal_table(comparison))
     show_unread(console, findings.unread)
+    for folder in ("tables", "figures"):
+        require_writable(results / folder, "--results")
     write_tables(findings, results / "tables")
     for name, table in special_tables(findings).items():
         if text := table():

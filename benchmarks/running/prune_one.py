@@ -10,9 +10,10 @@ from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Schedule
 from benchmarks.records.files import write_record
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
+from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model
 from benchmarks.running.network import unloaded, untrained
-from benchmarks.running.out_folder import claimed, require_writable
+from benchmarks.running.out_folder import claimed
 from benchmarks.running.parent import Places, parent_for
 from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, run_cell
