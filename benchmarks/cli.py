@@ -47,7 +47,7 @@ from benchmarks.options import (
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks, special_tables
 from benchmarks.records.plain import in_markup
-from benchmarks.records.whole_file import write_whole
+from benchmarks.records.whole_file import require_writable, write_whole
 from benchmarks.tables.terminal import terminal_table
 
 if TYPE_CHECKING:
@@ -213,7 +213,10 @@ def prune(
     results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
-    """Prune one network with one method to one budget and save the smaller network."""
+    """Prune one network with one method to one budget and save the smaller network.
+
+    Exit status: 0 if it is saved, 130 after Ctrl-C, 2 if the request cannot be met.
+    """
     from benchmarks.running.plan import Job
     from benchmarks.running.prune_one import Request, prune_one
 
@@ -370,6 +373,8 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":
     for comparison in shown:
         console.print(terminal_table(comparison))
     show_unread(console, findings.unread)
+    for folder in ("tables", "figures"):
+        require_writable(results / folder, "--results")
     write_tables(findings, results / "tables")
     for name, table in special_tables(findings).items():
         if text := table():

@@ -102,7 +102,7 @@ def loaded_records(results: Path) -> Loaded:
     from benchmarks.records.files import read_folder
     from benchmarks.tables.unread import unread_lines
 
-    folder = results / "records" if (results / "records").is_dir() else results
+    folder = results / "records" if (results / "records").exists() else results
     if not folder.is_dir():
         what = "it is no folder" if folder.exists() else "there is no such folder"
         raise ValueError(

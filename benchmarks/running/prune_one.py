@@ -10,9 +10,10 @@ from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Schedule
 from benchmarks.records.files import write_record
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
+from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model
 from benchmarks.running.network import unloaded, untrained
-from benchmarks.running.out_folder import claimed, require_writable
+from benchmarks.running.out_folder import claimed
 from benchmarks.running.parent import Places, parent_for
 from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, run_cell
@@ -110,6 +111,7 @@ def prune_one(
         ValueError: if the request cannot be met, or the exported file is not the network.
         OSError: if the folder holds a finished network or anything else, or cannot be written, or
             the data are not there.
+        KeyboardInterrupt: after Ctrl-C.
     """
     places = Places(cache=cache, data=data)
     check_data([Data(name=request.dataset)], data)
@@ -126,6 +128,8 @@ def prune_one(
             record, findings = run_cell(cell, suite="", places=places)
         if findings.error is not None:
             raise findings.error
+        if record.status == "cancelled":
+            raise KeyboardInterrupt
         save_pruned(_saveable(cell, findings), out)
         record = write_record(out, record)
     _tell(record, out, console)

@@ -26,8 +26,7 @@ from benchmarks.records.cell import Cell
 from benchmarks.records.files import write_record
 from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record, Status
-from benchmarks.records.whole_file import sweep
-from benchmarks.running.out_folder import require_writable
+from benchmarks.records.whole_file import require_writable, sweep
 from benchmarks.running.plan import SETTLED, Job, Plan
 from zoo.core.child_process import WorkerDied, Workers
 

@@ -222,6 +222,17 @@ def test_prune_saves_a_smaller_network_that_loads(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_ctrl_c_ends_prune_as_it_ends_any_command(run, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.running.protocol._follow", interrupted)
+    untrained = ("--parent-epochs", "0", "--epochs", "0", "--dataset", "digits")
+    status, _, err = run("prune", "test_resnet", *untrained)
+    assert status == 130 and "error" not in err
+    assert not (tmp_path / "pruned").exists()
+
+
 def test_prune_from_a_wider_network_to_an_absolute_budget(run, tmp_path):
     space = zoo.ChannelSpace.trace(timm.create_model("test_resnet", num_classes=10), (3, 16, 16))
     limit = zoo.CostModel(space).full_macs
