@@ -146,10 +146,12 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
         raise ValueError(f"the two sets share no cell; {_difference(old, now)}")
     missing = [record for key, record in old.items() if key not in now]
     if missing and not partial:
+        first = missing[0].cell.label
+        is_other = any(record.cell.label == first for record in now.values())
+        why = f"; {_difference({'': missing[0]}, now)}" if is_other else ""
         raise MissingCells(
-            f"{len(missing)} of {len(old)} cells of the base are missing in the new set "
-            f"(the first: {missing[0].cell.label}; {_difference({'': missing[0]}, now)}); "
-            "run them, or compare what both have with --partial"
+            f"{len(missing)} of {len(old)} cells of the base are missing in the new set (the "
+            f"first: {first}{why}); run them, or compare what both have with --partial"
         )
     return pairs
 
