@@ -399,7 +399,7 @@ def test_a_folder_without_records_is_named_with_the_way_out(
 def test_a_run_takes_a_damaged_record_for_none_and_says_so(run, suite_file, tmp_path, monkeypatch):
     run_cells_here(monkeypatch)
     path = suite_file(
-        datasets='[{name = "digits", image_size = 16, train_size = 64}]',
+        datasets='[{name = "digits", image_size = 16, train_size = 128}]',
         latency="{batches = [1], rounds = 3, block_ms = 1.0, warmup_ms = 1.0}",
     )
     arguments = ("run", path, "--workers", "1")
