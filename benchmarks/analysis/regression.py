@@ -155,8 +155,8 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
 
 
 def compare_sets(
-    base: Loaded,
-    new: Loaded,
+    base: Loaded[Record],
+    new: Loaded[Record],
     checks: Sequence[Check],
     *,
     tolerances: Mapping[Check, float] = TOLERANCES,

@@ -11,7 +11,7 @@ from benchmarks.records.whole_file import write_whole
 if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
     from benchmarks.records.files import Loaded
-
+    from benchmarks.records.record import Record
 
 __all__ = ["loaded_records", "marked_blocks", "renew_blocks", "special_tables"]
 
@@ -92,7 +92,7 @@ def renew_blocks(path: Path, findings: Findings) -> list[str]:
     return list(written)
 
 
-def loaded_records(results: Path) -> Loaded:
+def loaded_records(results: Path) -> Loaded[Record]:
     """Records of a results folder, or of a folder of records, and the files there that are none.
 
     Raises:
@@ -100,6 +100,7 @@ def loaded_records(results: Path) -> Loaded:
         OSError: if the folder cannot be read.
     """
     from benchmarks.records.files import read_folder
+    from benchmarks.records.record import Record
     from benchmarks.tables.unread import unread_lines
 
     folder = results / "records" if (results / "records").is_dir() else results
@@ -108,7 +109,7 @@ def loaded_records(results: Path) -> Loaded:
         raise ValueError(
             f"no records in {folder}: {what}; make some with: zoo run SUITE --results PATH"
         )
-    loaded = read_folder(folder)
+    loaded = read_folder(folder, Record)
     if not loaded.records:
         why = "; ".join(unread_lines(loaded.unread)) or "it holds none"
         raise ValueError(

@@ -202,6 +202,18 @@ class Measured(Strict):
         return _inverted(self.control_interval)
 
     @property
+    def verdict(self) -> Literal["faster", "slower", "within noise", "suspect", "too few rounds"]:
+        """What the speed-up says in view of its interval and of the noise floor's."""
+        speed, floor = self.speedup_interval, self.floor_interval
+        if self.suspect:
+            return "suspect"
+        if speed is None or floor is None:
+            return "too few rounds"
+        if speed.low > max(1.0, floor.high):
+            return "faster"
+        return "slower" if speed.high < min(1.0, floor.low) else "within noise"
+
+    @property
     def way(self) -> str:
         """How the networks ran, in words; records that differ in it are never averaged."""
         folded = ", batch norm folded" if self.batch_norm_folded else ""

@@ -119,7 +119,7 @@ def show_forecast(console: Console, cells: Sequence[Cell], job: Job) -> None:
     for cost in costs:
         table.add_row(*map(in_cell, cost_row(cost)))
     console.print(table)
-    for line in forecast_lines(cells, costs, job.workers, read_folder(job.records).records):
+    for line in forecast_lines(cells, costs, job.workers, read_folder(job.records, Record).records):
         console.print(in_markup(line, 500), highlight=False)
 
 

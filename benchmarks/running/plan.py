@@ -6,18 +6,13 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
-from benchmarks.records.record import Status
+from benchmarks.records.record import Record, Status
 from benchmarks.records.strict import suggest
 from benchmarks.running.precheck import check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["SETTLED", "Job", "Plan", "plan_suite"]
 
@@ -99,7 +94,7 @@ def plan_suite(
     check_suite(suite, len(jobs), len(scorers))
     suite = name_files(suite, data)
     cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
-    found = read_folder(records) if records else Loaded([], [])
+    found = read_folder(records, Record) if records else Loaded([], [])
     settled = {
         record.cell.key for record in current_records(found.records) if record.status in SETTLED
     }
