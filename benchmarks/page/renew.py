@@ -17,7 +17,7 @@ __all__ = ["loaded_records", "marked_blocks", "renew_blocks", "special_tables"]
 
 
 def special_tables(findings: Findings) -> dict[str, Callable[[], str]]:
-    """Tables that answer one question, by name; empty where the records say nothing on it."""
+    """Tables that answer one question each, by name; an empty text if the records do not say."""
     from benchmarks.tables.ablation import ablation_table
     from benchmarks.tables.ranking_table import ranking_table
     from benchmarks.tables.standing_table import standing_table
@@ -62,9 +62,9 @@ def marked_blocks(path: Path) -> list[str]:
 
 
 def renew_blocks(path: Path, findings: Findings) -> list[str]:
-    """Writes anew whatever blocks a text has markers for and the records have something to say on.
+    """Renew every marked block of a text that the records say something on.
 
-    A page can so be made from the records of several folders, one after the other.
+    Other blocks stay, so that a page can be made from the records of several folders in turn.
 
     Returns:
         The names of the blocks that were written.

@@ -1,4 +1,4 @@
-"""Records as files: written once, never edited, and read past what is none."""
+"""Records as files: written once, never edited; files that are no records are named and skipped."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class DamagedRecord(ValueError):
 
 
 def write_record(folder: Path, record: Record) -> Record:
-    """Writes a record as a whole, under a name that did not exist, and returns it with its id.
+    """Write a record as a whole, under a name that did not exist; return it with its id.
 
     A second attempt at the same cell on the same day gets `-2` after the hash.
 
@@ -59,9 +59,17 @@ def write_record(folder: Path, record: Record) -> Record:
 
 
 def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
-    """Writes anything with an `id` as JSON under the first of `stem`, `stem-2`, ... that is free.
+    """Write a record as JSON under the first of `stem`, `stem-2`, ... that is free.
 
     A kill at any moment leaves whole records only.
+
+    Args:
+        folder: made if it does not exist.
+        stem: of the file's name.
+        record: of any kind.
+
+    Returns:
+        The record with its name as `id`.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -100,7 +108,7 @@ class Loaded(NamedTuple, Generic[Identified]):
 
 
 def load_record(path: Path) -> Record:
-    """Reads one record.
+    """Read one record.
 
     Raises:
         DamagedRecord: if it is not a file that holds a whole record of a schema version known here.

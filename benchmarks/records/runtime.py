@@ -72,7 +72,7 @@ class Latency(Strict):
 
     @model_validator(mode="after")
     def refuse_repetition(self) -> "Latency":
-        """Refuses a way that is the main one, and a way or batch that stands twice.
+        """Refuse a way that is the main one, and a way or batch that stands twice.
 
         Raises:
             ValueError: naming it.
@@ -110,7 +110,7 @@ class Quartiles(Strict):
 
     @model_validator(mode="after")
     def keep_their_order(self) -> "Quartiles":
-        """Refuses quartiles that do not rise.
+        """Refuse quartiles that do not rise.
 
         Raises:
             ValueError: naming them.
@@ -129,7 +129,7 @@ class Interval(Strict):
 
     @model_validator(mode="after")
     def keep_their_order(self) -> "Interval":
-        """Refuses an interval that ends before it begins.
+        """Refuse an interval that ends before it begins.
 
         Raises:
             ValueError: naming its ends.
@@ -140,7 +140,7 @@ class Interval(Strict):
 
 
 def _above_zero(interval: Interval) -> Interval:
-    """Refuses what is no interval of a ratio of two times.
+    """Refuse what is no interval of a ratio of two times.
 
     Raises:
         ValueError: naming its lower end.

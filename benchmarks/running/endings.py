@@ -1,4 +1,4 @@
-"""What a run says when it ends other than well, and the exit status that goes with it."""
+"""Messages and exit status of a run that was stopped, or whose cells failed."""
 
 import signal
 
@@ -13,11 +13,11 @@ BY_SIGNAL = 128
 """Added to its number, as shells do: 130 after Ctrl-C, 143 after SIGTERM."""
 
 MOST_NAMES = 20
-"""Of cells that are named one by one."""
+"""Cells that are named; the others are counted."""
 
 
 def tell_stop(stop: KeyboardInterrupt, console: Console) -> int:
-    """Says what a stopped run leaves; returns the exit status."""
+    """Say what a stopped run leaves; return the exit status."""
     number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
     by = "" if number == signal.SIGINT else f" by {number.name}"
     console.print(f"[yellow]stopped{by}; what was finished is recorded, run again to resume[/]")
@@ -25,7 +25,7 @@ def tell_stop(stop: KeyboardInterrupt, console: Console) -> int:
 
 
 def tell_unsettled(outcomes: Outcomes, console: Console) -> int:
-    """Names the cells that failed or were cancelled; returns the exit status."""
+    """Name the cells that failed or were cancelled; return the exit status."""
     if not outcomes.unsettled:
         return 0
     counts = [f"{outcomes[each]} {each}" for each in ("failed", "cancelled") if outcomes[each]]

@@ -199,7 +199,7 @@ def _unread(results: Path) -> list[Unread]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the page."""
+    """Write the page."""
     parser = argparse.ArgumentParser(description=claims_page.__doc__)
     parser.add_argument("path", nargs="?", type=Path, default=Path("docs/claims.md"))
     parser.add_argument("--results", type=Path, default=Path("results"))

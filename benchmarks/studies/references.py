@@ -275,7 +275,7 @@ def main() -> None:
 
 
 def write_reference(folder: Path, record: Reference) -> Reference:
-    """Writes a record under a name that did not exist, and returns it with its id."""
+    """Write a record under a name that did not exist, and return it with its id."""
     pair = record.pair
     sides = "-".join(f"{fixed.name}_{fixed.size}" for fixed in (pair.network, pair.reference))
     stem = f"{record.utc[:10].replace('-', '')}-{sides}-{record.fingerprint}"
