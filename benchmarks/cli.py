@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def _told(error: Exception) -> str:
-    """What went wrong, in one line; of what we did not foresee, also where."""
+    """What went wrong, in one line; for unexpected errors also where."""
     from pydantic import ValidationError
 
     from benchmarks.records.strict import explain
@@ -357,7 +357,7 @@ def check(
 
 
 def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":
-    """Writes tables and figures of all records; prints those of a plan, or all."""
+    """Write tables, figures and page of all records; print the tables of a plan, or all."""
     from benchmarks.analysis.comparison import compare
     from benchmarks.analysis.findings import Findings
     from benchmarks.figures.all_figures import draw_figures
@@ -418,7 +418,7 @@ def _budget(**given: float | None) -> "tuple[float, BudgetMetric]":
 
 
 def _require_device(device: str, *, is_used: bool = True) -> None:
-    """Refuses a device that does not exist or, if it is to be used, is not there."""
+    """Refuse an unknown device, and CUDA where there is none unless it is not used."""
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise ValueError(f"unknown device {device!r}; use cpu, cuda or cuda:N")

@@ -42,14 +42,22 @@ MOST_SEED = 2**32 - 1
 
 
 def finite(value: float | None) -> float | None:
-    """Refuses NaN and infinity, which pass every comparison with a limit or none."""
+    """Refuse NaN and infinity, which typer's limits let through.
+
+    Raises:
+        typer.BadParameter: naming the value.
+    """
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number.")
     return value
 
 
 def named(value: str | None) -> str | None:
-    """Refuses what no network and no data set is called."""
+    """Refuse what cannot be the name of a network or data set.
+
+    Raises:
+        typer.BadParameter: if it is empty or longer than 200 characters.
+    """
     if value is not None and not 0 < len(value) <= 200:
         raise typer.BadParameter(f"{reprlib.repr(value)} is no name; see zoo list.")
     return value

@@ -90,7 +90,13 @@ def set_title(axis: Axes, title: str, **looks: Any) -> None:  # Any: what matplo
 
 
 def name_rows(axis: Axes, names: Sequence[str], methods: Sequence[str]) -> None:
-    """Labels bars or rows from the top, each in the colour of its method."""
+    """Label bars or rows from the top, each in the colour of its method.
+
+    Args:
+        axis: of the bars or rows.
+        names: of the rows, the uppermost first.
+        methods: whose colours the names take, one for each.
+    """
     shown = [figure_text(name, LABEL) for name in names]
     axis.set_yticks(range(len(names)), shown, fontsize=7)
     axis.set_ylim(len(names) - 0.5, -0.5)

@@ -66,7 +66,14 @@ class Column:
 
 
 def write_page(findings: Findings, path: Path, *, title: str, figures: Iterable[Path]) -> Path:
-    """Writes the page; returns its path."""
+    """Write the page; return its path.
+
+    Args:
+        findings: what to show.
+        path: of the page.
+        title: its heading.
+        figures: files of the figures drawn from the same records; all but PNG are left out.
+    """
     write_whole(path, build_page(findings, title=title, figures=figures))
     return path
 
@@ -105,7 +112,7 @@ def build_page(findings: Findings, *, title: str, figures: Iterable[Path] = ()) 
 
 
 def _seen(value: object) -> object:
-    """What the template shows: of a text, signs that are not seen by their escapes."""
+    """Texts with invisible characters as their escapes; anything else unchanged."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return "\n".join(map(visible, value.split("\n")))

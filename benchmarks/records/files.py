@@ -1,4 +1,4 @@
-"""Records as files: written once, never edited, and read past what is none."""
+"""Records as files: written once, never edited; files that are no records are named and skipped."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from benchmarks.records.plain import visible
 from benchmarks.records.record import SCHEMA, Record
-from benchmarks.records.strict import Strict, explain
+from benchmarks.records.reference import Reference
+from benchmarks.records.strict import explain
 from benchmarks.records.whole_file import write_new
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "current_records",
     "load_record",
     "load_records",
-    "read_bounded",
     "read_folder",
     "write_numbered",
     "write_record",
@@ -38,8 +38,8 @@ MOST_BYTES = 256 * 2**20
 """Of a record's file; published ones have a fifth of a megabyte."""
 
 
-Identified = TypeVar("Identified", bound=Strict)
-"""A model with a field `id`."""
+Identified = TypeVar("Identified", Record, Reference)
+"""A kind of record; all have an `id` and a `schema_version`."""
 
 
 class DamagedRecord(ValueError):
@@ -47,7 +47,7 @@ class DamagedRecord(ValueError):
 
 
 def write_record(folder: Path, record: Record) -> Record:
-    """Writes a record as a whole, under a name that did not exist, and returns it with its id.
+    """Write a record as a whole, under a name that did not exist; return it with its id.
 
     A second attempt at the same cell on the same day gets `-2` after the hash.
 
@@ -59,9 +59,17 @@ def write_record(folder: Path, record: Record) -> Record:
 
 
 def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
-    """Writes anything with an `id` as JSON under the first of `stem`, `stem-2`, ... that is free.
+    """Write a record as JSON under the first of `stem`, `stem-2`, ... that is free.
 
     A kill at any moment leaves whole records only.
+
+    Args:
+        folder: made if it does not exist.
+        stem: of the file's name.
+        record: of any kind.
+
+    Returns:
+        The record with its name as `id`.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -92,22 +100,22 @@ class Unread:
         return f"{visible(self.name, 120)}: {visible(self.reason, 400)}"
 
 
-class Loaded(NamedTuple):
+class Loaded(NamedTuple, Generic[Identified]):
     """What a folder holds: records in order of their ids, and files that could not be read."""
 
-    records: list[Record]
+    records: list[Identified]
     unread: list[Unread]
 
 
 def load_record(path: Path) -> Record:
-    """Reads one record.
+    """Read one record.
 
     Raises:
         DamagedRecord: if it is not a file that holds a whole record of a schema version known here.
         OSError: if it cannot be opened.
     """
     try:
-        return _parsed(path)
+        return _parsed(path, Record)
     except _NoRecord as error:
         raise DamagedRecord(f"{path} {error}") from error
 
@@ -121,34 +129,25 @@ def load_records(folder: Path) -> list[Record]:
     return [load_record(path) for path in _files(folder)]
 
 
-def read_folder(folder: Path) -> Loaded:
+def read_folder(folder: Path, kind: type[Identified]) -> Loaded[Identified]:
     """All records of a folder, and the files that are none: those are left out and named.
+
+    Args:
+        folder: where they lie; one that does not exist holds none.
+        kind: of the records, `Record` for those of cells.
 
     Raises:
         OSError: if the folder cannot be read.
     """
-    loaded = Loaded([], [])
+    loaded: Loaded[Identified] = Loaded([], [])
     for path in _files(folder):
         try:
-            loaded.records.append(_parsed(path))
+            loaded.records.append(_parsed(path, kind))
         except _NoRecord as error:
             loaded.unread.append(Unread(path.name, str(error)))
         except OSError as error:
             loaded.unread.append(Unread(path.name, f"cannot be read: {error.strerror}"))
     return loaded
-
-
-def read_bounded(path: Path) -> bytes:
-    """The bytes of a regular file of a bearable size; never waits, as opening a FIFO would.
-
-    Raises:
-        DamagedRecord: if it is something else.
-        OSError: if it cannot be opened.
-    """
-    try:
-        return _content(path)
-    except _NoRecord as error:
-        raise DamagedRecord(f"{path} {error}") from error
 
 
 class _NoRecord(ValueError):
@@ -162,12 +161,13 @@ def _files(folder: Path) -> list[Path]:
         raise NotADirectoryError(
             f"{folder} is a file where records are kept in a folder; move it away"
         )
-    return sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+    found = (p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+    return sorted(found, key=lambda path: path.stem)  # by whole names "x-2.json" is before "x.json"
 
 
-def _parsed(path: Path) -> Record:
+def _parsed(path: Path, kind: type[Identified]) -> Identified:
     try:
-        record = Record.model_validate_json(_content(path))
+        record = kind.model_validate_json(_content(path))
     except ValidationError as error:
         raise _NoRecord(
             f"is not a whole record ({explain(error)}); move it away and run the suite again"

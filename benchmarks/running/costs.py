@@ -54,7 +54,14 @@ def size_of(problem: Problem, config: SubnetConfig | None) -> Size:
 def predicted_latency(
     cell: Cell, problem: Problem, config: SubnetConfig, measured: Sequence[Measured]
 ) -> PredictedLatency | None:
-    """Latency as the search saw it beside what was measured; None where it was not limited."""
+    """Latency as the search saw it beside what was measured; None if the budget is another.
+
+    Args:
+        cell: says whether latency is limited, and at which batch.
+        problem: with the budget and the table of operator times.
+        config: that the search decided on.
+        measured: latency of the final network, the table's batch among its batches.
+    """
     if not cell.limits_latency:
         return None
     budget, cost, timing = problem.budget, problem.cost, timing_of(cell)

@@ -18,7 +18,7 @@ _PARTS = ("network.json", "network.safetensors")
 
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Have a folder for one run alone; what a stopped run has left in it is removed first.
+    """Lock a folder for one run; what a stopped run has left in it is removed first.
 
     The folder is removed again if the block fails and leaves nothing in it.
 

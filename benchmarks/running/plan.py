@@ -6,18 +6,13 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
-from benchmarks.records.record import Status
+from benchmarks.records.record import Record, Status
 from benchmarks.records.strict import suggest
 from benchmarks.running.precheck import check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["SETTLED", "Job", "Plan", "plan_suite"]
 
@@ -59,7 +54,7 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing new is started any more."""
+        """Whether the time is up, so that no further cell is started."""
         return time.time() >= self.until
 
     @property
@@ -80,12 +75,12 @@ def plan_suite(
     device: str = "cpu",
     data: Path | None = None,
 ) -> Plan:
-    """Which cells a suite has and which of them are left to do; all, without a folder of records.
+    """Expand a suite to cells and find those without a settled record.
 
     Args:
         name: of the suite, to record.
         suite: what to run.
-        records: folder of what has been run.
+        records: folder of what has been run; None if nothing has.
         device: where it is to run.
         data: folder of the sets that are read from files; cells are named after its content.
 
@@ -99,7 +94,7 @@ def plan_suite(
     check_suite(suite, len(jobs), len(scorers))
     suite = name_files(suite, data)
     cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
-    found = read_folder(records) if records else Loaded([], [])
+    found = read_folder(records, Record) if records else Loaded([], [])
     settled = {
         record.cell.key for record in current_records(found.records) if record.status in SETTLED
     }

@@ -97,7 +97,7 @@ class Request:
 def prune_one(
     request: Request, *, out: Path, cache: Path, data: Path | None, console: Console
 ) -> Record:
-    """Trains, prunes, fine-tunes and measures one network, and saves it with its record.
+    """Train, prune, fine-tune and measure one network, and save it with its record.
 
     Args:
         request: what to prune and how.
@@ -171,7 +171,7 @@ def _saveable(cell: Cell, findings: Findings) -> _Pruned:
 
 
 def _exported(findings: Findings, out: Path, form: ExportFormat, is_folded: bool) -> Exported:
-    """Writes the fine-tuned network beside its tensors; they are whole whatever happens here."""
+    """Export the fine-tuned network beside its tensors, which are saved already."""
     assert findings.network is not None and findings.problem is not None
     path = out / f"network{SUFFIXES[form]}"
     input_size = findings.problem.space.input_size
