@@ -24,6 +24,7 @@ from benchmarks.options import (
     BatchSize,
     DataPath,
     Device,
+    Distill,
     Epochs,
     Export,
     Fold,
@@ -159,13 +160,18 @@ def run(
 
         show_forecast(console, plan.missing, job)
         return
+    n_missing = len(plan.missing)
     try:
         outcomes = run_plan(plan, job, console)
+        if plan.waiting and not job.is_over:  # how long they are is known now
+            plan = plan_suite(suite, asked, job.records, device, data)
+            outcomes.include(run_plan(plan.controls, job, console))
+            n_missing += len(plan.controls.missing)
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
-    if left := len(plan.missing) - outcomes.total():
+    if left := n_missing - outcomes.total():
         console.print(f"time is up: {left} cells left, run again for them")
-    if len(plan.missing) < len(plan.cells) or outcomes:
+    if n_missing < len(plan.cells) or outcomes:
         _report(console, results, plan)
     raise typer.Exit(tell_unsettled(outcomes, console))
 
@@ -197,6 +203,7 @@ def prune(
     seed: Seed = 0,
     export: Export = None,
     fold_batch_norm: Fold = False,
+    distill: Distill = None,
     results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
@@ -223,6 +230,7 @@ def prune(
         device=device,
         export=export,
         is_folded=fold_batch_norm,
+        distill=distill,
     )
     cache = Job(results).cache
     prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))

@@ -74,6 +74,14 @@ Fold = Annotated[
         "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
     ),
 ]
+Distill = Annotated[
+    float | None,
+    typer.Option(
+        help="Fine-tune with cross-entropy and the parent's logits, so weighted, e.g. 1; "
+        "else with what the method hands on.",
+        min=0,
+    ),
+]
 Width = Annotated[
     float,
     typer.Option(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from benchmarks.analysis.uncertainty import Estimate, estimate, paired
-from benchmarks.records.cell import Cell, Schedule
+from benchmarks.records.cell import REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records
-from benchmarks.records.record import Phase, Record
+from benchmarks.records.record import DECIDING, Phase, Record
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
 __all__ = [
@@ -36,12 +36,6 @@ __all__ = [
     "spent_macs",
     "spent_seconds",
 ]
-
-REFERENCE = "uniform"
-"""The method that differences are taken to."""
-
-DECIDING: tuple[Phase, ...] = ("scoring", "supernet", "search")
-"""Phases that a method spends on its decision, before fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -215,9 +209,12 @@ def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
 
 def settings_of(cell: Cell) -> dict[str, object]:
     """Settings that differ from the method's defaults, and how its networks are trained."""
-    if cell.scratch is None:
-        return dict(cell.settings)
-    return {**cell.settings, "from scratch": _epochs(cell.scratch)}
+    named: dict[str, object] = dict(cell.settings)
+    if cell.scratch is not None:
+        named["from scratch"] = _epochs(cell.scratch)
+    if cell.longer is not None:
+        named["fine-tuned"] = f"{cell.longer} epochs"
+    return named
 
 
 def _named(settings: Mapping[str, object]) -> str:

@@ -29,8 +29,13 @@ PHASE_COLOURS: dict[Phase, str] = {
     "supernet": "#BAE4B3",
     "search": "#9ECAE1",
     "finetune": "#BCBDDC",
+    "finetune_own": "#DADAEB",
 }
-PHASE_NAMES: dict[Phase, str] = {"finetune": "fine-tuning", "baseline": "parent training"}
+PHASE_NAMES: dict[Phase, str] = {
+    "finetune": "fine-tuning",
+    "finetune_own": "fine-tuning its own way",
+    "baseline": "parent training",
+}
 
 
 def training_cost(comparisons: Sequence[Comparison]) -> Figure:

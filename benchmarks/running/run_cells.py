@@ -62,6 +62,11 @@ class Outcomes(Counter[Status]):
         super().__init__()
         self.unsettled: list[Record] = []
 
+    def include(self, more: Outcomes) -> None:
+        """Count what another plan came to, too."""
+        self.update(more)
+        self.unsettled += more.unsettled
+
 
 def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Workers) -> Outcomes:
     """Runs the missing cells of a plan and counts their outcomes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,8 +33,9 @@ from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
+from zoo.core.training.distill import LogitDistillation
 from zoo.core.training.logits import reading
-from zoo.core.training.train import FINETUNE, Recipe, train
+from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 
@@ -108,6 +110,7 @@ def prune(
     cache: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     recipe: Recipe = FINETUNE,
+    distill: float | None = None,
     rules: WidthRules = _RULES,
     inexact: bool = False,
     seed: int = 0,
@@ -134,6 +137,9 @@ def prune(
         cache: folder of measured operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
         recipe: how to fine-tune.
+        distill: fine-tune on the weights of ``model``, with cross-entropy and so much of the
+            divergence from its logits (0: cross-entropy alone); None takes the weights and the loss
+            that the method hands on.
         rules: the widths that are allowed.
         inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
         seed: of everything random.
@@ -149,6 +155,8 @@ def prune(
     """
     value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
+    if distill is not None and not 0 <= distill < math.inf:
+        raise ValueError(f"distill, {distill}, is no weight; give 0 or above, such as 1")
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
     parent = ready.parent
     architecture = Architecture.of(ready.given, **(model_args or {}))
@@ -159,9 +167,12 @@ def prune(
         budget, data = _budget(value, metric, cost), ready.metered(meter)
         name = type(pruner).__module__.rpartition(".")[2]
         problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
-        subnet = _search(pruner, problem, ready, recipe, tell)
-        small = rebuild(parent, space, subnet.config, subnet.weights)
-        _finetune(small, problem, pruner, ready, recipe, subnet.config, tell)
+        is_taught = distill is None and recipe.epochs > 0
+        subnet = _search(pruner, problem, ready, is_taught, tell)
+        weights = subnet.weights if distill is None else None
+        small = rebuild(parent, space, subnet.config, weights)
+        loss = _loss(problem, pruner, small, recipe, distill)
+        _finetune(small, problem, loss, ready, recipe, subnet.config, tell)
         tell("validating", 0, None)
         return _result(problem, subnet.config, small, ready, timing, architecture)
 
@@ -174,13 +185,13 @@ def _warn_of_teacher(pruner: Pruner, problem: Problem, images: Tensor) -> None:
 
 
 def _search(
-    pruner: Pruner, problem: Problem, ready: Preflight, recipe: Recipe, tell: Tell
+    pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
 ) -> Subnet:
-    """The pruner's decision, checked."""
+    """The pruner's decision, checked; `is_taught` if its own loss is used afterwards."""
     problem.check_feasible()
     tell("searching", 0, None)
     with reading(problem.model, ready.reader):
-        if recipe.epochs:
+        if is_taught:
             _warn_of_teacher(pruner, problem, ready.train.first_images())
         subnet = pruner.search(problem)
     problem.check_decision(subnet.config)
@@ -252,10 +263,26 @@ def _check_latency(
     )
 
 
+def _loss(
+    problem: Problem, pruner: Pruner, small: nn.Module, recipe: Recipe, distill: float | None
+) -> TrainingLoss | None:
+    """The loss to fine-tune with; None for cross-entropy."""
+    if distill is None:
+        return pruner.loss(problem.model, small, problem.space)
+    if distill == 0:
+        return None
+    return LogitDistillation(
+        problem.model,
+        weight=distill,
+        macs=problem.cost.full_macs,
+        label_smoothing=recipe.label_smoothing,
+    )
+
+
 def _finetune(
     small: nn.Module,
     problem: Problem,
-    pruner: Pruner,
+    loss: TrainingLoss | None,
     ready: Preflight,
     recipe: Recipe,
     config: SubnetConfig,
@@ -275,7 +302,7 @@ def _finetune(
             small,
             ready.train,
             recipe,
-            loss=pruner.loss(problem.model, small, problem.space),
+            loss=loss,
             meter=problem.meter,
             macs_per_image=problem.cost.macs(config),
             on_step=lambda done, total, loss: tell(f"fine-tuning, loss {loss:.3f}", done, total),
