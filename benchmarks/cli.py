@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import sys
-import time
+import time as clock
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +35,7 @@ from benchmarks.options import (
     Minutes,
     Params,
     ParentEpochs,
+    QuietCore,
     Results,
     Seed,
     Seeds,
@@ -127,8 +128,11 @@ def run(
         bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")
     ] = False,
     device: Device = "cpu",
+    is_timed: Annotated[
+        bool, typer.Option("--time/--no-time", help="Measure the runtime after all training.")
+    ] = True,
 ) -> None:
-    """Run a suite, resume what is missing, then report.
+    """Run a suite, resume what is missing, time the networks, then report.
 
     One record is written for each method, network, data set, budget and seed.
 
@@ -138,17 +142,18 @@ def run(
     Exit status: 1 if cells failed or were cancelled, 130 after Ctrl-C, 143 after SIGTERM, 2 if the
     request cannot be met.
     """
+    from benchmarks.records.files import read_folder
     from benchmarks.running.endings import tell_stop, tell_unsettled
     from benchmarks.running.plan import Job, plan_suite
     from benchmarks.running.precheck import check_cells
     from benchmarks.running.run_cells import run_plan
     from benchmarks.running.suite import load_suite
+    from benchmarks.running.time_networks import time_networks
     from benchmarks.tables.unread import show_unread
 
     _require_device(device, is_used=not dry_run)
     console = Console(emoji=False)
-    until = math.inf if minutes is None else time.time() + 60 * minutes
-    job = Job(results, data, download, workers or _default_workers(device), until)
+    job = Job(results, data, download, workers or _default_workers(device), _until(minutes))
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds)
     plan = plan_suite(suite, asked, job.records, device, data)
     show_unread(console, plan.unread)
@@ -167,6 +172,11 @@ def run(
             plan = plan_suite(suite, asked, job.records, device, data)
             outcomes.include(run_plan(plan.controls, job, console))
             n_missing += len(plan.controls.missing)
+        if is_timed and not job.is_over:
+            keys = {cell.key for cell in plan.cells}
+            found = read_folder(job.records).records
+            mine = [record for record in found if record.cell.key in keys]
+            time_networks(mine, job, console, device=device)
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
     if left := n_missing - outcomes.total():
@@ -174,6 +184,41 @@ def run(
     if n_missing < len(plan.cells) or outcomes:
         _report(console, results, plan)
     raise typer.Exit(tell_unsettled(outcomes, console))
+
+
+@app.command()
+def time(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
+    device: Device = "cpu",
+    quiet_core: QuietCore = None,
+    minutes: Minutes = None,
+) -> None:
+    """Measure the runtime of networks that have been trained, on this device.
+
+    Networks are made again from their records, without data or weights. What the device was timed
+    with already is left out. Let nothing else run.
+
+    Exit status: 1 if networks could not be timed or the time was up, 130 after Ctrl-C.
+    """
+    from benchmarks.page.renew import loaded_records
+    from benchmarks.running.endings import tell_stop
+    from benchmarks.running.plan import Job
+    from benchmarks.running.time_networks import check_core, time_networks
+
+    _require_device(device)
+    if quiet_core is not None:
+        check_core(quiet_core)
+    console = Console(emoji=False)
+    job = Job(results, until=_until(minutes))
+    records = loaded_records(results).records
+    try:
+        left = time_networks(records, job, console, device=device, core=quiet_core)
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(tell_stop(stop, console)) from None
+    _report(console, results, None)
+    if left:
+        console.print(f"[yellow]{left} networks are not timed[/]; run again for them")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -346,6 +391,11 @@ def check(
 
     if not check_apart(module, Console(emoji=False)):
         raise typer.Exit(1)
+
+
+def _until(minutes: float | None) -> float:
+    """When nothing new is begun, in seconds as `time.time` counts."""
+    return math.inf if minutes is None else clock.time() + 60 * minutes
 
 
 def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":

@@ -74,6 +74,10 @@ Fold = Annotated[
         "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
     ),
 ]
+QuietCore = Annotated[
+    int | None,
+    typer.Option(help="CPU core to time on, one that nothing else uses.", min=0),
+]
 Distill = Annotated[
     float | None,
     typer.Option(

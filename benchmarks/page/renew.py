@@ -99,7 +99,7 @@ def loaded_records(results: Path) -> Loaded:
         ValueError: if there is no record.
         OSError: if the folder cannot be read.
     """
-    from benchmarks.records.files import read_folder
+    from benchmarks.records.timing import read_results
     from benchmarks.tables.unread import unread_lines
 
     folder = results / "records" if (results / "records").is_dir() else results
@@ -108,7 +108,7 @@ def loaded_records(results: Path) -> Loaded:
         raise ValueError(
             f"no records in {folder}: {what}; make some with: zoo run SUITE --results PATH"
         )
-    loaded = read_folder(folder)
+    loaded = read_results(results)
     if not loaded.records:
         why = "; ".join(unread_lines(loaded.unread)) or "it holds none"
         raise ValueError(

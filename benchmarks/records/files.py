@@ -28,6 +28,7 @@ __all__ = [
     "load_record",
     "load_records",
     "read_bounded",
+    "read_files",
     "read_folder",
     "write_numbered",
     "write_record",
@@ -107,7 +108,7 @@ def load_record(path: Path) -> Record:
         OSError: if it cannot be opened.
     """
     try:
-        return _parsed(path)
+        return _parsed(path, Record)
     except _NoRecord as error:
         raise DamagedRecord(f"{path} {error}") from error
 
@@ -127,15 +128,25 @@ def read_folder(folder: Path) -> Loaded:
     Raises:
         OSError: if the folder cannot be read.
     """
-    loaded = Loaded([], [])
+    return Loaded(*read_files(folder, Record))
+
+
+def read_files(folder: Path, kind: type[Identified]) -> tuple[list[Identified], list[Unread]]:
+    """All files of a folder that hold one kind of record, and those that do not.
+
+    Raises:
+        OSError: if the folder cannot be read.
+    """
+    found: list[Identified] = []
+    unread: list[Unread] = []
     for path in _files(folder):
         try:
-            loaded.records.append(_parsed(path))
+            found.append(_parsed(path, kind))
         except _NoRecord as error:
-            loaded.unread.append(Unread(path.name, str(error)))
+            unread.append(Unread(path.name, str(error)))
         except OSError as error:
-            loaded.unread.append(Unread(path.name, f"cannot be read: {error.strerror}"))
-    return loaded
+            unread.append(Unread(path.name, f"cannot be read: {error.strerror}"))
+    return found, unread
 
 
 def read_bounded(path: Path) -> bytes:
@@ -161,17 +172,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
 
 
-def _parsed(path: Path) -> Record:
+def _parsed(path: Path, kind: type[Identified]) -> Identified:
     try:
-        record = Record.model_validate_json(_content(path))
+        record = kind.model_validate_json(_content(path))
     except ValidationError as error:
         raise _NoRecord(
             f"is not a whole record ({explain(error)}); move it away and run the suite again"
         ) from error
-    if record.schema_version > SCHEMA:
+    version = getattr(record, "schema_version", SCHEMA)
+    if version > SCHEMA:
         raise _NoRecord(
-            f"has schema version {record.schema_version}, this program reads up to "
-            f"{SCHEMA}; update the program"
+            f"has schema version {version}, this program reads up to {SCHEMA}; update the program"
         )
     return record
 
@@ -194,7 +205,10 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def current_records(records: Sequence[Record]) -> list[Record]:
-    """One record per cell: none that is superseded, an ok one if there is one, else the latest."""
+    """One record per cell: none that is superseded, an ok one if there is one, else the latest.
+
+    A record that stands there once for each device it is timed on (see `timing`) stays so.
+    """
     replaced = {record.supersedes for record in records}
     chosen: dict[str, Record] = {}
     for record in records:
@@ -203,7 +217,11 @@ def current_records(records: Sequence[Record]) -> list[Record]:
         best = chosen.get(record.cell.key)
         if best is None or _rank(record) >= _rank(best):
             chosen[record.cell.key] = record
-    return list(chosen.values())
+    return [
+        record
+        for record in records
+        if record.id not in replaced and record.id == chosen[record.cell.key].id
+    ]
 
 
 def _rank(record: Record) -> tuple[bool, str]:

@@ -20,6 +20,7 @@ from benchmarks.records.bounds import (
     Seconds,
     Share,
     Sized,
+    Some,
     Text,
 )
 from benchmarks.records.cell import Cell
@@ -156,6 +157,8 @@ class Group(Strict):
 class Record(Strict):
     """What came of a cell.
 
+    `input_size` is the (C, H, W) of an image; with it and `num_classes` the network can be made
+    again without the data, to be timed (see `timing`); a cell of protocol 1 was timed when it ran.
     `latency` is the main way of running at every batch, `further_latency` the other ways of the
     settings, `left_out` those that could not be measured and why. Times of records with different
     fingerprints are never put into one figure; see `runs_on` for records older than the field.
@@ -172,6 +175,8 @@ class Record(Strict):
     supersedes: Brief | None = None
     method_settings: Options = {}
     images: dict[Literal["train", "search", "test"], Count] = {}
+    input_size: Many[Some] | None = Field(default=None, min_length=3, max_length=3)
+    num_classes: Some | None = None
     size: Size | None = None
     top1: Top1 = Top1()
     handed_on: Many[HandedOn] = ()

@@ -1,14 +1,15 @@
 """The one place that calls everything, in order.
 
     data -> trained parent -> channel space, cost, budget -> problem -> search -> surgery
-         -> recalibrate | fine-tune, in each way -> test, opened once -> latency -> record
+         -> recalibrate | fine-tune, in each way -> test, opened once -> record
 
 Every method sees the same parent, split, batches and order of batches. Its decision is finished in
 the common way: the parent's weights at the kept channels, the same recipe and the same loss for
 every method. What a method hands on beside its decision, trained weights or a loss, makes its own
 finish, which is told beside the common one. The test split is opened after the last decision and
 scores all networks in one go: the parent, the pruned one as surgery leaves it, the recalibrated one
-and the fine-tuned ones.
+and the fine-tuned ones. Runtime is measured later, when nothing runs beside it; see
+`benchmarks.running.time_networks`.
 """
 
 import copy
@@ -93,6 +94,8 @@ class Findings:
     predicted_latency: PredictedLatency | None = None
     groups: tuple[Group, ...] = ()
     images: dict[Literal["train", "search", "test"], int] = field(default_factory=dict)
+    input_size: tuple[int, int, int] | None = None
+    num_classes: int | None = None
     config: SubnetConfig | None = None
     problem: Problem | None = None
     pruner: Pruner | None = None
@@ -102,7 +105,7 @@ class Findings:
 
 
 def run_cell(
-    cell: Cell, *, suite: str, places: Places, workers: int = 1
+    cell: Cell, *, suite: str, places: Places, workers: int = 1, is_timed: bool = False
 ) -> tuple[Record, Findings]:
     """Runs a cell; whatever happens, the record says what and how far it came.
 
@@ -111,6 +114,7 @@ def run_cell(
         suite: name to record.
         places: where parents are cached and data lie.
         workers: how many cells run beside each other, to record.
+        is_timed: measure the runtime, too; only where nothing runs beside it.
 
     Returns:
         The record, not yet written, and all that was found, the fine-tuned network among it.
@@ -119,7 +123,7 @@ def run_cell(
     status: Status = "ok"
     reason = None
     try:
-        _follow(cell, places, findings)
+        _follow(cell, places, findings, is_timed)
     except InfeasibleBudget as error:
         status, reason, findings.error = "infeasible", str(error), error
     except KeyboardInterrupt:
@@ -173,10 +177,11 @@ def build_problem(
     )
 
 
-def _follow(cell: Cell, places: Places, findings: Findings) -> None:
+def _follow(cell: Cell, places: Places, findings: Findings, is_timed: bool) -> None:
     """The steps of the protocol; what each one finds goes into `findings` at once."""
     splits = splits_of(cell.data, cell.seed, places)
     findings.images = _image_counts(splits)
+    findings.input_size, findings.num_classes = splits.input_size, splits.num_classes
     parent = parent_for(cell, places)
     findings.baseline = parent.cost
     look_ahead(cell, cell.finetune, parent.model, splits)
@@ -186,6 +191,8 @@ def _follow(cell: Cell, places: Places, findings: Findings) -> None:
     problem.check_feasible()
     if cell.sample is None:
         _prune(cell, problem, splits, findings)
+        if is_timed:
+            _time(cell, problem, findings)
     elif cell.member is None:
         _score(cell, problem, cell.sample, findings)
     else:
@@ -193,7 +200,7 @@ def _follow(cell: Cell, places: Places, findings: Findings) -> None:
 
 
 def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> None:
-    """Search, surgery, fine-tuning, then the test split and the clock."""
+    """Search, surgery, fine-tuning, then the test split."""
     parent, test_split = problem.model, TestSplit(splits.test)
     subnet = _decision(cell, problem, findings)
     _accept(problem, subnet, findings)
@@ -213,13 +220,23 @@ def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> 
         finetuned=evaluate(common, test) if common else None,
         own=evaluate(own, test) if own else None,
     )
+    findings.predicted_latency = predicted_latency(cell, problem, subnet.config, ())
+    findings.network = network
+
+
+def _time(cell: Cell, problem: Problem, findings: Findings) -> None:
+    """Measure the runtime of parent and pruned network."""
+    assert findings.network is not None and findings.config is not None
     findings.runtimes = measure_pair(
-        parent, network, splits.input_size, latency=cell.latency, device=cell.device
+        problem.model,
+        findings.network,
+        problem.space.input_size,
+        latency=cell.latency,
+        device=cell.device,
     )
     findings.predicted_latency = predicted_latency(
-        cell, problem, subnet.config, findings.runtimes.latency
+        cell, problem, findings.config, findings.runtimes.latency
     )
-    findings.network = network
 
 
 def _decision(cell: Cell, problem: Problem, findings: Findings) -> Subnet:
@@ -425,6 +442,8 @@ def _record(
         reason=None if reason is None else without_folders(reason)[:LONGEST_REASON],
         method_settings=_plain(asdict(cast(Any, findings.pruner))) if findings.pruner else {},
         images=findings.images,
+        input_size=findings.input_size,
+        num_classes=findings.num_classes,
         size=findings.size,
         top1=findings.top1,
         handed_on=findings.handed_on,

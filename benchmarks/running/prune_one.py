@@ -125,7 +125,7 @@ def prune_one(
         with console.status(f"training {cell.model.title} on {cell.data.name}"):
             parent_for(cell, places)
         with console.status(f"pruning with {cell.method}, fine-tuning"):
-            record, findings = run_cell(cell, suite="", places=places)
+            record, findings = run_cell(cell, suite="", places=places, is_timed=True)
         if findings.error is not None:
             raise findings.error
         save_pruned(_saveable(cell, findings), out)
@@ -192,10 +192,11 @@ def _tell(record: Record, out: Path, console: Console) -> None:
             f"batch {measured.batch}: {measured.parent_ms.median:.2f} ms -> "
             f"{measured.pruned_ms.median:.2f} ms"
         )
-    if (predicted := record.predicted_latency) is not None:
+    predicted = record.predicted_latency
+    if predicted is not None and (error := predicted.error) is not None:
         console.print(
             f"predicted for batch {predicted.batch}: {predicted.parent_ms:.2f} ms -> "
             f"{predicted.pruned_ms:.2f} ms, the budget being {predicted.limit_ms:.2f} ms; that is "
-            f"{abs(predicted.error):.1%} {'above' if predicted.error > 0 else 'below'} measured"
+            f"{abs(error):.1%} {'above' if error > 0 else 'below'} measured"
         )
     console.print(f"saved in {out}")

@@ -25,6 +25,7 @@ from benchmarks.records.files import DamagedRecord, Unread, read_bounded, read_f
 from benchmarks.records.plain import in_markdown
 from benchmarks.records.rates import hours, training_macs
 from benchmarks.records.strict import Many, Strict, explain
+from benchmarks.records.timing import read_results
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.markdown import Written, markdown_table
 from benchmarks.tables.unread import unread_markdown
@@ -162,7 +163,7 @@ def try_claim(claim: Claim, results: Path) -> Outcome:
     folder = results / test.folder
     if test.kind == "runtime":
         return _runtime(test, folder)
-    records = read_folder(folder / "records").records
+    records = read_results(folder).records
     if not records:
         missing = f"no records in results/{test.folder}"
         return Outcome("none yet", "–", "cannot be tested here", missing)
