@@ -149,6 +149,11 @@ def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
 def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim) -> np.ndarray:
     """Narrow one group at a time by one candidate, from the full network until it fits.
 
+    Args:
+        widths: candidate widths, and the problem.
+        weights: of the trained supernet, full-size, by state-dict name.
+        settings: how many groups each step scores again, and on how many batches.
+
     Returns:
         The state, shape (G,).
     """
@@ -170,7 +175,7 @@ def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim
         best = int(np.lexsort((costs[looked_at], -np.array(found)))[0])
         state, top1 = narrower[looked_at[best]], found[best]
         group = int(steps[looked_at[best]])
-        drops[group] = -np.inf  # its next step is another
+        drops[group] = -np.inf  # unknown: its next step has not been measured
         path.append({"group": group, "cost": int(costs[looked_at[best]]), "top1": top1})
     widths.problem.trace("slim", path=path)
     return state

@@ -152,7 +152,7 @@ def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
 
 
 def complement(grid: StateSpace, state: np.ndarray) -> np.ndarray:
-    """The state that uses what a state leaves: wide where it is narrow, shape (G,)."""
+    """The state that is wide where a state is narrow, and narrow where it is wide, shape (G,)."""
     other: np.ndarray = grid.full - state
     return other
 
@@ -196,10 +196,11 @@ def population_prior(
 
     Args:
         grid: gives sizes and costs.
-        losses: as `mean_losses` returns them.
-        limit: what a drawn state costs on average, where a price leads there.
+        losses: as `mean_losses` returns them, shape (G, most candidates).
+        limit: what a drawn state is to cost on average.
         temperature: nats; lower concentrates on the best widths.
     """
+    # The same quantiles for every price: the expected cost then falls steadily, as bisection needs.
     rng = np.random.default_rng(0)
     places = rng.random((_DRAWS, len(grid.sizes), 1))
     share = np.arange(losses.shape[1]) / np.maximum(grid.sizes - 1, 1)[:, None]
@@ -225,7 +226,17 @@ def population_prior(
 def evolve_widths(
     widths: RankedWidths, weights: Mapping[str, Tensor], prior: Prior, settings: BCNet
 ) -> np.ndarray:
-    """The best state within the budget, shape (G,), evolved from the loss-based population."""
+    """Evolve widths from the loss-based population.
+
+    Args:
+        widths: candidate widths, and the problem.
+        weights: of the trained supernet, full-size, by state-dict name.
+        prior: draws the first population and the mutated widths.
+        settings: evaluations, population and parents.
+
+    Returns:
+        The state of highest score within the budget, shape (G,).
+    """
     problem = widths.problem
     evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), weights))
     candidates, rng = widths.candidates(settings.slack), problem.rng("search").spawn(2)[1]

@@ -90,7 +90,7 @@ from zoo.core.search.markov_chain import (
     tuned_tau,
 )
 from zoo.core.search.widths_in_budget import keep_best
-from zoo.core.supernet.blocks import Block, BlockRunner, block_macs, check_interfaces, cut_blocks
+from zoo.core.supernet.blocks import BlockRunner, block_macs, check_interfaces, cut_blocks
 from zoo.core.training.distill import (
     BlockDistillation,
     check_errors,
@@ -99,14 +99,7 @@ from zoo.core.training.distill import (
 )
 from zoo.core.training.gradients import backward
 
-__all__ = [
-    "BNP",
-    "block_errors",
-    "distil_blocks",
-    "finalists",
-    "prepare_blocks",
-    "score_blocks",
-]
+__all__ = ["BNP", "block_errors", "distil_blocks", "finalists", "prepare_blocks", "score_blocks"]
 
 # Ours, see Unknowns.
 ACCEPTANCE = 0.3  # share of the feasible proposals accepted, which sets the chains' temperature
@@ -224,6 +217,12 @@ def distil_blocks(
     Each step draws a batch and one random candidate of every block. The teacher runs once; its
     features feed all blocks. Blocks share no weights, so the sum of their errors trains each alone.
 
+    Args:
+        problem: gives teacher, batches and meter.
+        grid: candidate widths of the blocks.
+        runner: runs single blocks.
+        settings: steps, learning rate, and whose features feed the blocks.
+
     Returns:
         Full-size weights of the blocks, by state-dict name.
     """
@@ -273,7 +272,7 @@ def _features(
     weights: Mapping[str, Tensor],
     settings: BNP,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What enters the student blocks, and the teacher's outputs X_b, charged."""
+    """Inputs of the student blocks, and the teacher's outputs X_b, a tensor for each; charged."""
     inputs, targets = runner.features(images)
     problem.meter.passes(len(images), problem.cost.full_macs, backward=False)
     if settings.feed == "student":
@@ -299,17 +298,26 @@ def score_blocks(
 
     A candidate's cost is what it adds to the network with full blocks, so it is never positive,
     and costs add up to the exact cost of the network.
+
+    Args:
+        problem: gives teacher, batch, cost and budget.
+        grid: candidate widths of the blocks.
+        runner: runs single blocks.
+        weights: full-size weights of the student blocks, by state-dict name.
+        settings: which error is measured, and the price of the cost.
     """
     states = [grid.block_states(b) for b in range(len(grid.blocks))]
     rounds = []  # one candidate of each block at a time, of those that have so many
     for at in range(max(map(len, states), default=0)):
         active = [b for b, each in enumerate(states) if at < len(each)]
-        rounds.append((_joint(grid, problem.space, [states[b][at] for b in active]), active))
+        joint = np.min([states[b][at] for b in active], axis=0)  # each state is full elsewhere
+        rounds.append((grid.config(problem.space, joint.tolist()), active))
     errors = block_errors(problem, runner, weights, rounds, settings)
     full_cost = problem.full_cost
+    lengths = dict(zip(grid.coordinates, map(len, grid.rates), strict=True))
     energies, costs = [], []
     for b, (block, each) in enumerate(zip(grid.blocks, states, strict=True)):
-        shape = _shape(grid, block)
+        shape = tuple(lengths[names] for names in block.coordinates)
         widths = np.stack([grid.widths(problem.space, state) for state in each])
         added = problem.cost_of(widths) - full_cost
         share = settings.lambda_cost * added / full_cost
@@ -330,7 +338,7 @@ def block_errors(
     Args:
         problem: gives the teacher and the batches.
         runner: runs single blocks.
-        weights: full-size weights of the student blocks.
+        weights: full-size weights of the student blocks, by state-dict name.
         rounds: configurations, each with the ordinals of the blocks to run at its widths.
         settings: what is measured.
 
@@ -358,19 +366,17 @@ def block_errors(
     return errors
 
 
-def _shape(grid: BlockGrid, block: Block) -> tuple[int, ...]:
-    """Number of widths of each coordinate of a block."""
-    lengths = dict(zip(grid.coordinates, map(len, grid.rates), strict=True))
-    return tuple(lengths[names] for names in block.coordinates)
-
-
-def _joint(grid: BlockGrid, space: ChannelSpace, states: Sequence[State]) -> SubnetConfig:
-    """One configuration with a candidate of each of several blocks, each full elsewhere."""
-    return grid.config(space, np.min(np.array(states), axis=0).tolist())
-
-
 def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:
-    """The states to re-rank, best first, and the exact optimum of the table beside them."""
+    """Solve the table within its limit; trace how far the exact optimum is.
+
+    Args:
+        problem: gives the random stream, and takes the trace.
+        table: energy and cost of every candidate, as `score_blocks` returns it.
+        settings: the solver and its length.
+
+    Returns:
+        The states to re-rank, best first.
+    """
     optimum = table.energy(optimal_state(table))
     if settings.solver == "chain":
         states = _sampled(problem, table, settings)
@@ -406,7 +412,7 @@ def _digest(table: ChoiceTable) -> str:
 
 
 def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:
-    """Best distinct feasible states of several chains, with what the chains say of themselves."""
+    """Best distinct feasible states of several chains; traces how well the chains mixed."""
     moves = Moves(table.sizes)
     tuning, *rngs = problem.rng("search").spawn(1 + settings.chains)
     start = greedy_state(table)
@@ -428,6 +434,7 @@ def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]
         for rng in rngs
     ]
     energies = np.stack([run.energies for run in runs])
+    r_hat = split_r_hat(energies)
     problem.trace(
         "chains",
         tau=tau,
@@ -435,7 +442,7 @@ def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]
         accepted=[run.accepted for run in runs],
         accepted_feasible=[run.accepted_feasible for run in runs],
         effective_samples=effective_sample_size(energies),
-        split_r_hat=_finite(split_r_hat(energies)),
+        split_r_hat=r_hat if math.isfinite(r_hat) else None,
     )
     return _best_feasible(table, runs, settings.pool) or [start]
 
@@ -445,10 +452,6 @@ def _best_feasible(table: ChoiceTable, runs: Sequence[ChainRun], count: int) -> 
     reach = count if table.limit is None else max(count, len(runs[0].energies))
     found = {state for run in runs for state in run.best(reach) if table.fits(state)}
     return sorted(found, key=lambda state: (table.energy(state), state))[:count]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def best_finalist(
@@ -461,6 +464,13 @@ def best_finalist(
     """The finalist of highest accuracy, each first filled up to the budget; ties go to the first.
 
     BatchNorm is recalibrated for each on training images; accuracy is taken on the search split.
+
+    Args:
+        problem: gives batches, cost and budget.
+        grid: candidate widths of the blocks.
+        table: says where channels that are filled up help most per cost.
+        states: the finalists, best first.
+        weights: full-size weights of the student blocks, by state-dict name.
     """
     configs = [
         keep_best(problem.space, grid.scores, filled_widths(problem, grid, table, state))

@@ -80,12 +80,11 @@ from zoo.core.search.channel_scores import channel_scores, producers, weight_gra
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 from zoo.core.training.distill import (
     Taps,
-    eval_mode,
+    explain_flat_features,
     feature_error,
     relative_feature_error,
-    told_still,
 )
-from zoo.core.training.train import TrainingLoss
+from zoo.core.training.train import TrainingLoss, eval_mode
 
 __all__ = [
     "InnerDistillation",
@@ -181,7 +180,7 @@ class Knapsack(Pruner):
 
 
 def calibration_batches(problem: Problem, share: float) -> Iterable[tuple[Tensor, Tensor]]:
-    """Shuffled training batches that hold a share of the training images, at least one batch."""
+    """Shuffled batches with a share of the training images, at least one: (N, C, H, W), (N,)."""
     data = problem.data
     return data.train(max(1, math.ceil(share * data.num_train / data.batch_size)))
 
@@ -225,7 +224,6 @@ class Items:
     """The knapsack: one item per (group, channel), the channels of a group best first.
 
     Attributes:
-        names: names of the groups, for messages and scores.
         values: per group, values in descending order, shape (size,).
         weights: cost of one channel of each group, int64, shape (G,).
         legal: legal widths of each group, ascending; the first is kept in any case.
@@ -271,6 +269,10 @@ def make_items(problem: Problem, values: Mapping[str, np.ndarray]) -> Items:
 
     The cost is taken at unpruned input width and leaves out what the next layers save
     [official code]; only the recount sees that.
+
+    Args:
+        problem: gives groups, costs and legal widths.
+        values: by group name, shape (size,).
     """
     groups = problem.space.groups
     return Items(
@@ -449,6 +451,7 @@ class InnerDistillation(TrainingLoss):
         with torch.no_grad(), eval_mode(student):
             _, narrow = self._features(student, image)
             _, wide = self._features(teacher, image)
+        # A generator of its own: the maps are the same whatever was drawn before.
         generator = torch.Generator().manual_seed(0)
         for name, s, t in zip(self.positions, narrow, wide, strict=True):
             if s.shape[1] != t.shape[1]:
@@ -468,13 +471,13 @@ class InnerDistillation(TrainingLoss):
         loss = F.cross_entropy(logits, labels)
         return loss + self.gamma * torch.stack(errors).mean() if errors else loss
 
-    def suspicion(self, images: Tensor) -> str:
-        """Whether the teacher hardly tells the images apart at the positions."""
+    def divergence_hint(self, images: Tensor) -> str:
+        """A hint if the teacher's features hardly vary over images, shape (N, C, H, W)."""
         if not self.gamma or self.error is not relative_feature_error:
             return ""
         with torch.no_grad():
             wide = zip(self.positions, self._features(self._teacher[0], images)[1], strict=True)
-        return told_still(dict(wide), "set gamma to 0 or normalisation to 'none'")
+        return explain_flat_features(dict(wide), "set gamma to 0 or normalisation to 'none'")
 
     def _features(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits and the features at every position."""

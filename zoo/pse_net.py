@@ -176,7 +176,7 @@ def _trace_norm_error(
     labels: Tensor,
     configs: Sequence[SubnetConfig],
 ) -> None:
-    """Report what joint batch statistics do to the gradient of the first batch."""
+    """Trace how far joint batch statistics change the gradient of the first batch."""
     error = engine.joint_norm_error(images, configs, lambda logits: F.cross_entropy(logits, labels))
     problem.trace("joint_norm", gradient_error=error)
 
@@ -189,7 +189,17 @@ def _mean_by_part(logits: Tensor, labels: Tensor, count: int) -> Tensor:
 def evolve_widths(
     widths: RankedWidths, weights: Mapping[str, Tensor], prior: Prior, settings: PSENet
 ) -> np.ndarray:
-    """The best state within the budget, shape (G,), evolved on the supernet and led by a prior."""
+    """Search widths on the supernet, led by a prior.
+
+    Args:
+        widths: candidate widths, and the problem.
+        weights: of the trained supernet, full-size, by state-dict name.
+        prior: probabilities of the widths.
+        settings: which draws follow the prior, and how many there are.
+
+    Returns:
+        The state of highest score within the budget, shape (G,).
+    """
     problem = widths.problem
     evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), weights))
     explore(widths, evaluated, prior, settings, problem.rng("search").spawn(2)[1])
@@ -208,7 +218,15 @@ def explore(
     settings: PSENet,
     rng: np.random.Generator,
 ) -> None:
-    """Score states within the budget, by evolution or, as its control, by drawing alone."""
+    """Score states within the budget, by evolution or, as its control, by drawing alone.
+
+    Args:
+        widths: candidate widths, and the problem.
+        evaluated: scores states and remembers them.
+        prior: probabilities of the widths.
+        settings: kind of search, what follows the prior, and sizes of the search.
+        rng: all that is drawn comes from here.
+    """
     candidates, flat = widths.candidates(settings.slack), uniform_prior(widths.grid.sizes)
     initial = prior if settings.init == "prior" else flat
     if settings.kind == "random":

@@ -99,7 +99,7 @@ from zoo.core.search.widths_in_budget import fill_up
 from zoo.core.supernet.blocks import check_interfaces
 from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names
 from zoo.core.supernet.trained_store import Trained
-from zoo.core.training.distill import told_still
+from zoo.core.training.distill import explain_flat_features
 
 __all__ = [
     "Stagewise",
@@ -167,7 +167,11 @@ class Stagewise(OneShot):
     score: Literal["stages", "assembled"] = "stages"
 
     def validate(self) -> None:
-        """Refuse a variant that contradicts itself, or that trains nothing."""
+        """Refuse a variant that contradicts itself, or that trains nothing.
+
+        Raises:
+            ValueError: with the settings that do not go together.
+        """
         super().validate()
         if self.supervision == "labels" and self.junctions == "leading":
             raise ValueError(
@@ -210,7 +214,16 @@ class Stagewise(OneShot):
     def search_as_network(
         self, widths: RankedWidths, staged: StagedGrid, scorers: Sequence[StageScorer]
     ) -> list[np.ndarray]:
-        """The control: states, shape (G,), of all widths evolved at once."""
+        """The control: evolve all widths at once.
+
+        Args:
+            widths: candidate widths, and the problem.
+            staged: the same, cut into stages.
+            scorers: one for each stage.
+
+        Returns:
+            The best states, each of shape (G,).
+        """
         return evolve_network(
             widths,
             staged.free,
@@ -263,8 +276,13 @@ class Stagewise(OneShot):
 def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewise) -> Trained:
     """Train fullnet, tinynet and random subnets of every stage, one update for all.
 
+    Args:
+        widths: candidate widths, and the problem.
+        staged: the same, cut into stages.
+        settings: which networks are trained, and what supervises them.
+
     Returns:
-        The weights.
+        The weights, without records.
     """
     problem = widths.problem
     runner, part = StageRunner(problem.supernet, staged.stages), staged.free
@@ -290,7 +308,7 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
                 terms += stage_losses(engine, runner, features, config)
         outputs = zip(staged.stages, features[1:], strict=False)
         maps = {stage.output: feature for stage, feature in outputs if feature.ndim == 4}
-        engine.suspicion = partial(told_still, maps, "set supervision to 'labels'")
+        engine.divergence_hint = partial(explain_flat_features, maps, "set supervision to 'labels'")
         engine.update(torch.stack(terms).sum())
         losses.append([float(term.detach()) for term in terms])
     problem.trace(
@@ -305,7 +323,19 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
 def fullnet_pass(
     engine: Engine, runner: StageRunner, images: Tensor, labels: Tensor, *, is_trained: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """F_0 to F_K, detached, and the fullnet's own loss if it is trained."""
+    """Run the fullnet in training mode; charged.
+
+    Args:
+        engine: gives weights and meter.
+        runner: of the stages.
+        images: shape (N, C, H, W).
+        labels: shape (N,).
+        is_trained: whether to return its loss, with gradients.
+
+    Returns:
+        F_0 to F_K, detached, and the fullnet's cross-entropy, a scalar, in a list that is empty if
+        it is not trained.
+    """
     values = engine.sliced(SubnetConfig.full())
     with torch.set_grad_enabled(is_trained):
         features = runner.features(images, values, training=True)
@@ -346,15 +376,21 @@ def stage_losses(
 
 
 def search_stages(
-    widths: RankedWidths,
-    staged: StagedGrid,
-    scorers: Sequence[StageScorer],
-    settings: Stagewise,
+    widths: RankedWidths, staged: StagedGrid, scorers: Sequence[StageScorer], settings: Stagewise
 ) -> list[StageArchives]:
     """Search every stage at every choice of junction widths that is tried.
 
     The junctions before and behind a stage are all that its search depends on, so choices that
     agree in these two share one search.
+
+    Args:
+        widths: candidate widths, and the problem.
+        staged: the same, cut into stages.
+        scorers: one for each stage.
+        settings: sizes of the searches, and the number of processes.
+
+    Returns:
+        What was found, for each choice of junction widths.
     """
     problem, stages = widths.problem, staged.stages
     choices = staged.junction_choices(JUNCTION_WIDTHS)
@@ -412,6 +448,11 @@ def combine(
 
     Errors between different junctions are not comparable, so each of them sends at least one.
 
+    Args:
+        widths: candidate widths, and the problem.
+        found: what the searches found, for each choice of junction widths.
+        settings: how many combinations to return.
+
     Raises:
         InfeasibleBudget: if no combination fits.
     """
@@ -436,7 +477,13 @@ def combine(
 def best_assembled(
     widths: RankedWidths, states: Sequence[np.ndarray], weights: Mapping[str, Tensor]
 ) -> np.ndarray:
-    """The state whose network is most accurate on the search split, BatchNorm recalibrated."""
+    """The state whose network is most accurate on the search split, BatchNorm recalibrated.
+
+    Args:
+        widths: candidate widths, and the problem.
+        states: each of shape (G,).
+        weights: of the trained supernet, full-size, by state-dict name.
+    """
     scores = [widths.problem.accuracy(widths.config(state), weights) for state in states]
     widths.problem.trace("best_assembled", scores=scores)
     return states[int(np.argmax(scores))]

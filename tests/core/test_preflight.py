@@ -26,7 +26,7 @@ from zoo.core.errors import Diverged, UnsupportedModel
 from zoo.core.one_shot.stage_search import stage_scorers
 from zoo.core.preflight import check_batch, preflight
 from zoo.core.supernet.stages import cut_stages
-from zoo.core.training.distill import check_errors, relative_feature_error, told_still
+from zoo.core.training.distill import check_errors, explain_flat_features, relative_feature_error
 from zoo.core.training.logits import LogitsReader, reading
 from zoo.core.training.train import evaluate
 
@@ -737,7 +737,7 @@ def scattered() -> nn.Module:
         (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3))), "is a ScriptModule"),
         (lambda: nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3))), "0 is a ScriptModule"),
         (lambda: nn.Sequential(nn.Flatten()), "Sequential has no parameters"),
-        (lambda: nn.Sequential(nn.LazyConv2d(8, 3)), "0.weight of Sequential has no shape yet"),
+        (lambda: nn.Sequential(nn.LazyConv2d(8, 3)), "0.weight has no shape yet"),
         (lambda: {"state": 1}, "model is a dict; pass a torch.nn.Module"),
         (holding_nan, "norm.running_var of Tiny holds NaN"),
         (overflowing, "returns NaN or infinite logits for the first batch of train_loader"),
@@ -898,12 +898,16 @@ def test_a_teacher_that_was_trained_is_not_blamed(caplog: pytest.LogCaptureFixtu
 
 def test_features_are_still_by_their_variance_over_images() -> None:
     still, moving = torch.ones(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
-    assert told_still({"layer1": moving, "logits": moving[..., 0, 0]}, "stop") == ""
-    assert told_still({"layer1": still, "logits": moving[..., 0, 0]}, "stop").startswith(
+    assert explain_flat_features({"layer1": moving, "logits": moving[..., 0, 0]}, "stop") == ""
+    assert explain_flat_features({"layer1": still, "logits": moving[..., 0, 0]}, "stop").startswith(
         "the teacher's features at layer1 hardly vary from image to image (variance 0)"
     )
-    assert told_still({"logits": 0.01 * moving[..., 0, 0]}, "stop").endswith("first, or stop")
-    assert told_still({"layer1": moving * torch.nan}, "stop") == ""  # that is another fault
+    assert explain_flat_features({"logits": 0.01 * moving[..., 0, 0]}, "stop").endswith(
+        "first, or stop"
+    )
+    assert (
+        explain_flat_features({"layer1": moving * torch.nan}, "stop") == ""
+    )  # that is another fault
 
 
 @pytest.mark.parametrize(

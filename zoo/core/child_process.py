@@ -1,4 +1,4 @@
-"""Processes that run one task each at a time: the death of one is the end of one task, no more.
+"""Worker processes that run one task at a time; if one dies, only its task fails.
 
 A pool of the standard library breaks as a whole when one of its processes dies. Here every process
 has a pipe and a thread of its own; when it dies, its task ends with `WorkerDied`, which names the
@@ -25,13 +25,13 @@ import torch
 __all__ = ["WorkerDied", "Workers", "one_thread"]
 
 _LOOK_SECONDS = 0.5
-"""How often it is looked whether a silent process lives; its pipe tells at once, as a rule."""
+"""How often a silent process is checked for life; usually its pipe reports the end at once."""
 
 _GONE_SECONDS = 10.0
-"""For a process that closed its pipe, to be gone."""
+"""Time for a process to exit once it has closed its pipe."""
 
 _END_SECONDS = 60.0
-"""For a process that is told to stop, to record what it ran."""
+"""Time for a process that was told to stop to record what it ran."""
 
 _Task = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]  # whatever the task takes, makes
 
@@ -46,15 +46,15 @@ class WorkerDied(ChildProcessError):
     """A worker process ended without an answer."""
 
     def __init__(self, exitcode: int | None) -> None:
-        super().__init__(_told(exitcode))
+        super().__init__(_describe_end(exitcode))
 
 
 class Workers(Executor):
     """An executor of fresh processes, which ignore Ctrl-C and end with the one that started them.
 
     Args:
-        count: most processes beside each other; they start when there is work for them.
-        settle: called first in every process; it has to survive pickling.
+        count: most processes at once; they start when there is work for them.
+        settle: called first in every process; it must be picklable.
     """
 
     def __init__(self, count: int, settle: Callable[[], object] = one_thread) -> None:
@@ -63,9 +63,14 @@ class Workers(Executor):
         self._slots = [_Slot(self._tasks, settle) for _ in range(count)]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Hand a task to the next process that is free; arguments and result are pickled.
+        """Hand a task to the next free process; arguments and result are pickled.
 
-        Its exceptions are the future's, and `WorkerDied` if the process ends without an answer.
+        The future gets the task's exceptions, and `WorkerDied` if its process dies.
+
+        Args:
+            fn: a function of a module, so that it can be pickled.
+            args: its arguments.
+            kwargs: not taken; part of the interface of `Executor`.
 
         Raises:
             RuntimeError: after `shutdown`.
@@ -81,8 +86,8 @@ class Workers(Executor):
         """End all processes; one that is busy gets SIGTERM and time to answer to it.
 
         Args:
-            wait: it is always waited for.
-            cancel_futures: what no process has begun is always cancelled.
+            wait: ignored: this always waits.
+            cancel_futures: ignored: tasks that no process has begun are always cancelled.
         """
         if self._is_closed:
             return
@@ -108,7 +113,7 @@ class Workers(Executor):
 
 
 class _Slot:
-    """A thread that runs tasks in a process, and starts another one when that dies."""
+    """A thread that runs tasks in a process, and starts a new one if that dies."""
 
     def __init__(
         self, tasks: queue.SimpleQueue[_Task | None], settle: Callable[[], object]
@@ -129,7 +134,7 @@ class _Slot:
                 self._process.terminate()
 
     def wait(self) -> None:
-        """Wait until the process is gone; end it if it takes too long."""
+        """Wait until the process is gone; kill it if that takes too long."""
         self._thread.join(_END_SECONDS)
         if self._thread.is_alive():
             self.kill()
@@ -148,7 +153,7 @@ class _Slot:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                answer, is_error = self._asked(function, arguments)
+                answer, is_error = self._run_in_process(function, arguments)
             except Exception as error:  # it is the future's, whatever it is
                 answer, is_error = error, True
             (future.set_exception if is_error else future.set_result)(answer)
@@ -156,11 +161,13 @@ class _Slot:
             self._pipe.close()  # a process that is idle ends with its pipe
             self._process.join()
 
-    def _asked(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, bool]:
-        """The answer of the process, and whether it is an exception.
+    def _run_in_process(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> tuple[Any, bool]:
+        """What a task returned or raised in the process, and whether it was raised.
 
         Raises:
-            WorkerDied: if it gives none.
+            WorkerDied: if the process ends without an answer.
         """
         with self._lock:
             if self._is_over:
@@ -194,7 +201,7 @@ def _start(settle: Callable[[], object]) -> tuple[multiprocessing.process.BasePr
 
 
 def _exitcode(process: multiprocessing.process.BaseProcess) -> int | None:
-    """How a process ended whose pipe did; None if the system does not tell."""
+    """Exit status of a process whose pipe has ended; None if the system does not tell."""
     process.join(_GONE_SECONDS)
     if process.is_alive():  # it closed its pipe and goes on
         process.kill()
@@ -207,7 +214,7 @@ def _exitcode(process: multiprocessing.process.BaseProcess) -> int | None:
 
 
 def _serve(pipe: Connection, settle: Callable[[], object]) -> None:
-    """In a worker: runs what comes through the pipe until that is closed."""
+    """In a worker: run the tasks that come through the pipe until it is closed."""
     _attach()
     settle()
     while True:
@@ -226,7 +233,7 @@ def _serve(pipe: Connection, settle: Callable[[], object]) -> None:
 
 
 def _attach() -> None:
-    """Ctrl-C is the main process's business; no worker outlives it."""
+    """Ignore Ctrl-C, which the main process handles, and end when that process ends."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -240,7 +247,7 @@ def _attach() -> None:
 
 
 def _packable(error: Exception) -> Exception:
-    """The exception, or one that says the same if it does not survive pickling."""
+    """The exception, or one with the same message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # an exception of foreign code may do anything there
@@ -249,8 +256,8 @@ def _packable(error: Exception) -> Exception:
     return error
 
 
-def _told(exitcode: int | None) -> str:
-    """How a process ended, and what that often means."""
+def _describe_end(exitcode: int | None) -> str:
+    """How a process ended, and the usual cause, in words."""
     if exitcode is None or exitcode >= 0:
         return f"the process ended with exit status {exitcode} and gave no answer"
     number = -exitcode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["Diverged", "InfeasibleBudget", "UnsupportedModel", "unknown_name"]
+__all__ = ["Diverged", "InfeasibleBudget", "UnsupportedModel", "first_line", "unknown_name"]
 
 
 class InfeasibleBudget(ValueError):
@@ -18,6 +18,11 @@ class UnsupportedModel(ValueError):
 
 class Diverged(RuntimeError):
     """A training loss became NaN or infinite; the message names the step."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for half a sentence; its type where it says nothing."""
+    return str(error).split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:

@@ -1,4 +1,4 @@
-"""A look before the work: the first batch through the network in both modes, with the loss."""
+"""Check before the work: run a first batch through the network in both modes, loss included."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from zoo.core.channels.resize import resized_copy
 from zoo.core.channels.space import ChannelSpace
@@ -17,13 +16,13 @@ from zoo.core.data.batches import Batch
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData
 from zoo.core.data.pairs import Targets
-from zoo.core.errors import UnsupportedModel
+from zoo.core.errors import UnsupportedModel, first_line
 from zoo.core.meter import Meter
 from zoo.core.randomness import fixed_random
-from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.copies import copy_network, float_dtype, require_plain_weights
 from zoo.core.tracing.trace import training_mode
 from zoo.core.training.gradients import backward
-from zoo.core.training.logits import LogitsReader, bare, reading
+from zoo.core.training.logits import LogitsReader, reading, unwrapped
 from zoo.core.training.train import evaluate
 
 __all__ = ["Preflight", "check_batch", "check_network", "preflight"]
@@ -35,20 +34,18 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def check_network(model: object) -> nn.Module:
-    """The network without wrappers, found fit to be read; nothing is changed.
+    """Unwrap a network, and check that it can be read; nothing is changed.
 
     Raises:
         UnsupportedModel: if it is no module, a script, or without data of its own on one device.
         ValueError: if a weight is no finite number.
     """
-    network = bare(model)
+    network = unwrapped(model)
     name = type(network).__name__
     if not any(True for _ in network.parameters()):
         raise UnsupportedModel(f"{name} has no parameters; there is nothing to prune")
+    require_plain_weights(network)
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    for path, tensor in tensors.items():
-        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
-            raise UnsupportedModel(f"{path} of {name} has no shape yet; run the network once first")
     devices = {str(tensor.device): path for path, tensor in tensors.items()}
     if len(devices) > 1 or "meta" in devices:
         told = ", ".join(f"{path} on {device}" for device, path in devices.items())
@@ -66,7 +63,7 @@ def check_network(model: object) -> nn.Module:
 
 @dataclass(frozen=True)
 class Preflight:
-    """A network and two loaders that go together.
+    """A network and two loaders that were tried together.
 
     Attributes:
         given: a copy of the network as it was given, in eval mode.
@@ -93,8 +90,8 @@ class Preflight:
         """What a method may see, charged."""
         return MeteredData(self.train, self.validation, meter)
 
-    def handed(self, small: nn.Module) -> nn.Module:
-        """A network cut out of the parent, in place brought to the types of the given one."""
+    def to_given_types(self, small: nn.Module) -> nn.Module:
+        """Convert a network cut from the parent to the types of the given one, in place."""
         if self.parent is not self.given:
             given = (*self.given.named_parameters(), *self.given.named_buffers())
             types = {name: tensor.dtype for name, tensor in given}
@@ -118,9 +115,9 @@ class Preflight:
         for is_training in (False, True):
             try:
                 with torch.no_grad():
-                    _passed(smaller.train(is_training), few, self.train.name)
+                    _output(smaller.train(is_training), few, self.train.name)
             except ValueError as error:
-                reason = _reason(error.__cause__) if isinstance(error.__cause__, Exception) else ""
+                reason = "" if error.__cause__ is None else first_line(error.__cause__)
                 mode = "training" if is_training else "eval"
                 raise UnsupportedModel(
                     f"with fewer channels {type(smaller).__name__} does not run in {mode} mode: "
@@ -132,18 +129,18 @@ class Preflight:
     def accuracy(self, network: nn.Module) -> float:
         """Top-1 on the validation batches of a network with the types of the given one."""
         with reading(network, self.reader):
-            return evaluate(network, self.validation.as_type(_input_dtype(self.given)))
+            return evaluate(network, self.validation.as_type(float_dtype(self.given)))
 
 
 def preflight(
     model: object,
-    train_loader: Iterable[Any],  # a batch may be anything, until it was read
+    train_loader: Iterable[Any],  # a batch may be anything, until it is read
     val_loader: Iterable[Any],
     *,
     epochs: int,
     seed: int = 0,
 ) -> Preflight:
-    """A copy of a network and its loaders, once both first batches went through it.
+    """Copy a network, and wrap its loaders, once both first batches have run through it.
 
     Args:
         model: the network, on the device to work on; it is not changed.
@@ -168,27 +165,27 @@ def preflight(
             "is nothing to fine-tune; unfreeze them with model.requires_grad_(True), or prune "
             "without fine-tuning: recipe=Recipe(epochs=0)"
         )
-    device, dtype = next(parent.parameters()).device, _input_dtype(parent)
+    device, dtype = next(parent.parameters()).device, float_dtype(parent)
     train = LoaderBatches(
         train_loader, name="train_loader", seed=seed, device=device, dtype=dtype, skips_single=True
     )
     probe = _Probe.of(parent, train.first_images(), train.name)
     probe.check_batch_size(train.batch_size, train.name)
     train.expect(probe.classes, is_binary=probe.reader.is_binary)
-    probe.learn(*train.look(), train.name)
+    probe.check_training(*train.first_batch(), train.name)
     validation = LoaderBatches(
         val_loader, name="val_loader", seed=seed, device=device, dtype=dtype, is_hard=True
     )
-    probe.answer(validation.first_images(), validation.name)
+    probe.check_eval(validation.first_images(), validation.name)
     validation.expect(probe.classes, is_binary=probe.reader.is_binary)
     if is_half:
         with torch.no_grad():
-            _passed(given, _few(train.first_images()).to(_input_dtype(given)), train.name)
+            _output(given, _few(train.first_images()).to(float_dtype(given)), train.name)
     return Preflight(given, parent, probe.reader, train, validation)
 
 
 def check_batch(model: nn.Module, batch: Batch, name: str) -> None:
-    """Refuse a batch that does not go through a plain classifier in both modes, with the loss.
+    """Refuse a batch that does not run through a plain classifier in both modes, with the loss.
 
     Args:
         model: in any mode; it is not changed.
@@ -208,24 +205,24 @@ def check_batch(model: nn.Module, batch: Batch, name: str) -> None:
             "or more; choose a classifier"
         )
     probe.check_batch_size(len(images), name)
-    probe.learn(images, Targets(name, probe.classes).read(labels), name)
+    probe.check_training(images, Targets(name, probe.classes).read(labels), name)
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """A copy of a network, and what a first batch told of it.
+    """A copy of a network, and what a first batch showed of it.
 
     Attributes:
         model: the copy; only its mode and its batch-norm statistics change.
         reader: reads its logits.
         classes: number of logits.
-        one: whether it takes a single image in training mode.
+        takes_one: whether it takes a single image in training mode.
     """
 
     model: nn.Module
     reader: LogitsReader
     classes: int
-    one: bool
+    takes_one: bool
 
     @classmethod
     def of(cls, model: nn.Module, images: Tensor, name: str) -> _Probe:
@@ -236,12 +233,12 @@ class _Probe:
         trial = copy_network(model).to(memory_format=torch.contiguous_format)
         few = _few(images)
         with torch.no_grad():
-            answer = _passed(trial.eval(), few, name)
-            alone = _passed(trial, few[:1], name)
+            answer = _output(trial.eval(), few, name)
+            alone = _output(trial, few[:1], name)
             with training_mode(trial):
-                still = _passed(trial, few, name)
-            trained = _passed(trial.train(), few, name)
-            one = _takes(trial, few[:1])
+                still = _output(trial, few, name)
+            trained = _output(trial.train(), few, name)
+            one = _can_run(trial, few[:1])
         reader = LogitsReader.of(answer, trained, type(model).__name__, still)
         logits = reader.read(answer, training=False)
         if reader.read(alone, training=False).shape != (1, logits.shape[1]):
@@ -254,25 +251,25 @@ class _Probe:
 
     def check_batch_size(self, size: int, name: str) -> None:
         """Refuse batches of one image where the network takes none in training mode."""
-        if size == 1 and not self.one:
+        if size == 1 and not self.takes_one:
             raise ValueError(
                 f"{name} yields batches of one image, which {type(self.model).__name__} does not "
                 "take in training mode: its batch norms need two values for each channel; raise "
                 "batch_size"
             )
 
-    def answer(self, images: Tensor, name: str) -> None:
+    def check_eval(self, images: Tensor, name: str) -> None:
         """Try images in eval mode."""
         with torch.no_grad():
-            output = _passed(self.model.eval(), _few(images), name)
+            output = _output(self.model.eval(), _few(images), name)
         _check_numbers(self.model, self.reader.read(output, training=False), name)
 
-    def learn(self, images: Tensor, labels: Tensor, name: str) -> None:
+    def check_training(self, images: Tensor, labels: Tensor, name: str) -> None:
         """Try the loss and its gradient in training mode."""
         model = self.model.train()
         is_frozen = not any(p.requires_grad for p in model.parameters())
         with torch.enable_grad():
-            output = _passed(model, _few(images), name)
+            output = _output(model, _few(images), name)
             logits = self.reader.read(output, training=True)
             loss = F.cross_entropy(logits, _few(labels))
         _check_numbers(model, logits, name)
@@ -289,7 +286,7 @@ class _Probe:
             backward(loss)
         except RuntimeError as error:
             raise UnsupportedModel(
-                f"{type(model).__name__} has no gradient in training mode: {_reason(error)}"
+                f"{type(model).__name__} has no gradient in training mode: {first_line(error)}"
             ) from error
         wrong = [n for n, p in model.named_parameters() if p.grad is not None and _is_wrong(p.grad)]
         model.zero_grad(set_to_none=True)
@@ -300,8 +297,8 @@ class _Probe:
             )
 
 
-def _passed(model: nn.Module, images: Tensor, name: str) -> object:
-    """What a network makes of images, in the mode it is in; draws nothing that others see.
+def _output(model: nn.Module, images: Tensor, name: str) -> object:
+    """Output of a network in its current mode; the global random generators stay as they are.
 
     Raises:
         ValueError: if it fails.
@@ -314,23 +311,17 @@ def _passed(model: nn.Module, images: Tensor, name: str) -> object:
         mode = "training" if model.training else "eval"
         raise ValueError(
             f"the first batch of {name} does not go through {type(model).__name__} in {mode} mode: "
-            f"{_reason(error)}. Its images are {str(images.dtype).removeprefix('torch.')} of shape "
-            f"(N, {', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
+            f"{first_line(error)}. Its images are {str(images.dtype).removeprefix('torch.')} of "
+            f"shape (N, {', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
         ) from error
 
 
-def _takes(model: nn.Module, images: Tensor) -> bool:
+def _can_run(model: nn.Module, images: Tensor) -> bool:
     try:
-        _passed(model, images, "")
+        _output(model, images, "")
     except ValueError:  # batch norms have no statistics of a single value
         return False
     return True
-
-
-def _input_dtype(model: nn.Module) -> torch.dtype:
-    """The floating-point type of a network's first weight, which images are turned into."""
-    found = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(found, torch.float32)
 
 
 def _few(batch: Tensor) -> Tensor:
@@ -339,7 +330,7 @@ def _few(batch: Tensor) -> Tensor:
 
 
 def _expected(model: nn.Module, images: Tensor) -> str:
-    """What the network's images should be, as far as its modules tell."""
+    """What the images should be like, as far as the modules tell, for a message."""
     convolutions = (
         (path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d)
     )
@@ -365,8 +356,3 @@ def _check_numbers(model: nn.Module, logits: Tensor, name: str) -> None:
 
 def _is_wrong(tensor: Tensor) -> bool:
     return not bool(tensor.isfinite().all())
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).split("\n")[0].rstrip(".")
-    return text or type(error).__name__

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from zoo.core.channels.config import SubnetConfig, WidthRules
@@ -39,7 +39,7 @@ from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 
-Tell = Callable[[str, int, int | None], None]  # what is done, steps done, steps in all
+Tell = Callable[[str, int, int | None], None]  # what is being done, steps done, steps in all
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -158,30 +158,23 @@ def prune(
     if distill is not None and not 0 <= distill < math.inf:
         raise ValueError(f"distill, {distill}, is no weight; give 0 or above, such as 1")
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
-    parent = ready.parent
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
         cost, meter = CostModel(space, table), Meter(ready.train.device)
-        budget, data = _budget(value, metric, cost), ready.metered(meter)
+        budget, data = Budget.parse(value, cost, metric), ready.metered(meter)
+        budget.require_pruning(value, cost)
         name = type(pruner).__module__.rpartition(".")[2]
-        problem = Problem(parent, space, cost, budget, data, rules, seed, meter, name)
+        problem = Problem(ready.parent, space, cost, budget, data, rules, seed, meter, name)
         is_taught = distill is None and recipe.epochs > 0
         subnet = _search(pruner, problem, ready, is_taught, tell)
         weights = subnet.weights if distill is None else None
-        small = rebuild(parent, space, subnet.config, weights)
+        small = rebuild(ready.parent, space, subnet.config, weights)
         loss = _loss(problem, pruner, small, recipe, distill)
         _finetune(small, problem, loss, ready, recipe, subnet.config, tell)
         tell("validating", 0, None)
         return _result(problem, subnet.config, small, ready, timing, architecture)
-
-
-def _warn_of_teacher(pruner: Pruner, problem: Problem, images: Tensor) -> None:
-    """Say beforehand what fine-tuning would diverge of later."""
-    loss = pruner.loss(problem.model, problem.model, problem.space)
-    if loss is not None and (told := loss.suspicion(images)):
-        _LOGGER.warning("fine-tuning may diverge: %s", told)
 
 
 def _search(
@@ -191,8 +184,10 @@ def _search(
     problem.check_feasible()
     tell("searching", 0, None)
     with reading(problem.model, ready.reader):
-        if is_taught:
-            _warn_of_teacher(pruner, problem, ready.train.first_images())
+        loss = pruner.loss(problem.model, problem.model, problem.space) if is_taught else None
+        # Said beforehand: fine-tuning would diverge of it after the whole search.
+        if loss is not None and (told := loss.divergence_hint(ready.train.first_images())):
+            _LOGGER.warning("fine-tuning may diverge: %s", told)
         subnet = pruner.search(problem)
     problem.check_decision(subnet.config)
     return subnet
@@ -207,7 +202,9 @@ def _result(
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
-    top1, parent_top1 = (ready.accuracy(network) for network in (ready.handed(small), ready.given))
+    top1, parent_top1 = (
+        ready.accuracy(network) for network in (ready.to_given_types(small), ready.given)
+    )
     return PruneResult(
         model=small.eval(),
         config=config,
@@ -339,12 +336,6 @@ def _one_budget(**given: float | None) -> tuple[float, BudgetUnit]:
         )
     value, name = found[0]
     return value, cast(BudgetUnit, name)
-
-
-def _budget(value: float, metric: BudgetUnit, cost: CostModel) -> Budget:
-    budget = Budget.parse(value, cost, metric)
-    budget.require_pruning(value, cost)
-    return budget
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Files that can be made anew: kept with a checksum, set aside as soon as it does not hold.
+"""Files that can be made anew: kept with a checksum, and set aside once it does not hold.
 
-A sealed file ends with a line that holds the SHA-256 of all before it. What a disk, a copy or a
-full cache damaged is so never taken for a result, and never in the way of making it again.
+A sealed file ends with a line that holds the SHA-256 of all before it. So a file that a disk, a
+copy or a full cache damaged is never taken for a result, and is made again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ def read_sealed(path: Path) -> bytes | None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
-    """Write tensors, and what is to be known of them, as a sealed file.
+    """Write tensors, and facts about them, as a sealed file.
+
+    Args:
+        path: of the file.
+        tensors: of any shape, by name; copied to the CPU.
+        facts: texts by name.
 
     Raises:
         OSError: if it cannot be written.
@@ -65,7 +70,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """Return what `write_tensors` wrote, on the CPU; None as `read_sealed`."""
+    """Return the tensors, on the CPU, and facts that `write_tensors` wrote, by name.
+
+    None if there is no such file, or it is damaged, as `read_sealed`.
+    """
     content = read_sealed(path)
     if content is None:
         return None

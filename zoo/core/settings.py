@@ -1,7 +1,7 @@
 """One check of settings: each field of a dataclass against its own annotation, limits included.
 
-Settings come from Python, from suites and from the command line; wherever they are wrong, that is
-said before anything is trained, by name, with the value and what it may be.
+Settings come from Python, from suites and from the command line. A wrong one is reported before
+anything is trained, with its name, its value and what it may be.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zoo.core.errors import unknown_name
 __all__ = ["MOST", "check_settings"]
 
 MOST = 1_000_000_000
-"""Of any whole number: no run that does something so often would end."""
+"""Limit of any whole number: a run that does something more often would never end."""
 
 # What a limit is called in `pydantic.Field` and in `operator`, and in words.
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -97,13 +97,11 @@ def _fits(value: object, kind: Any) -> bool:
         return any(type(value) is type(known) and value == known for known in get_args(kind))
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and _items_fit(value, get_args(kind))
-    if kind is int:
-        return isinstance(value, Integral) and _is_no_flag(value) and abs(int(value)) <= MOST
+    if kind in (int, float) and isinstance(value, Integral):
+        return not isinstance(value, bool) and abs(int(value)) <= MOST
     if kind is float:
-        if isinstance(value, Integral):
-            return _is_no_flag(value) and abs(int(value)) <= MOST
         return isinstance(value, Real) and math.isfinite(value)
-    if kind in (bool, str, NoneType):
+    if kind in (int, bool, str, NoneType):
         return isinstance(value, kind)
     return True
 
@@ -114,26 +112,22 @@ def _items_fit(value: tuple[object, ...], kinds: tuple[Any, ...]) -> bool:
     return len(value) == len(kinds) and all(map(_fits, value, kinds))
 
 
-def _is_no_flag(value: object) -> bool:
-    return not isinstance(value, bool)
-
-
 def _refusal(name: str, value: object, hint: Any) -> ValueError:
     choices = [k for kind in _kinds(hint) if get_origin(kind) is Literal for k in get_args(kind)]
     if choices and isinstance(value, str):
         return unknown_name(name, value, map(str, choices))
-    allowed = " or ".join(_told(kind) for kind in _kinds(hint))
+    allowed = " or ".join(_describe(kind) for kind in _kinds(hint))
     return ValueError(f"{name} is {reprlib.repr(value)}; it must be {allowed}")
 
 
-def _told(kind: Any) -> str:
+def _describe(kind: Any) -> str:
     """The type of an annotation in words."""
     kind = _bare(kind)
     if get_origin(kind) is Literal:
         return " or ".join(map(repr, get_args(kind)))
     if get_origin(kind) is tuple:
         items = [item for item in get_args(kind) if item is not Ellipsis]
-        return f"a list, each {' or '.join(_told(item) for item in items)}"
+        return f"a list, each {' or '.join(_describe(item) for item in items)}"
     words = {
         int: f"a whole number of at most {MOST:,}",
         float: "a finite number",

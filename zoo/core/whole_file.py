@@ -103,19 +103,21 @@ def write_new(path: Path, content: str | bytes) -> None:
 
 
 def sweep(folder: Path, name: str = "") -> list[Path]:
-    """Remove the hidden files of writers that are no more; return their paths.
+    """Remove the unfinished files of writers that have died; return their paths.
 
-    A file goes if the process that its name tells is gone from this machine, or if nobody touched
-    it for an hour and it is another machine's; for a day, if a process of that number runs here.
+    A file of this machine is removed once the process in its name has ended, or after a day if
+    another process has that number now; a file of another machine after an hour without a change.
 
     Args:
         folder: where to look, not below; it need not exist.
-        name: only what was to become this file; by default anything.
+        name: only files that were to become this one; by default any.
     """
     if not folder.is_dir():
         return []
     start = f".{name[:_NAME_PART]}"
-    left = [path for path in folder.iterdir() if path.name.startswith(start) and _is_left(path)]
+    left = [
+        path for path in folder.iterdir() if path.name.startswith(start) and _is_abandoned(path)
+    ]
     for path in left:
         # Another user's, or swept by another process at this moment: it costs room, no more.
         with contextlib.suppress(OSError):
@@ -230,8 +232,8 @@ def _name_claimed(hidden: Path, path: Path) -> None:
             os.unlink(claim)  # noqa: PTH108  (as above)
 
 
-def _is_left(path: Path) -> bool:
-    """Whether a file is hidden, not whole, and its writer is no more."""
+def _is_abandoned(path: Path) -> bool:
+    """Whether a file is hidden and unfinished, and its writer has died."""
     found = _HIDDEN.fullmatch(path.name)
     if found is None:
         return False

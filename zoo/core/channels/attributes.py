@@ -8,7 +8,7 @@ changes only if the smaller network is not what the table predicts without, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -68,35 +68,28 @@ def with_held(
     return attempt.table(chosen)
 
 
+@dataclass(frozen=True)
 class _Attempt:
     """Builds and proves the smaller network with some attributes changed."""
 
-    def __init__(
-        self,
-        meta: nn.Module,
-        trace: Trace,
-        table: ChannelTable,
-        configs: Sequence[SubnetConfig],
-        size: Sequence[int],
-        candidates: dict[_Kind, list[Held]],
-    ) -> None:
-        self.candidates = candidates
-        self.trace = trace
-        self.root = type(meta).__name__
-        self.configs = tuple(configs)
-        self._meta, self._table, self._size = meta, table, size
+    meta: nn.Module
+    trace: Trace
+    plain_table: ChannelTable  # without attributes
+    configs: Sequence[SubnetConfig]
+    size: Sequence[int]
+    candidates: dict[_Kind, list[Held]]
 
     def table(self, chosen: frozenset[_Kind]) -> ChannelTable:
         """The table with attributes of some kinds, in the order of execution."""
         kinds = [kind for kind in self.candidates if kind in chosen]
-        return replace(self._table, held=tuple(h for k in kinds for h in self.candidates[k]))
+        return replace(self.plain_table, held=tuple(h for k in kinds for h in self.candidates[k]))
 
     def mismatch(self, chosen: frozenset[_Kind], config: SubnetConfig) -> Mismatch | None:
         """How the smaller network differs from the prediction, None if it does not."""
         table = self.table(chosen)
         try:
-            smaller = resized_copy(self._meta, table, config)
-            prove(self.trace, table, config, smaller, self._size)
+            smaller = resized_copy(self.meta, table, config)
+            prove(self.trace, table, config, smaller, self.size)
         except Mismatch as mismatch:
             return mismatch
         return None
@@ -142,7 +135,7 @@ def _furthest(found: list[_Found], reached: list[int]) -> list[_Found]:
 
 def _nearby(attempt: _Attempt, chosen: frozenset[_Kind], where: str) -> Iterator[list[_Kind]]:
     """Kinds of attributes of the module that ran, then those of the modules around it."""
-    path = "" if where == attempt.root else where
+    path = "" if where == type(attempt.meta).__name__ else where
     around = [path.rsplit(".", n)[0] if n else path for n in range(path.count(".") + 1)]
     for paths in ({path}, {*around[1:], ""} - {path}):
         yield [

@@ -13,13 +13,6 @@ from zoo.core.channels.config import SubnetConfig
 __all__ = ["Axis", "ChannelTable", "Follower", "Held", "is_in"]
 
 
-# Operators that are given sizes, which their module may hold as attributes.
-_SIZED = frozenset(
-    ("split", "split_with_sizes", "slice", "convolution", "view", "_unsafe_view", "expand",
-     "native_batch_norm", "native_group_norm", "native_layer_norm")
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Axis:
     """A dimension in terms of groups: which channel lies at each position.
@@ -109,7 +102,7 @@ class ChannelTable:
     held: tuple[Held, ...] = ()
 
     def kept_positions(self, config: SubnetConfig) -> list[np.ndarray | None]:
-        """Return for every axis the positions that ``config`` keeps, None for all of them."""
+        """Return for every axis the kept positions, ascending, shape (kept,); None for all."""
         masks: list[np.ndarray | None] = []
         for group in self.groups:
             kept = config.keep.get(group.name)

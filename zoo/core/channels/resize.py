@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.core.channels.channel_table import ChannelTable
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.tracing.copies import copy_with
+from zoo.core.tracing.copies import copy_with, memory_format_of
 
 __all__ = [
     "Place",
@@ -61,7 +61,14 @@ class Place:
     def of(
         cls, table: ChannelTable, kept: Sequence[np.ndarray | None], name: str, full: Tensor
     ) -> Place:
-        """The place of what `resize_tensor` returns for the same arguments."""
+        """The place of what `resize_tensor` returns for the same arguments.
+
+        Args:
+            table: the table of the network.
+            kept: kept positions of every axis, as ``table.kept_positions`` returns them.
+            name: state-dict name of the tensor.
+            full: the tensor at full size, of which the place is a view.
+        """
         gathered = {}
         for dim in range(min(full.ndim, 2)):
             axis = table.tensors.get((name, dim))
@@ -76,7 +83,7 @@ class Place:
         return cls(full, gathered)
 
     def add(self, part: Tensor) -> None:
-        """Add a part to the tensor, in place."""
+        """Add a part, of the shape of the kept positions, to the tensor, in place."""
         if self.gathered:
             self.view.index_put_(self._index(), part, accumulate=True)
         else:
@@ -98,7 +105,7 @@ class Place:
 
 
 def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:
-    """Return how many positions of every axis are kept."""
+    """Return how many positions of every axis are kept; None stands for all, else shape (kept,)."""
     return [len(a.group) if k is None else len(k) for a, k in zip(table.axes, kept, strict=True)]
 
 
@@ -163,17 +170,9 @@ def resized_copy(
     def smaller(name: str, tensor: Tensor) -> Tensor:
         source = (weights or {}).get(name, tensor).detach().to(tensor)
         part = resize_tensor(table, kept, name, source)
-        return part.clone(memory_format=_memory_format(tensor))
+        return part.clone(memory_format=memory_format_of(tensor))
 
     return copy_resized(model, table, axis_sizes(table, kept), smaller)
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    """The layout that a part of a tensor keeps."""
-    is_channels_last = tensor.ndim == 4 and not tensor.is_contiguous()
-    if is_channels_last and tensor.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
 
 
 def copy_resized(

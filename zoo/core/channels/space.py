@@ -46,10 +46,7 @@ class ChannelSpace:
 
     @classmethod
     def trace(
-        cls,
-        model: nn.Module,
-        input_size: Sequence[int] = (3, 224, 224),
-        inexact: bool = False,
+        cls, model: nn.Module, input_size: Sequence[int] = (3, 224, 224), inexact: bool = False
     ) -> ChannelSpace:
         """Return the space of ``model``, which is not touched.
 

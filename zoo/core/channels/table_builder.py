@@ -8,10 +8,16 @@ import numpy as np
 from torch import Tensor
 
 from zoo.core.channels.channel_group import ChannelGroup, Member, Pinned
-from zoo.core.channels.channel_table import _SIZED, Axis, ChannelTable, Follower
+from zoo.core.channels.channel_table import Axis, ChannelTable, Follower
 from zoo.core.tracing.atoms import FIXED, Trace
 
 __all__ = ["build_table"]
+
+# Operators that are given sizes, which their module may hold as attributes.
+_SIZED = frozenset(
+    ("split", "split_with_sizes", "slice", "convolution", "view", "_unsafe_view", "expand",
+     "native_batch_norm", "native_group_norm", "native_layer_norm")
+)  # fmt: skip
 
 
 def build_table(
@@ -20,7 +26,7 @@ def build_table(
     """Return the table of a trace.
 
     Args:
-        trace: what the pass over the network told.
+        trace: of the pass over the network.
         inexact: free the groups whose channels an operator mixes.
         stages: stage ordinal of each parameter name; empty if unknown.
         blocks: block ordinal of each parameter name; empty if unknown.

@@ -18,7 +18,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.contract.trial import NETWORKS, Snapshot, Trial, images_and_labels, same_config
@@ -29,7 +28,7 @@ from zoo.core.method.card import card, card_steps
 from zoo.core.method.discovery import kind_of
 from zoo.core.method.planted import planted_problem
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner
+from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.search.widths_in_budget import uniform_widths
 from zoo.core.supernet.supernet import Supernet
@@ -145,7 +144,16 @@ def run_check(check: Check, trial: Trial) -> Outcome:
 def contract(
     cls: type[Pruner], networks: Sequence[str] = tuple(NETWORKS), device: str = "cpu"
 ) -> Iterator[Outcome]:
-    """Run all checks, one after the other, and report every outcome, failures included."""
+    """Run all checks, one after the other, and report every outcome, failures included.
+
+    Args:
+        cls: a frozen dataclass derived from `Pruner`.
+        networks: keys of `NETWORKS`.
+        device: where the searches run.
+
+    Raises:
+        ValueError: if the class names an exception for a check that does not exist.
+    """
     unknown = cls.known_exceptions.keys() - {check.name for check in CHECKS}
     if unknown:
         raise ValueError(f"known_exceptions of {cls.__name__} names no check: {sorted(unknown)}")
@@ -284,7 +292,8 @@ def supernet_equals_rebuilt(trial: Trial) -> None:
     """The sliced supernet and the rebuilt network agree in eval mode and float64."""
     run = trial.first
     model = copy.deepcopy(run.problem.model).double().eval()
-    weights = _doubled(run.subnet.weights)
+    given = run.subnet.weights
+    weights = given and {n: t.double() if t.is_floating_point() else t for n, t in given.items()}
     images = images_and_labels(4)[0].double().to(trial.device)
     with torch.no_grad():
         rebuilt = rebuild(model, trial.space, run.subnet.config, weights).eval()(images)
@@ -294,15 +303,6 @@ def supernet_equals_rebuilt(trial: Trial) -> None:
     difference = (logits - rebuilt).abs().max().item()
     bound = FLOAT64_TOLERANCE * max(1.0, rebuilt.abs().max().item())
     _require(difference <= bound, f"logits differ by {difference}")
-
-
-def _doubled(weights: object) -> dict[str, Tensor] | None:
-    if not weights:
-        return None
-    return {
-        name: tensor.double() if tensor.is_floating_point() else tensor
-        for name, tensor in dict(weights).items()  # type: ignore[call-overload]
-    }
 
 
 @_check(9)
@@ -406,13 +406,13 @@ def beats_uniform_where_uniform_is_bad(trial: Trial) -> None:
     subnet = trial.cls.tiny().search(problem)
     names = [group.name for group in problem.space.groups]
     widths = dict(zip(names, uniform_widths(problem), strict=True))
-    uniform = _planted_top1(problem, SubnetConfig.from_widths(problem.space, widths))
-    top1 = _planted_top1(problem, subnet.config, subnet.weights)
+    uniform = _planted_top1(problem, Subnet(SubnetConfig.from_widths(problem.space, widths)))
+    top1 = _planted_top1(problem, subnet)
     _require(top1 > uniform, f"top-1 {top1} is not better than uniform's {uniform}")
 
 
-def _planted_top1(problem: Problem, config: SubnetConfig, weights: object = None) -> float:
-    small = rebuild(problem.model, problem.space, config, weights).eval()  # type: ignore[arg-type]
+def _planted_top1(problem: Problem, subnet: Subnet) -> float:
+    small = rebuild(problem.model, problem.space, subnet.config, subnet.weights).eval()
     with problem.meter.phase("search"), torch.no_grad():
         hits = [small(images).argmax(1) == labels for images, labels in problem.data.search()]
     return float(torch.cat(hits).double().mean())

@@ -55,26 +55,17 @@ class CountedCost(CostModel):
     _calls = 0
     _configs = 0
 
-    def _count(self, configs: int) -> None:
+    def checked(self, widths: np.ndarray) -> np.ndarray:
+        """As the cost model's, counted: widths of any cost, shape (n, G), come through here.
+
+        Raises:
+            TooManyEvaluations: for more calls or configurations than any search needs.
+        """
         self._calls += 1
-        self._configs += configs
+        self._configs += len(widths)
         if self._calls > MOST_COST_CALLS or self._configs > MOST_CONFIGS:
             raise TooManyEvaluations(f"{self._configs} costs in {self._calls} calls")
-
-    def macs_of_widths(self, widths: np.ndarray) -> np.ndarray:
-        """As the cost model's, counted."""
-        self._count(len(widths))
-        return super().macs_of_widths(widths)
-
-    def params_of_widths(self, widths: np.ndarray) -> np.ndarray:
-        """As the cost model's, counted."""
-        self._count(len(widths))
-        return super().params_of_widths(widths)
-
-    def latency_of_widths(self, widths: np.ndarray) -> np.ndarray:
-        """As the cost model's, counted."""
-        self._count(len(widths))
-        return super().latency_of_widths(widths)
+        return super().checked(widths)
 
 
 class CountedBatches(Batches):
@@ -83,7 +74,11 @@ class CountedBatches(Batches):
     drawn = 0
 
     def epoch(self, index: int) -> Iterator[Batch]:
-        """As the batches', counted."""
+        """As the batches', counted.
+
+        Raises:
+            TooManyEvaluations: for more images than any search needs.
+        """
         for images, labels in super().epoch(index):
             self.drawn += len(images)
             if self.drawn > MOST_IMAGES:
@@ -283,5 +278,11 @@ def _watched_random() -> Iterator[list[str]]:
 
 
 def same_config(space: ChannelSpace, first: SubnetConfig, second: SubnetConfig) -> bool:
-    """Whether two configurations keep the same channels, however they are written."""
+    """Whether two configurations keep the same channels, however they are written.
+
+    Args:
+        space: gives the size of a group that a configuration leaves out.
+        first: a configuration that fits the space.
+        second: another.
+    """
     return all(first.indices(group) == second.indices(group) for group in space.groups)

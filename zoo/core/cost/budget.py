@@ -35,8 +35,8 @@ class Budget:
         """Return the budget that a number means for a network.
 
         Args:
-            value: at most 1, a keep ratio of the parent's cost; above 1, an absolute limit. Of
-                "latency" always a ratio; of "latency_ms" always milliseconds.
+            value: at most 1, a keep ratio of the parent's cost; above 1, an absolute limit. For
+                "latency" always a ratio, for "latency_ms" always milliseconds.
             cost: the parent's cost model.
             metric: what is limited.
 
@@ -78,7 +78,7 @@ class Budget:
             )
 
     def _choice(self) -> str:
-        """The numbers that a budget can be, where the limit is the parent's cost."""
+        """What a budget may be, for messages; the limit is the parent's cost here."""
         if self.metric == "latency":
             most = self.format_cost(self.limit)
             return f"a keep ratio up to 1, or up to {most} as latency_ms"

@@ -73,11 +73,11 @@ class CostModel:
         Args:
             widths: kept counts, integers, shape (n, G), columns in the order of ``space.groups``.
         """
-        return self._macs(self._checked(widths))
+        return self._macs(self.checked(widths))
 
     def params_of_widths(self, widths: Any) -> np.ndarray:
         """Return the parameter counts of many configurations, int64, shape (n,)."""
-        return self._params(self._checked(widths))
+        return self._params(self.checked(widths))
 
     def latency_of_widths(self, widths: Any) -> np.ndarray:
         """Return the predicted latencies of many configurations in nanoseconds, int64, shape (n,).
@@ -87,7 +87,7 @@ class CostModel:
         Raises:
             ValueError: if there is no latency table.
         """
-        return self.latency.ns_of_widths(self._checked(widths))
+        return self.latency.ns_of_widths(self.checked(widths))
 
     @property
     def latency(self) -> LatencyTable:
@@ -102,7 +102,12 @@ class CostModel:
             )
         return self._latency
 
-    def _checked(self, widths: Any) -> np.ndarray:
+    def checked(self, widths: Any) -> np.ndarray:
+        """Return widths as an array, shape (n, G), once they fit the groups.
+
+        Raises:
+            ValueError: for another shape, fractions, or a width that a group cannot have.
+        """
         array = np.asarray(widths)
         if array.ndim != 2 or array.shape[1] != len(self.space.groups):
             raise ValueError(

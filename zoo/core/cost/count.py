@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta
+from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
+from zoo.core.tracing.trace import blank_images, on_meta
 
 __all__ = ["count_macs"]
 
@@ -38,22 +37,19 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     return counter.macs
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Counter(OperatorMode):
     """Adds up multiply-adds, and follows what depends on the images."""
 
     def __init__(self, images: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.macs = 0
         self._alive = [images]  # keeps storages from being used again
         self._dependent = {images.untyped_storage()._cdata}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = run_on_meta(func, args, kwargs)
-        read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        read = tensors_in((args, kwargs))
+        made = tensors_in(result)
         dependent = [t.untyped_storage()._cdata in self._dependent for t in read]
         name = str(func.overloadpacket)
         if "conv" in name or not all(dependent[-2:]):  # the factors are read last

@@ -53,10 +53,10 @@ RATIOS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 """Keep ratios of the grid, common to all groups; the first stands for a single channel."""
 
 NARROW = 2
-"""Which of them the narrow network has that is timed as a whole."""
+"""Index of the ratio of the narrow network that is timed as a whole."""
 
 _VERSION = 3
-"""Of how times are taken; tables of another one are measured anew."""
+"""Version of the way to measure; tables of another version are measured anew."""
 _NETWORKS = ("full network", "narrow network")
 _NETWORK_BLOCKS = 10
 _MOST_PASSES = 1000
@@ -74,7 +74,7 @@ class _Call:
 
 
 class DamagedTable(ValueError):
-    """A file of measured latencies that was carried here from elsewhere."""
+    """A file of latencies that were measured in another environment."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def measure_latency(
         model, space, batch=timing.batch, memory_format=timing.memory_format, widths=widths
     )
     facts = _facts(model, space, timing) | {"divisor": divisor}
-    keys = sorted(_keys(grids))
+    cases = {case.key for grid in grids for row in grid.cases for case in row}
+    keys = sorted({*cases, *_NETWORKS})
     path = (folder or default_folder()) / f"{_digest(facts, keys)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # one process measures, others wait for it
@@ -138,7 +139,7 @@ def measure_latency(
             calls = _calls(model, space, grids, widths[NARROW], timing)
             _log.info("timing %d calls, %d rounds", len(calls), timing.rounds)
             times = _timed(calls, next(model.parameters()).device, timing, tell)
-            _save(path, facts, times)
+            write_sealed(path, json.dumps({**facts, "ns": times}, indent=1).encode())
     return tabulate(space, grids, times)
 
 
@@ -149,9 +150,7 @@ def default_folder() -> Path:
 
 
 def tabulate(
-    space: ChannelSpace,
-    grids: Sequence[CaseGrid],
-    times: Mapping[str, float],
+    space: ChannelSpace, grids: Sequence[CaseGrid], times: Mapping[str, float]
 ) -> LatencyTable:
     """The table that measured times make.
 
@@ -183,7 +182,7 @@ def _at(times: np.ndarray, point: int) -> float:
 
 
 def _factor(measured: Sequence[float], summed: Sequence[float]) -> float:
-    """What operator times are multiplied by; a constant makes up for the rest.
+    """The factor that operator times are multiplied by; a constant makes up for the rest.
 
     Args:
         measured: nanoseconds of the full and of the narrow network.
@@ -220,10 +219,6 @@ def cpu_model() -> str | None:
     return platform.processor() or None
 
 
-def _keys(grids: Sequence[CaseGrid]) -> set[str]:
-    return {case.key for grid in grids for row in grid.cases for case in row} | {*_NETWORKS}
-
-
 def _calls(
     model: nn.Module,
     space: ChannelSpace,
@@ -256,10 +251,7 @@ def _network(network: nn.Module, space: ChannelSpace, timing: Timing) -> _Call:
 
 
 def _timed(
-    calls: Mapping[str, _Call],
-    device: torch.device,
-    timing: Timing,
-    tell: Tell | None,
+    calls: Mapping[str, _Call], device: torch.device, timing: Timing, tell: Tell | None
 ) -> dict[str, float]:
     """Nanoseconds of calls, timed one after the other in every round, denormal numbers flushed."""
     samples: dict[str, list[float]] = {key: [] for key in calls}
@@ -319,11 +311,6 @@ def _facts(model: nn.Module, space: ChannelSpace, timing: Timing) -> dict[str, A
 def _digest(facts: Mapping[str, Any], keys: Sequence[str]) -> str:
     text = json.dumps([facts, keys], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _save(path: Path, facts: Mapping[str, Any], times: Mapping[str, float]) -> None:
-    """Write a table as a whole, with its checksum behind."""
-    write_sealed(path, json.dumps({**facts, "ns": times}, indent=1).encode())
 
 
 def _load(path: Path, facts: Mapping[str, Any], keys: Sequence[str]) -> dict[str, float] | None:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from zoo.core.channels.channel_table import Axis
@@ -26,7 +25,8 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.latency_table import Coordinate
 from zoo.core.errors import UnsupportedModel
 from zoo.core.tracing.atoms import Labels, Op
-from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta
+from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta
+from zoo.core.tracing.trace import blank_images, on_meta
 
 __all__ = ["MEMORY_FORMATS", "Case", "CaseGrid", "MemoryFormat", "grid_widths", "list_cases"]
 
@@ -101,6 +101,11 @@ def grid_widths(space: ChannelSpace, ratios: Sequence[float], divisor: int = 1) 
 
     Multiples of the divisor; without one, odd numbers: kernels favour round widths, and among all
     widths these are rare. A ratio of 1 is the whole group, and the least width is that of 0.
+
+    Args:
+        space: the groups.
+        ratios: keep ratios, ascending.
+        divisor: of the widths that a search will use.
     """
     sizes = space.sizes
     wanted = np.array(ratios)[:, None] * sizes
@@ -170,17 +175,14 @@ def _recorded(
     return recorder.calls[max(0, starts_at) :]  # without the layout of the images
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Recorder(OperatorMode):
     """Keeps every operator call."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.calls: list[Case] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         leaves, tree = tree_flatten(tree_map_only(Tensor, _Spec.of, (args, kwargs)))
         self.calls.append(Case(func, tuple(leaves), tree))
         return run_on_meta(func, args, kwargs)

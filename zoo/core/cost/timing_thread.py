@@ -3,8 +3,8 @@
 `torch.set_flush_denormal` holds for the calling thread alone, and the threads among which an
 operator is divided are started once and then kept. So a switch set after the first divided operator
 reaches one thread of many, and the others go on being slow with denormal numbers. A thread that is
-new starts helpers of its own, which inherit the switch; whether they did is looked at, not assumed,
-since it is a matter of the operating system and of the OpenMP that torch was built with.
+new starts helpers of its own, which inherit the switch. Whether they did is measured, not assumed:
+it depends on the operating system and on the OpenMP that torch was built with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 __all__ = ["flushing_share", "in_quiet_thread"]
 
 _GRAIN = 65_536
-"""Elements that torch leaves to one thread at least, twice over."""
+"""Elements for each thread: twice the least that torch gives one, so that it divides the work."""
 _DENORMAL_BITS = 1_000
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ def in_quiet_thread(call: Callable[[bool], T], *, threads: int, flush: bool = Tr
     """Return what a call returns when it runs in a new thread that was prepared for timing.
 
     Args:
-        call: is told whether every thread flushes denormal numbers.
+        call: called with whether every thread flushes denormal numbers.
         threads: among which an operator is divided.
         flush: whether to ask for flushing.
     """

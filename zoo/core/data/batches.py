@@ -76,7 +76,7 @@ class ImageTensors(Dataset[Sample]):
         return images.float().sub_(mean).div_(std)
 
     def select(self, index: Sequence[int] | np.ndarray, augment: Augment | None) -> ImageTensors:
-        """The images at these positions, in this order, with another augmentation."""
+        """The images at positions, shape (n,), in this order, with another augmentation."""
         chosen = torch.as_tensor(np.asarray(index), dtype=torch.long)
         return ImageTensors(self.images[chosen], self.labels[chosen], self.mean, self.std, augment)
 
@@ -198,7 +198,11 @@ class Batches:
             pin_memory=self.device.type == "cuda",
         )
         for images, labels in loader:
-            yield _to_device(images, labels, self.device)
+            labels = torch.as_tensor(labels, dtype=torch.long)
+            yield (
+                images.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+            )
 
 
 @dataclass
@@ -215,10 +219,3 @@ class _FixedItems(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
-
-
-def _to_device(images: Tensor, labels: Tensor, device: torch.device) -> Batch:
-    return (
-        images.to(device, non_blocking=True),
-        torch.as_tensor(labels, dtype=torch.long).to(device, non_blocking=True),
-    )

@@ -10,13 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
 
-from zoo.core.data.batches import (
-    Augment,
-    ImageTensors,
-    Sample,
-    crop_and_flip,
-    shift,
-)
+from zoo.core.data.batches import Augment, ImageTensors, Sample, crop_and_flip, shift
 from zoo.core.data.digits import cluttered_digits, digits, glyph_indices
 from zoo.core.data.folders import check_folder, needed_path
 from zoo.core.data.sizes import (
@@ -24,7 +18,7 @@ from zoo.core.data.sizes import (
     CLUTTERED_TEST,
     CLUTTERED_TRAIN,
     check_sizes,
-    shared_out,
+    split_sizes,
 )
 from zoo.core.data.splitting import hold_out, test_positions
 from zoo.core.errors import unknown_name
@@ -60,7 +54,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Outline:
-    """What can be said of a set before its files are there.
+    """What is known of a set before its files are there.
 
     Attributes:
         num_classes: number of labels.
@@ -110,7 +104,7 @@ def load_splits(
             are torchvision's files; `"imagefolder"` and `"imagenet"` are folders `train` and
             `val` with one folder of images per class.
         path: where the files are; not for the sets made in memory.
-        seed: of the choice of the search split; the images and the test split do not depend on it.
+        seed: of the search split; the images and the test split do not depend on it.
         image_size: side in pixels; the set's own if None. CIFAR has 32 only.
         train_size: training images, after the search split was taken; all if None.
         search_size: images of the search split, a tenth of the training images if None.
@@ -142,6 +136,13 @@ def outline(
 ) -> Outline | None:
     """The shape of what `load_splits` would return for the same arguments; reads no file.
 
+    Args:
+        name: as `load_splits` takes it, and the sizes too.
+        image_size: side in pixels.
+        train_size: training images.
+        search_size: images of the search split.
+        test_size: test images; only checked.
+
     Returns:
         None for `"imagefolder"`, of which nothing is known without its files.
 
@@ -157,12 +158,17 @@ def outline(
     if name == "cluttered_digits":
         return Outline(_CLASSES[name], (3, side, side), train_size or CLUTTERED_TRAIN)
     there = _IMAGES.get(name) or len(glyph_indices("train"))
-    n_train, _ = shared_out(there, search_size, train_size)
+    n_train, _ = split_sizes(there, search_size, train_size)
     return Outline(_CLASSES[name], (3, side, side), n_train)
 
 
 def check_classes(dataset: str, num_classes: int, head: int) -> None:
     """Refuse a classifier that has another number of outputs than the set has classes.
+
+    Args:
+        dataset: name of the set, for the message.
+        num_classes: of the set.
+        head: outputs of the classifier.
 
     Raises:
         ValueError: if the two numbers differ.
@@ -276,15 +282,9 @@ def _load_folders(request: _Request) -> Splits:
     )
 
 
-_CLASSES = {
-    "digits": 10,
-    "cluttered_digits": 10,
-    "cifar10": 10,
-    "cifar100": 100,
-    "imagenet": 1_000,
-}
+_CLASSES = {"digits": 10, "cluttered_digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1_000}
 
-# Published numbers of training images, for what is said before the files are there.
+# Published numbers of training images, for `outline`, which reads no file.
 _IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167}
 
 _LOADERS: dict[str, Callable[[_Request], Splits]] = {

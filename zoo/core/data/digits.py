@@ -5,10 +5,10 @@ affine map and colour contrast on a low-frequency coloured background, with frag
 glyphs and pixel noise: any number of images, CIFAR-shaped. Image i of a split is the same whatever
 number is asked for, and no glyph serves both training and test.
 
-A training on the cluttered set starts with a plateau at chance, as long as the seed has it. It
-must be long enough to leave it: ResNet-20 on 4,000 images at 32 x 32 with 312 updates of 64 images
-reached 50, 68 and 14 % at half width, with seeds 0, 1 and 2. `docs/cluttered_digits.md` shows 1,500
-updates of 32 images.
+Training on the cluttered set starts with a plateau at chance, whose length depends on the seed. It
+must last long enough to leave the plateau: ResNet-20 on 4,000 images at 32 x 32 with 312 updates of
+64 images reached 50, 68 and 14 % at half width, with seeds 0, 1 and 2. `docs/cluttered_digits.md`
+shows 1,500 updates of 32 images.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ def cluttered_digits(part: Part, count: int, image_size: int = 32) -> tuple[Tens
 
 @lru_cache(maxsize=2)
 def glyph_indices(part: Part) -> np.ndarray:
-    """Which of scikit-learn's digits a part may use, ascending; a quarter of each class is test."""
+    """Indices of a part among scikit-learn's digits, ascending, int64, shape (n,).
+
+    A quarter of each class is test.
+    """
     _, labels = _glyphs()
     rng = np.random.default_rng(_GLYPH_SEED)
     chosen = []

@@ -1,4 +1,4 @@
-"""Data sets in folders of images: whether they are there, and what names their content."""
+"""Data sets in folders of images: check that they are there, and digest their content."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["check_folder", "files_digest", "is_from_files", "needed_path"]
 IN_MEMORY = ("digits", "cluttered_digits")
 FOLDERS = ("imagefolder", "imagenet")
 
-# Files of a set that is smaller are read for its digest; of a larger one, names and sizes count.
+# The digest of a smaller set covers the content of its files; of a larger one, names and sizes.
 DIGEST_BYTES = 256 * 2**20
 
 
 def is_from_files(name: str) -> bool:
-    """Whether a set is read from a folder of the user's; not so those that are made in memory."""
+    """Whether a set is read from a folder, not made in memory."""
     return name not in IN_MEMORY
 
 
 def files_digest(name: str, path: str | Path | None) -> str | None:
-    """Names the content of a set that is read from a folder of images.
+    """A digest that names the content of a set read from a folder of images.
 
     Two folders with the same digest hold the same images: names and sizes of all files count, and
     their content where they are less than 256 MiB together.
@@ -31,7 +31,7 @@ def files_digest(name: str, path: str | Path | None) -> str | None:
         path: its folder.
 
     Returns:
-        16 hexadecimal digits; None for a set whose content its name tells: those made in memory,
+        16 hexadecimal digits; None for a set whose name tells its content: those made in memory,
         and CIFAR, whose files torchvision compares with their published checksums.
 
     Raises:
@@ -71,7 +71,7 @@ def needed_path(name: str, path: Path | None, *, is_created: bool = False) -> Pa
     Args:
         name: of the set.
         path: as it was given.
-        is_created: whether it will be made if it is not there.
+        is_created: whether the caller will make it if it does not exist.
 
     Raises:
         FileNotFoundError: if none was given, or it does not exist.

@@ -1,4 +1,4 @@
-"""Anyone's loader as batches that follow from (seed, epoch) alone."""
+"""Any loader as batches that depend on (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_BATCHES = 1_000_000
 
 
 class LoaderBatches:
-    """Anyone's loader behind the same interface.
+    """Any loader as a `BatchSource`.
 
     Random numbers that the loader draws in this process, from its own generators or the global
     ones, are fixed by (seed, epoch), and the global ones are put back after each batch. A sampler
@@ -38,17 +38,16 @@ class LoaderBatches:
         device: where the batches go.
         name: of the loader, for messages.
         dtype: that images are turned into; their own if None.
-        is_hard: labels are class indices in any case, see `Targets`.
-        skips_single: leave out a batch of one image beside larger ones, for training: neither batch
-            norms nor distances over a teacher's variance mean anything on one image.
+        is_hard: turn soft targets into class indices, see `Targets`.
+        skips_single: leave out a batch of one image among larger ones, for training: batch norms
+            and errors relative to a teacher's variance need more than one image.
 
     Attributes:
         first: the first batch of epoch 0.
-        num_images: in one epoch; for a loader of batches of unknown sizes, as many as if all were
-            of the size of the first.
+        num_images: in one epoch; where batch sizes are unknown, all count like the first batch.
 
     Raises:
-        ValueError: if the loader cannot be iterated twice, has no batch or none that can be read.
+        ValueError: if the loader cannot be iterated twice, or its first batch cannot be read.
     """
 
     def __init__(
@@ -70,10 +69,11 @@ class LoaderBatches:
         self.targets = Targets(name, is_hard=is_hard)
         _check_reusable(loader, name)
         self._length = _length(loader)
-        if self._length == 0:
+        first = None if self._length == 0 else next(self._pairs(0), None)
+        if first is None:
             raise ValueError(_no_batch(loader, name))
-        self.first = self._first()
-        sizes = [] if self._length is not None else self._counted()
+        self.first = first
+        sizes = [] if self._length is not None else self._batch_sizes()
         if self._length is None:
             self._length = len(sizes)
         self.batch_size = getattr(loader, "batch_size", None) or max(sizes, default=0)
@@ -91,7 +91,7 @@ class LoaderBatches:
         return self._length - self._singles
 
     def expect(self, classes: int, *, is_binary: bool) -> None:
-        """Say what the network answers, which labels are held against.
+        """Set the number of classes, and check the first batch's labels against it.
 
         Args:
             classes: number of logits.
@@ -108,14 +108,14 @@ class LoaderBatches:
         return self.first[0].to(self.device, self.dtype)
 
     def as_type(self, dtype: torch.dtype) -> LoaderBatches:
-        """The same batches, their images of another type."""
+        """The same batches, with images of another floating-point type."""
         other = copy.copy(self)
         other.dtype = dtype
         return other
 
-    def look(self) -> Batch:
-        """The first batch of epoch 0, as `epoch` returns it, though it be a single image."""
-        return self._given(*self.first)
+    def first_batch(self) -> Batch:
+        """The first batch of epoch 0, as `epoch` returns it, even if it holds one image."""
+        return self._converted(*self.first)
 
     def epoch(self, index: int) -> Iterator[Batch]:
         """Images, shape (N, C, H, W), and labels, on the device.
@@ -125,9 +125,9 @@ class LoaderBatches:
         for images, labels in self._pairs(index):
             if self._skips_single and len(images) == 1:
                 continue
-            yield self._given(images, labels)
+            yield self._converted(images, labels)
 
-    def _given(self, images: Tensor, labels: Tensor) -> Batch:
+    def _converted(self, images: Tensor, labels: Tensor) -> Batch:
         """A batch in its final form, on the device."""
         dtype = self.dtype or images.dtype
         labels = self.targets.read(labels)
@@ -138,12 +138,10 @@ class LoaderBatches:
         )
 
     def _pairs(self, index: int) -> Iterator[Batch]:
-        """What the loader yields in an epoch; as often as it said, if it did."""
+        """Batches of an epoch as the loader yields them, as many as its length says."""
         sampler: Any = getattr(self.loader, "sampler", None)  # anyone's
-        for generator in (
-            getattr(self.loader, "generator", None),
-            getattr(sampler, "generator", None),
-        ):
+        for owner in (self.loader, sampler):
+            generator = getattr(owner, "generator", None)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(stream_seed("loader", self.seed, index))
         if hasattr(sampler, "set_epoch"):
@@ -151,10 +149,7 @@ class LoaderBatches:
         with fixed_random("loader", self.seed, index, "start"), self._explained(index, 0):
             batches = iter(self.loader)
         for number in count() if self._length is None else range(self._length):
-            with (
-                fixed_random("loader", self.seed, index, number),
-                self._explained(index, number),
-            ):
+            with fixed_random("loader", self.seed, index, number), self._explained(index, number):
                 batch = next(batches, _END)
             if batch is _END and self._length is None:
                 return
@@ -168,7 +163,7 @@ class LoaderBatches:
 
     @contextmanager
     def _explained(self, epoch: int, number: int) -> Iterator[None]:
-        """Say what is expected of a loader where its very first batch cannot be read."""
+        """Explain what is expected of a loader, if its very first batch cannot be read."""
         try:
             yield
         except Exception as error:  # whatever a foreign dataset may raise
@@ -182,19 +177,8 @@ class LoaderBatches:
                 "Each image must be a tensor of the same shape (C, H, W), with a class index"
             ) from error
 
-    def _first(self) -> Batch:
-        """The first batch of epoch 0.
-
-        Raises:
-            ValueError: if there is none.
-        """
-        batch = next(self._pairs(0), None)
-        if batch is None:
-            raise ValueError(_no_batch(self.loader, self.name))
-        return batch
-
-    def _counted(self) -> list[int]:
-        """Images in each batch of epoch 0, of a loader that does not say how many it yields."""
+    def _batch_sizes(self) -> list[int]:
+        """Images in each batch of epoch 0, for a loader without length."""
         sizes = []
         for images, _ in self._pairs(0):
             sizes.append(len(images))
@@ -217,7 +201,7 @@ _ONCE = (
 
 
 def _check_reusable(loader: object, name: str) -> None:
-    """Refuse what has no batches, or has them once."""
+    """Raise for an object that is no loader, or can be iterated once only."""
     if isinstance(loader, Iterator):
         raise ValueError(_ONCE.format(name=name))
     if isinstance(loader, Tensor | np.ndarray | Mapping | str) or not hasattr(loader, "__iter__"):
@@ -228,7 +212,7 @@ def _check_reusable(loader: object, name: str) -> None:
 
 
 def _length(loader: object) -> int | None:
-    """Batches in an epoch, None if the loader does not say."""
+    """Batches in an epoch; None if the loader has no length."""
     try:
         return len(cast(Sized, loader))
     except (TypeError, NotImplementedError):  # how torch says that a set has no length
@@ -236,7 +220,7 @@ def _length(loader: object) -> int | None:
 
 
 def _declared_images(loader: object, length: int, batch_size: int) -> int:
-    """Images in an epoch of a loader that says how many batches it yields."""
+    """Images in an epoch of a loader that has a length."""
     most = length * batch_size
     if isinstance(loader, DataLoader) and loader.batch_sampler is None:
         return most  # its set yields batches

@@ -8,11 +8,7 @@ from itertools import islice
 
 from torch.utils.data import Dataset
 
-from zoo.core.data.batches import (
-    Batch,
-    BatchSource,
-    Sample,
-)
+from zoo.core.data.batches import Batch, BatchSource, Sample
 from zoo.core.meter import Meter
 
 __all__ = ["MeteredBatches", "MeteredData", "TestSplit"]

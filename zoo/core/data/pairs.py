@@ -1,4 +1,4 @@
-"""Images and labels out of whatever a loader yields, and no guess where that is not clear."""
+"""Read images and labels from whatever a loader yields; raise where it is ambiguous."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_pair(batch: object, name: str) -> tuple[Tensor, Tensor]:
         found = [batch[0], batch[1]]
     else:
         raise ValueError(
-            f"{name} yields {_told(batch)}; expected (images, labels), or a dict with an image "
+            f"{name} yields {_describe(batch)}; expected (images, labels), or a dict with an image "
             "and a label"
         )
     images, labels = _tensor(found[0], "images", name), _tensor(found[1], "labels", name)
@@ -62,13 +62,13 @@ def read_pair(batch: object, name: str) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the labels of a loader may be, and their one form.
+    """Checks the labels of a loader, and brings them into one form.
 
     Attributes:
         name: of the loader, for messages.
-        classes: number of logits; None while it is not known, and nothing is compared with it.
-        is_binary: labels 0.0 and 1.0 are classes, as for networks with one logit.
-        is_hard: soft targets become their most likely class, for accuracies.
+        classes: number of logits; None while it is unknown, and labels are not compared with it.
+        is_binary: take 0.0 and 1.0 for classes, as networks with one logit do.
+        is_hard: turn soft targets into their most likely class, for accuracies.
     """
 
     name: str = "the loader"
@@ -155,7 +155,11 @@ _KEYS = ((IMAGE_KEYS, "images"), (LABEL_KEYS, "labels"))
 
 
 def _entry(batch: Mapping[object, object], keys: Sequence[str], what: str, name: str) -> object:
-    """The entry under the one key of a mapping that is known for images, or for labels."""
+    """The entry of a mapping under the only known key for images, or for labels.
+
+    Raises:
+        ValueError: if no known key is there, or several are.
+    """
     found = [key for key in keys if key in batch]
     if len(found) == 1:
         return batch[found[0]]
@@ -178,13 +182,13 @@ def _tensor(value: object, what: str, name: str) -> Tensor:
     if isinstance(value, Sequence) and value and all(isinstance(v, int) for v in value):
         return torch.tensor(value)
     raise ValueError(
-        f"{what} of {name} are {_told(value)}; expected a tensor. Turn each image into one in the "
-        "dataset's transform (ToTensor), and let the loader collate them"
+        f"{what} of {name} are {_describe(value)}; expected a tensor. Turn each image into one in "
+        "the dataset's transform (ToTensor), and let the loader collate them"
     )
 
 
-def _told(value: object) -> str:
-    """What a value is, in words."""
+def _describe(value: object) -> str:
+    """Type and size of a value, in words."""
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
         return f"a {type(value).__name__} of {len(value)} with a {type(value[0]).__name__} first"
     if isinstance(value, Tensor | np.ndarray):

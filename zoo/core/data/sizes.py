@@ -1,4 +1,4 @@
-"""How many images of a data set are asked for, and of what side: more than it has is refused."""
+"""Check the number and the side of the images asked of a data set, before any is made or read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = [
     "CLUTTERED_TRAIN",
     "check_sizes",
     "check_test_size",
-    "shared_out",
+    "split_sizes",
 ]
 
 # Without a size of its own, a search split takes this share of the training images.
@@ -19,15 +19,15 @@ SEARCH_SHARE = 0.1
 # Of cluttered_digits, which has any number of images.
 CLUTTERED_TRAIN, CLUTTERED_SEARCH, CLUTTERED_TEST = 8_000, 1_000, 2_000
 
-# A side of an image; ImageNet's largest are seen at 600.
+# Longest side of an image; networks for ImageNet see at most 600 pixels.
 MOST_PIXELS = 4096
 
-# Images made in memory take no more: beyond it a size is a typing error, not a wish.
+# Limit for images made in memory; a size beyond it is taken for a typing error.
 MOST_BYTES = 16 * 2**30
 
 
-def shared_out(there: int, search_size: int | None, train_size: int | None) -> tuple[int, int]:
-    """How many images train and how many are held out; at least one of each.
+def split_sizes(there: int, search_size: int | None, train_size: int | None) -> tuple[int, int]:
+    """Number of training images and of search images, at least one of each.
 
     Args:
         there: training images of the set.
@@ -56,7 +56,14 @@ def check_sizes(
     search_size: int | None,
     test_size: int | None,
 ) -> None:
-    """Refuse sizes that no set, or not this one, can give, before any image is made or read.
+    """Refuse sizes that no set, or not this one, can give.
+
+    Args:
+        name: of the set.
+        image_size: side in pixels; None for the set's own.
+        train_size: training images; None for all, or the default of a set made in memory.
+        search_size: the same of the search split.
+        test_size: the same of the test split.
 
     Raises:
         ValueError: with the size, the limit and the way out.

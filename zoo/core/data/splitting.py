@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zoo.core.data.sizes import (
-    check_test_size,
-    shared_out,
-)
+from zoo.core.data.sizes import check_test_size, split_sizes
 from zoo.core.randomness import stream_seed
 
 __all__ = ["hold_out", "stratified_order", "test_positions"]
@@ -31,13 +28,13 @@ def hold_out(
     Raises:
         ValueError: if there are too few images.
     """
-    n_train, n_search = shared_out(len(labels), search_size, train_size)
+    n_train, n_search = split_sizes(len(labels), search_size, train_size)
     order = stratified_order(labels, seed)
     return np.sort(order[n_search : n_search + n_train]), np.sort(order[:n_search])
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random order of which every beginning has all classes in their own proportions."""
+    """A random order of labels, shape (N,), whose every prefix has all classes in proportion."""
     rng = np.random.default_rng(stream_seed("search split", seed))
     shuffled = rng.permutation(len(labels))
     place = np.empty(len(labels))
@@ -48,7 +45,7 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def test_positions(labels: np.ndarray, test_size: int | None) -> np.ndarray:
-    """All images, or a fixed stratified choice of them, ascending."""
+    """Ascending positions of test images for labels, shape (N,): all, or a stratified choice."""
     if test_size is None:
         return np.arange(len(labels))
     check_test_size(len(labels), test_size)

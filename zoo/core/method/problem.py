@@ -185,12 +185,23 @@ class Problem:
 
 
 def smallest_cost(budget: Budget, cost: CostModel, rules: WidthRules) -> int:
-    """Cost of the smallest legal subnet, in the budget's metric."""
+    """Cost of the smallest legal subnet.
+
+    Args:
+        budget: gives the metric.
+        cost: of the network.
+        rules: legal widths.
+    """
     return int(budget.cost_of_widths(cost, rules.minimums(cost.space)[None])[0])
 
 
 def require_feasible(budget: Budget, cost: CostModel, rules: WidthRules) -> None:
     """Raise if even the smallest legal subnet is over budget.
+
+    Args:
+        budget: what is asked.
+        cost: of the network.
+        rules: legal widths.
 
     Raises:
         InfeasibleBudget: with both numbers and the way out.
@@ -204,7 +215,7 @@ def require_feasible(budget: Budget, cost: CostModel, rules: WidthRules) -> None
 
 
 def _plain(value: object) -> object:
-    """`value` as JSON has it."""
+    """`value` as a JSON value; numpy and torch values become numbers and lists."""
     if isinstance(value, np.generic | np.ndarray | Tensor):
         return value.tolist()
     if isinstance(value, _JSON):

@@ -74,7 +74,13 @@ class Pruner(ABC):
     def loss(
         self, teacher: nn.Module, student: nn.Module, space: ChannelSpace
     ) -> TrainingLoss | None:
-        """Loss to fine-tune the rebuilt `student` with, or None for plain cross-entropy."""
+        """Loss to fine-tune the rebuilt student with, or None for plain cross-entropy.
+
+        Args:
+            teacher: the unpruned parent.
+            student: the rebuilt network.
+            space: the parent's channel groups.
+        """
         del teacher, student, space
         return None
 
@@ -118,7 +124,16 @@ def unpruned(problem: Problem) -> Subnet | None:
 def conclude(
     problem: Problem, config: SubnetConfig, weights: Mapping[str, Tensor] | None = None
 ) -> Subnet:
-    """End a search: the returned subnet, with the config and its cost as the last trace row."""
+    """End a search: trace the configuration and its cost as the last row.
+
+    Args:
+        problem: what was asked.
+        config: the channels to keep.
+        weights: full-size state dict to take values from instead of the parent's, by name.
+
+    Returns:
+        The decision.
+    """
     problem.trace(
         "result",
         config=config.to_json(),

@@ -9,12 +9,11 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from zoo.core.networks.model_args import check_model_args, check_model_name
 from zoo.core.networks.structure import printable
+from zoo.core.tracing.operator_mode import OperatorMode, tensors_in
 
 __all__ = ["MOST_NUMBERS", "Architecture", "make"]
 
@@ -84,22 +83,20 @@ def make(name: str, args: Mapping[str, Any]) -> nn.Module:
     return made
 
 
-class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Bounded(OperatorMode):
     """Stops before new tensors get more numbers than any network should have."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._made = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))):
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not tensors_in((args, kwargs)):
             shape = next((arg for arg in args if isinstance(arg, list | tuple)), ())
             self._made += math.prod(int(size) for size in shape)
             if self._made > MOST_NUMBERS:
                 raise ValueError(f"it would have more than {MOST_NUMBERS:,} parameters")
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _kept_by_timm(parent: nn.Module) -> dict[str, Any]:

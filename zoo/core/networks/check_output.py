@@ -1,9 +1,9 @@
-"""What a network puts out for fixed images, so that another one can be told from it.
+"""Outputs of a network for fixed images, by which a loaded network is recognised.
 
 The weights alone do not make a network: with another stride, activation or pooling, the same
 tensors load and compute something else. So a saved network carries what it put out for images that
 every machine makes alike, computed in float64 where the network runs in it: there, two kinds of CPU
-differ by less than 1e-12, and hardly any change of a network by so little.
+differ by less than 1e-12, and hardly any change to a network moves its outputs by so little.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from zoo.core.tracing.copies import copy_network
-from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta
+from zoo.core.errors import first_line
+from zoo.core.tracing.copies import copy_network, float_dtype
+from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
+from zoo.core.tracing.trace import blank_images, on_meta
 
 __all__ = ["CheckOutput", "check_output", "different_operator", "different_output"]
 
 FloatName = Literal["float64", "float32", "bfloat16", "float16"]
 
 _GRAINS = ((1, 0.5), (2, 2.0), (4, 16.0), (16, 128.0))
-"""Side of the squares of one colour, and contrast, of each image: the dark and the bright, the fine
-and the coarse, because an activation that is cut off at 6 shows in large values only."""
+"""Side of the squares of one colour, and contrast, of each image. Some are coarse and bright, since
+an activation that is cut off at 6 shows in large values only."""
 
 _VALUES = 64  # kept of what one image gives
 _TOLERANCES: Mapping[FloatName, tuple[float, float]] = {
@@ -65,7 +66,7 @@ class CheckOutput(BaseModel):
 
     @property
     def is_blank(self) -> bool:
-        """Whether no value is finite, so that nothing can be told from it."""
+        """Whether no value is finite, so that it identifies no network."""
         return all(value is None for row in self.values for value in row)
 
 
@@ -88,9 +89,9 @@ def check_output(
             return _run(copy_network(model).eval().cpu().to(getattr(torch, name)), input_size, name)
         except Exception as error:  # whatever a foreign forward pass may raise
             if last == len(tried):
-                reason = str(error).split("\n")[0] or type(error).__name__
                 raise ValueError(
-                    f"{type(model).__name__} cannot be run on the CPU in {name}: {reason}"
+                    f"{type(model).__name__} cannot be run on the CPU in {name}: "
+                    f"{first_line(error)}"
                 ) from error
     raise AssertionError("one type is always tried")
 
@@ -122,8 +123,13 @@ def different_output(saved: CheckOutput, found: CheckOutput) -> str | None:
 def different_operator(model: nn.Module, other: nn.Module, input_size: Sequence[int]) -> str | None:
     """Return in half a sentence which operator of ``other`` is not that of ``model``, if any.
 
-    Both run without data, in eval and in training mode, so that also a dropout or a head that only
-    training sees is compared, and what zeros in the weights would hide.
+    Both run without data, in eval and in training mode. So a dropout or a head that only training
+    uses is compared too, and so is what zeros in the weights would hide.
+
+    Args:
+        model: the network that was saved.
+        other: the one made again.
+        input_size: (C, H, W) of one image.
     """
     for is_training in (False, True):
         mode = "training" if is_training else "eval"
@@ -137,10 +143,9 @@ def different_operator(model: nn.Module, other: nn.Module, input_size: Sequence[
 
 
 def _own_dtype(model: nn.Module) -> FloatName:
-    """Return the type of the first floating parameter."""
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    names: tuple[FloatName, ...] = ("float64", "bfloat16", "float16")
-    return next((name for name in names if getattr(torch, name) == own), "float32")
+    """Return the type of the first floating parameter, single precision for an unknown one."""
+    own = float_dtype(model)
+    return next((name for name in _TOLERANCES if getattr(torch, name) == own), "float32")
 
 
 def _run(model: nn.Module, input_size: Sequence[int], name: FloatName) -> CheckOutput:
@@ -186,20 +191,18 @@ def _array(output: CheckOutput) -> np.ndarray:
     return np.array([[math.nan if v is None else v for v in row] for row in output.values])
 
 
-class _Coarsest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Coarsest(OperatorMode):
     """Watches for the coarsest floating type that an operator returns."""
 
     def __init__(self, name: FloatName) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.name = name
         self._names = {getattr(torch, known): known for known in _TOLERANCES}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            found = self._names.get(tensor.dtype) if isinstance(tensor, Tensor) else None
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        for tensor in tensors_in(result):
+            found = self._names.get(tensor.dtype)
             if found is not None and _TOLERANCES[found] > _TOLERANCES[self.name]:
                 self.name = found
         return result
@@ -217,17 +220,14 @@ def _operators(model: nn.Module, input_size: Sequence[int], is_training: bool) -
     return listed.found
 
 
-class _Listed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Listed(OperatorMode):
     """Lists the operators that run on the meta device."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: list[str] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         told = tree_map(lambda v: list(v.shape) if isinstance(v, Tensor) else v, (args, kwargs))
         self.found.append(f"{func}{told}")
         return run_on_meta(func, args, kwargs)

@@ -16,10 +16,9 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.trace import blank_images, on_meta
 
 __all__ = ["fold_batch_norm"]
@@ -67,7 +66,7 @@ def _pairs(model: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]
     ]
 
 
-class _Reader(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Reader(OperatorMode):
     """Counts how often every tensor is read, and notes which batch norm reads a convolution.
 
     Attributes:
@@ -77,7 +76,7 @@ class _Reader(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
     """
 
     def __init__(self, meta: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.reads: Counter[int] = Counter()
         self.calls: Counter[str] = Counter()
         self.pairs: dict[int, tuple[str, str]] = {}
@@ -92,24 +91,19 @@ class _Reader(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
     def note(self, values: object) -> None:
         """Count every tensor among some values as read once more."""
-        self.reads.update(id(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+        self.reads.update(id(tensor) for tensor in tensors_in(values))
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.note((args, kwargs))
         owner = self._owners.get(id(args[1])) if len(args) > 1 else None
-        if str(func) == _BATCH_NORM:  # its decomposition would be seen instead of it
-            result: Any = (torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in range(2)))
-        else:
-            result = func(*args, **(kwargs or {}))
+        result = run_on_meta(func, args, kwargs)  # a batch norm in one call, not its decomposition
         if owner is not None:
             self.calls[owner] += 1
             if str(func) == _CONVOLUTION:
                 self._makers[id(result)] = owner
             elif str(func) == _BATCH_NORM and id(args[0]) in self._makers:
                 self.pairs[id(args[0])] = self._makers[id(args[0])], owner
-        self._alive += [leaf for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)]
+        self._alive += tensors_in((args, result))
         return result
 
 

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zoo.core.tracing.trace import blank_images, on_meta, run_on_meta, training_mode
+from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
+from zoo.core.tracing.trace import blank_images, on_meta, training_mode
 
 __all__ = ["refresh_metadata"]
 
@@ -77,7 +77,7 @@ class _Calls:
     leaving: list[list[Shape]] = field(default_factory=list)
 
 
-class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Pass(OperatorMode):
     """One pass on the meta device: what went through each module, and every operator call.
 
     Attributes:
@@ -89,7 +89,7 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
     """
 
     def __init__(self, model: nn.Module, input_size: Sequence[int], is_trained: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.model = model
         self.calls: dict[str, _Calls] = {path: _Calls() for path, _ in model.named_modules()}
         self.features: dict[str, list[Shape]] = {}
@@ -137,15 +137,13 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
             host.forward_features = forward_features
             yield lambda: delattr(host, "forward_features")
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        told = tuple(map(_told, tree_leaves((args, kwargs or {}))))
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        told = tuple(map(_describe, tree_leaves((args, kwargs))))
         self._log.append((self._stack[-1], (str(func), *told)))
-        return run_on_meta(func, args, kwargs or {})
+        return run_on_meta(func, args, kwargs)
 
 
-def _told(leaf: Any) -> object:
+def _describe(leaf: Any) -> object:
     """An argument of a call: the shape of a tensor, its values if it holds any."""
     if not isinstance(leaf, Tensor):
         return leaf
@@ -153,11 +151,11 @@ def _told(leaf: Any) -> object:
 
 
 def _shapes(values: Any) -> list[Shape]:
-    return [tuple(leaf.shape) for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return [tuple(tensor.shape) for tensor in tensors_in(values)]
 
 
 def _followed(before: Shape, after: Shape, stated: int) -> int | None:
-    """What became of a width, None where it is not the stated one.
+    """The new size of a dimension that had the stated size; None if no dimension had.
 
     Channels lie along the second or the last dimension. Where both have the stated size, it is the
     one that changes: positions stay what they are.
@@ -257,7 +255,7 @@ def _through(before: _Pass, after: _Pass, path: str, side: Side, stated: int) ->
 
 
 def _followed_one(before: Sequence[Shape], after: Sequence[Shape], stated: int) -> int | None:
-    """What became of the width of a single tensor."""
+    """The new width of a single tensor, as `_followed` finds it; None for several tensors."""
     is_one = len(before) == len(after) == 1
     return _followed(before[0], after[0], stated) if is_one else None
 
@@ -322,7 +320,7 @@ def _intermediates(network: _Pass, path: str) -> list[Shape]:
 
 
 def _paths_of(path: str, name: str) -> list[str]:
-    """Where a module may lie that a feature names: feature extractors move and flatten modules."""
+    """Paths where the module that a feature names may be: extractors move and flatten modules."""
     prefix = f"{path}." if path else ""
     names = (name, name.replace(".", "_", 1), f"body.{name}", f"model.{name}")
     return [f"{prefix}{name}" for name in names]

@@ -22,11 +22,10 @@ __all__ = ["check_model_args", "check_model_name"]
 _MOST = 1_000_000  # of any count: a typing error must not ask for terabytes
 _MOST_BLOCKS = 2_000  # of a network: ten times the deepest of timm, and built in a minute
 _MOST_TIMES = 100  # that many times a depth
-_BELOW_ONE = math.nextafter(1.0, 0.0)
 _LONGEST = 256  # items of a list
 _DEEPEST = 8  # lists and tables in each other
 
-# What a name inside timm looks like, as an activation's or a pooling's: no path, no address.
+# Names inside timm, such as an activation's or a pooling's; no path or address fits.
 _NAME = re.compile(r"[A-Za-z0-9_]{0,64}")
 
 # Arguments of create_model and build_model_with_cfg that load, open or choose code. The list is for
@@ -70,59 +69,61 @@ _TABLES = "block_args block_kwargs attn_kwargs"
 
 
 def check_model_args(args: Mapping[str, object], where: str) -> dict[str, Any]:
-    """Arguments for ``timm.create_model`` from a file, once each is known to build and no more.
+    """Check that arguments from a file make ``timm.create_model`` build a network, and no more.
 
     Args:
         args: plain JSON values by key, as they were read.
-        where: what is being read, to begin every message with.
+        where: what is being read; every message begins with it.
 
     Returns:
         The same arguments in a new dict.
 
     Raises:
-        ValueError: naming the first key that is not allowed, or whose value has not its type.
+        ValueError: naming the first key that is not allowed, or whose value has the wrong type.
     """
     if not isinstance(args, Mapping):
         raise ValueError(
-            f"{where}: model arguments are {_told(args)}; they must be keys and values"
+            f"{where}: model arguments are {_describe(args)}; they must be keys and values"
         )
     for key, value in args.items():
         if not isinstance(key, str) or key not in _CHECKS:
             raise ValueError(f"{where}: {_refusal(key)}")
-        reason = None if value is None else _CHECKS[key](value)  # timm drops what is None
-        if reason is not None:
-            raise ValueError(f"{where}: {key!r} is {_told(value)}; it must be {reason}")
+        is_allowed, allowed = _CHECKS[key]
+        if value is not None and not is_allowed(value):  # timm drops what is None
+            raise ValueError(f"{where}: {key!r} is {_describe(value)}; it must be {allowed}")
     return dict(args)
 
 
 def check_model_name(name: object, where: str) -> str:
-    """A name that timm knows, with a tag of its weights or without.
+    """Check that timm knows a name, with a tag of its weights or without.
 
     A name with a source in front (``hf-hub:``, ``local-dir:``) or a path is none: it would fetch
     or read a network of someone else's choice.
 
     Args:
         name: as it was read.
-        where: what is being read, to begin the message with.
+        where: what is being read; the message begins with it.
 
     Raises:
         ValueError: if timm has no such architecture, or no such tag of it.
     """
     if not isinstance(name, str) or not name:
-        raise ValueError(f"{where}: the model's name is {_told(name)}; it must be a name of timm's")
+        raise ValueError(
+            f"{where}: the model's name is {_describe(name)}; it must be a name of timm's"
+        )
     if any(mark in name for mark in ":/\\"):
         raise ValueError(
-            f"{where}: the model {_told(name)} is a source or a path; only the names of timm's own "
-            "models are taken, such as 'resnet18'"
+            f"{where}: the model {_describe(name)} is a source or a path; only the names of timm's "
+            "own models are taken, such as 'resnet18'"
         )
     if not timm.is_model(name):
         raise ValueError(
-            f"{where}: unknown model {_told(name)}{_nearest(name, timm.list_models())}"
+            f"{where}: unknown model {_describe(name)}{_nearest(name, timm.list_models())}"
         )
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError as error:
-        raise ValueError(f"{where}: unknown model {_told(name)}: {error}") from error
+        raise ValueError(f"{where}: unknown model {_describe(name)}: {error}") from error
     return name
 
 
@@ -133,7 +134,7 @@ def _refusal(key: object) -> str:
             f"{key[:80]!r} is not taken from a file: it can load weights, files or code; remove it"
         )
     return (
-        f"{_told(key)} is no argument of an architecture that is taken from a file"
+        f"{_describe(key)} is no argument of an architecture that is taken from a file"
         f"{_nearest(str(key), _CHECKS)}; remove it"
     )
 
@@ -143,26 +144,16 @@ def _nearest(name: str, known: Any) -> str:
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
-def _told(value: object) -> str:
+def _describe(value: object) -> str:
     """A value, short enough for a line."""
-    text = reprlib.repr(value)  # which goes into nothing without end
+    text = reprlib.repr(value)  # bounded, however long or deep the value is
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return -_MOST <= value <= _MOST  # false of a NaN
-
-
-def _is_amount(value: object, limit: float = _MOST) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return 0 <= value <= limit
+def _is_number(value: object, least: float = -_MOST, most: float = _MOST) -> bool:
+    """Whether a value is a number between two limits; a flag and NaN are none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and least <= value <= most  # type: ignore[operator]  # a number by now
 
 
 def _is_name(value: object) -> bool:
@@ -172,7 +163,7 @@ def _is_name(value: object) -> bool:
 def _is_list(value: object, depth: int = 3) -> bool:
     """Counts and numbers in lists in lists, as widths of stages and of their blocks."""
     if not isinstance(value, list | tuple):
-        return _is_amount(value)
+        return _is_number(value, 0)
     return 0 < len(value) <= _LONGEST and depth > 0 and all(_is_list(v, depth - 1) for v in value)
 
 
@@ -196,63 +187,44 @@ def _is_plain(value: object, depth: int = _DEEPEST) -> bool:
     return all(_is_plain(inner, depth - 1) for inner in value)
 
 
-def _count(value: object) -> str | None:
-    return None if _is_count(value) else f"an integer from 0 to {_MOST}"
-
-
-def _rate(value: object) -> str | None:
-    return None if _is_amount(value, _BELOW_ONE) else "a number from 0 to below 1"
-
-
-def _number(value: object) -> str | None:
-    return None if _is_amount(value) else f"a number from 0 to {_MOST}"
-
-
-def _name(value: object) -> str | None:
-    return None if _is_name(value) else "a name of timm's, of letters, digits and underscores"
-
-
-def _flag(value: object) -> str | None:
-    return None if isinstance(value, bool) else "true or false"
-
-
-def _list(value: object) -> str | None:
-    return None if _is_list(value) else "a number, or a list of numbers that are not negative"
-
-
-def _depth(value: object) -> str | None:
-    is_right = _is_list(value) and _total(value) <= _MOST_BLOCKS
-    return None if is_right else f"a depth or a list of depths, {_MOST_BLOCKS:,} together at most"
-
-
-def _levels(value: object) -> str | None:
-    is_right = _is_list(value) and _total(value, doubling=True) <= _MOST_BLOCKS
-    return None if is_right else f"a list of levels with {_MOST_BLOCKS:,} leaves at most"
-
-
-def _times(value: object) -> str | None:
-    return None if _is_amount(value, _MOST_TIMES) else f"a number from 0 to {_MOST_TIMES}"
-
-
-def _table(value: object) -> str | None:
-    is_right = isinstance(value, dict | list | tuple) and _is_plain(value)
-    return None if is_right else "a table or list of flags, numbers and names"
-
-
-_CHECKS: dict[str, Callable[[object], str | None]] = {
-    key: check
-    for keys, check in (
-        (_COUNTS, _count),
-        (_RATES, _rate),
-        (_NUMBERS, _number),
-        (_NAMES, _name),
-        (_FLAGS, _flag),
-        (_LISTS, _list),
-        (_DEPTHS, _depth),
-        (_LEVELS, _levels),
-        (_TIMES_DEEPER, _times),
-        (_TABLES, _table),
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # Any: whatever a file holds
+    key: (is_allowed, allowed)
+    for keys, is_allowed, allowed in (
+        (
+            _COUNTS,
+            lambda value: isinstance(value, int) and _is_number(value, 0),
+            f"an integer from 0 to {_MOST}",
+        ),
+        (
+            _RATES,
+            lambda value: _is_number(value, 0, math.nextafter(1.0, 0.0)),
+            "a number from 0 to below 1",
+        ),
+        (_NUMBERS, lambda value: _is_number(value, 0), f"a number from 0 to {_MOST}"),
+        (_NAMES, _is_name, "a name of timm's, of letters, digits and underscores"),
+        (_FLAGS, lambda value: isinstance(value, bool), "true or false"),
+        (_LISTS, _is_list, "a number, or a list of numbers that are not negative"),
+        (
+            _DEPTHS,
+            lambda value: _is_list(value) and _total(value) <= _MOST_BLOCKS,
+            f"a depth or a list of depths, {_MOST_BLOCKS:,} together at most",
+        ),
+        (
+            _LEVELS,
+            lambda value: _is_list(value) and _total(value, doubling=True) <= _MOST_BLOCKS,
+            f"a list of levels with {_MOST_BLOCKS:,} leaves at most",
+        ),
+        (
+            _TIMES_DEEPER,
+            lambda value: _is_number(value, 0, _MOST_TIMES),
+            f"a number from 0 to {_MOST_TIMES}",
+        ),
+        (
+            _TABLES,
+            lambda value: isinstance(value, dict | list | tuple) and _is_plain(value),
+            "a table or list of flags, numbers and names",
+        ),
     )
     for key in keys.split()
 }
-"""What is wrong with the value of a key, by key; these are all the keys there are."""
+"""Whether a value is allowed under a key, and what is; there are no other keys."""

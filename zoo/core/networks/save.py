@@ -34,6 +34,7 @@ from zoo.core.networks.structure import (
     printable,
     read_plain_file,
 )
+from zoo.core.tracing.copies import memory_format_of
 from zoo.core.whole_file import write_whole
 
 __all__ = ["Saveable", "holds_network", "load_pruned", "save_pruned"]
@@ -215,14 +216,17 @@ def _dtype_name(name: str, tensor: Tensor) -> DtypeName:
 
 
 def _verified(result: Saveable, tensors: Mapping[str, Tensor], sha256: str) -> Structure:
-    """Return the structure with which the network was made again, or one that needs the parent."""
+    """Make the network again from timm; return the structure that did it, or needs the parent."""
     space, architecture = result.space, result.architecture
     facts: dict[str, Any] = {
         "format": FORMAT,
         "input_size": list(space.input_size),
         "inexact": space.inexact,
         "keep": result.config.to_json(),
-        "channels_last": _is_channels_last(result.model),
+        # The last bits of the logits depend on it.
+        "channels_last": any(
+            memory_format_of(p) is torch.channels_last for p in result.model.parameters()
+        ),
         "dtypes": {name: _dtype_name(name, tensor) for name, tensor in tensors.items()},
         "check": _repeated_output(result.model, space),
         "sha256": sha256,
@@ -256,7 +260,7 @@ def _verified(result: Saveable, tensors: Mapping[str, Tensor], sha256: str) -> S
 def _attempts(
     architecture: Architecture, space: ChannelSpace
 ) -> Iterator[tuple[nn.Module, bool, dict[str, int]] | str]:
-    """Yield what timm makes with ways to the parent's widths, or why it makes nothing."""
+    """Yield timm's network, `inexact` and the parent's widths to try, or why there is none."""
     if architecture.name is None:
         return
     try:
@@ -347,14 +351,6 @@ def _compare(
     )
 
 
-def _is_channels_last(model: nn.Module) -> bool:
-    """Tell the memory format, on which the last bits of the logits depend."""
-    return any(
-        p.ndim == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
-        for p in model.parameters()
-    )
-
-
 def _read_tensors(path: Path, structure: Structure) -> dict[str, Tensor]:
     """Return the saved tensors, once they are what the structure says.
 
@@ -381,7 +377,7 @@ def _read_tensors(path: Path, structure: Structure) -> dict[str, Tensor]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a save that was killed has left; the folder holds no network."""
+    """Remove the files of a save that was killed; only for a folder without a whole network."""
     for name in (STRUCTURE, _TENSORS):  # first the one without which the other means nothing
         if (folder / name).is_file() or (folder / name).is_symlink():
             (folder / name).unlink()

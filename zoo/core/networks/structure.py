@@ -129,7 +129,7 @@ class Structure(BaseModel):
         content = read_plain_file(path, _LARGEST_FILE)
         try:
             raw = json.loads(
-                content.decode(), parse_constant=_refuse_constant, object_pairs_hook=_once_each
+                content.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys
             )
         except (ValueError, RecursionError) as error:
             reason = "too deep" if isinstance(error, RecursionError) else printable(str(error))
@@ -183,7 +183,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}, which is no number")
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -193,7 +193,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _explained(error: ValidationError) -> str:
-    """Return the first few things that are wrong, each with its key; what lacks as one list."""
+    """Return the first three errors, each with its key; missing keys count as one."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     missing = sorted(_place(each["loc"]) for each in found if each["type"] == "missing")
     parts = [f"it lacks {', '.join(missing)}"] if missing else []

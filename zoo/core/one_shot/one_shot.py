@@ -1,6 +1,6 @@
-"""What one-shot methods have in common: candidate widths, a supernet trained once, and the way out.
+"""What one-shot methods share: candidate widths, a supernet trained once, the end of a search.
 
-A method's own `search` says its steps in their order and calls what is here by name. Grid, order of
+Each method's `search` lists its own steps and calls the functions here by name. Grid, order of
 channels, store, recalibrated scores and the way to the final configuration are the same for all, so
 that results differ by the idea alone.
 """
@@ -36,7 +36,7 @@ class RankedWidths:
     Attributes:
         problem: what is asked.
         grid: candidate widths.
-        order: scores that nest narrower configurations in wider ones, by group name.
+        order: scores that nest narrower configurations in wider ones, by group name, shape (size,).
     """
 
     problem: Problem
@@ -44,7 +44,7 @@ class RankedWidths:
     order: Mapping[str, np.ndarray]
 
     def config(self, state: Sequence[int] | np.ndarray) -> SubnetConfig:
-        """The leading channels at a state's widths."""
+        """The leading channels at a state's widths, for a state of shape (G,)."""
         return self.grid.config(np.asarray(state), self.order)
 
     def leading(self, chosen: np.ndarray) -> SubnetConfig:
@@ -86,7 +86,7 @@ class OneShot(Pruner):
     """
 
     search_fields: ClassVar[frozenset[str]] = frozenset()
-    """Settings that do not touch the training, whose supernets are therefore the same."""
+    """Settings that do not affect the training; variants that differ in these share a supernet."""
 
     steps: Annotated[int, Field(ge=0)] = 1000
     lr: Annotated[float, Field(gt=0)] = 0.02
@@ -96,7 +96,7 @@ class OneShot(Pruner):
 
     @property
     def training_settings(self) -> dict[str, object]:
-        """All that decides what the supernet becomes, beside parent and data, by name."""
+        """All settings that decide what the supernet becomes, beside parent and data."""
         searching = {"slack", *self.search_fields}
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in searching}
         return {"method": type(self).__name__, **own}
@@ -104,7 +104,13 @@ class OneShot(Pruner):
     def engine(
         self, problem: Problem, *, execution: Execution = "auto", norm: Norm = "separate"
     ) -> Engine:
-        """What trains the supernet; see `Engine` for the last two arguments."""
+        """What trains the supernet.
+
+        Args:
+            problem: gives network, groups, costs and meter.
+            execution: how several subnets run at once, see `Engine`.
+            norm: over which images batch statistics are taken, see `Engine`.
+        """
         return Engine(
             problem,
             starting_weights(problem, self.start),
@@ -121,7 +127,13 @@ class OneShot(Pruner):
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
     ) -> float:
-        """Score of a configuration: top-1 on the search split, BatchNorm recalibrated."""
+        """Score of a configuration: top-1 on the search split, BatchNorm recalibrated.
+
+        Args:
+            widths: candidate widths, and the problem.
+            config: the channels kept.
+            weights: of the supernet, full-size, by state-dict name.
+        """
         return widths.problem.accuracy(config, weights)
 
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
@@ -141,7 +153,13 @@ def list_widths(problem: Problem, settings: OneShot) -> RankedWidths:
 
 
 def conclude_trained(widths: RankedWidths, chosen: np.ndarray, trained: Trained) -> Subnet:
-    """End a search: leading channels at chosen widths, shape (G,), and the supernet's weights."""
+    """End a search with leading channels and the supernet's weights.
+
+    Args:
+        widths: candidate widths, and the problem.
+        chosen: the width of each group, shape (G,).
+        trained: the supernet.
+    """
     problem = widths.problem
     weights = {**problem.model.state_dict(), **trained.weights}
     return conclude(problem, widths.leading(chosen), weights)

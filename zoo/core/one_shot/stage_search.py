@@ -199,6 +199,11 @@ def stage_scorers(
     """A scorer for each stage; the fullnet runs once for all of them, recalibrated stage by stage.
 
     Its stages are recalibrated as those of any candidate, so their own error is zero.
+
+    Args:
+        problem: gives batches, supernet and meter.
+        stages: as `cut_stages` returns them.
+        weights: of the supernet, full-size, by state-dict name.
     """
     runner, full = StageRunner(problem.supernet, stages), SubnetConfig.full()
     train = [images for images, _ in problem.data.train(CANDIDATE_BATCHES)]

@@ -1,24 +1,25 @@
 """The supernet engine: one set of full-size weights, trained and scored at many widths.
 
-PSE-Net, AutoSlim, BCNet, single-path training and stage-wise pruning differ in which subnets they
-draw and what these learn from; how a subnet runs, what a step costs and how it is scored is here.
+PSE-Net, AutoSlim, BCNet, single-path training and stage-wise pruning differ in the subnets that
+they draw and in what these learn from. How a subnet runs, what a step costs and how it is scored
+is the same for all, and stands here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.resize import Place
-from zoo.core.errors import Diverged, unknown_name
+from zoo.core.errors import Diverged
 from zoo.core.method.problem import Problem
 from zoo.core.randomness import fixed_random
 from zoo.core.supernet.trained_store import Trained, load_trained, save_trained
-from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.copies import copy_network, memory_format_of
 from zoo.core.training.gradients import backward, gradients
 
 __all__ = ["Engine", "Execution", "Norm", "Start", "starting_weights", "train_once"]
@@ -55,11 +56,11 @@ class Engine:
             changes gradients and needs masks.
 
     Attributes:
-        suspicion: tells what beside the learning rate may make the next update diverge, and the
-            way out; "" for nothing.
+        divergence_hint: returns what, beside the learning rate, may make the next update diverge,
+            and the remedy; "" if nothing is known.
 
     Raises:
-        ValueError: for an unknown or impossible setting.
+        ValueError: if subnets that run one after the other should share batch statistics.
     """
 
     def __init__(
@@ -73,12 +74,6 @@ class Engine:
         execution: Execution = "auto",
         norm: Norm = "separate",
     ) -> None:
-        for name, value, known in (
-            ("execution", execution, get_args(Execution)),
-            ("norm", norm, get_args(Norm)),
-        ):
-            if value not in known:
-                raise unknown_name(name, value, known)
         if norm == "joint" and execution == "sliced":
             raise ValueError("norm 'joint' runs subnets together; use execution 'masked'")
         self.problem = problem
@@ -86,7 +81,7 @@ class Engine:
         self.norm = norm
         self.execution = execution
         self.pairs = 0
-        self.suspicion: Callable[[], str] = str
+        self.divergence_hint: Callable[[], str] = str
         self._values = self.trained()
         self._lent: list[tuple[SubnetConfig, dict[str, Tensor]]] = []
         self._gradients: dict[str, Tensor] = {}
@@ -130,7 +125,11 @@ class Engine:
         )
 
     def chosen(self, part: int) -> Execution:
-        """What "auto" comes to where each subnet has a number of images; the same every time."""
+        """Resolve "auto" for subnets that have a part of the batch each.
+
+        Args:
+            part: images of each subnet.
+        """
         if self.execution != "auto":
             return self.execution
         if self.norm == "separate" and not self.problem.supernet.is_maskable:
@@ -140,7 +139,7 @@ class Engine:
         return "masked" if is_gpu or is_small or self.norm == "joint" else "sliced"
 
     def sliced(self, config: SubnetConfig) -> dict[str, Tensor]:
-        """A subnet's tensors; those of its parameters that are cut are leaves of their own.
+        """A subnet's tensors by state-dict name; parameters that are cut become new leaves.
 
         `update` brings their gradients to the full weights. A slice with a graph behind it would
         cost a full-size gradient for each dimension it is cut along, and a convolution that reads a
@@ -152,7 +151,8 @@ class Engine:
             if values[name].shape == weight.shape:
                 values[name] = weight
             elif torch.is_grad_enabled():
-                lent[name] = values[name] = _dense_like(values[name], weight).requires_grad_()
+                part = values[name].clone(memory_format=memory_format_of(weight))
+                lent[name] = values[name] = part.requires_grad_()
         if lent:
             self._lent.append((config, lent))
         return values
@@ -160,7 +160,7 @@ class Engine:
     def joint_norm_error(
         self, images: Tensor, configs: Sequence[SubnetConfig], loss: Callable[[Tensor], Tensor]
     ) -> float:
-        """How far joint batch statistics lead a gradient astray, relative to its norm.
+        """Relative error of the gradient when batch statistics are taken over all subnets together.
 
         The gradient of a parallel pass with statistics over the whole batch is compared with that
         of separate statistics, which is that of the subnets run one after the other. Both passes
@@ -196,9 +196,8 @@ class Engine:
                 "lower its learning rate or, where channels of the parent are dead, start it from "
                 "scratch"
             )
-            raise Diverged(
-                f"the supernet's loss is {float(loss.detach())}; {self.suspicion() or way_out}"
-            )
+            reason = self.divergence_hint() or way_out
+            raise Diverged(f"the supernet's loss is {float(loss.detach())}; {reason}")
         self._optimizer.zero_grad(set_to_none=True)
         backward(loss)
         places = self._gather_gradients()
@@ -210,7 +209,7 @@ class Engine:
         self._schedule.step()
 
     def trained(self) -> dict[str, Tensor]:
-        """The weights without gradients."""
+        """The weights, full-size, by state-dict name, without gradients."""
         return {name: weight.detach() for name, weight in self.weights.items()}
 
     def _gather_gradients(self) -> list[Place]:
@@ -269,24 +268,15 @@ def train_once(
 
 
 def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:
-    """Copies of the parent's parameters, or newly drawn ones, as leaves that require gradients.
+    """Copies of the parent's parameters, or newly drawn ones, by state-dict name, as leaves.
 
     Args:
         problem: gives the parent; new weights are drawn from its seed.
         start: "parent" or "scratch".
     """
-    if start not in get_args(Start):
-        raise unknown_name("start", start, get_args(Start))
     model = problem.model if start == "parent" else _redrawn(problem.model, problem.seed)
     device = problem.meter.device
     return {n: p.detach().clone().to(device).requires_grad_() for n, p in model.named_parameters()}
-
-
-def _dense_like(part: Tensor, whole: Tensor) -> Tensor:
-    """A copy of a part in the memory format of the whole."""
-    is_last = whole.ndim == 4 and not whole.is_contiguous()
-    memory_format = torch.channels_last if is_last else torch.contiguous_format
-    return part.clone(memory_format=memory_format)
 
 
 def _redrawn(model: nn.Module, seed: int) -> nn.Module:

@@ -64,7 +64,13 @@ class BlockGrid:
 
 
 def make_block_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int) -> BlockGrid:
-    """Legal widths nearest above the rates, at most a number of combinations for each block.
+    """Legal widths nearest above the rates.
+
+    Args:
+        problem: gives groups, legal widths, cost and budget.
+        blocks: as `cut_blocks` returns them.
+        candidates: most combinations of widths of one block; with several coordinates, each gets
+            fewer rates.
 
     Raises:
         InfeasibleBudget: if the narrowest blocks with full interfaces are over the budget.
@@ -94,7 +100,14 @@ def make_block_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int
 def filled_widths(
     problem: Problem, grid: BlockGrid, table: ChoiceTable, state: State
 ) -> np.ndarray:
-    """Widths of a state after channels were added where they help most per cost, shape (G,)."""
+    """Widths of a state, filled up where channels help most per cost, shape (G,).
+
+    Args:
+        problem: gives cost, budget and legal widths.
+        grid: candidate widths of the blocks.
+        table: energy and cost of every candidate.
+        state: position on the grid of every coordinate.
+    """
     energy, cost = table.energy(state), table.cost(state)
     density = {}
     for c, names in enumerate(grid.coordinates):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -16,7 +16,6 @@ __all__ = [
     "ChoiceTable",
     "State",
     "balanced_price",
-    "cost_spans",
     "greedy_state",
     "optimal_state",
     "random_state",
@@ -50,11 +49,14 @@ class ChoiceTable:
         """Block of every coordinate."""
         return tuple(b for b, energies in enumerate(self.energies) for _ in energies.shape)
 
+    @cached_property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """First coordinate of every block, and the one after its last."""
+        return tuple(pairwise(accumulate((e.ndim for e in self.energies), initial=0)))
+
     def split(self, state: Sequence[int]) -> Iterator[State]:
         """The part of a state that belongs to each block."""
-        ends = list(accumulate(energies.ndim for energies in self.energies))
-        for start, end in zip([0, *ends], ends, strict=False):
-            yield tuple(state[start:end])
+        return (tuple(state[start:end]) for start, end in self.spans)
 
     def energy(self, state: Sequence[int]) -> float:
         """Sum over the blocks."""
@@ -159,9 +161,3 @@ def optimal_state(table: ChoiceTable) -> State:
         raise ValueError(f"no state is within {table.limit}")
     places = zip(found[0], table.energies, strict=True)
     return tuple(int(i) for at, own in places for i in np.unravel_index(at, own.shape))
-
-
-def cost_spans(table: ChoiceTable) -> list[tuple[int, int]]:
-    """First coordinate of every block, and the one after its last."""
-    ends = list(accumulate(energies.ndim for energies in table.energies))
-    return list(zip([0, *ends[:-1]], ends, strict=True))

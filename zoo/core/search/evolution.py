@@ -6,7 +6,7 @@ for a supernet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +35,7 @@ class Candidates:
         sizes: choices of each coordinate, int64, shape (G,); costs grow with each coordinate.
         costs: from states, shape (n, G), to their costs, shape (n,).
         limit: most that a state may cost.
-        floor: least that it should cost; met where it can be.
+        floor: least that it should cost, where single steps can reach it.
     """
 
     sizes: np.ndarray
@@ -63,6 +63,14 @@ class Evaluated:
                 return
             if state not in self.scores:
                 self.scores[state] = self.score(state)
+
+    def rounds(self, most: int) -> Iterator[None]:
+        """Rounds of a search, until ``most`` states are scored or nothing new turns up."""
+        stale = 0
+        while len(self.scores) < most and stale < _STALE:
+            before = len(self.scores)
+            yield
+            stale = stale + 1 if len(self.scores) == before else 0
 
     def best(self, count: int) -> list[State]:
         """The states of highest score, the earlier one first among equals."""
@@ -105,7 +113,14 @@ def repaired(candidates: Candidates, states: np.ndarray, rng: np.random.Generato
 def random_candidates(
     candidates: Candidates, prior: Prior, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """States drawn from a prior and repaired, shape (count, G)."""
+    """States drawn from a prior and brought within the limit, shape (count, G).
+
+    Args:
+        candidates: gives sizes, costs and limit.
+        prior: what is drawn from.
+        count: number of states.
+        rng: all that is drawn comes from here.
+    """
     return repaired(candidates, prior.draw(count, rng), rng)
 
 
@@ -126,11 +141,8 @@ def draw_only(
         prior: what is drawn from.
         evaluations: states scored in all; fewer if draws bring nothing new.
     """
-    stale = 0
-    while len(evaluated.scores) < evaluations and stale < _STALE:
-        before = len(evaluated.scores)
+    for _ in evaluated.rounds(evaluations):
         evaluated.take(random_candidates(candidates, prior, evaluations, rng), evaluations)
-        stale = stale + 1 if len(evaluated.scores) == before else 0
 
 
 def evolve(
@@ -159,22 +171,23 @@ def evolve(
         mutation: probability with which a coordinate mutates.
     """
     evaluated.take(initial, evaluations)
-    stale = 0
-    while len(evaluated.scores) < evaluations and stale < _STALE:
-        before = len(evaluated.scores)
+    for _ in evaluated.rounds(evaluations):
         born = children(evaluated.best(parents), population, redraw, mutation, rng)
         evaluated.take(repaired(candidates, born, rng), evaluations)
-        stale = stale + 1 if len(evaluated.scores) == before else 0
 
 
 def children(
-    parents: Sequence[State],
-    count: int,
-    redraw: Prior,
-    mutation: float,
-    rng: np.random.Generator,
+    parents: Sequence[State], count: int, redraw: Prior, mutation: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Half mutants of a parent, half uniform crossings of two, shape (count, G)."""
+    """Half mutants of a parent, half uniform crossings of two, shape (count, G).
+
+    Args:
+        parents: states that have children.
+        count: number of children.
+        redraw: a mutated coordinate is drawn from it.
+        mutation: probability with which a coordinate mutates.
+        rng: all that is drawn comes from here.
+    """
     pool = np.array(parents, dtype=np.int64)
     first = pool[rng.integers(len(pool), size=count)]
     second = pool[rng.integers(len(pool), size=count)]

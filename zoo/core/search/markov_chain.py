@@ -13,11 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.core.search.choice_table import (
-    ChoiceTable,
-    State,
-    cost_spans,
-)
+from zoo.core.search.choice_table import ChoiceTable, State
 
 __all__ = ["ChainRun", "Moves", "effective_sample_size", "sample_chain", "split_r_hat", "tuned_tau"]
 
@@ -147,7 +143,7 @@ def sample_chain(
     state, owners = list(start), table.owners
     energies = [float(e[part]) for e, part in zip(table.energies, table.split(state), strict=True)]
     costs = [int(c[part]) for c, part in zip(table.costs, table.split(state), strict=True)]
-    spans = cost_spans(table)
+    spans = table.spans
     limit = math.inf if table.limit is None else table.limit
     total, spent = math.fsum(energies), sum(costs)
     visited = np.empty((steps, len(state)), dtype=np.int16)
@@ -187,6 +183,13 @@ def tuned_tau(
     """The temperature at which about a share of the feasible proposals is accepted.
 
     Found by bisection of its logarithm over short pilot chains.
+
+    Args:
+        table: energies, costs and limit.
+        start: a state within the limit.
+        rng: all that the pilot chains draw comes from here.
+        acceptance: the share.
+        moves: how to propose.
     """
     scale = sum(float(np.ptp(energies)) for energies in table.energies) or 1.0
     low, high = math.log(_COLDEST * scale), math.log(_HOTTEST * scale)

@@ -58,13 +58,10 @@ def evolve_archive(
     ends = np.stack([space.full, np.zeros_like(space.full)])
     drawn = covering_states(space, max(0, population - len(ends)), rng)
     evaluated.take(np.concatenate([ends, drawn]), evaluations)
-    stale = 0
-    while len(evaluated.scores) < evaluations and stale < 5:
-        before = len(evaluated.scores)
+    for _ in evaluated.rounds(evaluations):
         found = _archived(space, evaluated)
         best = [tuple(found.states[i].tolist()) for i in skyband(found.losses, found.costs)]
         evaluated.take(children(best, population, flat, mutation, rng), evaluations)
-        stale = stale + 1 if len(evaluated.scores) == before else 0
     return _archived(space, evaluated)
 
 

@@ -1,4 +1,4 @@
-"""What supernet training tells of good widths: losses of subnets, kept per range of cost."""
+"""A prior over widths from supernet training: which widths the subnets of low loss had."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from torch import Tensor
 
 from zoo.core.search.width_grid import StateSpace
 
-__all__ = [
-    "LossRecords",
-    "Prior",
-    "SeenSubnets",
-    "corrected_losses",
-    "fit_prior",
-    "uniform_prior",
-]
+__all__ = ["LossRecords", "Prior", "SeenSubnets", "corrected_losses", "fit_prior", "uniform_prior"]
 
 _PER_BEST = 4  # subnets of about the target's cost among which one counts as best
 
@@ -66,7 +59,7 @@ class SeenSubnets:
 
     @property
     def records(self) -> dict[str, np.ndarray]:
-        """The fields of `LossRecords`."""
+        """The fields of `LossRecords` by name: states (n, G), losses and steps, shape (n,)."""
         return {
             "states": np.concatenate(self._states),
             "losses": np.concatenate(self._losses),
@@ -152,6 +145,11 @@ def corrected_losses(losses: np.ndarray, steps: np.ndarray, costs: np.ndarray) -
     """Losses less what their time and cost lead to expect, shape (n,).
 
     The expectation is a least-squares fit of a quadratic in time and in the logarithm of cost.
+
+    Args:
+        losses: training loss of each subnet, shape (n,).
+        steps: update at which it was taken, shape (n,).
+        costs: of each subnet, above 0, shape (n,).
     """
 
     def scaled(values: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ class WidthGrid:
 
         Args:
             space: the groups.
-            cost_of_widths: of many configurations.
+            cost_of_widths: from widths, shape (n, G), to costs, shape (n,).
             rules: legal widths.
             ratios: candidates of a group; fewer where legal widths coincide.
 
@@ -162,6 +162,11 @@ def independent_states(grid: StateSpace, count: int, rng: np.random.Generator) -
     """States whose groups are drawn independently and uniformly, shape (count, G).
 
     Their costs crowd in a narrow middle: the sum of many independent draws.
+
+    Args:
+        grid: gives the sizes.
+        count: number of states.
+        rng: all that is drawn comes from here.
     """
     return rng.integers(grid.sizes, size=(count, len(grid.sizes)))
 
@@ -171,6 +176,11 @@ def covering_states(grid: StateSpace, count: int, rng: np.random.Generator) -> n
 
     Each draw has a target cost. Its groups are drawn independently and then shifted together, by
     the shift that comes nearest to the target.
+
+    Args:
+        grid: gives sizes and costs.
+        count: number of states.
+        rng: all that is drawn comes from here.
 
     Returns:
         Shape (count, G).

@@ -132,7 +132,10 @@ def fill_closely(
 
 
 def _fitted(problem: Problem, widths: np.ndarray, kept: int) -> np.ndarray:
-    """Widths narrowed step by step in any group but one until they fit, as little as may be."""
+    """Narrow groups other than ``kept`` step by step until the widths, shape (G,), fit.
+
+    A step that fits and leaves the most cost ends it; before that, the largest step is taken.
+    """
     minimums = problem.rules.minimums(problem.space)
     while (cost := _cost(problem, widths)) > problem.budget.limit:
         eye = np.eye(len(widths), dtype=bool)

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.supernet.module_chain import Call, inner_groups, read_links
-from zoo.core.supernet.supernet import Supernet
+from zoo.core.supernet.supernet import Supernet, run_through
 
 __all__ = ["Block", "BlockRunner", "block_macs", "check_interfaces", "cut_blocks"]
 
@@ -78,7 +77,12 @@ def cut_blocks(model: nn.Module, space: ChannelSpace) -> tuple[Block, ...]:
 def check_interfaces(
     space: ChannelSpace, inner: Collection[str], configs: Sequence[SubnetConfig]
 ) -> None:
-    """Refuse configurations that narrow a group outside of some inner ones.
+    """Refuse configurations that narrow an interface between parts that are scored alone.
+
+    Args:
+        space: the groups.
+        inner: names of the groups that may be narrowed.
+        configs: what is to be scored.
 
     Raises:
         ValueError: with the first such group.
@@ -147,10 +151,10 @@ class BlockRunner:
         values = self.supernet.sliced(config, weights)
         with (
             torch.no_grad(),
-            self.supernet.resized(config) as skeleton,
-            _hooked(skeleton.eval(), self.blocks, entered, left),
+            self.supernet.running(config, values) as network,
+            _hooked(network, self.blocks, entered, left),
         ):
-            functional_call(skeleton, values, (images,))
+            network(images)
         inputs = [entered[block.modules[0]] for block in self.blocks]
         return inputs, [left[block.output] for block in self.blocks]
 
@@ -171,18 +175,11 @@ class BlockRunner:
             A tensor for each input, of the width that the block has in the full network.
         """
         values = self.supernet.sliced(config, weights)
-        outputs = {}
-        with self.supernet.resized(config) as skeleton:
-            skeleton.eval()
-            for index, features in inputs.items():
-                features = features.clone()  # a block may begin in place
-                for path in self.blocks[index].modules:
-                    start = f"{path}." if path else ""
-                    own = {n[len(start) :]: v for n, v in values.items() if n.startswith(start)}
-                    module = skeleton.get_submodule(path)
-                    features = functional_call(module, own, (features,))
-                outputs[index] = features
-        return outputs
+        with self.supernet.running(config, values) as network:
+            return {
+                index: run_through(network, self.blocks[index].modules, features)
+                for index, features in inputs.items()
+            }
 
 
 @contextmanager
@@ -234,9 +231,7 @@ def _runs(space: ChannelSpace, chain: Sequence[Call]) -> Iterator[list[Call]]:
         yield run
 
 
-def _coordinates(
-    inner: Sequence[ChannelGroup],
-) -> tuple[tuple[str, ...], ...]:
+def _coordinates(inner: Sequence[ChannelGroup]) -> tuple[tuple[str, ...], ...]:
     """Inner groups by free width: those within a gate on one other inner group follow it."""
     leaders: dict[str, str] = {}
     for group in inner:

@@ -21,7 +21,17 @@ __all__ = ["can_mask", "masked_inputs", "norms_by_part", "reading_weights"]
 def masked_inputs(
     skeleton: nn.Module, space: ChannelSpace, configs: Sequence[SubnetConfig], images: Tensor
 ) -> Iterator[None]:
-    """Let every layer that reads channels of a group see zeros where its subnet has none."""
+    """Let every layer that reads channels of a group see zeros where its subnet has none.
+
+    Args:
+        skeleton: the network on which the hooks are set while the context is open.
+        space: its channel groups.
+        configs: what each subnet keeps.
+        images: the batch that will run, shape (N, C, H, W), an equal part for each subnet.
+
+    Raises:
+        UnsupportedModel: if masks cannot stand for slices in this network.
+    """
     inexact = [group.name for group in space.groups if not group.exact]
     if inexact:
         raise UnsupportedModel(

@@ -146,7 +146,8 @@ class StageRunner:
 
         Args:
             index: of the stage.
-            entering: F_(k-1) with all channels; those that the subnet lacks are left out.
+            entering: F_(k-1), shape (N, C, H, W), with all channels; those that the subnet lacks
+                are left out.
             config: what is kept.
             values: the subnet's parameters and buffers, at least those of the stage.
             training: use batch statistics, and update those in ``values``.
@@ -159,11 +160,11 @@ class StageRunner:
         return self.supernet.through(modules, narrow, config, values, training=training)
 
     def narrowed(self, index: int, features: Tensor, config: SubnetConfig) -> Tensor:
-        """Of the features that enter a stage the channels that a subnet keeps; logits stay whole.
+        """Select the channels that a subnet keeps from what enters a stage; logits stay whole.
 
         Args:
             index: of the stage that the features enter; the number of stages for the logits.
-            features: F_k of the full network.
+            features: F_k of the full network, shape (N, C, H, W), or logits, (N, classes).
             config: what is kept.
         """
         if not 0 < index < len(self.stages):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import Any
@@ -16,14 +16,15 @@ from zoo.core.channels.resize import Place, SizedAttributes, axis_sizes, resize_
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.supernet.masks import can_mask, masked_inputs, norms_by_part, reading_weights
 from zoo.core.tracing.trace import on_meta
+from zoo.core.training.train import eval_mode
 
-__all__ = ["CANDIDATE_BATCHES", "RECALIBRATION_BATCHES", "Supernet", "recalibrate"]
+__all__ = ["CANDIDATE_BATCHES", "RECALIBRATION_BATCHES", "Supernet", "recalibrate", "run_through"]
 
 RECALIBRATION_BATCHES = 8
 """Training batches that the batch-norm statistics of a pruned network are measured on."""
 
 CANDIDATE_BATCHES = 4
-"""The same for a subnet that a search looks at: it looks at hundreds, and compares them only."""
+"""The same for each candidate of a search, which scores hundreds and only compares them."""
 
 
 class Supernet:
@@ -127,14 +128,14 @@ class Supernet:
 
         Args:
             modules: paths in order of execution.
-            features: what enters the first, already narrowed; it is not changed.
+            features: what enters the first, shape (N, C, H, W), already narrowed; not changed.
             config: what is kept.
             values: the parameters and buffers of these modules, as ``sliced`` returns them.
             training: use batch statistics, and update those in ``values``.
         """
         self._switch(training)
         with self._lent(config, values) as network:
-            return _through(network, modules, features)
+            return run_through(network, modules, features)
 
     def recalibrated(
         self,
@@ -165,7 +166,7 @@ class Supernet:
             count = 0
             with self._lent(config, values) as network:
                 for images in batches:
-                    _through(network, modules, images)
+                    run_through(network, modules, images)
                     count += 1
         if not count:
             raise ValueError("batch-norm statistics need at least one batch")
@@ -237,10 +238,8 @@ class Supernet:
                 object.__setattr__(module, name, value)
 
     @contextmanager
-    def running(
-        self, config: SubnetConfig, values: Mapping[str, Tensor]
-    ) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Lend the skeleton as a subnet in eval mode, for any number of batches.
+    def running(self, config: SubnetConfig, values: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+        """Lend the skeleton as a subnet in eval mode, for any number of batches (N, C, H, W).
 
         Args:
             config: what is kept.
@@ -281,8 +280,14 @@ class Supernet:
             return output
 
 
-def _through(network: nn.Module, modules: Sequence[str], features: Tensor) -> Tensor:
-    """Run modules one after the other; the first may work in place."""
+def run_through(network: nn.Module, modules: Sequence[str], features: Tensor) -> Tensor:
+    """Run modules one after the other, the first on a copy, since it may work in place.
+
+    Args:
+        network: holds the modules, and their tensors.
+        modules: paths in order of execution; the whole network is ``("",)``.
+        features: what enters the first, shape (N, C, H, W).
+    """
     features = features.clone() if modules != ("",) else features
     for path in modules:
         features = network.get_submodule(path)(features)
@@ -321,15 +326,12 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         model: a network on the device of the batches.
         batches: images, each of shape (N, C, H, W), each batch counting alike.
     """
-    was_training = {module: module.training for module in model.modules()}
-    with torch.no_grad(), _averaging_statistics(model):
+    with eval_mode(model), torch.no_grad(), _averaging_statistics(model):
         for name, buffer in model.named_buffers():
             if name.endswith("num_batches_tracked"):
                 buffer.zero_()
         for images in batches:
             model(images)
-    for module, mode in was_training.items():
-        module.training = mode
 
 
 @contextmanager

@@ -63,7 +63,14 @@ class SupernetStore:
 
 
 def save_trained(path: Path, trained: Trained, spent: Spent, rows: list[TraceRow]) -> None:
-    """Write a supernet, what it cost and what it traced, as a whole and with a checksum."""
+    """Write a supernet, what it cost and what it traced, as a whole and with a checksum.
+
+    Args:
+        path: as `SupernetStore.locked` gives it.
+        trained: the supernet.
+        spent: cost of the training.
+        rows: what the training traced.
+    """
     tensors = dict(trained.weights)
     for name, array in trained.records.items():
         tensors[_RECORD + name] = torch.from_numpy(np.ascontiguousarray(array))

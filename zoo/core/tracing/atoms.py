@@ -44,7 +44,13 @@ class Atoms:
         return torch.arange(self.count - size, self.count)
 
     def unite(self, left: Tensor, right: Tensor, where: str) -> None:
-        """Declare two labels of equal shape to be the same channels, position by position."""
+        """Declare two labels to be the same channels, position by position.
+
+        Args:
+            left: atoms, any shape; FIXED positions pin what they meet.
+            right: atoms, same shape.
+            where: module that says so, for the reason of a pin.
+        """
         left, right = left.flatten(), right.flatten()
         free = (left != FIXED) & (right != FIXED)
         self.united.append((left[free], right[free]))
@@ -52,19 +58,28 @@ class Atoms:
         self.pin(right[left == FIXED], f"joined with fixed channels in {where}")
 
     def tie(self, label: Tensor, parts: int, where: str) -> Tensor:
-        """Unite position j of all ``parts`` equal parts of ``label``; return the first part."""
+        """Unite position j of all equal parts of a label.
+
+        Args:
+            label: atoms, shape (size,).
+            parts: number of parts; divides the size.
+            where: module that says so.
+
+        Returns:
+            The first part, shape (size / parts,).
+        """
         rows = label.reshape(parts, -1)
         self.unite(rows[1:], rows[:1].expand_as(rows[1:]), where)
         return rows[0]
 
     def pin(self, label: Tensor, reason: str) -> None:
-        """Declare channels unremovable; the first reason given is the one reported."""
+        """Declare atoms, any shape, unremovable; the first reason given is the one reported."""
         label = label[label != FIXED]
         if len(label):
             self.pinned.append((label, reason))
 
     def mix(self, label: Tensor, reason: str) -> None:
-        """Declare that an operator computes each channel of ``label`` from its neighbours."""
+        """Declare that an operator computes each atom, any shape, from its neighbours."""
         label = label[label != FIXED]
         if len(label):
             self.mixed.append((label, reason))
@@ -98,7 +113,7 @@ class Product:
 
 @dataclass
 class Trace:
-    """What one pass over a network tells.
+    """What one pass over a network found.
 
     Attributes:
         atoms: the channel positions and the facts about them.

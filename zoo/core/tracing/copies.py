@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.prune import BasePruningMethod
@@ -18,9 +19,15 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-from zoo.core.errors import UnsupportedModel
+from zoo.core.errors import UnsupportedModel, first_line
 
-__all__ = ["copy_network", "copy_with", "require_plain_weights"]
+__all__ = [
+    "copy_network",
+    "copy_with",
+    "float_dtype",
+    "memory_format_of",
+    "require_plain_weights",
+]
 
 _TORCH = ("_parameters", "_buffers", "_modules")
 
@@ -42,8 +49,7 @@ def copy_with(
     Args:
         model: the network; not touched.
         memo: deepcopy's own form: id of an original -> what stands for it in the copy.
-        replace: gives what stands for a tensor that is no leaf and lies outside parameters and
-            buffers.
+        replace: gives a new tensor, same shape, for one that a pass computed and a module keeps.
 
     Raises:
         UnsupportedModel: if the network cannot be copied; the message names the module.
@@ -55,10 +61,10 @@ def copy_with(
     try:
         return copy.deepcopy(model, dict(memo))
     except (RuntimeError, TypeError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
         raise UnsupportedModel(
-            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {reason}. Remove "
-            "what that attribute holds, or keep it outside of the network"
+            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: "
+            f"{first_line(error)}. Remove what that attribute holds, or keep it outside of the "
+            "network"
         ) from error
 
 
@@ -85,6 +91,21 @@ def require_plain_weights(model: nn.Module) -> None:
                     f"every pass ({type(hook).__name__}), so the weight itself cannot be pruned; "
                     f"call {remedy.format(module=where)} first"
                 )
+
+
+def float_dtype(model: nn.Module) -> torch.dtype:
+    """The floating-point type of a network's first weight; single precision if it has none."""
+    found = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(found, torch.float32)
+
+
+def memory_format_of(tensor: Tensor) -> torch.memory_format:
+    """The layout that parts and copies of a tensor, of any shape, are to keep."""
+    # One channel, or one pixel, satisfies both layouts; torch calls it contiguous.
+    is_permuted = tensor.ndim == 4 and not tensor.is_contiguous()
+    if is_permuted and tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def _remedy(hook: object) -> str:

@@ -32,7 +32,7 @@ class Flow:
     _own: set[int] = field(default_factory=set)  # parameters and buffers
 
     def enter(self, name: str, tensor: Tensor) -> None:
-        """Give a parameter or buffer fresh atoms along its first two dimensions."""
+        """Give a parameter or buffer, any shape, fresh atoms along its first two dimensions."""
         sizes = enumerate(tensor.shape[:2])
         labels = {dim: self.trace.atoms.new(size) for dim, size in sizes if size > 1}
         self.trace.tensors[name] = labels
@@ -44,7 +44,7 @@ class Flow:
         self._own.add(id(tensor))
 
     def get(self, tensor: Tensor | None) -> Labels:
-        """Return the labels of a tensor; none of its channels can change if it has none."""
+        """Return the labels of a tensor, shape (size,) each; dimensions without one are fixed."""
         return {} if tensor is None else self._labels.get(id(tensor), {})
 
     def along(self, tensor: Tensor, dim: int) -> Tensor:
@@ -53,14 +53,14 @@ class Flow:
         return self.get(tensor).get(dim, fixed)
 
     def set(self, tensor: Tensor, labels: Labels) -> None:
-        """Attach labels to a tensor; dimensions of one element never carry one."""
+        """Attach labels, each of shape (size,), to a tensor; dimensions of one element get none."""
         self._labels[id(tensor)] = {d: v for d, v in labels.items() if tensor.shape[d] > 1}
         self._alive.append(tensor)
 
     def release(self) -> tuple[list[Labels], list[Tensor]]:
-        """Let go of the tensors of a pass; return them with their labels.
+        """Let go of the tensors of a pass; return their labels and them, in equal order.
 
-        Parameters and buffers stay known.
+        Parameters and buffers stay known. Labels have shape (size,), tensors any.
         """
         made = list({id(t): t for t in self._alive if id(t) not in self._own}.values())
         labels = [self._labels[id(tensor)] for tensor in made]
@@ -70,16 +70,22 @@ class Flow:
         return labels, made
 
     def name(self, tensor: Tensor | None) -> str | None:
-        """Return the name of a parameter or buffer, or of the one this tensor transposes."""
+        """Return the name of a parameter or buffer of any shape, or of the one it transposes."""
         return None if tensor is None else self._names.get(id(tensor))
 
     def rename(self, tensor: Tensor, name: str | None) -> None:
-        """Remember that ``tensor`` is the transpose of the parameter ``name``."""
+        """Remember that ``tensor`` has the shape and values of ``name`` transposed."""
         if name is not None:
             self._names[id(tensor)] = name
 
     def role(self, tensor: Tensor | None, dim: int, role: str) -> None:
-        """Note what a dimension of a parameter or buffer is used for; the first use counts."""
+        """Note what a dimension of a parameter or buffer is used for; the first use counts.
+
+        Args:
+            tensor: of any shape; nothing is noted unless it is a parameter, buffer or transpose.
+            dim: the dimension.
+            role: as in ``zoo.core.channels.channel_group.Role``.
+        """
         name, label = self.name(tensor), self.get(tensor).get(dim)
         if name is None or label is None:
             return
@@ -105,7 +111,13 @@ class Call:
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an operator by their names in its schema, defaults filled in."""
+    """Return the arguments of an operator by their names in its schema, defaults filled in.
+
+    Args:
+        func: the operator.
+        args: its positional arguments.
+        kwargs: its named arguments.
+    """
     names = [argument.name for argument in func._schema.arguments]
     bound = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
     return bound | dict(zip(names, args, strict=False)) | kwargs

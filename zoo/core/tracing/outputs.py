@@ -36,9 +36,10 @@ _NO_TENSORS = (
 def pin_outputs(
     flow: Flow, sources: Sources, own: Iterable[Tensor], outputs: object
 ) -> set[object]:
-    """Pin the channels of what a pass returned or left behind; lets go of all it made.
+    """Pin the channels of all tensors that outlive a pass, then release what it made.
 
-    Returns where those tensors came from, as ``Sources.of`` tells it.
+    Those are the tensors that it returned and those that it left in some other place. Returns where
+    they came from, as ``Sources.of`` tells it.
 
     Args:
         flow: of the pass.
@@ -68,7 +69,7 @@ def _pin(flow: Flow, labels: Labels, reason: str) -> None:
 
 
 def returned_tensors(value: object) -> Iterator[Tensor]:
-    """Yield the tensors that a value consists of, however they are wrapped.
+    """Yield the tensors, of any shape, that a value consists of, however they are wrapped.
 
     Raises:
         UnsupportedModel: if a part of it does its work later; the message names its type.

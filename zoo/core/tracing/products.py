@@ -34,7 +34,13 @@ _MATRIX_PRODUCTS = {
 
 
 def note_product(flow: Flow, sources: Sources, call: Call) -> None:
-    """Add the multiply-adds of a call to the trace, if it is a product that counts."""
+    """Add the multiply-adds of a call to the trace, if it is a product that counts.
+
+    Args:
+        flow: labels of the pass, and its trace.
+        sources: says which tensors depend on the images.
+        call: the operator call.
+    """
     dims = _factors(sources, call)
     if dims is None:
         return

@@ -26,9 +26,11 @@ Rule = Callable[[Flow, Call], None]
 _RULES: dict[str, Rule] = {}
 
 
-def _rule(*names: str) -> Callable[[Rule], Rule]:
+def _rule(names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for some operators, whose names are separated by spaces."""
+
     def register(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(names, rule))
+        _RULES.update(dict.fromkeys(names.split(), rule))
         return rule
 
     return register
@@ -51,6 +53,12 @@ def labels_after_view(label: Tensor, dim: int, old: Sequence[int], new: Sequence
 
     A view acts on runs of dimensions that hold equally many elements before and after. Only the run
     around the labelled dimension is written out; the others repeat it, at no cost.
+
+    Args:
+        label: atoms along one dimension, shape (size,).
+        dim: that dimension.
+        old: shape before the view.
+        new: shape after it.
     """
     before, after = (list(accumulate(shape, mul, initial=1)) for shape in (old, new))
     start = max({*before[: dim + 1]} & {*after})
@@ -121,7 +129,7 @@ def _add_vector(flow: Flow, vector: Tensor | None, label: Tensor, role: str) -> 
         flow.role(vector, 0, role)
 
 
-@_rule("addmm", "mm")
+@_rule("addmm mm")
 def _linear(flow: Flow, call: Call) -> None:
     rows, weight = call.bound.get("mat1", call.bound["self"]), call.bound["mat2"]
     out = call.outputs[0]
@@ -138,13 +146,10 @@ def _linear(flow: Flow, call: Call) -> None:
 
 
 @_rule(
-    "native_batch_norm",
-    "_native_batch_norm_legit",
-    "_native_batch_norm_legit_no_training",
-    "cudnn_batch_norm",
-    "miopen_batch_norm",
-    "_batch_norm_with_update",
-    "_batch_norm_no_update",
+    """
+    native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training
+    cudnn_batch_norm miopen_batch_norm _batch_norm_with_update _batch_norm_no_update
+    """
 )
 def _batch_norm(flow: Flow, call: Call) -> None:
     images = call.bound["input"]
@@ -193,6 +198,17 @@ def _group_norm(flow: Flow, call: Call) -> None:
     flow.set(call.outputs[0], flow.get(images))
 
 
+# Elementwise operators that torch does not tag as such in some version from 2.11 on, and new values
+# of the same shape: masks of dropout, noise, gates that start from zero.
+@_rule(
+    """
+    elu elu_ gelu gelu_ hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_
+    leaky_relu leaky_relu_ mish mish_ threshold threshold_
+    _prelu_kernel copy_ log_sigmoid_forward rsub
+    empty_like zeros_like ones_like full_like rand_like randn_like
+    bernoulli bernoulli_ uniform_ normal_ fill_ zero_ native_dropout
+    """
+)
 def _pointwise(flow: Flow, call: Call) -> None:
     tensors = [t for t in call.inputs if t.ndim]
     ndim = max(t.ndim for t in tensors)
@@ -219,28 +235,9 @@ def _pointwise(flow: Flow, call: Call) -> None:
             flow.set(out, merged)
 
 
-# Elementwise operators that torch does not tag as such, in any version from 2.11 on.
-_ACTIVATIONS = (
-    "elu",
-    "gelu",
-    "hardsigmoid",
-    "hardswish",
-    "hardtanh",
-    "leaky_relu",
-    "mish",
-    "threshold",
-)
-_UNTAGGED = ("_prelu_kernel", "copy_", "log_sigmoid_forward", "rsub")
-# New values of the same shape: masks of dropout, noise, gates that start from zero.
-_LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
-_FILLED = ("bernoulli", "bernoulli_", "uniform_", "normal_", "fill_", "zero_", "native_dropout")
-for _name in (*_ACTIVATIONS, *(f"{name}_" for name in _ACTIVATIONS), *_UNTAGGED, *_LIKE, *_FILLED):
-    _RULES[_name] = _pointwise
-
-
-@_rule("new_empty", "new_zeros", "new_ones", "new_full")
+@_rule("new_empty new_zeros new_ones new_full")
 def _fresh(flow: Flow, call: Call) -> None:
-    """A tensor of a stated shape takes no more than type and device from what it reads.
+    """A tensor of a stated shape takes only type and device from what it reads.
 
     An empty one is about to be filled with noise (a mask of whole channels): its shape is taken to
     follow that of its model, and the proof tells where code holds a number instead.
@@ -271,7 +268,7 @@ def _spatial(flow: Flow, call: Call) -> None:
         flow.set(out, kept)
 
 
-@_rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "linalg_vector_norm")
+@_rule("mean sum amax amin max min var std var_mean linalg_vector_norm")
 def _reduce(flow: Flow, call: Call) -> None:
     tensor = call.inputs[0]
     if len(call.inputs) > 1:  # max and min of two tensors
@@ -291,7 +288,7 @@ def _reduce(flow: Flow, call: Call) -> None:
         flow.set(out, kept)
 
 
-@_rule("_softmax", "_log_softmax")
+@_rule("_softmax _log_softmax")
 def _softmax(flow: Flow, call: Call) -> None:
     tensor = call.inputs[0]
     label = flow.get(tensor).get(call.bound["dim"] % tensor.ndim)
@@ -327,7 +324,7 @@ def _stack(flow: Flow, call: Call) -> None:
     flow.set(call.outputs[0], merged)
 
 
-@_rule("split", "split_with_sizes", "unbind", "select", "slice", "chunk")
+@_rule("split split_with_sizes unbind select slice chunk")
 def _take_part(flow: Flow, call: Call) -> None:
     tensor = call.inputs[0]
     dim = call.bound.get("dim", 0) % tensor.ndim
@@ -346,27 +343,11 @@ def _take_part(flow: Flow, call: Call) -> None:
 
 
 @_rule(
-    "view",
-    "_unsafe_view",
-    "reshape",
-    "permute",
-    "transpose",
-    "t",
-    "unsqueeze",
-    "squeeze",
-    "alias",
-    "detach",
-    "clone",
-    "_to_copy",
-    "flip",
-    "roll",
-    "repeat",
-    "pixel_shuffle",
-    "pixel_unshuffle",
-    "channel_shuffle",
-    "native_channel_shuffle",
-    "unfold",
-    "lift_fresh",
+    """
+    view _unsafe_view reshape permute transpose t unsqueeze squeeze alias detach clone
+    _to_copy flip roll repeat pixel_shuffle pixel_unshuffle channel_shuffle
+    native_channel_shuffle unfold lift_fresh
+    """
 )
 def _rearrange(flow: Flow, call: Call) -> None:
     flow.set(call.outputs[0], _rearranged(flow, call)[0])

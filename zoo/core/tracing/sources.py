@@ -39,17 +39,23 @@ class Sources:
         self._alive: list[Tensor] = []
 
     def enter_images(self, images: Tensor) -> None:
-        """Note what the network is called with."""
+        """Note what the network is called with, shape (N, C, H, W)."""
         self.note(images, "images")
         self._with_images.add(_storage(images))
 
     def note(self, tensor: Tensor, source: object) -> None:
-        """Note where a tensor comes from; the last one to write into it counts."""
+        """Note where a tensor, of any shape, comes from; the last writer counts."""
         self._made[id(tensor)] = source
         self._alive.append(tensor)
 
     def note_call(self, step: int, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
-        """Note what call number ``step`` of the pass read and made."""
+        """Note what a call of the pass read and made.
+
+        Args:
+            step: number of the call.
+            inputs: tensors of any shape that it read.
+            outputs: tensors of any shape that it made.
+        """
         holds_images = any(self.holds_images(tensor) for tensor in inputs)
         for place, tensor in enumerate(outputs):
             self.note(tensor, (step, place))
@@ -57,20 +63,20 @@ class Sources:
                 self._with_images.add(_storage(tensor))
 
     def note_copy(self, original: Tensor, copy: Tensor) -> None:
-        """Note that a tensor is the copy of another: it comes from where that one comes from."""
+        """Note that a tensor is a copy of another, same shape: both come from the same place."""
         self.note(copy, self.of(original))
         if self.holds_images(original):
             self._with_images.add(_storage(copy))
 
     def of(self, tensor: Tensor) -> object:
-        """Return the maker of a tensor: its call and place, its name, or its values."""
+        """Return what made a tensor of any shape: call and place, its name, or its values."""
         made = self._made.get(id(tensor))
         if made is None:
             made = self._own.get(id(tensor))
         return values_of(tensor) if made is None else made
 
     def holds_images(self, tensor: Tensor) -> bool:
-        """Whether a tensor depends on the images, so on more than parameters and constants."""
+        """Whether a tensor of any shape depends on the images, not on parameters alone."""
         return _storage(tensor) in self._with_images
 
     def forget(self) -> None:
@@ -100,7 +106,7 @@ class Constants(TorchFunctionMode):
 
 
 def values_of(tensor: Tensor) -> object:
-    """Return what tells the values of a constant from others; None on the meta device."""
+    """Return a digest of a constant of any shape; None on the meta device, without values."""
     if tensor.device.type == "meta":
         return None
     values = tensor.detach().cpu()
@@ -113,12 +119,12 @@ def _digest(values: np.ndarray) -> tuple[str, tuple[int, ...], str]:
 
 
 def outliving(tensors: list[Tensor], own: Iterable[Tensor], known: Iterable[Tensor]) -> list[int]:
-    """Return the places of those tensors that something else than this list holds.
+    """Return the indices of the tensors that are held from outside this list.
 
     A tensor that is held in another form (as a view, through `.data`) shares its storage.
 
     Args:
-        tensors: what a pass made; emptied.
+        tensors: what a pass made, of any shape; the list is emptied.
         own: tensors that live on in any case; views of them do not count.
         known: tensors that are known to be held.
     """

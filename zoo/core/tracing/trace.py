@@ -25,29 +25,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from zoo.core.errors import UnsupportedModel
+from zoo.core.errors import UnsupportedModel, first_line
 from zoo.core.tracing.arguments import plain_arguments
 from zoo.core.tracing.atoms import Op, Trace
-from zoo.core.tracing.copies import copy_with, require_plain_weights
+from zoo.core.tracing.copies import copy_with, float_dtype, require_plain_weights
 from zoo.core.tracing.flow import Call, Flow, bind
+from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.outputs import pin_outputs, returned_tensors
 from zoo.core.tracing.products import note_product
 from zoo.core.tracing.rules import apply_rule
 from zoo.core.tracing.sources import Constants, Sources, outliving
 
-__all__ = ["TraceFailed", "blank_images", "on_meta", "run_on_meta", "trace_model", "training_mode"]
+__all__ = ["TraceFailed", "blank_images", "on_meta", "trace_model", "training_mode"]
 
 
 class TraceFailed(UnsupportedModel):
     """The pass on the meta device stopped; ``ops`` are the calls that ran before."""
 
     def __init__(self, where: str, ops: list[Op], error: Exception) -> None:
-        reason = str(error).split("\n")[0] or type(error).__name__
         super().__init__(
-            f"module {where!r} cannot be traced: {reason.rstrip('.')}. Networks whose forward pass "
+            f"module {where!r} cannot be traced: {first_line(error)}. Networks whose forward pass "
             "depends on values, or that hold tensors outside parameters and buffers, are not "
             f"supported.{_hint(error)}"
         )
@@ -55,7 +53,7 @@ class TraceFailed(UnsupportedModel):
 
 
 def _hint(error: Exception) -> str:
-    """The way out where a user's hook stopped the pass; empty where the network itself did."""
+    """The remedy if a user's hook stopped the pass; empty if the network itself did."""
     step = error.__traceback__
     while step is not None and step.tb_next is not None:
         hook = step.tb_frame.f_locals.get("hook")
@@ -90,8 +88,7 @@ def blank_images(model: nn.Module, input_size: Sequence[int], count: int = 1) ->
         input_size: (C, H, W) of one image.
         count: N.
     """
-    numbers = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return torch.empty(count, *input_size, device="meta", dtype=next(numbers, torch.float32))
+    return torch.empty(count, *input_size, device="meta", dtype=float_dtype(model))
 
 
 def trace_model(
@@ -213,15 +210,13 @@ def _pin_training_only(trace: Trace, made: set[tuple[str, int]]) -> None:
             trace.atoms.pin(label[is_new], "made in training mode only")
 
 
-class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Tracer(OperatorMode):
     """Runs the rule of every operator beside the operator itself."""
 
     def __init__(self, meta: nn.Module, depthwise: frozenset[str] | None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.flow = Flow(where=type(meta).__name__, depthwise=depthwise)
-        self.calls: list[
-            tuple[Any, ...]
-        ] = []  # what tells one call from another, for `_Comparison`
+        self.calls: list[tuple[Any, ...]] = []  # the `signature` of each, for `_Comparison`
         self.used: set[str] = set()  # names of the parameters and buffers that were read
         self._stack = [self.flow.where]
         self._is_silent = False
@@ -266,14 +261,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
     ) -> tuple[Any, ...]:
         """What tells a call from another: operator, module, numbers, parameters, shapes made."""
         names = tuple(self._named.get(id(tensor)) for tensor in inputs)
-        shapes = tuple(t.shape for t in tree_leaves(outputs) if isinstance(t, Tensor))
+        shapes = tuple(t.shape for t in tensors_in(outputs))
         return str(func), self.flow.where, repr(plain_arguments(bound)), names, shapes
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        inputs = tensors_in((args, kwargs))
         if any(isinstance(t, nn.Parameter) and not t.is_meta for t in inputs):
             raise UnsupportedModel(
                 "it reads a parameter that the network does not know as its own, so it is neither "
@@ -287,7 +279,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         if not self._is_silent:
             self.calls.append(self.signature(func, bound, inputs, result))
         self.used.update(self._named[id(t)] for t in inputs if id(t) in self._named)
-        outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        outputs = tensors_in(result)
         if "norm" in str(func):  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
         shapes = [shape for shape, _ in read]
@@ -305,11 +297,11 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         return result
 
 
-class _Comparison(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class _Comparison(OperatorMode):
     """Counts the calls of a pass that are those of the pass before; the first other one ends it."""
 
     def __init__(self, tracer: _Tracer) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.step = 0
         self._tracer = tracer
         self._made: dict[int, tuple[Tensor, tuple[int, int]]] = {}  # by id: (tensor, call, place)
@@ -324,12 +316,10 @@ class _Comparison(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         ops = self._tracer.flow.trace.ops
         return {o for o in (*found, *left) if o is not None and ops[o[0]].outputs[o[1]][1]}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        bound = bind(func, args, kwargs or {})
-        result = run_on_meta(func, args, kwargs or {})
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        inputs = tensors_in((args, kwargs))
+        bound = bind(func, args, kwargs)
+        result = run_on_meta(func, args, kwargs)
         signature = self._tracer.signature(func, bound, inputs, result)
         if self.step >= len(self._tracer.calls) or signature != self._tracer.calls[self.step]:
             raise _OtherCall
@@ -337,7 +327,7 @@ class _Comparison(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
         for tensor, source in zip(inputs, before.sources, strict=True):
             if id(tensor) in self._made and self._made[id(tensor)][1] != source:
                 raise _OtherCall
-        outputs = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
+        outputs = tensors_in(result)
         for place, tensor in enumerate(outputs[: len(before.outputs)]):
             self._made[id(tensor)] = tensor, (self.step, place)
         self.step += 1
@@ -346,11 +336,3 @@ class _Comparison(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
 class _OtherCall(Exception):
     """The pass has called another operator than the one before."""
-
-
-def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator on the meta device, batch norm without its slow decomposition."""
-    if str(func) == "aten.native_batch_norm.default":
-        images = args[0]
-        return torch.empty_like(images), images.new_empty(0), images.new_empty(0)
-    return func(*args, **kwargs)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import TracebackType
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +18,10 @@ __all__ = [
     "LogitDistillation",
     "Taps",
     "check_errors",
-    "eval_mode",
+    "explain_flat_features",
     "feature_error",
     "relative_feature_error",
     "soft_cross_entropy",
-    "told_still",
 ]
 
 TEMPERATURE = 4.0
@@ -32,9 +30,9 @@ TEMPERATURE = 4.0
 # Keeps a constant feature from dividing by zero.
 EPSILON = 1e-6
 
-# A teacher hardly tells images apart whose features vary by less: division by their variance makes
-# ten thousand of one. Logits are in nats, and those of a trained classifier vary by about 1.
-STILL_FEATURES, STILL_LOGITS = 1e-4, 1e-2
+# Below these variances a teacher hardly tells images apart, and division by them makes ten thousand
+# of an error of one. Logits are in nats; those of a trained classifier vary by about 1.
+FLAT_FEATURES, FLAT_LOGITS = 1e-4, 1e-2
 
 
 class Taps:
@@ -79,39 +77,19 @@ class Taps:
 
     def __enter__(self) -> Taps:
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._keeper(name)))
+            self._handles.append(module.register_forward_hook(partial(self._keep, name)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._kept.clear()
 
-    def _keeper(self, name: str):  # type: ignore[no-untyped-def]  # torch's hook type is private
-        def keep(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> None:
-            if not isinstance(output, Tensor):
-                raise TypeError(f"the output of {name} is a {type(output).__name__}, not a tensor")
-            self._kept[name] = output, output._version
-
-        return keep
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """A network in eval mode while the context is open."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in modes:
-            module.training = is_training
+    def _keep(self, name: str, _module: nn.Module, _inputs: object, output: object) -> None:
+        if not isinstance(output, Tensor):
+            raise TypeError(f"the output of {name} is a {type(output).__name__}, not a tensor")
+        self._kept[name] = output, output._version
 
 
 def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -159,17 +137,17 @@ def relative_feature_error(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student, target) / (variance + EPSILON)
 
 
-def told_still(features: Mapping[str, Tensor], way_out: str) -> str:
-    """That a teacher's features hardly vary over a batch, as words for an error; "" if they do.
+def explain_flat_features(features: Mapping[str, Tensor], way_out: str) -> str:
+    """Words for an error, if a teacher's features hardly vary over a batch; else "".
 
     Args:
         features: by module path, "logits" for the network's output; shape (N, C, H, W) or (N, C).
-        way_out: what to do instead of training the teacher.
+        way_out: the remedy beside training the teacher.
     """
     for path, feature in features.items():
         other_dims = [dim for dim in range(feature.ndim) if dim != 1]
         variance = float(feature.double().var(dim=other_dims, correction=0).mean())
-        if variance < (STILL_LOGITS if path == "logits" else STILL_FEATURES):
+        if variance < (FLAT_LOGITS if path == "logits" else FLAT_FEATURES):
             return (
                 f"the teacher's {path if path == 'logits' else f'features at {path}'} hardly vary "
                 f"from image to image (variance {variance:.1g}), as in a network that was not "
@@ -181,19 +159,19 @@ def told_still(features: Mapping[str, Tensor], way_out: str) -> str:
 def check_errors(
     errors: Sequence[Tensor], paths: Sequence[str], teachers: Sequence[Tensor]
 ) -> None:
-    """Stop where a part's relative error is no number.
+    """Raise if the error of a part of the network is not finite.
 
     Args:
         errors: scalars, one for each part of the network.
         paths: of the modules whose outputs were compared.
-        teachers: what they were compared with.
+        teachers: features that they were compared with, shape (N, C, H, W) or (N, C).
 
     Raises:
-        Diverged: with the part, and the teacher's share in it.
+        Diverged: naming the part, and the teacher if its features hardly vary.
     """
     for error, path, teacher in zip(errors, paths, teachers, strict=True):
         if not bool(error.isfinite()):
-            still = told_still({path: teacher}, "set steps to 0 and error to 'raw'")
+            still = explain_flat_features({path: teacher}, "set steps to 0 and error to 'raw'")
             raise Diverged(
                 f"the error of the block that ends at {path or 'the output'} is "
                 f"{float(error.detach())}; {still or 'lower lr'}"
@@ -319,8 +297,8 @@ class BlockDistillation(TrainingLoss):
             loss = loss + self.kd * soft_cross_entropy(logits, wide_logits, self.temperature)
         return loss
 
-    def suspicion(self, images: Tensor) -> str:
-        """Whether the teacher hardly tells the images apart at the outputs that are compared."""
+    def divergence_hint(self, images: Tensor) -> str:
+        """A hint if the teacher's compared outputs hardly vary over images, shape (N, C, H, W)."""
         with torch.no_grad(), Taps(self._teacher[0], self.outputs) as taps:
             self._teacher[0](images)
-            return told_still(taps.features, "set beta to 0")
+            return explain_flat_features(taps.features, "set beta to 0")

@@ -1,4 +1,4 @@
-"""Logits, shape (N, classes), out of whatever a classifier returns, by a hook on the network."""
+"""A hook that reads logits, shape (N, classes), from whatever a classifier returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.core.errors import UnsupportedModel
 
-__all__ = ["LogitsReader", "bare", "reading"]
+__all__ = ["LogitsReader", "reading", "unwrapped"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class LogitsReader:
     """A forward hook that replaces what a network returns by logits, shape (N, classes).
 
     Attributes:
-        in_eval, in_training: where they stand in what the network returns in either mode: a name,
-            a position, or None for all of it.
+        in_eval, in_training: where the logits are in what the network returns in either mode: a
+            name, a position, or None for all of it.
         is_flat: whether the logits have shape (N, classes) there, not (N, classes, 1, 1).
         is_binary: the network has one logit z; what is returned is (0, z), whose cross-entropy and
             softmax are the binary cross-entropy and the sigmoid of z.
@@ -43,11 +43,11 @@ class LogitsReader:
             in_eval: what it returned for some images in eval mode.
             in_training: the same in training mode.
             name: of the network, for messages.
-            still: what it returned in training mode with norms and dropouts in eval mode: of
-                several that may be logits there, it tells which are those of eval mode.
+            still: the same in training mode with norms and dropouts in eval mode; it identifies
+                the logits of eval mode where several outputs may be logits.
 
         Raises:
-            UnsupportedModel: if it is not clear where the logits are; names the network.
+            UnsupportedModel: if it is unclear where the logits are; names the network.
         """
         where = _find(in_eval, name, None)
         logits = _picked(in_eval, where)
@@ -58,7 +58,7 @@ class LogitsReader:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the network returns logits, shape (N, classes), as they are needed."""
+        """Whether the network returns logits, shape (N, classes), and nothing else."""
         is_tensor = self.in_eval is None and self.in_training is None
         return is_tensor and self.is_flat and not self.is_binary
 
@@ -68,6 +68,9 @@ class LogitsReader:
         Args:
             output: what the network returned.
             training: in which mode.
+
+        Raises:
+            UnsupportedModel: if there is no tensor of that shape at the known place.
         """
         logits = _picked(output, self.in_training if training else self.in_eval)
         if logits.ndim not in (2, 4):
@@ -89,7 +92,7 @@ class LogitsReader:
 def reading(model: nn.Module, reader: LogitsReader) -> Iterator[nn.Module]:
     """Let a network return logits while the context is open.
 
-    Copies that are made meanwhile, and networks cut out of it, return logits for ever.
+    Copies made in this context, and networks cut from it, keep the hook.
     """
     handle = model.register_forward_hook(reader)
     try:
@@ -98,16 +101,16 @@ def reading(model: nn.Module, reader: LogitsReader) -> Iterator[nn.Module]:
         handle.remove()
 
 
-def bare(model: object) -> nn.Module:
-    """The network inside wrappers that only spread or compile it.
+def unwrapped(model: object) -> nn.Module:
+    """The network inside `DataParallel`, `DistributedDataParallel` or `torch.compile`.
 
     Raises:
-        UnsupportedModel: for what is no network of modules that can be read and cut.
+        UnsupportedModel: if it is no `nn.Module`, or holds a script.
     """
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return bare(model.module)
+        return unwrapped(model.module)
     if isinstance(model, nn.Module) and hasattr(model, "_orig_mod"):  # torch.compile's wrapper
-        return bare(model._orig_mod)
+        return unwrapped(model._orig_mod)
     if not isinstance(model, nn.Module):
         raise UnsupportedModel(f"model is a {type(model).__name__}; pass a torch.nn.Module")
     for path, module in model.named_modules():
@@ -121,7 +124,7 @@ def bare(model: object) -> nn.Module:
 
 
 def _find(output: object, name: str, like: torch.Size | None) -> str | int | None:
-    """Where the logits stand; `like` is their shape in the other mode, if known."""
+    """Where the logits are in an output; `like` is their shape in the other mode, if known."""
     if isinstance(output, Tensor):
         if not _is_logits(output):
             raise UnsupportedModel(
@@ -150,7 +153,7 @@ def _find(output: object, name: str, like: torch.Size | None) -> str | int | Non
 
 
 def _same(output: object, still: object, logits: Tensor) -> str | int | None:
-    """The one place in a training output where the logits of eval mode stand, None if unknown."""
+    """Where the logits of eval mode are in a training output; None unless one place fits."""
     fields = _fields(output) if not isinstance(output, Tensor) else {}
     found: list[str | int] = [
         key

@@ -1,4 +1,4 @@
-"""Right answers of a classifier, counted so that no shape and no number passes for an answer."""
+"""Count a classifier's right answers: wrong shapes raise, and NaN is no answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["check_answers", "right_answers"]
 
 
 def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which images have their highest logit at their label; logits that are NaN answer nothing.
+    """Which images have their highest logit at their label; logits with NaN are no answer.
 
     Args:
         logits: shape (N, classes).
@@ -19,17 +19,17 @@ def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
         bool, shape (N,).
 
     Raises:
-        ValueError: for other shapes, which would be broadcast against each other.
+        ValueError: for other shapes, which torch would broadcast without a word.
     """
     check_answers(logits, labels)
     return (logits.argmax(1) == labels) & ~logits.isnan().any(1)
 
 
 def check_answers(logits: object, labels: Tensor) -> None:
-    """Refuse what is no pair of logits, shape (N, classes), and class indices, shape (N,).
+    """Raise unless logits have shape (N, classes) and labels are class indices, shape (N,).
 
     Raises:
-        ValueError: with what there is and what is expected.
+        ValueError: naming what was found and what is expected.
     """
     if not isinstance(logits, Tensor):
         raise ValueError(

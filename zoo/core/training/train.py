@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -32,6 +33,7 @@ __all__ = [
     "Recipe",
     "TrainHistory",
     "TrainingLoss",
+    "eval_mode",
     "evaluate",
     "train",
 ]
@@ -44,8 +46,8 @@ OnStep = Callable[[int, int, float], None]
 # Reading a loss waits for the device, so losses are read this many steps at a time.
 READ_EVERY = 20
 
-# A loss this many times the first one, or this many nats where the first one is below 1, will not
-# come back.
+# A loss this many times the first one, or this many nats where the first one is below 1, does not
+# recover.
 DIVERGED_RATIO = 1_000.0
 
 
@@ -55,9 +57,9 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training images; 0 leaves the weights as they are.
-        batch_size: images per step, for who makes the batches.
+        batch_size: images per step; read by the caller, who makes the batches.
         lr: learning rate after the warm-up.
-        optimizer: timm's name; momentum reaches those that have one.
+        optimizer: timm's name; the momentum is ignored by those that have none.
         momentum: of the optimizer.
         weight_decay: not applied to biases and normalisation.
         schedule: `"cosine"` to zero, `"multistep"` (a tenth at each milestone) or `"constant"`.
@@ -65,7 +67,7 @@ class Recipe:
         warmup_epochs: linear rise of the learning rate, part of `epochs`.
         label_smoothing: share of the target spread over all classes, for `CrossEntropy`.
         channels_last: memory format of the network and the images.
-        ema_decay: of the average of the weights that is kept in the end; None for the last weights.
+        ema_decay: decay of the weights' moving average, which is returned; None for last weights.
         clip_grad: largest norm of the gradient; None for no limit.
     """
 
@@ -106,7 +108,7 @@ def _check_optimizer(name: str) -> None:
 
 
 FINETUNE = Recipe(epochs=5, lr=0.02)
-"""For a pruned network, where nobody gives another; nearly all suites take this learning rate."""
+"""Default recipe of a pruned network; nearly all suites use this learning rate."""
 
 
 class TrainingLoss(nn.Module):
@@ -131,14 +133,20 @@ class TrainingLoss(nn.Module):
 
         Returns:
             A scalar in nats, with gradients to the student.
+
+        Raises:
+            NotImplementedError: here; subclasses compute the loss.
         """
         raise NotImplementedError
 
-    def suspicion(self, images: Tensor) -> str:
-        """What beside the learning rate may make this loss diverge, and the way out; or nothing.
+    def divergence_hint(self, images: Tensor) -> str:
+        """What, beside the learning rate, may make this loss diverge, and the remedy.
 
         Args:
             images: shape (N, C, H, W), a training batch.
+
+        Returns:
+            Half a sentence for the error; "" if nothing is known.
         """
         return ""
 
@@ -217,7 +225,9 @@ def train(
         for epoch in range(recipe.epochs):
             for images, labels in batches.epoch(epoch):
                 images = images.to(device, memory_format=memory_format)
-                read.add(step.take(images, labels.to(device)), partial(loss.suspicion, images))
+                read.add(
+                    step.take(images, labels.to(device)), partial(loss.divergence_hint, images)
+                )
                 if meter is not None:
                     meter.passes(len(images), macs_per_image, backward=True)
                     meter.passes(len(images), loss.macs_per_image, backward=False)
@@ -229,12 +239,24 @@ def train(
     return TrainHistory(tuple(means))
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """A network in eval mode while the context is open; then each module is in its own again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+
+
 def evaluate(model: nn.Module, batches: BatchSource) -> float:
     """Top-1 accuracy of a network in eval mode, as a fraction.
 
     Args:
         model: not changed; its mode is restored. It returns logits, shape (N, classes); where they
-            are NaN there is no answer, which is no right one, and a warning tells how often.
+            are NaN the answer is wrong, and a warning says how often.
         batches: those of epoch 0 are used.
 
     Raises:
@@ -242,22 +264,16 @@ def evaluate(model: nn.Module, batches: BatchSource) -> float:
             network has a logit for.
     """
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    counts = torch.zeros(3, dtype=torch.long, device=device)  # read once, at the end
+    # Counted on the device and read once at the end: each read waits for the device.
+    counts = torch.zeros(3, dtype=torch.long, device=device)
     n_images = 0
-    try:
-        with torch.no_grad():
-            for images, labels in batches.epoch(0):
-                logits, labels = model(images.to(device)), labels.to(device)
-                is_right = right_answers(logits, labels)
-                is_foreign = (labels < 0) | (labels >= logits.shape[1])
-                flags = torch.stack([is_right, logits.isnan().any(1), is_foreign])
-                counts += flags.sum(1)
-                n_images += len(labels)
-    finally:
-        for module, is_training in modes.items():
-            module.training = is_training
+    with eval_mode(model), torch.no_grad():
+        for images, labels in batches.epoch(0):
+            logits, labels = model(images.to(device)), labels.to(device)
+            is_right = right_answers(logits, labels)
+            is_foreign = (labels < 0) | (labels >= logits.shape[1])
+            counts += torch.stack([is_right, logits.isnan().any(1), is_foreign]).sum(1)
+            n_images += len(labels)
     if not n_images:
         raise ValueError("there is no image to evaluate the network on")
     n_right, n_nan, n_foreign = counts.tolist()
@@ -273,7 +289,7 @@ def evaluate(model: nn.Module, batches: BatchSource) -> float:
 
 
 class _Trained(nn.Module):
-    """Student and loss under one roof, for timm's choice of what weight decay leaves out."""
+    """Holds student and loss, so that timm finds the parameters of both without weight decay."""
 
     def __init__(self, student: nn.Module, loss: TrainingLoss) -> None:
         super().__init__()
@@ -342,7 +358,7 @@ class _Step:
 
 
 class _LossReader:
-    """Reads losses some steps at a time, and stops the training when one is no number."""
+    """Reads losses some steps at a time, and stops the training when one diverges."""
 
     def __init__(self, *, total: int, on_step: OnStep | None) -> None:
         self.total = total
@@ -351,11 +367,11 @@ class _LossReader:
         self.first: float | None = None
         self.unread: list[Tensor] = []
         self.epoch: list[float] = []
-        self.suspicion: Callable[[], str] = str
+        self.divergence_hint: Callable[[], str] = str
 
-    def add(self, loss: Tensor, suspicion: Callable[[], str]) -> None:
+    def add(self, loss: Tensor, divergence_hint: Callable[[], str]) -> None:
         self.unread.append(loss)
-        self.suspicion = suspicion
+        self.divergence_hint = divergence_hint
         if len(self.unread) == READ_EVERY:
             self._read()
 
@@ -386,7 +402,7 @@ class _LossReader:
             way_out = "lower the learning rate, add warm-up epochs or clip the gradient"
             raise Diverged(
                 f"training loss {value} at step {self.done} of {self.total}; "
-                f"{self.suspicion() or way_out}"
+                f"{self.divergence_hint() or way_out}"
             )
 
 
