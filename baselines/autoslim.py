@@ -49,7 +49,6 @@ from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
-from zoo.core.one_shot.supernet_training import train_once
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import independent_states
 from zoo.core.search.widths_in_budget import fill_closely
@@ -90,10 +89,9 @@ class AutoSlim(OneShot):
         chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
         return conclude_trained(widths, chosen, trained)
 
-    def train(self, widths: RankedWidths) -> Trained:
-        """Train by `train_sandwich`, once for all budgets."""
-        settings = self.training_settings
-        return train_once(widths.problem, settings, lambda: train_sandwich(widths, self))
+    def train_anew(self, widths: RankedWidths) -> Trained:
+        """Train by the sandwich rule."""
+        return train_sandwich(widths, self)
 
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
@@ -116,10 +114,8 @@ class AutoSlim(OneShot):
     @classmethod
     def golden(cls) -> Golden:
         """The planted answer is where single steps of least loss lead; the parent's weights do."""
-        planted = planted_golden()
         story = "By hand: every step but those towards (4, 4) loses a class."
-        settings = {"steps": 0, "ratios": 8, "reevaluate": None, "search_batches": None}
-        return Golden(planted.problem, planted.expected, story, settings)
+        return planted_golden(story, steps=0, ratios=8, reevaluate=None, search_batches=None)
 
 
 def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:

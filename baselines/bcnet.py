@@ -55,7 +55,6 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
-from zoo.core.one_shot.supernet_training import train_once
 from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
@@ -109,10 +108,9 @@ class BCNet(OneShot):
         chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
         return conclude_trained(widths, chosen, trained)
 
-    def train(self, widths: RankedWidths) -> Trained:
-        """Train by `train_coupled`, once for all budgets."""
-        settings = self.training_settings
-        return train_once(widths.problem, settings, lambda: train_coupled(widths, self))
+    def train_anew(self, widths: RankedWidths) -> Trained:
+        """Train left and right networks."""
+        return train_coupled(widths, self)
 
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]

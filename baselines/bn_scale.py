@@ -121,7 +121,7 @@ def sparse_training(problem: Problem, settings: BNScale) -> nn.Module:
         weight_decay=settings.weight_decay,
     )
     loss = SparseScales(scale_names(problem.space), settings.l1)
-    history = train(
+    losses = train(
         model,
         problem.data.training,
         recipe,
@@ -129,7 +129,7 @@ def sparse_training(problem: Problem, settings: BNScale) -> nn.Module:
         meter=problem.meter,
         macs_per_image=problem.cost.full_macs,
     )
-    problem.trace("sparse_training", losses=list(history.losses))
+    problem.trace("sparse_training", losses=list(losses))
     return model
 
 

@@ -32,7 +32,7 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import magnitude_scores
@@ -75,6 +75,4 @@ class RandomSearch(Pruner):
     @classmethod
     def golden(cls) -> Golden:
         """The planted answer is the best of all feasible width pairs."""
-        planted = planted_golden()
-        story = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
-        return Golden(planted.problem, planted.expected, story, {"samples": 30})
+        return planted_golden(BY_ACCURACY, samples=30)

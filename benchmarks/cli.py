@@ -139,14 +139,16 @@ def run(
     Stop it at any time: the next run takes up what is missing or failed. With --minutes a suite is
     run in parts; each is reported.
 
-    Exit status: 1 if cells failed or were cancelled, 130 after Ctrl-C, 143 after SIGTERM, 2 if the
-    request cannot be met.
+    A cell whose process dies is tried once more alone at the end, and named.
+
+    Exit status: 1 if cells failed or were cancelled by their last try, or could not be recorded;
+    130 after Ctrl-C, 143 after SIGTERM, 2 if the request cannot be met.
     """
     from benchmarks.records.files import read_folder
     from benchmarks.running.endings import tell_stop, tell_unsettled
     from benchmarks.running.plan import Job, plan_suite
     from benchmarks.running.precheck import check_cells
-    from benchmarks.running.run_cells import run_plan
+    from benchmarks.running.run_cells import Unrecorded, run_plan
     from benchmarks.running.suite import load_suite
     from benchmarks.running.time_networks import time_networks
     from benchmarks.tables.unread import show_unread
@@ -179,6 +181,9 @@ def run(
             time_networks(mine, job, console, device=device)
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
+    except Unrecorded as error:
+        console.print(f"[red]stopped:[/] {in_markup(str(error), LONGEST_ERROR)}", soft_wrap=True)
+        raise typer.Exit(1) from None
     if left := n_missing - outcomes.total():
         console.print(f"time is up: {left} cells left, run again for them")
     if n_missing < len(plan.cells) or outcomes:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -290,19 +290,8 @@ def test_labels_train_a_stage_within_the_fullnet(count: int) -> None:
 # Searching
 
 
-@pytest.mark.parametrize("workers", [2])
-def test_any_number_of_processes_finds_the_same(workers: int) -> None:
-    found = []
-    for count in (1, workers):
-        task = problem()
-        subnet = replace(Stagewise.tiny(), workers=count).search(task)
-        macs = {name: spent.macs for name, spent in task.meter.spent.items()}
-        found.append((subnet.config, task.trace_rows, macs))
-    assert found[0] == found[1]
-
-
 class Probe:
-    """A task that tells of its process, or ends as it is told."""
+    """A task that tells of its process, or goes on for ever."""
 
     def __init__(self, end: str = "") -> None:
         self.end = end
@@ -310,8 +299,6 @@ class Probe:
     def run(self) -> object:
         if self.end == "hang":
             threading.Event().wait(600)
-        if self.end == "die":
-            signal.raise_signal(signal.SIGKILL)
         return os.getpid(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
 
 
@@ -319,11 +306,39 @@ def run_probes(*ends: str) -> list[object]:
     return list(run_searches([Probe(end) for end in ends], 2))  # type: ignore[list-item]
 
 
-def test_processes_calculate_as_the_one_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    for process, *flags in run_probes("", ""):  # type: ignore[misc]
-        assert process != os.getpid() and flags == [3, True]
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """Settings that no fresh process has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_any_number_of_processes_calculates_alike_and_finds_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+
+    def run_with_probe(tasks: list[Probe], workers: int) -> list[object]:
+        *archives, probe = run_searches([*tasks, Probe()], workers)  # type: ignore[list-item]
+        told.append(probe)
+        return archives
+
+    monkeypatch.setattr("zoo.stagewise.run_searches", run_with_probe)
+    found = []
+    for count in (1, 2):
+        task = problem()
+        subnet = replace(Stagewise.tiny(), workers=count).search(task)
+        macs = {name: spent.macs for name, spent in task.meter.spent.items()}
+        found.append((subnet.config, task.trace_rows, macs))
+    assert found[0] == found[1]
+    (own, *flags), (other, *same_flags) = told  # type: ignore[misc]
+    assert own == os.getpid() != other
+    assert flags == same_flags == [3, True]
     assert not multiprocessing.active_children()
 
 
@@ -345,9 +360,18 @@ def test_an_interrupted_search_leaves_no_process_behind() -> None:
 
 
 def test_a_search_whose_process_is_killed_ends_at_once_and_names_the_signal() -> None:
-    message = r"ended without an answer: killed by signal 9 \(SIGKILL\); .*memory.*fewer workers"
+    def kill_one_when_started() -> None:
+        while len(multiprocessing.active_children()) < 2:
+            time.sleep(0.05)
+        multiprocessing.active_children()[0].kill()
+
+    threading.Thread(target=kill_one_when_started).start()
+    message = (
+        r"ended without an answer: killed by signal 9 \(SIGKILL\); .*memory.*"
+        r"guard `if __name__ == \"__main__\"`.*fewer workers, or 1"
+    )
     with pytest.raises(RuntimeError, match=message):
-        run_probes("hang", "die")
+        run_probes("hang", "hang")
     assert not multiprocessing.active_children()
 
 
@@ -387,12 +411,26 @@ def run_script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_no_process_outlives_the_one_that_asked(tmp_path: Path) -> None:
     """Else the pipes that it still holds would keep `run_script` waiting."""
     assert len(run_script(tmp_path, ORPHANING).stdout.split()) == 2
 
 
-def test_a_script_without_the_guard_is_told_of_it_before_it_trains_again(tmp_path: Path) -> None:
+def test_a_script_without_the_guard_is_refused_before_it_trains_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What multiprocessing notes in a process that still reads the script it was started from."""
+    process = multiprocessing.current_process()
+    monkeypatch.setattr(process, "_inheriting", True, raising=False)
+    task = problem()
+    with pytest.raises(RuntimeError, match=r"if __name__ == .__main__."):
+        replace(Stagewise.tiny(), workers=2).search(task)
+    assert not task.meter.spent
+
+
+@pytest.mark.slow
+def test_a_whole_script_without_the_guard_is_told_of_it(tmp_path: Path) -> None:
     ended = run_script(tmp_path, UNGUARDED)
     assert ended.returncode == 1
     assert "in check_processes" in ended.stderr
@@ -412,8 +450,9 @@ def test_a_daemon_process_is_refused_before_anything_is_trained(
     assert not task.meter.spent
 
 
-@pytest.mark.parametrize("metric", ["macs", "params", "latency"])
-@pytest.mark.parametrize("is_junction_free", [False, True])
+@pytest.mark.parametrize(
+    ("is_junction_free", "metric"), [(False, "macs"), (True, "params"), (True, "latency")]
+)
 def test_what_stages_add_to_the_cost_is_the_cost_of_the_whole(
     is_junction_free: bool, metric: Metric
 ) -> None:
@@ -520,8 +559,7 @@ def test_every_ingredient_can_be_switched_and_the_budget_is_met(change: dict[str
     assert len(row["scores"]) >= 1  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("metric", ["params", "latency"])
-@pytest.mark.parametrize("junctions", ["full", "leading"])
+@pytest.mark.parametrize(("metric", "junctions"), [("latency", "full"), ("params", "leading")])
 def test_budgets_of_other_costs_are_met(metric: Metric, junctions: str) -> None:
     task = limited(problem(), metric, 0.9)
     settings = replace(Stagewise.tiny(), junctions=junctions, evaluations=6)  # type: ignore[arg-type]

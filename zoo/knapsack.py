@@ -353,7 +353,7 @@ def exact_widths(items: Items, resolution: int) -> np.ndarray:
     for values, legal, steps in zip(items.values, items.legal, units, strict=True):
         totals = np.concatenate([[0.0], np.cumsum(values)])
         choice = np.zeros(capacity + 1, dtype=np.int32)
-        improved = best.copy()
+        improved = best.copy()  # `best` stays without this group, which gets one width alone
         for j, step in enumerate(steps[1:].tolist(), start=1):
             candidate = best[: capacity + 1 - step] + (totals[legal[j]] - totals[legal[0]])
             is_better = candidate > improved[step:]

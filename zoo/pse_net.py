@@ -55,11 +55,11 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
-from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, train_once
+from zoo.core.one_shot.supernet_training import Engine, Execution, Norm
 from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
 from zoo.core.search.width_grid import covering_states, independent_states
@@ -116,10 +116,9 @@ class PSENet(OneShot):
         chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
         return conclude_trained(widths, chosen, trained)
 
-    def train(self, widths: RankedWidths) -> Trained:
-        """Train by `train_parallel`, once for all budgets."""
-        settings = self.training_settings
-        return train_once(widths.problem, settings, lambda: train_parallel(widths, self))
+    def train_anew(self, widths: RankedWidths) -> Trained:
+        """Train several subnets in each pass."""
+        return train_parallel(widths, self)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -129,10 +128,7 @@ class PSENet(OneShot):
     @classmethod
     def golden(cls) -> Golden:
         """The planted answer is the best of all feasible width pairs; the parent's weights do."""
-        planted = planted_golden()
-        story = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
-        settings = {"steps": 0, "ratios": 8, "evaluations": 40, "population": 20}
-        return Golden(planted.problem, planted.expected, story, settings)
+        return planted_golden(BY_ACCURACY, steps=0, ratios=8, evaluations=40, population=20)
 
 
 def train_parallel(widths: RankedWidths, settings: PSENet) -> Trained:

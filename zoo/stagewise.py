@@ -74,7 +74,7 @@ from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.errors import InfeasibleBudget
-from zoo.core.method.planted import Golden, planted_golden
+from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.label_supervision import label_losses
@@ -91,7 +91,7 @@ from zoo.core.one_shot.stage_search import (
     stage_error,
     stage_scorers,
 )
-from zoo.core.one_shot.supernet_training import Engine, train_once
+from zoo.core.one_shot.supernet_training import Engine
 from zoo.core.search.multiple_choice import best_combinations, skyband
 from zoo.core.search.pareto import Archive
 from zoo.core.search.width_grid import independent_states
@@ -206,10 +206,9 @@ class Stagewise(OneShot):
         stages = cut_stages(widths.problem.model, widths.problem.space, self.stages)
         return StagedGrid(widths.grid, stages, self.junctions == "leading")
 
-    def train(self, widths: RankedWidths) -> Trained:
-        """Train by `train_stagewise`, once for all budgets."""
-        staged, settings = self.cut(widths), self.training_settings
-        return train_once(widths.problem, settings, lambda: train_stagewise(widths, staged, self))
+    def train_anew(self, widths: RankedWidths) -> Trained:
+        """Train all stages at once."""
+        return train_stagewise(widths, self.cut(widths), self)
 
     def search_as_network(
         self, widths: RankedWidths, staged: StagedGrid, scorers: Sequence[StageScorer]
@@ -259,15 +258,12 @@ class Stagewise(OneShot):
     @classmethod
     def tiny(cls) -> Self:
         """A few careful updates and small populations."""
-        return cls(steps=2, lr=1e-4, ratios=5, evaluations=16, population=8, mutation=0.3, pool=3)
+        return cls(steps=2, lr=1e-4, ratios=5, evaluations=6, population=4, mutation=0.3, pool=3)
 
     @classmethod
     def golden(cls) -> Golden:
         """The planted answer is the best of all feasible width pairs; the parent's weights do."""
-        planted = planted_golden()
-        story = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
-        settings = {"steps": 0, "ratios": 8, "stages": 1, "evaluations": 64, "pool": 8}
-        return Golden(planted.problem, planted.expected, story, settings)
+        return planted_golden(BY_ACCURACY, steps=0, ratios=8, stages=1, evaluations=64, pool=8)
 
 
 # Step 2: training

@@ -169,6 +169,10 @@ class _NoRecord(ValueError):
 def _files(folder: Path) -> list[Path]:
     if not folder.exists():
         return []
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"{folder} is a file where records are kept in a folder; move it away"
+        )
     return sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
 
 

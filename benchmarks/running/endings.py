@@ -1,10 +1,11 @@
 """What a run says when it ends other than well, and the exit status that goes with it."""
 
 import signal
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
+from benchmarks.records.plain import in_markup
 from benchmarks.running.run_cells import Outcomes, Stopped
 
 __all__ = ["tell_stop", "tell_unsettled"]
@@ -25,7 +26,13 @@ def tell_stop(stop: KeyboardInterrupt, console: Console) -> int:
 
 
 def tell_unsettled(outcomes: Outcomes, console: Console) -> int:
-    """Names the cells that failed or were cancelled; returns the exit status."""
+    """Names what was tried again, and what failed or was cancelled; returns the exit status.
+
+    It is 1 if a cell failed or was cancelled, by its last try.
+    """
+    if outcomes.deaths:
+        console.print("[yellow]tried once more alone, since its process died:[/]")
+        _name(outcomes.deaths, console)
     if not outcomes.unsettled:
         return 0
     counts = [f"{outcomes[each]} {each}" for each in ("failed", "cancelled") if outcomes[each]]
@@ -34,8 +41,13 @@ def tell_unsettled(outcomes: Outcomes, console: Console) -> int:
         f"[red]{' and '.join(counts)} {cells}; their records say why, "
         "the next run tries them again:[/]"
     )
-    for record in outcomes.unsettled[:MOST_NAMES]:
-        console.print(f"  {escape(record.id)}", soft_wrap=True, highlight=False)
-    if (left := len(outcomes.unsettled) - MOST_NAMES) > 0:
-        console.print(f"  and {left} more")
+    _name([record.id for record in outcomes.unsettled], console)
     return 1
+
+
+def _name(lines: Sequence[str], console: Console) -> None:
+    """Prints the first of many lines, which a cell's settings are part of."""
+    for line in lines[:MOST_NAMES]:
+        console.print(f"  {in_markup(line, 500)}", soft_wrap=True, highlight=False)
+    if (left := len(lines) - MOST_NAMES) > 0:
+        console.print(f"  and {left} more")

@@ -13,6 +13,7 @@ from benchmarks.records.strict import suggest
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.data.datasets import Outline, Splits, check_classes
 from zoo.core.networks import cifar_resnet  # noqa: F401  (registers its networks with timm)
+from zoo.core.networks.architecture import MOST_NUMBERS, require_makeable
 from zoo.core.networks.model_args import check_model_args, check_model_name
 from zoo.core.networks.widen import widen
 
@@ -23,17 +24,31 @@ def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
     """The parent of a cell as timm makes it, widened where the cell says so.
 
     Raises:
-        ValueError: if there is no such model, or its head does not fit the data.
+        ValueError: if there is no such model, it does not fit the data, or it would be larger than
+            any of timm's.
         UnsupportedModel: if it cannot be widened.
     """
     name, args = cell.model.name, checked(cell.model)
     head = args.setdefault("num_classes", splits.num_classes)
     check_classes(cell.data.name, splits.num_classes, cast(int, head))
-    args.setdefault("in_chans", splits.input_size[0])
+    channels = splits.input_size[0]
+    if args.setdefault("in_chans", channels) != channels:
+        raise ValueError(
+            f"{cell.data.name} has images of {channels} channels and {name} is to read "
+            f"{args['in_chans']}; remove in_chans from its args"
+        )
+    is_pretrained = args.pop("pretrained")
+    require_makeable(name, args)
     with seeded(cell):
-        model: nn.Module = timm.create_model(name, **args)
+        model: nn.Module = timm.create_model(name, pretrained=is_pretrained, **args)
     if cell.model.width > 1:
         space = ChannelSpace.trace(model, splits.input_size)
+        most = round(cell.model.width**2 * sum(p.numel() for p in model.parameters()))
+        if most > MOST_NUMBERS:
+            raise ValueError(
+                f"{cell.model.title} would have up to {most:,} parameters, more than the "
+                f"{MOST_NUMBERS:,} of the largest networks; lower its width"
+            )
         model = widen(model, space, cell.model.width, seed=cell.seed)
     return model.to(cell.device)
 
@@ -57,6 +72,8 @@ def checked(model: Model) -> dict[str, Any]:
         raise ValueError(f"{where}: 'pretrained' is {is_pretrained!r}; it must be true or false")
     if "features_only" in args:
         raise ValueError(f"{where}: 'features_only' makes no classifier; remove it")
+    if args.get("global_pool") == "":
+        raise ValueError(f"{where}: global_pool = '' makes no classifier; remove it, or give 'avg'")
     return {**check_model_args(args, where), "pretrained": is_pretrained}
 
 

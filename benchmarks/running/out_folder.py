@@ -1,4 +1,7 @@
-"""The folder that `zoo prune` writes into: new, empty, or left over by a run that was stopped."""
+"""Folders that a command writes into, looked at before there is work to lose.
+
+That of `zoo prune` is new, empty, or left over by a run that was stopped.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,13 +9,34 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from benchmarks.records.whole_file import probe
 from zoo.core.networks.save import holds_network
 from zoo.core.networks.structure import STRUCTURE
 
-__all__ = ["claimed"]
+__all__ = ["claimed", "require_writable"]
 
 _LOCK = ".zoo-prune.lock"
 _PARTS = ("network.json", "network.safetensors")
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Refuse a folder that new files cannot be written into; it is made if it does not exist.
+
+    Args:
+        folder: what is needed.
+        option: of the command line, that gives it.
+
+    Raises:
+        OSError: naming the folder and the way out.
+    """
+    try:
+        probe(folder)
+    except OSError as error:
+        is_occupied = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file is in the way" if is_occupied else error.strerror
+        raise OSError(
+            f"files cannot be written to {folder} ({reason}); give another {option}"
+        ) from error
 
 
 @contextmanager
@@ -27,31 +51,36 @@ def claimed(out: Path) -> Iterator[None]:
     Raises:
         FileExistsError: if it holds a finished network or files of another kind, is no folder, or
             another run is at work in it.
-        OSError: if it cannot be made.
+        OSError: if it cannot be made, or written into.
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is no folder; give another --out")
     if out.is_dir():
         _refuse_what_is_not_ours(out)  # before a lock is left in somebody's folder
     is_new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / _LOCK, timeout=0)
+    try:
+        require_writable(out, "--out")
+        _acquire(lock, out)
+        _refuse_what_is_not_ours(out)  # again: a run may have ended in between
+        for path in _left_over(out):
+            path.unlink(missing_ok=True)
+        yield
+    finally:
+        if lock.is_locked:
+            (out / _LOCK).unlink(missing_ok=True)  # while it is held: nobody else's is removed
+            lock.release()
+        if is_new and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _acquire(lock: FileLock, out: Path) -> None:
     try:
         lock.acquire()
     except Timeout as error:
         raise FileExistsError(
             f"another zoo prune is at work in {out}; wait for its end or give another --out"
         ) from error
-    try:
-        _refuse_what_is_not_ours(out)  # again: a run may have ended in between
-        for path in _left_over(out):
-            path.unlink(missing_ok=True)
-        yield
-    finally:
-        (out / _LOCK).unlink(missing_ok=True)  # while it is held: nobody else's is removed
-        lock.release()
-        if is_new and not any(out.iterdir()):
-            out.rmdir()
 
 
 def _refuse_what_is_not_ours(out: Path) -> None:

@@ -174,13 +174,6 @@ def _check_group(cells: Sequence[Cell], places: Sources | None) -> None:
         model = untrained(unloaded(cell), known)
     except UnsupportedModel:
         return
-    except ValueError:
-        raise
-    except Exception as error:  # timm and its networks raise whatever they like
-        raise ValueError(
-            f"model {cell.model.name!r} cannot be made with the arguments {cell.model.args}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
     _see(cell, model, known.input_size)
     absolute = [each for each in cells if each.metric in ("macs", "params") and each.budget > 1]
     if absolute:
@@ -226,16 +219,19 @@ def _see(cell: Cell, model: "nn.Module", input_size: tuple[int, int, int]) -> No
     """Refuse a network that images of this size do not get through, in training as in use."""
     import torch
 
+    from zoo.core.errors import said
+
     count = min(2, cell.finetune.batch_size)
     try:
         with torch.no_grad():
             model.train()(torch.zeros(count, *input_size))
             model.eval()(torch.zeros(1, *input_size))
     except Exception as error:  # a network is foreign code
+        args = f", or other args than {cell.model.args}" if cell.model.args else ""
         raise ValueError(
             f"{cell.model.title} does not run on {count} images of {input_size[1]} x "
-            f"{input_size[2]} pixels of {cell.data.name}: {type(error).__name__}: {error}; give "
-            "another image size (image_size, --image-size) or batch"
+            f"{input_size[2]} pixels of {cell.data.name}: {said(error)}; give "
+            f"another image size (image_size, --image-size) or batch{args}"
         ) from error
 
 

@@ -12,7 +12,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.running.costs import cost_model
 from benchmarks.running.network import unloaded, untrained
-from benchmarks.running.out_folder import claimed
+from benchmarks.running.out_folder import claimed, require_writable
 from benchmarks.running.parent import Places, parent_for
 from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, run_cell
@@ -121,6 +121,7 @@ def prune_one(
     cell = request.cell(places)
     check_cells([cell], places)
     _check_budget(cell, places)
+    require_writable(cache, "--results")
     with claimed(out):
         with console.status(f"training {cell.model.title} on {cell.data.name}"):
             parent_for(cell, places)

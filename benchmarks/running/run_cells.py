@@ -26,14 +26,15 @@ from benchmarks.records.cell import Cell
 from benchmarks.records.files import write_record
 from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record, Status
-from benchmarks.records.whole_file import probe, sweep
+from benchmarks.records.whole_file import sweep
+from benchmarks.running.out_folder import require_writable
 from benchmarks.running.plan import SETTLED, Job, Plan
 from zoo.core.child_process import WorkerDied, Workers
 
 if TYPE_CHECKING:
     from benchmarks.running.parent import Places
 
-__all__ = ["Outcomes", "Stopped", "run_plan"]
+__all__ = ["Outcomes", "Stopped", "Unrecorded", "run_plan"]
 
 
 StartPool = Callable[[int], Executor]
@@ -55,12 +56,22 @@ class Stopped(KeyboardInterrupt):
         self.signal = signal_
 
 
+class Unrecorded(OSError):
+    """A cell was finished and its record cannot be written, nor would those of others."""
+
+
 class Outcomes(Counter[Status]):
-    """How many cells ended how, and the records of those that the next run tries again."""
+    """How many cells ended how.
+
+    Attributes:
+        unsettled: records of the cells that the next run tries again.
+        deaths: what was tried once more because its process died, and of what that died.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.unsettled: list[Record] = []
+        self.deaths: list[str] = []
 
     def include(self, more: Outcomes) -> None:
         """Count what another plan came to, too."""
@@ -82,7 +93,7 @@ def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Wor
         How many cells ended how; of a job whose time is up, fewer than were missing.
 
     Raises:
-        OSError: if the results folder cannot be written.
+        OSError: if the results folder cannot be written; `Unrecorded` if that turns out later.
         ValueError: if a data set does not fit the request.
         ChildProcessError: if no process lives long enough to write a record.
         KeyboardInterrupt: passed on after the running cells have been recorded as cancelled;
@@ -110,7 +121,9 @@ def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Wor
                 outcomes.unsettled.append(record)
             progress.advance(task)
 
-        _Runner(plan, job, show, start_pool).run()
+        runner = _Runner(plan, job, show, start_pool)
+        outcomes.deaths = runner.deaths
+        runner.run()
     return outcomes
 
 
@@ -142,6 +155,7 @@ class _Runner:
         self.todo: deque[_Step] = deque()
         self.running: dict[Future[Any], _Step] = {}  # a training answers a text, a cell a record
         self.died: list[_Step] = []
+        self.deaths: list[str] = []
         self.held: list[_Step] = []
         self.failed: dict[str, Record] = {}
 
@@ -214,6 +228,7 @@ class _Runner:
             ) from error
         if not step.is_last:
             self.died.append(step)
+            self.deaths.append(f"{'parent of ' * step.is_training}{step.cell.label}: {error}")
         if not step.is_training:
             again = ", and again when it ran alone" if step.is_last else ""
             self.todo.appendleft(replace(step, problem=f"{error}{again}"))
@@ -243,7 +258,13 @@ def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Rec
         else:
             record = protocol.refuse(cell, problem, suite=suite, workers=job.workers)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        return write_record(job.records, record)
+        try:
+            return write_record(job.records, record)
+        except OSError as error:
+            raise Unrecorded(
+                f"{cell.label} was finished, but its record cannot be written to {job.records} "
+                f"({error.strerror}); all before it is recorded: mend that and run again"
+            ) from error
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -309,17 +330,13 @@ def _prepare(job: Job) -> None:
     Raises:
         OSError: naming the folder.
     """
-    for folder in (job.results, job.records, job.cache):
-        try:
-            probe(folder)
-        except OSError as error:
-            raise OSError(
-                f"results cannot be written to {folder} ({error.strerror}); give another --results"
-            ) from error
-    sweep(job.results, "page.html")
     tables, figures = job.results / "tables", job.results / "figures"
     caches = (job.cache, job.cache / "latency", job.cache / "supernets")
-    for folder in (job.records, tables, figures, *caches):
+    folders = (job.records, tables, figures, *caches)
+    for folder in (job.results, *folders):
+        require_writable(folder, "--results")
+    sweep(job.results, "page.html")
+    for folder in folders:
         sweep(folder)
 
 

@@ -330,6 +330,6 @@ def _file_text(path: Path) -> str:
     if (size := path.stat().st_size) > MOST_BYTES:
         raise ValueError(f"suite '{path}' has {size:,} bytes; a suite has {MOST_BYTES:,} at most")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # a mark of the byte order is no TOML
     except UnicodeDecodeError as error:
         raise ValueError(f"suite '{path}' is no text in UTF-8 ({error.reason})") from error

@@ -98,10 +98,10 @@ def top1(splits: Splits, ratio: float, seed: int, recipe: Recipe) -> float:
     with fixed_random("difficulty", seed):
         model = timm.create_model("resnet20_cifar", channels=channels(ratio))
     batches = Batches(splits.train, recipe.batch_size, seed=seed, shuffle=True, drop_last=True)
-    history = train(model, batches, recipe)
+    losses = train(model, batches, recipe)
     # This is no comparison of methods, so the test images may be seen once per network.
     accuracy = evaluate(model, Batches(splits.test, 500))
-    _log.info("ratio %g, seed %d: top-1 %.3f, losses %s", ratio, seed, accuracy, history.losses)
+    _log.info("ratio %g, seed %d: top-1 %.3f, losses %s", ratio, seed, accuracy, losses)
     return accuracy
 
 

@@ -16,6 +16,7 @@ from benchmarks.page.renew import marked_blocks
 from benchmarks.records.files import load_record, write_record
 from benchmarks.records.runtime import Latency
 from tests.benchmarks.fabricate import record
+from tests.benchmarks.in_this_process import InThisProcess, run_cells_here
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--dataset", "digits", "--image-size", "16", "--train-size", "128",
@@ -168,7 +169,10 @@ def test_a_dry_run_refuses_a_budget_that_no_run_could_take(run, suite_file):
     assert status == 2 and "above the parent's" in err
 
 
-def test_no_time_at_all_starts_nothing_and_says_what_is_left(run, suite_file, tmp_path):
+def test_no_time_at_all_starts_nothing_and_says_what_is_left(
+    run, suite_file, tmp_path, monkeypatch
+):
+    run_cells_here(monkeypatch)
     path = suite_file(budgets="[0.5, 0.25]")
     status, out, err = run("run", path, "--minutes", "0", "--workers", "1")
     assert status == 0, err
@@ -380,8 +384,12 @@ def test_a_folder_without_records_is_named_with_the_way_out(
     assert "zoo run SUITE" in err and err.count("\n") == 1
 
 
-def test_a_run_takes_a_damaged_record_for_none_and_says_so(run, suite_file, tmp_path):
-    path = suite_file()
+def test_a_run_takes_a_damaged_record_for_none_and_says_so(run, suite_file, tmp_path, monkeypatch):
+    run_cells_here(monkeypatch)
+    path = suite_file(
+        datasets='[{name = "digits", image_size = 16, train_size = 64}]',
+        latency="{batches = [1], rounds = 3, block_ms = 1.0, warmup_ms = 1.0}",
+    )
     arguments = ("run", path, "--workers", "1")
     status, out, err = run(*arguments, columns=200)
     assert status == 0, err
@@ -405,6 +413,7 @@ def test_a_run_takes_a_damaged_record_for_none_and_says_so(run, suite_file, tmp_
     ("target", "message"),
     [("no_such_module_xyz", "no module"), ("nowhere.py", "does not exist"), ("json", "no pruner")],
 )
-def test_check_of_what_is_no_pruner_is_refused(run, target, message):
+def test_check_of_what_is_no_pruner_is_refused(run, monkeypatch, target, message):
+    monkeypatch.setattr("benchmarks.running.check_module.Workers", InThisProcess)
     status, _, err = run("check", target)
     assert status == 2 and message in err

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cli
+from tests.benchmarks.in_this_process import InThisProcess
 
 FIELDS = {
     "title": '"t"',
@@ -28,6 +29,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("benchmarks.running.run_cells.run_plan", refuse)
     monkeypatch.setattr("benchmarks.running.protocol.train", refuse)
+    monkeypatch.setattr("benchmarks.running.check_module.Workers", InThisProcess)
 
 
 @pytest.fixture
@@ -132,12 +134,22 @@ SUITES: list[tuple[dict[str, str], str]] = [
     ({"models": '[{name = "test_resnet", width = inf}]'}, r"models\.0\.width: .*finite"),
     ({"models": '[{name = "test_resnet", width = 9.0}]'}, r"models\.0\.width: .*is above 8"),
     ({"models": '[{name = "test_resnet", args = {nonsense = 1}}]'}, "'nonsense' is no argument"),
-    ({"models": '[{name = "test_resnet", args = {stem_width = 0}}]'}, "cannot be made|does not ru"),
+    ({"models": '[{name = "test_resnet", args = {stem_width = 0}}]'}, "cannot make|other args"),
     (
         {"models": '[{name = "test_resnet", args = {growth_rate = 8}}]'},
-        "cannot be made .*growth_ra",
+        "timm cannot make 'test_resnet' with args .*growth_ra.*; change or remove an argument",
     ),
-    ({"models": '[{name = "test_resnet", args = {act_layer = "nope"}}]'}, "cannot be made .*nope"),
+    *(
+        ({"models": f'[{{name = "test_resnet", args = {{{args}}}}}]'}, message)
+        for args, message in (
+            ("output_stride = 3", r"assert output_stride in \(8, 16, 32\); change or re"),
+            ('act_layer = "nope"', "'act_layer' is 'nope'; it must be an activation .*such as r"),
+            ('norm_layer = "nope"', "'norm_layer' is 'nope'; it must be a normalization .*such"),
+            ("in_chans = 5", "images of 3 channels and test_resnet is to read 5; remove in_chans"),
+            ('global_pool = ""', "global_pool = '' makes no classifier; remove it, or give 'avg'"),
+            ("channels = [20000, 20000]", "it would have more than 1,073,741,824 parameters"),
+        )
+    ),
     ({"models": '[{name = "test_resnet", args = {num_classes = 7}}]'}, "head has 7 outputs"),
     ({"models": '[{name = "test_resnet", args = {features_only = true}}]'}, "'features_only' make"),
     ({"models": '[{name = "test_resnet", args = {pretrained = 1}}]'}, "'pretrained' is 1"),
@@ -188,6 +200,14 @@ def test_a_suite_that_cannot_work_is_refused_in_one_line(run, tmp_path, changes,
     assert re.search(message, err), err
 
 
+def test_a_network_too_wide_is_refused_before_it_is_widened(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("benchmarks.running.network.MOST_NUMBERS", 10**6)
+    monkeypatch.delattr("benchmarks.running.network.widen")
+    suite = write_suite(tmp_path, models='[{name = "test_resnet", width = 8.0}]')
+    err = refused(run, tmp_path, "run", suite)
+    assert re.search(r"test_resnet x 8 would have up to [0-9,]{10} parameters.*lower its w", err)
+
+
 def test_a_ranking_is_held_to_the_same(run, tmp_path) -> None:
     ranking = '{train = {epochs = 1, optimizer = "sdg"}, scorers = [{method = "macs"}], sample = '
     suite = write_suite(tmp_path, ranking=ranking + "{count = 2, low = 0.4, high = 0.5}}")
@@ -227,6 +247,9 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("run", "binary.toml"), "is no text in UTF-8"),
     (("run", "huge.toml"), "bytes; a suite has"),
     (("run", "../../etc/passwd"), "unknown suite"),
+    (("run", "smoke", "--results", "holder"), "holder/records is a file where .*; move it away"),
+    (("prune", "test_resnet", "--results", "holder"), "holder/.cache.* file is in the .*--results"),
+    (("prune", "test_resnet", "--out", "occupied/x"), "occupied/x .a file is in the w.* .*--out"),
     (("run", "smoke", "--dataset", ""), "is no name"),
     (("run", "smoke", "--dataset", "x" * 500), "is no name"),
     (("run", "smoke", "--dataset", "imagefolder"), "--data"),
@@ -314,6 +337,9 @@ def oddities(tmp_path: Path) -> None:
     """Things in the folder that are not what their name says."""
     (tmp_path / "folder.toml").mkdir()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "holder").mkdir()
+    (tmp_path / "holder" / "records").write_text("a file where a folder should be")
+    (tmp_path / "holder" / ".cache").write_text("a file where a folder should be")
     (tmp_path / "occupied").write_text("a file where a folder should be")
     (tmp_path / "binary.toml").write_bytes(bytes(range(256)) * 40)
     (tmp_path / "huge.toml").write_text("# " + "x" * 2_000_000)

@@ -20,7 +20,7 @@ class Narrow(ValueError):
 
 
 def test_a_task_ends_with_its_process_and_the_others_do_not() -> None:
-    pool = Workers(2, settle=os.getpid)
+    pool = Workers(1, settle=os.getpid)
     try:
         killed = pool.submit(signal.raise_signal, signal.SIGKILL)
         left = pool.submit(sys.exit, 3)

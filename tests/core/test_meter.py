@@ -85,49 +85,45 @@ def test_a_negative_charge_is_refused() -> None:
         meter.images(-1)
 
 
-PHASES = """
+PEAKS = """
 import json, numpy as np
 from zoo.core.meter import Meter
-meter = Meter()
-with meter.phase("scoring"):
+seen = Meter()
+with seen.phase("scoring"):
     np.ones(64 << 20, dtype=np.uint8)
-with meter.phase("search"):
+with seen.phase("search"):
     pass
-print(json.dumps([meter.spent[name].peak_bytes for name in ("scoring", "search")]))
+again = Meter()
+for name in ("scoring", "search"):
+    with again.phase(name):
+        blocks = [b"1" * 50_000 for _ in range(1000)]
+        last = b"1" * 50_000  # keeps the heap from shrinking when the others are freed
+        del blocks
+peaks = [[meter.spent[name].peak_bytes for name in meter.spent] for meter in (seen, again)]
+print(json.dumps(peaks))
 """
 
 
-def peaks_of(script: str) -> list[int]:
-    """What the phases of a script took, in a process that has freed nothing before."""
-    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    peaks: list[int | None] = json.loads(ran.stdout)
-    found = [peak for peak in peaks if peak is not None]
-    if len(found) < len(peaks):
+@pytest.fixture(scope="module")
+def peaks() -> list[list[int]]:
+    """What phases took, in a process that has freed nothing before."""
+    ran = subprocess.run([sys.executable, "-c", PEAKS], check=True, capture_output=True, text=True)
+    found: list[list[int]] = json.loads(ran.stdout)
+    if None in (peak for pair in found for peak in pair):
         pytest.skip("the system does not report the peak resident set")
     return found
 
 
-def test_peak_bytes_sees_memory_that_is_freed_again_and_forgets_earlier_phases() -> None:
-    first, second = peaks_of(PHASES)
+def test_peak_bytes_sees_memory_that_is_freed_again_and_forgets_earlier_phases(
+    peaks: list[list[int]],
+) -> None:
+    first, second = peaks[0]
     assert first >= 60 << 20
     assert second < 8 << 20
 
 
-TAKEN_AGAIN = """
-import json
-from zoo.core.meter import Meter
-meter = Meter()
-for name in ("scoring", "search"):
-    with meter.phase(name):
-        blocks = [b"1" * 50_000 for _ in range(1000)]
-        last = b"1" * 50_000  # keeps the heap from shrinking when the others are freed
-        del blocks
-print(json.dumps([meter.spent[name].peak_bytes for name in ("scoring", "search")]))
-"""
-
-
-def test_peak_bytes_sees_memory_that_an_earlier_phase_has_freed() -> None:
-    first, second = peaks_of(TAKEN_AGAIN)
+def test_peak_bytes_sees_memory_that_an_earlier_phase_has_freed(peaks: list[list[int]]) -> None:
+    first, second = peaks[1]
     assert first >= 45 << 20
     assert second >= 45 << 20
 

@@ -439,6 +439,16 @@ class Returning(Tiny):
         return Output(super().forward(images))
 
 
+class Plain:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits, self.hidden = logits, None
+
+
+class ReturningPlain(Tiny):
+    def forward(self, images: Tensor) -> Any:
+        return Plain(super().forward(images))
+
+
 class Listed(Tiny):
     def forward(self, images: Tensor) -> Any:
         return super().forward(images), "no tensor"
@@ -470,6 +480,13 @@ class AuxiliaryNamed(Auxiliary):
     def forward(self, images: Tensor) -> Any:
         output = super().forward(images)
         return {"side": output[1], "out": output[0]} if self.training else {"out": output}
+
+
+class Drawing(Auxiliary):
+    """Drops at random where no module tells of it, so that nothing equals eval mode."""
+
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(images * torch.rand_like(images) if self.training else images)
 
 
 class Keeping(Tiny):
@@ -561,6 +578,22 @@ def test_every_method_reads_one_logit_of_a_dict_and_takes_soft_targets(method: s
     hits = (returned["logits"][:, 0] > 0) == (LABELS % 2).bool()
     assert result.val_top1 == int(hits.sum()) / 32
     assert result.macs < result.parent_macs
+
+
+def test_of_outputs_that_are_all_unlike_eval_mode_the_first_is_trained_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert preflight(network(Drawing), loader(), loader(), epochs=1).reader.in_training == 0
+    assert "Drawing returns several tensors in training mode, and none equals" in caplog.text
+    caplog.clear()
+    assert preflight(network(AuxiliaryFirst), loader(), loader(), epochs=1).reader.in_training == 1
+    assert not caplog.text
+
+
+def test_logits_of_an_object_are_found() -> None:
+    result, plain = pruned(network(ReturningPlain)), pruned()
+    assert result.config == plain.config and result.val_top1 == plain.val_top1
+    assert torch.equal(result.model(IMAGES).logits, plain.model(IMAGES))
 
 
 def test_logits_of_a_dataclass_are_found() -> None:
@@ -695,6 +728,21 @@ class Fixed(Tiny):
         return super().forward(images)
 
 
+class Even(nn.Module):
+    def forward(self, images: Tensor) -> Any:
+        torch._assert(images.shape[-1] % 7 == 0, "")
+        return images
+
+
+class Within(Tiny):
+    def __init__(self, outputs: int = CLASSES) -> None:
+        super().__init__(outputs)
+        self.inner = nn.Sequential(Even())
+
+    def forward(self, images: Tensor) -> Any:
+        return super().forward(self.inner(images))
+
+
 class Nothing(Tiny):
     def forward(self, images: Tensor) -> Any:
         super().forward(images)
@@ -734,6 +782,10 @@ def scattered() -> nn.Module:
         ),
         (lambda: network(Training), "Training in training mode: training needs targets. Its im"),
         (lambda: network(Fixed), r"Fixed in eval mode: Input width \(8\) doesn't match \(224\)"),
+        (
+            lambda: network(Within),
+            r"eval mode: inner.0 \(Even\): AssertionError: torch._assert.* % 7 == 0, \"\"\)\. Its",
+        ),
         (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3))), "is a ScriptModule"),
         (lambda: nn.Sequential(torch.jit.script(nn.Conv2d(3, 8, 3))), "0 is a ScriptModule"),
         (lambda: nn.Sequential(nn.Flatten()), "Sequential has no parameters"),

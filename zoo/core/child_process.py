@@ -192,6 +192,7 @@ class _Slot:
 
 
 def _start(settle: Callable[[], object]) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    # Not forked: a fork inherits locks whose threads it lacks, torch's among them, and may hang.
     context = multiprocessing.get_context("spawn")
     ours, its = context.Pipe()
     process = context.Process(target=_serve, args=(its, settle))

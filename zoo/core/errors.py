@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
-__all__ = ["Diverged", "InfeasibleBudget", "UnsupportedModel", "first_line", "unknown_name"]
+__all__ = ["Diverged", "InfeasibleBudget", "UnsupportedModel", "said", "unknown_name"]
 
 
 class InfeasibleBudget(ValueError):
@@ -20,9 +21,16 @@ class Diverged(RuntimeError):
     """A training loss became NaN or infinite; the message names the step."""
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, short enough for half a sentence; its type where it says nothing."""
-    return str(error).split("\n")[0].rstrip(".") or type(error).__name__
+def said(error: BaseException) -> str:
+    """What somebody else's exception says, in a line; of a wordless assertion, what it asserts."""
+    text = str(error).split("\n")[0].rstrip(".")
+    if " " in text:
+        return text
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if f.name != "_assert"
+    ]  # torch's
+    line = frames[-1].line if frames and not text else text
+    return f"{type(error).__name__}: {line}".removesuffix(": ")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from zoo.core.data.batches import Batch
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData
 from zoo.core.data.pairs import Targets
-from zoo.core.errors import UnsupportedModel, first_line
+from zoo.core.errors import UnsupportedModel, said
 from zoo.core.meter import Meter
 from zoo.core.randomness import fixed_random
 from zoo.core.tracing.copies import copy_network, float_dtype, require_plain_weights
@@ -117,7 +118,7 @@ class Preflight:
                 with torch.no_grad():
                     _output(smaller.train(is_training), few, self.train.name)
             except ValueError as error:
-                reason = "" if error.__cause__ is None else first_line(error.__cause__)
+                reason = said(error.__cause__) if error.__cause__ else ""
                 mode = "training" if is_training else "eval"
                 raise UnsupportedModel(
                     f"with fewer channels {type(smaller).__name__} does not run in {mode} mode: "
@@ -286,7 +287,7 @@ class _Probe:
             backward(loss)
         except RuntimeError as error:
             raise UnsupportedModel(
-                f"{type(model).__name__} has no gradient in training mode: {first_line(error)}"
+                f"{type(model).__name__} has no gradient in training mode: {said(error)}"
             ) from error
         wrong = [n for n, p in model.named_parameters() if p.grad is not None and _is_wrong(p.grad)]
         model.zero_grad(set_to_none=True)
@@ -311,8 +312,9 @@ def _output(model: nn.Module, images: Tensor, name: str) -> object:
         mode = "training" if model.training else "eval"
         raise ValueError(
             f"the first batch of {name} does not go through {type(model).__name__} in {mode} mode: "
-            f"{first_line(error)}. Its images are {str(images.dtype).removeprefix('torch.')} of "
-            f"shape (N, {', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
+            f"{_where(model, error)}{said(error)}. Its images are "
+            f"{str(images.dtype).removeprefix('torch.')} of shape (N, "
+            f"{', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
         ) from error
 
 
@@ -356,3 +358,11 @@ def _check_numbers(model: nn.Module, logits: Tensor, name: str) -> None:
 
 def _is_wrong(tensor: Tensor) -> bool:
     return not bool(tensor.isfinite().all())
+
+
+def _where(model: nn.Module, error: Exception) -> str:
+    """The innermost module whose code raised."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    raising = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    inner = [paths[id(each)] for each in raising if paths.get(id(each))]
+    return f"{inner[-1]} ({type(model.get_submodule(inner[-1])).__name__}): " if inner else ""

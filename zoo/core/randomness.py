@@ -26,8 +26,8 @@ def fixed_random(*names: int | str) -> Iterator[None]:
     seed = stream_seed(*names)
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # it takes 32 bits
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset those of GPUs, too
     try:
         yield
     finally:

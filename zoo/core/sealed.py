@@ -77,7 +77,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
     content = read_sealed(path)
     if content is None:
         return None
-    size = int.from_bytes(content[:8], "little")  # the header of safetensors, which is JSON
+    # safetensors gives metadata of files only, not of bytes; its header is JSON behind its length.
+    size = int.from_bytes(content[:8], "little")
     facts: dict[str, str] = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["facts"])
     return safetensors.torch.load(content), facts
 

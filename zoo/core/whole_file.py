@@ -208,7 +208,7 @@ def _name_new(hidden: Path, path: Path) -> None:
         FileExistsError: if it is not.
     """
     try:
-        os.link(hidden, path)
+        os.link(hidden, path)  # unlike a rename, it fails if the name is taken
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -252,11 +252,11 @@ def _is_running(process: int) -> bool:
     if os.name != "posix":  # where signal 0 is no question
         return True
     try:
-        os.kill(process, 0)
+        os.kill(process, 0)  # sends nothing; tells whether there is such a process
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # there is, of another user
+        pass
     return True
 
 

@@ -21,7 +21,7 @@ from benchmarks.running.prune_one import Request, prune_one
 from benchmarks.running.run_cells import run_plan
 from benchmarks.running.suite import Suite
 from tests.benchmarks.fabricate import cell
-from tests.benchmarks.running.test_protocol import InThisProcess
+from tests.benchmarks.in_this_process import InThisProcess
 from tests.benchmarks.test_cli import few_rounds  # noqa: F401  (a fixture for all)
 
 # timm's reader leaves files to be closed by the collector.

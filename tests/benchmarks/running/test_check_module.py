@@ -1,12 +1,12 @@
 """`zoo check` on what a stranger's module may do: it fails with a line, and never by passing."""
 
 import sys
-from concurrent.futures import Executor, Future
 
 import numpy as np
 import pytest
 
 from benchmarks.running import check_module as checking
+from tests.benchmarks.in_this_process import InThisProcess
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
 from zoo.core.contract.checks import Outcome
 
@@ -21,24 +21,10 @@ class Mine(Pruner):
 """
 
 
-class _Here(Executor):
-    """Runs a task in this process, where the contract can be replaced."""
-
-    def __init__(self, count):
-        assert count == 1
-
-    def submit(self, fn, /, *args):
-        future = Future()
-        try:
-            future.set_result(fn(*args))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr(checking, "Workers", _Here)
+    """Checks in this process, where the contract can be replaced."""
+    monkeypatch.setattr(checking, "Workers", InThisProcess)
 
 
 @pytest.fixture
@@ -111,7 +97,11 @@ class Mine(Uniform):
 """
 
 
-@pytest.mark.parametrize("text", ["import os; os._exit(0)", ENDS_ITS_PROCESS])
+@pytest.mark.parametrize(
+    "text",
+    [pytest.param("import os; os._exit(0)", marks=pytest.mark.slow), ENDS_ITS_PROCESS],
+    ids=["at import", "in its search"],
+)
 def test_a_module_that_ends_its_process_has_not_passed(run, tmp_path, text):  # noqa: F811
     (tmp_path / "mine.py").write_text(text)
     status, out, err = run("check", "mine.py", columns=300)

@@ -20,6 +20,17 @@ def test_a_run_whose_cells_are_settled_says_nothing():
     assert told(tell_unsettled, outcomes) == (0, "")
 
 
+def test_what_died_once_is_named_though_it_ended_well():
+    outcomes = Outcomes()
+    outcomes["ok"] += 3
+    outcomes.deaths.append("taylor-resnet20-digits-macs0.5-s0: killed by signal 11 (SIGSEGV)")
+    status, text = told(tell_unsettled, outcomes)
+    assert status == 0 and text.splitlines() == [
+        "tried once more alone, since its process died:",
+        "  taylor-resnet20-digits-macs0.5-s0: killed by signal 11 (SIGSEGV)",
+    ]
+
+
 def test_cells_that_were_cancelled_or_failed_are_named_and_the_status_is_not_zero():
     outcomes = Outcomes()
     for status, number in (("failed", 2), ("cancelled", 1)):

@@ -19,15 +19,15 @@ SMALL = cell(model=Model(name="test_resnet"))
 
 
 def test_parents_cost_to_the_mac_what_records_metered_and_pruned_networks_no_more():
-    for method in ("uniform", "l1_norm"):
-        found = [r for r in load_records(REFERENCE) if r.cell.method == method]
-        assert len(found) == 2 * 2 * 3  # networks, budgets, seeds
-        for each in found:
-            (cost,) = forecast([each.cell])
-            assert cost.macs == each.size.full_macs
-            assert cost.parent_macs == each.spent["baseline"].macs
-            spent = each.spent["finetune"].macs
-            assert spent <= cost.finetune_macs < 1.05 * spent
+    records = load_records(REFERENCE)
+    found = [r for r in records if r.cell.method == "uniform" and r.cell.seed == 0]
+    assert len(found) == 2 * 2  # networks, budgets
+    for each in found:
+        (cost,) = forecast([each.cell])
+        assert cost.macs == each.size.full_macs
+        assert cost.parent_macs == each.spent["baseline"].macs
+        spent = each.spent["finetune"].macs
+        assert spent <= cost.finetune_macs < 1.05 * spent
 
 
 def test_a_parent_counts_once_and_one_that_is_there_costs_nothing(tmp_path):
@@ -133,7 +133,14 @@ def test_the_outlines_of_sets_in_files_are_those_published():
         outline("cifar11")
 
 
-@pytest.mark.parametrize("name", list_suites())
+LARGE = ("imagenet-mobile", "clutter32")
+"""Suites whose networks take seconds to count."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in list_suites()],
+)
 def test_the_page_of_suites_says_of_each_what_its_file_says(name):
     assert suite_section(name, load_suite(name)) in (ROOT / "docs/suites.md").read_text("utf-8")
 

@@ -1,11 +1,13 @@
 """The folder of zoo prune: one run's alone, used again after a stopped one, never overwritten."""
 
+import errno
 import multiprocessing
 from pathlib import Path
 
 import pytest
 
 from benchmarks.running.out_folder import claimed
+from tests.faults import disk
 
 PARTS = ("network.json", "network.safetensors")
 
@@ -56,6 +58,17 @@ def test_a_failed_run_leaves_no_new_folder_and_keeps_what_it_has_written(tmp_pat
         (tmp_path / "new" / "network.json").write_text("whole")
         raise ValueError("failed")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["network.json"]
+
+
+def test_a_folder_without_room_is_refused_before_the_work_and_not_kept(tmp_path, monkeypatch):
+    message = r"written to .*out \(No space left.*\); give another --out"
+    with (
+        disk(monkeypatch, 1, errno.ENOSPC, ("write",)),
+        pytest.raises(OSError, match=message),
+        claimed(tmp_path / "out"),
+    ):
+        raise AssertionError
+    assert not (tmp_path / "out").exists()
 
 
 def hold(out: Path, ready, go_on) -> None:

@@ -1,5 +1,6 @@
 """What a run makes of the death of a process: the end of one cell."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,13 +14,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from benchmarks.cli import main
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import load_records
 from benchmarks.records.record import Record
 from benchmarks.running import parent, protocol
 from benchmarks.running.plan import Job, Plan
-from benchmarks.running.run_cells import run_plan
+from benchmarks.running.run_cells import Stopped, Unrecorded, run_plan
 from tests.benchmarks.fabricate import cell, record
+from tests.faults import disk
 from zoo.core.child_process import WorkerDied
 
 ROOT = Path(__file__).parents[3]
@@ -49,8 +52,11 @@ class Mortal(Executor):
         if self.deaths[kind, name]:
             self.deaths[kind, name] -= 1
             future.set_exception(WorkerDied(-signal.SIGSEGV))
-        else:
+            return future
+        try:
             future.set_result(function(*arguments))
+        except OSError as error:
+            future.set_exception(error)
         return future
 
 
@@ -91,6 +97,7 @@ def test_a_cell_that_dies_once_is_recorded_and_run_again_alone(
     mortal = Mortal({("run", "taylor"): 1})
     job, outcomes = run(tmp_path, mortal)
     assert outcomes == {"ok": 3} and not outcomes.unsettled
+    assert outcomes.deaths == [f"{cell('taylor').label}: killed by signal 11 (SIGSEGV)"]
     assert reasons(job, "taylor") == ["killed by signal 11 (SIGSEGV)", None]
     assert mortal.tasks == [
         ("train", PARENT, 2),
@@ -116,6 +123,7 @@ def test_a_parent_that_dies_once_is_trained_again_alone_and_its_cells_run_side_b
     mortal = Mortal({("train", PARENT): 1})
     job, outcomes = run(tmp_path, mortal)
     assert outcomes == {"ok": 3} and len(load_records(job.records)) == 3
+    assert outcomes.deaths == [f"parent of {cell('uniform').label}: killed by signal 11 (SIGSEGV)"]
     assert mortal.tasks == [
         ("train", PARENT, 2),
         ("train", PARENT, 1),
@@ -152,6 +160,53 @@ def test_a_run_stops_where_no_process_lives_to_write_a_record(
     mortal = Mortal({("run", "taylor"): 1, ("refuse", "taylor"): 1})
     with pytest.raises(OSError, match=r"die before .*SIGSEGV.*fewer --workers"):
         run(tmp_path, mortal)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_cell_finished_on_a_full_disk_stops_the_run_and_is_made_by_the_next(
+    at: int, tmp_path: Path, untrained: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.running.run_cells.require_writable", lambda *_: None)
+    (tmp_path / "records").mkdir()
+    with (
+        disk(monkeypatch, at, errno.ENOSPC, ("write",)),
+        pytest.raises(
+            Unrecorded, match=r"was finished, .*\(No space left.*mend that and run again"
+        ),
+    ):
+        run(tmp_path, Mortal({}))
+    found = load_records(tmp_path / "records")
+    assert METHODS[at - 1] not in {r.cell.method for r in found}
+    assert not list((tmp_path / "records").glob(".*"))
+    run(tmp_path, Mortal({}))
+    assert {r.cell.method for r in load_records(tmp_path / "records")} == {*METHODS}
+
+
+def test_a_record_that_cannot_be_written_gives_the_command_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise Unrecorded("no room")
+
+    (tmp_path / "suite.toml").write_text(SUITE.replace("{methods}", '["uniform"]'))
+    monkeypatch.setattr("benchmarks.running.run_cells.run_plan", full)
+    arguments = ["zoo", "run", str(tmp_path / "suite.toml"), "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1 and "stopped: no room" in capsys.readouterr().out
+
+
+def test_sigterm_stops_a_run_as_ctrl_c_does(tmp_path: Path, untrained: None) -> None:
+    class Told(Mortal):
+        def submit(self, function, /, *arguments, **_):  # type: ignore[no-untyped-def, override]
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the run went on")
+
+    with pytest.raises(Stopped) as stop:
+        run(tmp_path, Told({}))
+    assert stop.value.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_what_killed_runs_left_is_swept_at_the_next_start(tmp_path: Path, untrained: None) -> None:
@@ -246,6 +301,8 @@ def started(folder: Path, methods: list[str], end: str) -> "subprocess.Popen[str
     )
 
 
+# It takes four workers. Above, deaths are made up; test_child_process.py has real ones.
+@pytest.mark.slow
 def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path) -> None:
     methods = ["uniform", "deadly", "l1_norm"]
     process = started(tmp_path, methods, "signal.raise_signal(signal.SIGKILL)")
@@ -265,17 +322,27 @@ def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path) ->
     assert (tmp_path / "tables" / "results.md").is_file()
 
 
-def test_sigterm_to_the_command_records_what_was_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
+def test_a_signal_to_the_command_records_what_was_running(
+    tmp_path: Path, number: int, status: int
+) -> None:
     begun = tmp_path / "begun"
     process = started(tmp_path, ["deadly"], f"Path({str(begun)!r}).touch(); time.sleep(10**6)")
     deadline = time.monotonic() + 400
     while not begun.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # Ctrl-C reaches the workers, too
+    else:
+        process.send_signal(number)
     output, _ = process.communicate(timeout=200)
-    assert process.returncode == 143, output
-    assert "stopped by SIGTERM" in output and "run again to resume" in output
+    assert process.returncode == status, output
+    assert "stopped" in output and "run again to resume" in output
+    assert ("by SIGTERM" in output) == (number == signal.SIGTERM)
     (only,) = load_records(tmp_path / "records")
     assert (only.cell.method, only.status, only.reason) == ("deadly", "cancelled", "interrupted")
     with pytest.raises(ProcessLookupError):  # nobody outlives the run

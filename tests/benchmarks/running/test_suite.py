@@ -42,6 +42,7 @@ def test_a_file_is_read_by_its_path(tmp_path):
     suite = read(tmp_path, MINIMAL)
     assert suite.models == (Model(name="resnet18"),)
     assert suite.parent == Schedule(epochs=1)
+    assert read(tmp_path, "\ufeff" + MINIMAL) == suite  # as editors on Windows begin a file
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,13 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+LARGE = ("resnet50", "mobilenetv3_large_100", "mobilenetv3_small_100")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in PUBLISHED],
+)
 def test_full_networks_cost_what_is_published(name: str) -> None:
     cost = CostModel(ChannelSpace.trace(timm.create_model(name)))
     assert (cost.full_macs, cost.full_params) == PUBLISHED[name]

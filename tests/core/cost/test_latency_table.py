@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from zoo.core.cost.measure_latency import DamagedTable, Timing, measure_latency
 from zoo.core.cost.operator_calls import grid_widths, list_cases
 from zoo.core.cost.timing_thread import flushing_share
 from zoo.core.method.discovery import get_pruner, list_pruners
+from zoo.core.method.problem import Problem
 from zoo.core.sealed import read_sealed, write_sealed
 from zoo.knapsack import channel_costs
 
@@ -59,9 +61,13 @@ NETWORKS = {
     "squeeze_excite": lambda: timm.create_model("test_efficientnet", num_classes=4),
     "depthwise": lambda: timm.create_model("mobilenetv2_035", num_classes=4),
 }
+LARGE = "depthwise"
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[pytest.mark.slow] if n == LARGE else []) for n in NETWORKS],
+)
 def network(request: pytest.FixtureRequest) -> tuple[nn.Module, ChannelSpace]:
     model = NETWORKS[request.param]().eval()
     return model, ChannelSpace.trace(model, (3, SIDE, SIDE))
@@ -197,16 +203,22 @@ def test_monotone_leaves_growing_times_and_meets_noise_half_way() -> None:
     assert (monotone(bumpy, np.zeros(1), sizes) - sizes).tolist() == [[10, 30, 30]]
 
 
-@pytest.mark.parametrize("name", list_pruners())
-@pytest.mark.parametrize("metric", ["latency", "params"])
-def test_every_pruner_meets_a_budget_of_latency_or_parameters(name: str, metric: str) -> None:
+@cache
+def timed() -> tuple[Problem, CostModel]:
+    """A problem, and what its network costs, with made-up times."""
     base = problem("resnet20_cifar")
-    cost = CostModel(base.space, fabricated(base.model, base.space))
-    budget = Budget.parse(0.7, cost, metric)  # type: ignore[arg-type]
-    asked = replace(base, cost=cost, budget=budget, method=name)
-    config = get_pruner(name).tiny().search(asked).config
-    reached = budget.cost(cost, config)
-    assert 0.9 * budget.limit <= reached <= budget.limit == int(0.7 * budget.full(cost))
+    return base, CostModel(base.space, fabricated(base.model, base.space))
+
+
+@pytest.mark.parametrize("name", list_pruners())
+def test_every_pruner_meets_a_budget_of_latency_or_parameters(name: str) -> None:
+    base, cost = timed()
+    for metric in ("latency", "params"):
+        budget = Budget.parse(0.7, cost, metric)  # type: ignore[arg-type]
+        asked = replace(base, cost=cost, budget=budget, method=name)
+        config = get_pruner(name).tiny().search(asked).config
+        reached = budget.cost(cost, config)
+        assert 0.9 * budget.limit <= reached <= budget.limit == int(0.7 * budget.full(cost))
 
 
 def test_knapsack_items_weigh_the_time_that_making_a_channel_takes() -> None:

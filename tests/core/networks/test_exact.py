@@ -32,19 +32,33 @@ NETWORKS = [
 # fmt: on
 INEXACT = ("ecaresnet50d", "convnext_tiny")
 ARGUMENTS = {"vgg16_bn": {"mlp_ratio": 1 / 16}}  # of its 138 million weights, 119 are in the head
-# Deeper twins of others, or so deep that a surgery takes seconds.
-DEEP = ("resnet34", "efficientnet_b1", "tf_efficientnetv2_s", "densenet121", "hrnet_w18",
-        "resnest50d", "res2net50_26w_4s")  # fmt: skip
+# One network of each kind, with few of its blocks: others repeat them more often.
+SHORT: dict[str, dict[str, object]] = {
+    "resnet18": {"layers": (2, 1, 1, 1)},
+    "seresnext50_32x4d": {"layers": (1, 2, 1, 1)},  # groups and gates
+    "ecaresnet50d": {"layers": (2, 1, 1, 1)},  # attention over channels
+    "res2net50_26w_4s": {"layers": (1, 2, 1, 1)},  # equal parts, joined again
+    "resnest50d": {"layers": (1, 1, 2, 1)},  # attention over parts
+    "mobilenetv2_100": {"depth_multiplier": 0.3},
+    "mobilenetv3_small_100": {},
+    "densenet121": {"block_config": (2, 3, 2, 2)},
+    "convnext_tiny": {"depths": (1, 2, 1, 1)},
+    "vgg16_bn": {},
+    "test_resnet": {},
+    "test_efficientnet": {},
+    "test_byobnet": {},
+}
 FEW_CONFIGS, MANY_CONFIGS = 3, 20
 SIZE = (3, 32, 32)
 # float64 sums in another order: a few hundred layers of rounding at 1e-16 each
 TOLERANCE = 1e-10
 
 
-def randomized(name: str, seed: int = 0) -> nn.Module:
+def randomized(name: str, *, is_short: bool) -> nn.Module:
     """A network in float64 and eval mode with random batch-norm statistics and biases."""
-    torch.manual_seed(seed)
-    model = timm.create_model(name, num_classes=10, **ARGUMENTS.get(name, {})).double().eval()
+    torch.manual_seed(0)
+    args = {**ARGUMENTS.get(name, {}), **(SHORT[name] if is_short else {})}
+    model = timm.create_model(name, num_classes=10, **args).double().eval()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             assert module.running_mean is not None and module.running_var is not None
@@ -103,15 +117,15 @@ def counted_macs(model: nn.Module) -> int:
 
 
 def few_or_many(names: Sequence[str]) -> pytest.MarkDecorator:
-    """Each network with few random configurations, and with many where that may take long."""
-    few = [(name, 1 if name in DEEP else FEW_CONFIGS) for name in names]
+    """Short networks with few random configurations, and all whole with many, which takes long."""
+    few = [(name, FEW_CONFIGS) for name in SHORT if names == NETWORKS or name in names]
     many = [pytest.param(name, MANY_CONFIGS, marks=pytest.mark.slow) for name in names]
     return pytest.mark.parametrize(("name", "configs"), [*few, *many])
 
 
 @few_or_many(NETWORKS)
 def test_rebuilt_network_equals_masked_parent(name: str, configs: int) -> None:
-    model = randomized(name)
+    model = randomized(name, is_short=configs == FEW_CONFIGS)
     space = ChannelSpace.trace(model, SIZE)
     cost = CostModel(space)
     rng = np.random.default_rng(0)
@@ -130,7 +144,7 @@ def test_rebuilt_network_equals_masked_parent(name: str, configs: int) -> None:
 
 @few_or_many(INEXACT)
 def test_inexact_groups_rebuild_to_the_sliced_supernet(name: str, configs: int) -> None:
-    model = randomized(name)
+    model = randomized(name, is_short=configs == FEW_CONFIGS)
     exact = ChannelSpace.trace(model, SIZE)
     space = ChannelSpace.trace(model, SIZE, inexact=True)
     assert all(group.exact for group in exact.groups)

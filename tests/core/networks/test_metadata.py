@@ -18,11 +18,26 @@ from zoo.core.networks.rebuild import rebuild
 from zoo.core.networks.widen import widen
 
 SIZE = (3, 64, 64)
-REPARAMETERIZED = ["test_byobnet", "mobileone_s0", "fastvit_t8", "repvit_m0_9"]
-BACKBONES = ["test_resnet", "test_efficientnet", "test_convnext", "test_byobnet", "vgg11_bn",
-             "densenet121", "mobilenetv3_small_050", "dla46_c", "ghostnet_050",
-             "cspresnet50", "fastvit_t8", "hrnet_w18_small",
-             "xception41", "inception_v3"]  # fmt: skip
+SHORT: dict[str, dict[str, Any]] = {
+    "vgg11_bn": {"mlp_ratio": 1 / 16},
+    "densenet121": {"block_config": (2, 2, 2, 2)},
+    "fastvit_t8": {"layers": (1, 1, 1, 1)},
+    "repvit_m0_9": {"depth": (1, 1, 1, 1)},
+}
+"""What makes networks of seconds small, with every kind of block left in them."""
+
+
+def or_slow(fast: str, slow: str) -> list[Any]:
+    """Names of networks; some take too long to be looked at each time."""
+    return [*fast.split(), *(pytest.param(n, marks=pytest.mark.slow) for n in slow.split())]
+
+
+REPARAMETERIZED = or_slow("test_byobnet fastvit_t8 repvit_m0_9", "mobileone_s0")
+BACKBONES = or_slow(
+    "test_resnet test_efficientnet test_convnext test_byobnet densenet121 mobilenetv3_small_050 "
+    "ghostnet_050 fastvit_t8",
+    "vgg11_bn dla46_c cspresnet50 hrnet_w18_small xception41 inception_v3",
+)
 
 
 def smaller(model: nn.Module, size: tuple[int, int, int] = SIZE) -> nn.Module:
@@ -45,7 +60,7 @@ def vary_statistics(model: nn.Module) -> None:
 @pytest.mark.parametrize("name", REPARAMETERIZED)
 def test_smaller_network_can_be_reparameterized(name: str) -> None:
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=7).double().eval()
+    model = timm.create_model(name, num_classes=7, **SHORT.get(name, {})).double().eval()
     vary_statistics(model)
     small = smaller(model)
     images = torch.randn(2, *SIZE, dtype=torch.float64)
@@ -67,7 +82,8 @@ def channels(features: Any, model: nn.Module) -> list[int]:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_feature_extractor_states_the_channels_it_returns(name: str) -> None:
     size = (3, 96, 96) if name == "inception_v3" else SIZE
-    model = timm.create_model(name, features_only=True).eval()
+    args = SHORT.get(name, {}) if name != "vgg11_bn" else {}  # it has no head to shorten
+    model = timm.create_model(name, features_only=True, **args).eval()
     small = smaller(model, size)
     with torch.no_grad():
         features = small(torch.zeros(1, *size))
@@ -104,8 +120,7 @@ def test_channels_last_maps_are_told_from_their_positions() -> None:
     ["vgg11_bn", "densenet121", "test_convnext2", "mobilenetv4_conv_small_050", "repvit_m0_9"],
 )
 def test_whole_network_states_its_widths(name: str) -> None:
-    args = {"mlp_ratio": 1 / 16} if name == "vgg11_bn" else {}  # else its head takes seconds
-    small = smaller(timm.create_model(name, num_classes=10, **args).eval())
+    small = smaller(timm.create_model(name, num_classes=10, **SHORT.get(name, {})).eval())
     images = torch.zeros(1, *SIZE)
     with torch.no_grad():
         features = small.forward_features(images)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
-from zoo.core.networks.architecture import Architecture
+from zoo.core.networks.architecture import Architecture, make
 from zoo.core.networks.check_output import check_output, different_output
 from zoo.core.networks.save import Saveable
 
@@ -277,7 +277,7 @@ def test_pruned_to_one_channel_and_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
 def test_inexact_groups_pruned_twice(first: bool, second: bool, tmp_path: Path) -> None:
-    once = pruned(fresh("ecaresnet26t"), 0.5, inexact=first)
+    once = pruned(fresh("ecaresnet26t", **SHORT), 0.5, inexact=first)
     twice = pruned(once.model, 0.5, inexact=second)
     saved(twice, tmp_path)
     assert_same(twice.model, zoo.load_pruned(tmp_path))
@@ -720,6 +720,23 @@ def test_a_parent_of_terabytes_is_refused_before_it_is_made(
     (folder / "network.json").write_text(json.dumps(whole | {"args": args}))
     with pytest.raises(ValueError, match="more than 1,073,741,824 parameters"):
         zoo.load_pruned(folder)
+
+
+def test_what_is_too_large_is_refused_before_it_takes_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    devices, real = [], timm.create_model
+
+    def watched(*args: Any, **kwargs: Any) -> nn.Module:
+        devices.append(torch.get_default_device().type)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    with pytest.raises(ValueError, match="more than 1,073,741,824 parameters"):
+        make("test_resnet", {"channels": [20_000, 20_000]})
+    with pytest.raises(ValueError, match=r"assert output_stride in \(8, 16, 32\)"):
+        make("test_resnet", {"output_stride": 3})
+    assert devices == ["meta"] * 2
 
 
 ODD: list[Any] = [

@@ -165,7 +165,7 @@ def _candidates(meta: nn.Module, table: ChannelTable) -> dict[_Kind, list[Held]]
 
 def _holds(value: Any, follower: Follower) -> bool:
     """Whether a value, of whatever type, is the sizes of a follower."""
-    if type(value) is int:
+    if type(value) is int:  # a flag is an instance of int, and no number of channels
         return follower.sizes == (value,) and value > 1
     if type(value) in (list, tuple, torch.Size):
         return all(type(part) is int for part in value) and tuple(value) == follower.sizes

@@ -83,6 +83,7 @@ class SubnetConfig:
 
     def widths(self, space: HasGroups) -> np.ndarray:
         """Return the kept count of each group, int64, shape (G,), in the order of the space."""
+        # Not by `indices`, which makes a tuple of every group that is full.
         return np.array(
             [len(self.keep[g.name]) if g.name in self.keep else g.size for g in space.groups],
             dtype=np.int64,
@@ -129,6 +130,7 @@ class WidthRules:
 
     def minimum(self, size: int) -> int:
         """Return the smallest legal width of a group of ``size`` channels, never 0."""
+        # 0.07 * 100 is 7.000000000000001, whose ceiling would be 8.
         floor = max(1, int(np.ceil(self.min_keep * size - 1e-9)))
         return min(size, -(-floor // self.divisor) * self.divisor)
 

@@ -140,6 +140,7 @@ def _wrong_connections(trace: Trace, kept: np.ndarray, found: Trace) -> tuple[st
                 pairs.append(np.stack([before[atoms], after[found.tensors[name][dim].numpy()]]))
                 names.append(name)
                 lengths.append(len(atoms))
+    # One number for each pair of components, from which both are read back below.
     parents, children = np.concatenate(pairs, axis=1)
     base = int(children.max(initial=0)) + 1
     distinct = np.unique(parents * base + children)

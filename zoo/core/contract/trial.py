@@ -174,11 +174,6 @@ class Trial:
         return self.run()
 
     @cached_property
-    def second(self) -> Run:
-        """The same search again, with the same pruner on a fresh problem."""
-        return self.run()
-
-    @cached_property
     def _rebuilt(self) -> nn.Module:
         run = self.first
         return rebuild(run.problem.model, self.space, run.subnet.config, run.subnet.weights).cpu()

@@ -146,6 +146,7 @@ class _Products:
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         total = np.full(len(widths), self._constant, dtype=np.int64)
         for start in range(0, len(widths) if self._slopes else 0, _CHUNK):
+            # In float64, since numpy has no fast product of integer matrices; exact up to _EXACT.
             chunk = widths[start : start + _CHUNK].astype(np.float64)
             product = chunk @ self._slopes[0] + self._fixed[0]
             for slopes, fixed in zip(self._slopes[1:], self._fixed[1:], strict=True):

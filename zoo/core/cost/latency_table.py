@@ -154,7 +154,9 @@ class _Stacked:
         """Lower grid point of the cell of each size, both its ends, and the size held inside."""
         last = self.grid.shape[1] - 1
         cell = np.zeros(sizes.shape, dtype=np.int64)
-        for point in range(1, last):
+        for point in range(
+            1, last
+        ):  # a few; np.searchsorted takes one grid, and units have their own
             cell += sizes >= self.grid[:, point]
         units = np.arange(len(self.grid))
         low, high = self.grid[units, cell], self.grid[units, np.minimum(cell + 1, last)]

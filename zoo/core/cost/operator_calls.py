@@ -49,6 +49,7 @@ class _Spec:
         return cls(tuple(tensor.shape), tuple(order), tensor.dtype)
 
     def make(self, device: torch.device) -> Tensor:
+        # Ones: zeros and denormals may be faster or slower than ordinary numbers.
         dense = torch.ones([self.shape[d] for d in self.order], dtype=self.dtype, device=device)
         return dense.permute([self.order.index(d) for d in range(len(self.order))])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, count, islice
 
 from torch.utils.data import Dataset
 
@@ -66,16 +66,12 @@ class MeteredData:
         """
         if n_batches is None:
             return self.training.epoch(epoch)
-        return islice(self._train_from(epoch), n_batches)
+        epochs = map(self.training.epoch, count(epoch))
+        return islice(chain.from_iterable(epochs), n_batches)  # drawn, and charged, one by one
 
     def search(self) -> Iterator[Batch]:
         """One pass over the search split, in a fixed order, as `train` returns batches."""
         return self.searching.epoch(0)
-
-    def _train_from(self, epoch: int) -> Iterator[Batch]:
-        while True:
-            yield from self.training.epoch(epoch)
-            epoch += 1
 
 
 @dataclass

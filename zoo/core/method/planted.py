@@ -24,13 +24,27 @@ from zoo.core.data.metered import MeteredData
 from zoo.core.meter import Meter
 from zoo.core.method.problem import Problem
 
-__all__ = ["Golden", "PlantedNet", "planted_data", "planted_golden", "planted_problem"]
+__all__ = [
+    "BY_ACCURACY",
+    "BY_SCORES",
+    "Golden",
+    "PlantedNet",
+    "planted_data",
+    "planted_golden",
+    "planted_problem",
+]
 
 CLASSES = 8
 SIDE = 4
 IMAGES_PER_CLASS = 8
 BATCH_SIZE = 16
 NOISE = 0.05
+
+BY_SCORES = (
+    "By hand: the cost is linear in the 16 channels, so half of them fit; the 8 live ones carry "
+    "all eight classes and the other 8 are zero."
+)
+BY_ACCURACY = "By hand: of all pairs of widths that fit, only (4, 4) keeps all eight classes."
 
 
 @dataclass(frozen=True)
@@ -123,17 +137,17 @@ def planted_problem(live_a: Sequence[int], live_b: Sequence[int], keep_ratio: fl
     return Problem(model, space, cost, Budget.parse(keep_ratio, cost), data, meter=meter)
 
 
-def planted_golden() -> Golden:
-    """Half of each branch is live and the budget is half: exactly the live channels stay."""
+def planted_golden(story: str = BY_SCORES, **settings: object) -> Golden:
+    """Half of each branch is live and the budget is half: exactly the live channels stay.
+
+    Args:
+        story: why a method must find this.
+        **settings: hyperparameters that differ from `tiny()`.
+    """
     live_a, live_b = (1, 3, 4, 6), (0, 2, 5, 7)
     problem = planted_problem(live_a, live_b, keep_ratio=0.5)
     keep = {
         group.name: live_a if group.members[0].tensor == "conv_a.weight" else live_b
         for group in problem.space.groups
     }
-    return Golden(
-        problem,
-        SubnetConfig(keep),
-        "By hand: the cost is linear in the 16 channels, so half of them fit; the 8 live ones "
-        "carry all eight classes and the other 8 are zero.",
-    )
+    return Golden(problem, SubnetConfig(keep), story, settings)

@@ -11,11 +11,12 @@ import timm
 import torch
 from torch import nn
 
+from zoo.core.errors import said
 from zoo.core.networks.model_args import check_model_args, check_model_name
 from zoo.core.networks.structure import printable
 from zoo.core.tracing.operator_mode import OperatorMode, tensors_in
 
-__all__ = ["MOST_NUMBERS", "Architecture", "make"]
+__all__ = ["MOST_NUMBERS", "Architecture", "make", "require_makeable"]
 
 MOST_NUMBERS = 2**30
 """In a network that a file asks for; the largest convolutional one of timm's has 0.94 * 10**9."""
@@ -73,14 +74,32 @@ def make(name: str, args: Mapping[str, Any]) -> nn.Module:
         ValueError: if timm cannot make it, or it would be larger than any network of timm's.
     """
     check_model_name(name, "architecture")
-    try:
-        with torch.random.fork_rng(devices=()), _Bounded():
-            made: nn.Module = timm.create_model(name, **args)
-    except Exception as error:  # whatever a constructor may raise on arguments of a stranger
-        reason = printable(str(error) or type(error).__name__)
-        told = printable(str(args), 200)
-        raise ValueError(f"timm cannot make {name!r} with args {told}: {reason}") from error
+    require_makeable(name, args)
+    with torch.random.fork_rng(devices=()):
+        made: nn.Module = timm.create_model(name, **args)
     return made
+
+
+def require_makeable(name: str, args: Mapping[str, Any]) -> None:
+    """Refuse arguments that timm makes no network of, or one larger than any of timm's.
+
+    The network is made on the meta device, where tensors take no memory.
+
+    Args:
+        name: timm's name.
+        args: arguments of ``timm.create_model`` that ``check_model_args`` has let through.
+
+    Raises:
+        ValueError: with timm's reason.
+    """
+    try:
+        with torch.random.fork_rng(devices=()), torch.device("meta"), _Bounded():
+            timm.create_model(name, **args)
+    except Exception as error:  # whatever a constructor may raise on arguments of a stranger
+        reason, told = printable(said(error)), printable(str(dict(args)), 200)
+        raise ValueError(
+            f"timm cannot make {name!r} with args {told}: {reason}; change or remove an argument"
+        ) from error
 
 
 class _Bounded(OperatorMode):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from zoo.core.errors import first_line
+from zoo.core.errors import said
 from zoo.core.tracing.copies import copy_network, float_dtype
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.trace import blank_images, on_meta
@@ -90,8 +90,7 @@ def check_output(
         except Exception as error:  # whatever a foreign forward pass may raise
             if last == len(tried):
                 raise ValueError(
-                    f"{type(model).__name__} cannot be run on the CPU in {name}: "
-                    f"{first_line(error)}"
+                    f"{type(model).__name__} cannot be run on the CPU in {name}: {said(error)}"
                 ) from error
     raise AssertionError("one type is always tried")
 

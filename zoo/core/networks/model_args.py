@@ -8,6 +8,7 @@ the list is refused, and what would reach a file or the network is refused by it
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
+from timm.layers import get_act_layer, get_norm_act_layer, get_norm_layer
 
 __all__ = ["check_model_args", "check_model_name"]
 
@@ -49,9 +51,11 @@ _NUMBERS = """
     bn_momentum ls_init_value layer_scale_init_value head_init_scale drop_block_size conv_ratio
 """
 _NAMES = """
-    act_layer norm_layer norm_layer_cl attn_layer aa_layer se_layer fc_act_layer dw_act_layer
+    attn_layer aa_layer se_layer
     global_pool stem_type stem_pool pad_type downsample head_type
 """
+_ACTIVATIONS = "act_layer fc_act_layer dw_act_layer"
+_NORMS = "norm_layer norm_layer_cl"
 _FLAGS = """
     zero_init_last avg_down replace_stem_pool aa_stem_only conv_mlp conv_bias use_grn fix_stem
     se_from_exp head_bias head_norm head_norm_first stem_bias memory_efficient aux_logits preact
@@ -160,6 +164,17 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
+def _is_known(value: object, *finders: Callable[[str], object]) -> bool:
+    """Whether timm finds a layer of that name."""
+    if not isinstance(value, str) or not value or not _is_name(value):
+        return False
+    for find in finders:
+        with contextlib.suppress(KeyError):
+            find(value)
+            return True
+    return False
+
+
 def _is_list(value: object, depth: int = 3) -> bool:
     """Counts and numbers in lists in lists, as widths of stages and of their blocks."""
     if not isinstance(value, list | tuple):
@@ -202,6 +217,16 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # Any: whatever a fil
         ),
         (_NUMBERS, lambda value: _is_number(value, 0), f"a number from 0 to {_MOST}"),
         (_NAMES, _is_name, "a name of timm's, of letters, digits and underscores"),
+        (
+            _ACTIVATIONS,
+            lambda value: _is_known(value, get_act_layer),
+            "an activation of timm's, such as relu, silu or gelu",
+        ),
+        (
+            _NORMS,
+            lambda value: _is_known(value, get_norm_layer, get_norm_act_layer),
+            "a normalization of timm's, such as batchnorm2d",
+        ),
         (_FLAGS, lambda value: isinstance(value, bool), "true or false"),
         (_LISTS, _is_list, "a number, or a list of numbers that are not negative"),
         (

@@ -70,6 +70,7 @@ def _multiplied(space: ChannelSpace, multiplier: float) -> np.ndarray:
         raise ValueError(
             f"the width multiplier is {multiplier}; it must be at least 1 (rebuild makes narrower)"
         )
+    # np.rint would round every other half down.
     widths = np.floor(space.sizes * multiplier + 0.5).astype(np.int64)
     fixed = list(_irregular(space.table))
     widths[fixed] = space.sizes[fixed]

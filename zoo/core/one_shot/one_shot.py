@@ -19,7 +19,14 @@ from torch import Tensor
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude
-from zoo.core.one_shot.supernet_training import Engine, Execution, Norm, Start, starting_weights
+from zoo.core.one_shot.supernet_training import (
+    Engine,
+    Execution,
+    Norm,
+    Start,
+    starting_weights,
+    train_once,
+)
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.evolution import Candidates
 from zoo.core.search.width_grid import StateSpace, WidthGrid
@@ -120,9 +127,14 @@ class OneShot(Pruner):
             norm=norm,
         )
 
-    @abstractmethod
     def train(self, widths: RankedWidths) -> Trained:
-        """The trained supernet, from the problem's store if it is there; see `train_once`."""
+        """The trained supernet, once for all budgets: from the problem's store if it is there."""
+        settings = self.training_settings
+        return train_once(widths.problem, settings, lambda: self.train_anew(widths))
+
+    @abstractmethod
+    def train_anew(self, widths: RankedWidths) -> Trained:
+        """Train the supernet; `train` does without where the store holds it."""
 
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]

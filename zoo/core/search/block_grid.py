@@ -78,6 +78,7 @@ def make_block_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int
     sizes = {group.name: group.size for group in problem.space.groups}
     rates = []
     for block in blocks:
+        # 1000 ** (1 / 3) is just below 10.
         count = max(2, math.floor(candidates ** (1 / len(block.coordinates)) + 1e-9))
         chosen = np.linspace(0, len(RATES) - 1, min(count, len(RATES))).round().astype(int)
         for names in block.coordinates:

@@ -91,6 +91,7 @@ def repaired(candidates: Candidates, states: np.ndarray, rng: np.random.Generato
     """
     states = states.copy()
     while (over := np.flatnonzero(candidates.costs(states) > candidates.limit)).size:
+        # The highest of random keys is at a random coordinate among those that can go down.
         keys = np.where(states[over] > 0, rng.random(states[over].shape), -1.0)
         states[over, keys.argmax(axis=1)] -= 1
     growing = np.flatnonzero(candidates.costs(states) < candidates.floor)

@@ -149,6 +149,7 @@ def sample_chain(
     visited = np.empty((steps, len(state)), dtype=np.int16)
     trace = np.empty(steps)
     n_accepted = n_feasible = 0
+    # Energies and costs are kept block by block: a proposal touches two of them at most.
     for step in range(steps):
         change, log_ratio = moves.propose(state, rng)
         old = {c: state[c] for c in change}
@@ -202,7 +203,7 @@ def tuned_tau(
             low = middle
         else:
             high = middle
-        start = pilot.best(1)[0]
+        start = pilot.best(1)[0]  # where the chain will stay, not on the way there
     return math.exp((low + high) / 2)
 
 
@@ -219,6 +220,7 @@ def effective_sample_size(chains: np.ndarray) -> float:
     """
     count, steps = chains.shape
     centred = chains - chains.mean(axis=1, keepdims=True)
+    # Padded with as many zeros, so that the ends of a chain are not correlated with its beginning.
     spectrum = np.abs(np.fft.rfft(centred, n=2 * steps, axis=1)) ** 2
     covariance = np.fft.irfft(spectrum, axis=1)[:, :steps].mean(axis=0) / steps
     if covariance[0] <= 0:

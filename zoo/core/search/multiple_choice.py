@@ -25,7 +25,7 @@ def skyband(losses: np.ndarray, costs: np.ndarray, count: int = 1) -> np.ndarray
         Shape (m,), by ascending cost.
     """
     order = np.lexsort((losses, costs))
-    if count == 1:
+    if count == 1:  # needs no heap, and is asked for once in every generation
         lowest = np.minimum.accumulate(losses[order])
         front: np.ndarray = order[np.concatenate([[True], lowest[1:] < lowest[:-1]])[: len(order)]]
         return front

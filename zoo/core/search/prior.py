@@ -127,6 +127,7 @@ def fit_prior(
         return uniform_prior(grid.sizes)
     costs = grid.costs(records.states).astype(np.float64)
     low, high = grid.costs(np.stack([np.zeros_like(grid.full), grid.full]))
+    # Bins end below their upper edge; 1e-9 less puts the full network into the last one.
     place = np.clip((costs - low) / max(1.0, float(high - low)) * bins, 0, bins - 1e-9).astype(int)
     wanted = int(np.clip((limit - low) / max(1.0, float(high - low)) * bins, 0, bins - 1e-9))
     distance = np.abs(place - wanted)

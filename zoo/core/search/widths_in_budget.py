@@ -187,6 +187,7 @@ def uniform_widths(problem: Problem) -> np.ndarray:
         Legal widths, shape (G,).
     """
     sizes = problem.space.sizes
+    # Only at these ratios does the width of any group change; k / size * size may be just below k.
     ratios = np.unique(np.concatenate([np.arange(size + 1) / size for size in sizes]))
     candidates = legal_widths(problem, np.floor(ratios[:, None] * sizes + 1e-9))
     widths = largest_feasible(problem, candidates)
@@ -207,6 +208,7 @@ def global_widths(problem: Problem, scores: Mapping[str, np.ndarray]) -> np.ndar
     sizes = problem.space.sizes
     owner = np.repeat(np.arange(len(groups)), sizes)
     order = np.argsort(np.concatenate([scores[g.name] for g in groups]), kind="stable")
+    # Row i, summed up to there, counts what each group has lost when the i lowest scores are gone.
     dropped = np.zeros((len(order) + 1, len(groups)), dtype=np.int64)
     dropped[np.arange(1, len(order) + 1), owner[order]] = 1
     candidates = legal_widths(problem, sizes - dropped.cumsum(axis=0))

@@ -189,7 +189,7 @@ class _Cutter:
         if count is None:
             count = min(MOST_STAGES, len(given) + 1)
         if count - 1 <= len(given):
-            choices = combinations(given, count - 1)
+            choices = combinations(given, count - 1)  # few: feature_info names five stages or so
             return min((c for c in choices if self._is_sound(c)), key=self._costliest)
         cuts = given
         while len(cuts) < count - 1:

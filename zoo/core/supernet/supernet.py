@@ -46,6 +46,7 @@ class Supernet:
         self._statistics = _statistics(self._skeleton)
         self._modules = dict(self._skeleton.named_modules())
         self._attributes = SizedAttributes(self._skeleton, space.table)
+        # A pass asks for the positions of its configuration several times.
         self._kept = lru_cache(maxsize=16)(space.table.kept_positions)
         self._mode: bool | None = None  # training or not; None if modules differ
 

@@ -29,6 +29,7 @@ class Atoms:
 
     def components(self) -> np.ndarray:
         """Return the component of every atom, int64, shape (atoms,); counted anew after a union."""
+        # scipy's search, not a union-find in Python: a large network has 100,000 atoms.
         if self._known is None or self._known[0] != len(self.united):
             left = np.concatenate([a.numpy() for a, _ in self.united] or [np.empty(0, np.int64)])
             right = np.concatenate([b.numpy() for _, b in self.united] or [np.empty(0, np.int64)])

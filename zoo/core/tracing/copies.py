@@ -19,7 +19,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-from zoo.core.errors import UnsupportedModel, first_line
+from zoo.core.errors import UnsupportedModel, said
 
 __all__ = [
     "copy_network",
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _TORCH = ("_parameters", "_buffers", "_modules")
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def copy_network(model: nn.Module) -> nn.Module:
@@ -62,9 +63,8 @@ def copy_with(
         return copy.deepcopy(model, dict(memo))
     except (RuntimeError, TypeError) as error:
         raise UnsupportedModel(
-            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: "
-            f"{first_line(error)}. Remove what that attribute holds, or keep it outside of the "
-            "network"
+            f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {said(error)}. "
+            "Remove what that attribute holds, or keep it outside of the network"
         ) from error
 
 
@@ -129,8 +129,14 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _computed(model: nn.Module) -> list[Tensor]:
     """Tensors that a pass computed and a module keeps, alone or in lists and dictionaries."""
-    held = [leaf for _, value in _attributes(model) for leaf in tree_leaves(value)]
+    values = [value for _, value in _attributes(model) if not _holds_nothing(value)]
+    held = [leaf for value in values for leaf in tree_leaves(value)]
     return [t for t in (*held, *model.buffers()) if isinstance(t, Tensor) and not t.is_leaf]
+
+
+def _holds_nothing(value: object) -> bool:
+    """Whether an attribute plainly holds no tensor, as most do: a number, a name, no hooks."""
+    return isinstance(value, _PLAIN) or (isinstance(value, dict) and not value)
 
 
 def _culprit(model: nn.Module, memo: dict[int, Any]) -> str:

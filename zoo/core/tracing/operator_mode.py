@@ -48,15 +48,28 @@ def tensors_in(values: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
+# Of these torch computes the shapes in Python, which takes a millisecond each.
+_KEEPS_SHAPE = frozenset(
+    f"aten.{name}.default"
+    for name in ("relu", "gelu", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "elu")
+)
+_IN_PLACE = frozenset(name.replace(".default", "_.default") for name in _KEEPS_SHAPE)
+
+
 def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator on the meta device, batch norm without its slow decomposition.
+    """Run an operator on the meta device, without the slow decompositions of frequent ones.
 
     Args:
         func: the operator.
         args: its positional arguments, tensors without data.
         kwargs: its named arguments.
     """
-    if str(func) == "aten.native_batch_norm.default":
+    name = str(func)
+    if name == "aten.native_batch_norm.default":
         images = args[0]
         return torch.empty_like(images), images.new_empty(0), images.new_empty(0)
+    if name in _KEEPS_SHAPE and args[0].is_meta and args[0].is_floating_point():
+        return torch.empty_like(args[0])
+    if name in _IN_PLACE and args[0].is_meta and args[0].is_floating_point():
+        return args[0]
     return func(*args, **kwargs)

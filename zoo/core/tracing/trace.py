@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.core.errors import UnsupportedModel, first_line
+from zoo.core.errors import UnsupportedModel, said
 from zoo.core.tracing.arguments import plain_arguments
 from zoo.core.tracing.atoms import Op, Trace
 from zoo.core.tracing.copies import copy_with, float_dtype, require_plain_weights
@@ -45,7 +45,7 @@ class TraceFailed(UnsupportedModel):
 
     def __init__(self, where: str, ops: list[Op], error: Exception) -> None:
         super().__init__(
-            f"module {where!r} cannot be traced: {first_line(error)}. Networks whose forward pass "
+            f"module {where!r} cannot be traced: {said(error)}. Networks whose forward pass "
             "depends on values, or that hold tensors outside parameters and buffers, are not "
             f"supported.{_hint(error)}"
         )

@@ -17,7 +17,7 @@ risks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode, _push_mode
+from torch.utils._python_dispatch import _push_mode
+
+from zoo.core.tracing.operator_mode import OperatorMode
 
 __all__ = [
     "LEAST_CHANNELS",
@@ -122,23 +124,16 @@ def _is_narrow_strided(node: Any) -> bool:
     return is_strided and is_unsafe(node._saved_weight.shape, stride)
 
 
-class _Around(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Around(OperatorMode):
     """In force in one thread, while one convolution is passed back."""
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        del types
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is torch.ops.aten.convolution_backward.default:
-            return _around(func, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            return _around(func, *args, **kwargs)
+        return func(*args, **kwargs)
 
 
-_AROUND = _Around()  # type: ignore[no-untyped-call]
+_AROUND = _Around()
 
 
 def _enter(outer: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from zoo.core.errors import UnsupportedModel
 
 __all__ = ["LogitsReader", "reading", "unwrapped"]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,13 @@ def _find(output: object, name: str, like: torch.Size | None) -> str | int | Non
         return found[0]
     first = fields.get(0)
     if like is not None and isinstance(first, Tensor) and first.shape == like:
-        return 0  # auxiliary heads come behind the logits
+        _LOGGER.warning(
+            "%s returns several tensors in training mode, and none equals the logits of eval mode: "
+            "the first is trained, since auxiliary heads come behind the logits; if it is another, "
+            "return it first, or name it 'logits' in a dict",
+            name,
+        )
+        return 0
     shapes = ", ".join(
         f"{key}: {tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__}"
         for key, value in fields.items()
@@ -153,7 +162,7 @@ def _find(output: object, name: str, like: torch.Size | None) -> str | int | Non
 
 
 def _same(output: object, still: object, logits: Tensor) -> str | int | None:
-    """Where the logits of eval mode are in a training output; None unless one place fits."""
+    """The first place in a training output where the logits of eval mode stand, None if unknown."""
     fields = _fields(output) if not isinstance(output, Tensor) else {}
     found: list[str | int] = [
         key
@@ -163,7 +172,7 @@ def _same(output: object, still: object, logits: Tensor) -> str | int | None:
         and (value.shape, value.dtype) == (logits.shape, logits.dtype)
         and torch.allclose(value, logits, rtol=1e-3, atol=1e-5)
     ]
-    return found[0] if len(found) == 1 else None
+    return found[0] if found else None
 
 
 def _picked(output: object, where: str | int | None) -> Tensor:
@@ -182,7 +191,7 @@ def _fields(output: object) -> Mapping[Any, object]:
         return dict(output._asdict())
     if isinstance(output, Sequence) and not isinstance(output, str):
         return dict(enumerate(output))
-    return {}
+    return vars(output) if hasattr(output, "__dict__") else {}
 
 
 def _is_logits(value: object) -> bool:

@@ -31,7 +31,6 @@ __all__ = [
     "CrossEntropy",
     "OnStep",
     "Recipe",
-    "TrainHistory",
     "TrainingLoss",
     "eval_mode",
     "evaluate",
@@ -167,13 +166,6 @@ class CrossEntropy(TrainingLoss):
         return F.cross_entropy(student(images), labels, label_smoothing=self.label_smoothing)
 
 
-@dataclass(frozen=True)
-class TrainHistory:
-    """Mean training loss of each epoch, in nats."""
-
-    losses: tuple[float, ...]
-
-
 def train(
     model: nn.Module,
     batches: BatchSource,
@@ -183,7 +175,7 @@ def train(
     meter: Meter | None = None,
     macs_per_image: int = 0,
     on_step: OnStep | None = None,
-) -> TrainHistory:
+) -> tuple[float, ...]:
     """Train a network in place; the last epoch's weights, or their average, stay in it.
 
     The optimizer is made here, from the parameters that the network has now. Nothing is drawn from
@@ -200,7 +192,7 @@ def train(
         on_step: called every few steps and at the end of each epoch.
 
     Returns:
-        The mean loss of each epoch.
+        The mean loss of each epoch, in nats.
 
     Raises:
         Diverged: when a loss is NaN, infinite or a thousand times the first.
@@ -213,7 +205,7 @@ def train(
     memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
     if recipe.epochs == 0:
         model.eval()
-        return TrainHistory(())
+        return ()
     model.to(memory_format=memory_format)
     loss.to(device)
     step = _Step(model, loss, recipe, updates_per_epoch=len(batches))
@@ -236,7 +228,7 @@ def train(
     finally:
         model.zero_grad(set_to_none=True)
         model.eval()
-    return TrainHistory(tuple(means))
+    return tuple(means)
 
 
 @contextmanager
