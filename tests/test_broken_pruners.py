@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from baselines.uniform import Uniform
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.channels.space import ChannelSpace
 from zoo.core.contract.checks import CHECKS, ContractViolation, check_pruner, contract, run_check
 from zoo.core.contract.trial import Trial
 from zoo.core.data.metered import TestSplit
@@ -333,19 +332,19 @@ class _TrainsTeacher(TrainingLoss):
 
 @caught_by(11)
 class LossIgnoresStudent(Good):
-    def loss(self, teacher: nn.Module, student: nn.Module, space: ChannelSpace) -> TrainingLoss:
+    def loss(self, teacher: nn.Module, student: nn.Module, *rest: object) -> TrainingLoss:
         return _Constant()
 
 
 @caught_by(11)
 class LossIsInfinite(Good):
-    def loss(self, teacher: nn.Module, student: nn.Module, space: ChannelSpace) -> TrainingLoss:
+    def loss(self, teacher: nn.Module, student: nn.Module, *rest: object) -> TrainingLoss:
         return _Infinite()
 
 
 @caught_by(11)
 class LossTrainsTeacher(Good):
-    def loss(self, teacher: nn.Module, student: nn.Module, space: ChannelSpace) -> TrainingLoss:
+    def loss(self, teacher: nn.Module, student: nn.Module, *rest: object) -> TrainingLoss:
         return _TrainsTeacher(teacher)
 
 

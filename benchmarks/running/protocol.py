@@ -281,7 +281,7 @@ def _finished_its_own_way(
         return None
     student = rebuild(problem.model, problem.space, subnet.config, subnet.weights)
     student = laid_out(student, cell.finetune)
-    loss = findings.pruner.loss(problem.model, student, problem.space)
+    loss = findings.pruner.loss(problem.model, student, problem.space, subnet.config)
     handed_on: tuple[tuple[HandedOn, bool], ...] = (
         ("weights", subnet.weights is not None),
         ("loss", loss is not None),

@@ -171,7 +171,7 @@ def prune(
         subnet = _search(pruner, problem, ready, is_taught, tell)
         weights = subnet.weights if distill is None else None
         small = rebuild(ready.parent, space, subnet.config, weights)
-        loss = _loss(problem, pruner, small, recipe, distill)
+        loss = _loss(problem, pruner, small, subnet.config, recipe, distill)
         _finetune(small, problem, loss, ready, recipe, subnet.config, tell)
         tell("validating", 0, None)
         return _result(problem, subnet.config, small, ready, timing, architecture)
@@ -184,7 +184,8 @@ def _search(
     problem.check_feasible()
     tell("searching", 0, None)
     with reading(problem.model, ready.reader):
-        loss = pruner.loss(problem.model, problem.model, problem.space) if is_taught else None
+        whole = (problem.model, problem.model, problem.space, SubnetConfig.full())
+        loss = pruner.loss(*whole) if is_taught else None
         # Said beforehand: fine-tuning would diverge of it after the whole search.
         if loss is not None and (told := loss.divergence_hint(ready.train.first_images())):
             _LOGGER.warning("fine-tuning may diverge: %s", told)
@@ -261,11 +262,16 @@ def _check_latency(
 
 
 def _loss(
-    problem: Problem, pruner: Pruner, small: nn.Module, recipe: Recipe, distill: float | None
+    problem: Problem,
+    pruner: Pruner,
+    small: nn.Module,
+    config: SubnetConfig,
+    recipe: Recipe,
+    distill: float | None,
 ) -> TrainingLoss | None:
     """The loss to fine-tune with; None for cross-entropy."""
     if distill is None:
-        return pruner.loss(problem.model, small, problem.space)
+        return pruner.loss(problem.model, small, problem.space, config)
     if distill == 0:
         return None
     return LogitDistillation(

@@ -68,7 +68,7 @@ class HandsOn(Pruner):
         return Subnet(SubnetConfig(keep=keep), noisy if self.weights else None)
 
     def loss(
-        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace
+        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
     ) -> TrainingLoss | None:
         if not self.loss_of_its_own:
             return None
@@ -104,7 +104,7 @@ def by_hand(asked: Cell, found: Findings, places: Places, *, own: bool) -> nn.Mo
         state = parent.state_dict()
         if pruner.weights:
             weights = {n: t + 0.01 if t.is_floating_point() else t for n, t in state.items()}
-        loss = pruner.loss(parent, parent, space)
+        loss = pruner.loss(parent, parent, space, found.config)
     elif asked.distill:
         macs = CostModel(space).full_macs
         loss = LogitDistillation(parent, weight=asked.distill, macs=macs)

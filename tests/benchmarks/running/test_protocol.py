@@ -318,7 +318,7 @@ def test_the_test_split_opens_once_and_after_the_last_training_step(places, stub
             return super().forward(student, images, labels)
 
     class Watching(Stub):
-        def loss(self, teacher, student, space):
+        def loss(self, teacher, student, space, config):
             return Watched()
 
     opened = protocol.TestSplit.open
