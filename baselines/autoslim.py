@@ -86,7 +86,9 @@ class AutoSlim(OneShot):
         trained = self.train(widths)
         with problem.meter.phase("search"):
             state = slim(widths, trained.weights, self)
-        chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
+        chosen = fill_closely(
+            problem, widths.widths_of(state), widths.narrowest_first, slack=self.slack
+        )
         return conclude_trained(widths, chosen, trained)
 
     def train_anew(self, widths: RankedWidths) -> Trained:

@@ -105,7 +105,9 @@ class BCNet(OneShot):
             losses = mean_losses(widths.grid, LossRecords(**trained.records))
             prior = population_prior(widths.grid, losses, problem.budget.limit)
             state = evolve_widths(widths, trained.weights, prior, self)
-        chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
+        chosen = fill_closely(
+            problem, widths.widths_of(state), widths.narrowest_first, slack=self.slack
+        )
         return conclude_trained(widths, chosen, trained)
 
     def train_anew(self, widths: RankedWidths) -> Trained:

@@ -134,7 +134,7 @@ def sparse_training(problem: Problem, settings: BNScale) -> nn.Module:
 
 
 def scale_scores(model: nn.Module, space: ChannelSpace) -> dict[str, np.ndarray]:
-    """Absolute norm scales, summed over tied layers; ranks stand in where there is no norm.
+    """Absolute norm scales, summed over tied layers; without a norm, scales of equal rank.
 
     Returns:
         By group name, shape (size,), float64.

@@ -5,9 +5,11 @@ can mend is one red line with the way out and exit status 2; set ZOO_TRACEBACK=1
 came from.
 """
 
+import inspect
 import logging
 import math
 import os
+import shutil
 import sys
 import time as clock
 import traceback
@@ -47,7 +49,7 @@ from benchmarks.options import (
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks, special_tables
 from benchmarks.records.plain import in_markup
-from benchmarks.records.whole_file import write_whole
+from benchmarks.records.whole_file import require_writable, write_whole
 from benchmarks.tables.terminal import terminal_table
 
 if TYPE_CHECKING:
@@ -57,14 +59,17 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+BOXED_HELP = 72
+"""Columns of a terminal below which help stands in plain lines: boxes would cut options short."""
+
 app = typer.Typer(
     name="zoo",
     help="Compare structured channel-pruning methods under one protocol.\n\n"
-    "Start with [bold]zoo run[/bold]: it trains small networks on embedded images, prunes them "
+    "Start with `zoo run`: it trains small networks on embedded images, prunes them "
     "with every method at the same budgets, fine-tunes, measures, and prints the comparison.",
     epilog="Each command explains itself: zoo run --help",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown" if shutil.get_terminal_size().columns >= BOXED_HELP else None,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -75,8 +80,11 @@ WRONG_USE = 2
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that CUDA is not there
+    for command in app.registered_commands:  # a line that is made of the whole text is cut short
+        text = inspect.getdoc(command.callback) or ""
+        command.short_help = text.partition("\n\n")[0]
     try:
         app()
     except Exception as error:  # whatever happens, a user reads one line
@@ -88,7 +96,7 @@ def main() -> None:
 
 
 def _told(error: Exception) -> str:
-    """What went wrong, in one line; of what we did not foresee, also where."""
+    """What went wrong, in one line; for unexpected errors also where."""
     from pydantic import ValidationError
 
     from benchmarks.records.strict import explain
@@ -145,6 +153,7 @@ def run(
     130 after Ctrl-C, 143 after SIGTERM, 2 if the request cannot be met.
     """
     from benchmarks.records.files import read_folder
+    from benchmarks.records.record import Record
     from benchmarks.running.endings import tell_stop, tell_unsettled
     from benchmarks.running.plan import Job, plan_suite
     from benchmarks.running.precheck import check_cells
@@ -176,7 +185,7 @@ def run(
             n_missing += len(plan.controls.missing)
         if is_timed and not job.is_over:
             keys = {cell.key for cell in plan.cells}
-            found = read_folder(job.records).records
+            found = read_folder(job.records, Record).records
             mine = [record for record in found if record.cell.key in keys]
             time_networks(mine, job, console, device=device)
     except KeyboardInterrupt as stop:
@@ -257,7 +266,10 @@ def prune(
     results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
-    """Prune one network with one method to one budget and save the smaller network."""
+    """Prune one network with one method to one budget and save the smaller network.
+
+    Exit status: 0 if it is saved, 130 after Ctrl-C, 2 if the request cannot be met.
+    """
     from benchmarks.running.plan import Job
     from benchmarks.running.prune_one import Request, prune_one
 
@@ -404,7 +416,7 @@ def _until(minutes: float | None) -> float:
 
 
 def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":
-    """Writes tables and figures of all records; prints those of a plan, or all."""
+    """Write tables, figures and page of all records; print the tables of a plan, or all."""
     from benchmarks.analysis.comparison import compare
     from benchmarks.analysis.findings import Findings
     from benchmarks.figures.all_figures import draw_figures
@@ -420,6 +432,8 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":
     for comparison in shown:
         console.print(terminal_table(comparison))
     show_unread(console, findings.unread)
+    for folder in ("tables", "figures"):
+        require_writable(results / folder, "--results")
     write_tables(findings, results / "tables")
     for name, table in special_tables(findings).items():
         if text := table():
@@ -463,7 +477,7 @@ def _budget(**given: float | None) -> "tuple[float, BudgetMetric]":
 
 
 def _require_device(device: str, *, is_used: bool = True) -> None:
-    """Refuses a device that does not exist or, if it is to be used, is not there."""
+    """Refuse an unknown device, and CUDA where there is none unless it is not used."""
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise ValueError(f"unknown device {device!r}; use cpu, cuda or cuda:N")

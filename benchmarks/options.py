@@ -42,14 +42,22 @@ MOST_SEED = 2**32 - 1
 
 
 def finite(value: float | None) -> float | None:
-    """Refuses NaN and infinity, which pass every comparison with a limit or none."""
+    """Refuse NaN and infinity, which typer's limits let through.
+
+    Raises:
+        typer.BadParameter: naming the value.
+    """
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number.")
     return value
 
 
 def named(value: str | None) -> str | None:
-    """Refuses what no network and no data set is called."""
+    """Refuse what cannot be the name of a network or data set.
+
+    Raises:
+        typer.BadParameter: if it is empty or longer than 200 characters.
+    """
     if value is not None and not 0 < len(value) <= 200:
         raise typer.BadParameter(f"{reprlib.repr(value)} is no name; see zoo list.")
     return value
@@ -62,7 +70,10 @@ LatencyRatio = Annotated[
     ),
 ]
 LatencyMs = Annotated[
-    float | None, typer.Option(callback=finite, help="The same in milliseconds a pass.")
+    float | None,
+    typer.Option(
+        callback=finite, help="Budget in milliseconds a pass, at batch 1, on this device."
+    ),
 ]
 Export = Annotated[
     str | None,
@@ -71,7 +82,8 @@ Export = Annotated[
 Fold = Annotated[
     bool,
     typer.Option(
-        "--fold-batch-norm", help="Into convolutions: when timed, and in what is exported."
+        "--fold-batch-norm",
+        help="Fold batch norms into the convolutions before timing and in the export.",
     ),
 ]
 QuietCore = Annotated[

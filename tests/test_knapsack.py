@@ -213,11 +213,15 @@ def test_signed_value_vanishes_in_train_mode_by_scale_invariance() -> None:
     assert signed_sums(is_training=False).min() > 1e-3
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+# The contract looks at half the MACs, and at the other networks.
+@pytest.mark.parametrize(
+    "network",
+    [n if n == "depthwise" else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS],
+)
 @pytest.mark.parametrize("solver", ["greedy", "exact"])
 @pytest.mark.parametrize("keep_ratio", [0.25, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_budget_is_met_on_the_recounted_network(
-    network: str, solver: str, keep_ratio: float, monkeypatch: pytest.MonkeyPatch
+    network: str, solver: str, keep_ratio: float
 ) -> None:
     trial = Trial(Knapsack, network)
     trial.pruner = Knapsack(calibration=0.01, solver=solver)  # type: ignore[arg-type]

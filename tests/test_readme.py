@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from matplotlib import pyplot as plt
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
@@ -82,7 +81,6 @@ def test_figures_are_those_of_the_records_beside_them(folder: Path) -> None:
     assert {path.stem for path in folder.iterdir()} == set(figures), renew
     for name, draw in figures.items():
         assert digest_of(folder / f"{name}.png") == plotted(draw()), f"{name}.png is {renew}"
-        plt.close("all")
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)

@@ -113,7 +113,9 @@ class PSENet(OneShot):
         with problem.meter.phase("search"):
             prior = fit_prior(widths.grid, LossRecords(**trained.records), problem.budget.limit)
             state = evolve_widths(widths, trained.weights, prior, self)
-        chosen = fill_closely(problem, widths.of(state), widths.narrowest_first, slack=self.slack)
+        chosen = fill_closely(
+            problem, widths.widths_of(state), widths.narrowest_first, slack=self.slack
+        )
         return conclude_trained(widths, chosen, trained)
 
     def train_anew(self, widths: RankedWidths) -> Trained:

@@ -198,7 +198,7 @@ class Stagewise(OneShot):
                 states = self.search_as_network(widths, staged, scorers)
             state = best_assembled(widths, states, trained.weights)
         # As far as single steps go: exchanging channels would narrow junctions.
-        chosen = fill_up(problem, widths.of(state), widths.narrowest_first)
+        chosen = fill_up(problem, widths.widths_of(state), widths.narrowest_first)
         return conclude_trained(widths, chosen, trained)
 
     def cut(self, widths: RankedWidths) -> StagedGrid:

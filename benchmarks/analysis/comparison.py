@@ -68,7 +68,7 @@ class Row:
         return method_name(self.cell)
 
     def settings_beyond(self, other: "Row") -> str:
-        """The settings in which this row differs from another of the same method."""
+        """The settings in which this row differs from another one of its method."""
         mine, theirs = settings_of(self.cell), settings_of(other.cell)
         changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
         undone = {key: "default" for key in theirs if key not in mine}
@@ -82,7 +82,7 @@ class Row:
 
     @property
     def seeds(self) -> str:
-        """How many seeds stand behind the row, and how many of them did not end well."""
+        """How many seeds the row has, and how many of them failed."""
         if self.lost:
             kinds = sorted({record.status for record in self.records} - {"ok"})
             return f"{self.lost} of {len(self.records)} {'/'.join(kinds)}"
@@ -124,7 +124,7 @@ class Comparison:
         return short_name(row.cell, [other.cell for other in self.rows])
 
     def noted(self, row: Row) -> str:
-        """The label, and how many seeds the row's numbers leave out because they did not end."""
+        """The label, and how many failed seeds the row's numbers leave out."""
         return f"{self.label(row)}, {row.seeds}" if row.lost else self.label(row)
 
     @property
@@ -135,8 +135,8 @@ class Comparison:
     def is_best(self, row: Row) -> bool:
         """Whether a row is clearly more accurate than every other one at its budget.
 
-        The differences are paired by seed, and each must lie outside its interval; one seed is
-        never enough, and those that ended are not where others did not.
+        The differences are paired by seed, and each must lie outside its interval. One seed is
+        never enough, and neither is a row that lost seeds.
         """
         return any(row is best for best in self._best)
 
@@ -195,7 +195,7 @@ def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
 
     Args:
         cell: to be named.
-        beside: the cells that it must be told from, itself among them or not.
+        beside: the cells that its name must differ from, itself among them or not.
     """
     mine = settings_of(cell)
     others = [settings_of(other) for other in beside if other.method == cell.method]
@@ -222,7 +222,7 @@ def _named(settings: Mapping[str, object]) -> str:
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
-    """Groups records into comparisons and rows, in the order of model, data and device."""
+    """Group records into comparisons and rows, in the order of model, data and device."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in current_records(list(records)):
         if record.cell.sample is not None:

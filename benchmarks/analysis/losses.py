@@ -34,15 +34,15 @@ CHECKS: tuple[Check, ...] = get_args(Check)
 
 
 IMAGES_COUNT_AS = 10
-"""Repetitions that the spread due to the test images stands for beside that over seeds."""
+"""Repetitions that the spread due to test images counts as, beside the spread over seeds."""
 
 
 ENOUGH = 6
-"""Differences from which their own spread is taken."""
+"""Differences needed to take their own spread as noise."""
 
 
 class CannotJudge(ValueError):
-    """A number of a pair that should be compared and cannot be."""
+    """A number of a pair is missing or not finite."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ Noise = Callable[[Sequence[Pair]], list[float]]
 
 
 def _accuracy_noise(value: Callable[[Record], float | None]) -> Noise:
-    """Spread of an accuracy's difference: over seeds, moderated by that of the test images."""
+    """Spread of an accuracy's difference over seeds, averaged with that due to the test images."""
 
     def noise(pairs: Sequence[Pair]) -> list[float]:
         rows: dict[str, list[float]] = {}

@@ -36,7 +36,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """What one method makes of the sample.
+    """How one method scores the sample.
 
     Attributes:
         name: of the method, with the settings in which its scorers differ.
@@ -58,16 +58,16 @@ class Scorer:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """A sample, its accuracies and what methods make of it.
+    """A sample, its accuracies and the scores that methods give it.
 
     Attributes:
         cell: one of its cells, for what they have in common.
-        truth: test top-1 of every member trained alone, by seed, shape (count,); NaN where a
-            training failed.
+        truth: test top-1 of every member trained alone, by seed, shape (count,); seeds in which a
+            training failed are left out.
         macs: multiply-adds of every member, shape (count,).
-        alone_tmacs: what it took to train one sample alone, mean over the seeds, in trillions.
+        alone_tmacs: trillions of MACs to train every member alone once, mean over the seeds.
         alone_seconds: the same in seconds.
-        scorers: what to judge.
+        scorers: methods and proxies that scored it.
     """
 
     cell: Cell
@@ -130,7 +130,7 @@ class Agreement:
 
 
 def collect_rankings(records: Iterable[Record]) -> list[Ranking]:
-    """The rankings of some records; what was trained or run differently is kept apart."""
+    """The rankings in some records, one for each sample, recipe and device."""
     members: dict[tuple[str, str, str], list[Record]] = {}
     scored: dict[tuple[str, str], list[Record]] = {}
     for record in current_records(list(records)):
@@ -164,7 +164,11 @@ def agreement(scores: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> Agr
 
 
 def interval_of(taus: np.ndarray) -> tuple[float, float]:
-    """Percentiles of resampled taus that are numbers; NaN where all of them are ties."""
+    """Ends of the 95 % percentile interval; NaN if every resample is all ties.
+
+    Args:
+        taus: of the resamples, shape (resamples,); NaN where one side is all ties.
+    """
     if np.isnan(taus).all():
         return float("nan"), float("nan")
     low, high = np.nanquantile(taus, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

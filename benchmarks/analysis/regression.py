@@ -73,7 +73,7 @@ LEVEL = 0.001
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one number in one group of cells.
+    """How one number changed in one group of cells.
 
     Attributes:
         check: which number.
@@ -124,7 +124,7 @@ class MissingCells(ValueError):
 
 
 def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = False) -> list[Pair]:
-    """Pairs the records of two sets by cell, seed included.
+    """Pair the records of two sets by cell, seed included.
 
     Args:
         base: what to compare with; cells that did not end well in it are left out.
@@ -146,24 +146,26 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
         raise ValueError(f"the two sets share no cell; {_difference(old, now)}")
     missing = [record for key, record in old.items() if key not in now]
     if missing and not partial:
+        first = missing[0].cell.label
+        is_other = any(record.cell.label == first for record in now.values())
+        why = f"; {_difference({'': missing[0]}, now)}" if is_other else ""
         raise MissingCells(
-            f"{len(missing)} of {len(old)} cells of the base are missing in the new set "
-            f"(the first: {missing[0].cell.label}; {_difference({'': missing[0]}, now)}); "
-            "run them, or compare what both have with --partial"
+            f"{len(missing)} of {len(old)} cells of the base are missing in the new set (the "
+            f"first: {first}{why}); run them, or compare what both have with --partial"
         )
     return pairs
 
 
 def compare_sets(
-    base: Loaded,
-    new: Loaded,
+    base: Loaded[Record],
+    new: Loaded[Record],
     checks: Sequence[Check],
     *,
     tolerances: Mapping[Check, float] = TOLERANCES,
     level: float = LEVEL,
     partial: bool = False,
 ) -> tuple[Verdict, int]:
-    """Judges two folders of records; what is missing or unreadable there cannot be judged.
+    """Judge two folders of records; what is missing or unreadable there cannot be judged.
 
     Args:
         base: what to compare with.
@@ -201,7 +203,7 @@ def judge(
     tolerances: Mapping[Check, float] = TOLERANCES,
     level: float = LEVEL,
 ) -> Verdict:
-    """Compares every number in every group of cells.
+    """Compare every number in every group of cells.
 
     Args:
         pairs: of records.
@@ -240,7 +242,7 @@ def judge(
 
 
 def require_limits(tolerances: Mapping[Check, float], level: float = LEVEL) -> None:
-    """Refuses limits with which nothing could ever be worse.
+    """Refuse limits with which nothing could ever be called worse.
 
     Raises:
         ValueError: naming the limit.
@@ -335,7 +337,7 @@ def _breakage(pair: Pair) -> str:
 
 
 def _difference(old: Mapping[str, Record], new: Mapping[str, Record]) -> str:
-    """In which settings two cells differ, of one label if there are such, in half a sentence."""
+    """Half a sentence: the settings in which a cell differs from the nearest of the new set."""
     if not new:
         return "the new set is empty"
     cells = {record.cell.label: _flat(record) for record in new.values()}

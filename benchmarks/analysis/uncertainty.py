@@ -98,7 +98,13 @@ def paired(new: Mapping[int, float], base: Mapping[int, float]) -> Estimate | No
 
 
 def shown(found: Estimate | None, pattern: str, scale: float = 1.0) -> str:
-    """An estimate scaled and formatted, a dash for what is not known."""
+    """Mean and standard deviation as text; a dash for None.
+
+    Args:
+        found: the estimate.
+        pattern: of `format`, for example ".1f".
+        scale: what both numbers are multiplied by.
+    """
     return found.shown(pattern, scale) if found else "–"
 
 

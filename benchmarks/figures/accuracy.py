@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.analysis.comparison import Comparison, Row, spent_macs
-from benchmarks.analysis.published import Point, published_for
-from benchmarks.figures.style import legend_below, look, new_panels
+from benchmarks.analysis.published import published_for
+from benchmarks.figures.style import legend_below, look, new_panels, set_title
 from benchmarks.records.plain import figure_text
 from benchmarks.records.record import PHASES, Record
 from benchmarks.records.runtime import Measured
@@ -41,11 +41,11 @@ class Panel:
 
     Attributes:
         comparison: whose rows.
-        cost: horizontal place of a pruned network.
-        parent_cost: that of the parent.
+        cost: of a pruned network, the horizontal axis.
+        parent_cost: of the parent.
         label: of the horizontal axis.
-        published: which number of a published point has its place there.
-        is_from_zero: whether the axis starts there.
+        published: cost of a published point on that axis; None if papers do not print it.
+        is_from_zero: whether the axis starts at zero.
     """
 
     comparison: Comparison
@@ -58,28 +58,25 @@ class Panel:
 
 def accuracy_against_macs(comparisons: Sequence[Comparison]) -> Figure:
     """Top-1 after fine-tuning against MACs, a panel for each comparison, a line for each method."""
-
-    def pruned(record: Record) -> float | None:
-        return record.size.macs / 1e6 if record.size and record.size.macs else None
-
-    def parent(record: Record) -> float | None:
-        return record.size.full_macs / 1e6 if record.size else None
-
-    panels = [Panel(each, pruned, parent, "MACs, millions", "macs") for each in comparisons]
-    return _figure(panels)
+    return _against_size(comparisons, "macs", "MACs, millions")
 
 
 def accuracy_against_params(comparisons: Sequence[Comparison]) -> Figure:
     """The same against parameters."""
+    return _against_size(comparisons, "params", "Parameters, millions")
 
+
+def _against_size(
+    comparisons: Sequence[Comparison], metric: Literal["macs", "params"], label: str
+) -> Figure:
     def pruned(record: Record) -> float | None:
-        return record.size.params / 1e6 if record.size and record.size.params else None
+        value = getattr(record.size, metric, None)
+        return value / 1e6 if value else None
 
     def parent(record: Record) -> float | None:
-        return record.size.full_params / 1e6 if record.size else None
+        return getattr(record.size, f"full_{metric}") / 1e6 if record.size else None
 
-    panels = [Panel(each, pruned, parent, "Parameters, millions", "params") for each in comparisons]
-    return _figure(panels)
+    return _figure([Panel(each, pruned, parent, label, metric) for each in comparisons])
 
 
 def accuracy_against_cost(comparisons: Sequence[Comparison]) -> Figure:
@@ -132,35 +129,34 @@ def _latency_panel(comparison: Comparison, batch: int) -> Panel:
 
 def _figure(panels: Sequence[Panel]) -> Figure:
     figure, axes = new_panels(len(panels))
-    methods: dict[str, str] = {}
     handles = [Line2D([], [], color="black", marker="*", markersize=10, ls=":", label="parent")]
     for axis, panel in zip(axes, panels, strict=True):
         lines: dict[str, list[Row]] = {}
         for row in panel.comparison.rows:
             lines.setdefault(panel.comparison.label(row), []).append(row)
-        plain = {rows[0].cell.method: rows for rows in _plain_last(lines)}
+        plain = _plain_lines(lines.values())
         for rows in lines.values():
-            method = rows[0].cell.method
-            methods[method] = method
-            _draw_line(axis, rows, panel.cost, is_plain=rows is plain[method])
+            _draw_line(axis, rows, panel.cost, is_plain=rows is plain[rows[0].cell.method])
         _draw_parent(axis, panel)
         handles += _draw_published(axis, panel, known=[handle.get_label() for handle in handles])
         axis.set_xlabel(panel.label)
         axis.set_ylabel("Test top-1, %")
         title = figure_text(panel.comparison.title)
-        axis.set_title(f"{title}\n{_held(panel.comparison)}", fontsize=9)
+        set_title(axis, f"{title}\n{_seeds(panel.comparison)}", fontsize=9)
         axis.grid(alpha=0.3)
         # A panel without a point has no limits.
         if panel.is_from_zero and math.isfinite(axis.dataLim.x1) and axis.dataLim.x1 > 0:
             axis.set_xlim(0, 1.06 * axis.dataLim.x1)
         axis.xaxis.set_major_locator(MaxNLocator(6))
+    methods = {row.cell.method for panel in panels for row in panel.comparison.rows}
     legend_below(figure, methods, handles)
     return figure
 
 
-def _plain_last(lines: Mapping[str, list[Row]]) -> list[list[Row]]:
-    """The lines in the order of shorter and shorter names, so that the plain methods come last."""
-    return sorted(lines.values(), key=lambda rows: -len(rows[0].method))
+def _plain_lines(lines: Iterable[list[Row]]) -> dict[str, list[Row]]:
+    """By method, the line of its plain variant: the one with the shortest name."""
+    longest_first = sorted(lines, key=lambda rows: -len(rows[0].method))
+    return {rows[0].cell.method: rows for rows in longest_first}
 
 
 def _draw_line(axis: Axes, rows: Sequence[Row], cost: Number, *, is_plain: bool) -> None:
@@ -201,11 +197,19 @@ def _draw_published(axis: Axes, panel: Panel, known: Sequence[object]) -> list[L
     """Hollow markers for published points of the same network and data; their legend entries."""
     handles: list[Line2D] = []
     for point in published_for(panel.comparison.cell):
-        x = _place(point, panel)
-        if x is None:
+        value = getattr(point, panel.published) if panel.published else None
+        if not value:
             continue
         colour, marker = look(point.method)
-        axis.plot([x], [100 * point.top1], color=colour, marker=marker, mfc="none", ms=8, ls="none")
+        axis.plot(
+            [value / 1e6],
+            [100 * point.top1],
+            color=colour,
+            marker=marker,
+            mfc="none",
+            ms=8,
+            ls="none",
+        )
         label = f"{point.method}, published"
         if label not in (*known, *(handle.get_label() for handle in handles)):
             handles.append(
@@ -214,13 +218,8 @@ def _draw_published(axis: Axes, panel: Panel, known: Sequence[object]) -> list[L
     return handles
 
 
-def _place(point: Point, panel: Panel) -> float | None:
-    value = {"macs": point.macs, "params": point.params, None: None}[panel.published]
-    return value / 1e6 if value else None
-
-
-def _held(comparison: Comparison) -> str:
-    """How many seeds, and on which processor."""
+def _seeds(comparison: Comparison) -> str:
+    """How many seeds stand behind a point, and what its bars are."""
     seeds = {len(row.ok) for row in comparison.rows if row.ok}
     low, high = min(seeds), max(seeds)
     if high == 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import math
 import re
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.collections import Collection
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
@@ -85,21 +85,26 @@ def _odd_names_allowed() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _collector_off() -> Iterator[None]:
+    """No garbage collection: a figure is a heap of live objects that it would search in vain."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 @_odd_names_allowed()
 def draw_figures(findings: Findings, folder: Path) -> list[Path]:
-    """Draws every figure that there are numbers for, as PNG and PDF; returns the paths."""
-    paths = []
-    for name, draw in figures_of(findings).items():
-        figure = draw()
-        dpi = _resolution(*figure.get_size_inches())
-        notes = {"png": {DIGEST: plotted(figure)}, "pdf": {"CreationDate": None}}
-        for suffix, metadata in notes.items():
-            path = folder / f"{name}.{suffix}"
-            with whole_file(path) as hidden:
-                figure.savefig(hidden, format=suffix, dpi=dpi, metadata=metadata)
-            paths.append(path)
-        plt.close(figure)
-    return paths
+    """Draw every figure that there are numbers for, as PNG and PDF; return the paths."""
+    return [
+        path
+        for name, draw in figures_of(findings).items()
+        for path in _draw_files(draw, folder / name)
+    ]
 
 
 def figures_of(findings: Findings) -> dict[str, Draw]:
@@ -163,6 +168,28 @@ def _drawings(findings: Findings) -> Iterator[tuple[str, Draw]]:
         yield "search_traces", lambda: search_traces(with_traces)
     if standing := findings.standing:
         yield "critical_difference", lambda: critical_difference(standing)
+
+
+@_collector_off()
+def _draw_files(draw: Draw, stem: Path) -> list[Path]:
+    """Draw one figure and write it in both formats."""
+    figure = draw()
+    figure.dpi = dpi = _resolution(*figure.get_size_inches())
+    _lay_out(figure)
+    notes = {"png": {DIGEST: plotted(figure)}, "pdf": {"CreationDate": None}}
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in notes]
+    for path, (suffix, metadata) in zip(paths, notes.items(), strict=True):
+        with whole_file(path) as hidden:
+            figure.savefig(hidden, format=suffix, dpi=dpi, metadata=metadata)
+    return paths
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place panels and legend once; a figure with a layout is laid out and drawn twice a format."""
+    layout = figure.get_layout_engine()
+    assert layout is not None  # every figure is made with one
+    layout.execute(figure)
+    figure.set_layout_engine(None)
 
 
 def _numbers(values: object) -> str:

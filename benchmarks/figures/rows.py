@@ -9,17 +9,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from benchmarks.analysis.comparison import Comparison, Row
-from benchmarks.figures.style import LABEL, name_rows, new_panels
+from benchmarks.figures.style import LABEL, name_rows, new_panels, set_title
 from benchmarks.records.plain import figure_text
 from benchmarks.records.record import PHASES, Group, Phase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["kept_widths", "training_cost"]
 
@@ -54,7 +53,7 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
             left = [start + width for start, width in zip(left, widths, strict=True)]
         _name(axis, comparison, rows)
         axis.set_xlabel("TMACs, forward and backward", fontsize=9)
-        axis.set_title(figure_text(comparison.title), fontsize=10, loc="right")
+        set_title(axis, figure_text(comparison.title), fontsize=10, loc="right")
         axis.grid(axis="x", alpha=0.3)
     used = [phase for phase in PHASES if any(_has_phase(c, phase) for c in comparisons)]
     handles = [
@@ -73,11 +72,9 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
     """Share of channels kept in each group, stages apart, a row for each method and budget."""
     groups = max(len(_groups(comparison)) for comparison in comparisons)
     heights = [2.1 + 0.17 * len(comparison.rows) for comparison in comparisons]
-    figure, grid = plt.subplots(
-        len(comparisons), 1, squeeze=False, layout="constrained",
-        figsize=(max(6.0, 2.6 + 0.2 * groups), sum(heights)), height_ratios=heights,
-    )  # fmt: skip
-    for axis, comparison in zip(grid[:, 0], comparisons, strict=True):
+    figure = Figure((max(6.0, 2.6 + 0.2 * groups), sum(heights)), layout="constrained")
+    axes = list(figure.subplots(len(comparisons), squeeze=False, height_ratios=heights).flat)
+    for axis, comparison in zip(axes, comparisons, strict=True):
         rows, found = _by_budget(comparison), _groups(comparison)
         image = axis.imshow(
             [_kept_shares(row, [group.name for group in found]) for row in rows],
@@ -88,7 +85,7 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
         axis.set_xticks(range(len(found)), names, rotation=90, fontsize=6)
         _mark_stages(axis, found)
         axis.set_title(figure_text(comparison.title), fontsize=10)
-    figure.colorbar(image, ax=list(grid[:, 0]), label="Keep ratio", shrink=0.6)
+    figure.colorbar(image, ax=axes, label="Keep ratio", shrink=0.6)
     return figure
 
 

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pydantic import JsonValue
@@ -26,7 +26,6 @@ from benchmarks.records.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["critical_difference", "proxy_against_accuracy", "search_traces", "traced"]
 
@@ -69,9 +68,9 @@ def search_traces(comparisons: Sequence[Comparison]) -> Figure:
         if any(numbers(row.ok[0]) for row in _plain(comparison))
     ]
     figure, axes = new_panels(len(panels))
-    methods: dict[str, str] = {}
+    methods: set[str] = set()
     for axis, (comparison, draw) in zip(axes, panels, strict=True):
-        methods |= {name: name for name in draw(axis, comparison)}
+        methods.update(draw(axis, comparison))
         title = figure_text(comparison.title)
         axis.set_title(f"{title}, seed {_first_seed(comparison)}", fontsize=10)
         axis.grid(alpha=0.3)
@@ -138,9 +137,9 @@ def critical_difference(standing: Standing) -> Figure:
     step = 0.4 * max(1.0, 0.65 * max(1 + label.count("\n") for label in labels))
     half = -(-count // 2)
     cliques = standing.cliques
-    figure, axis = plt.subplots(
-        figsize=(8.4, 1.5 + 0.6 * step * half + 0.13 * len(cliques)), layout="constrained"
-    )
+    size = (8.4, 1.5 + 0.6 * step * half + 0.13 * len(cliques))
+    figure = Figure(size, layout="constrained")
+    axis = figure.subplots()
     first = 0.35 + 0.22 * len(cliques)
     axis.set(xlim=(1 - 0.36 * count, count * 1.36), ylim=(first + 1.05 * step * half, -1.5))
     axis.axis("off")

@@ -6,14 +6,11 @@ Reads nothing.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.records.plain import figure_text
@@ -21,9 +18,16 @@ from benchmarks.records.plain import figure_text
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["LABEL", "METHODS", "PANEL", "legend_below", "look", "name_rows", "new_panels"]
+__all__ = [
+    "LABEL",
+    "METHODS",
+    "legend_below",
+    "look",
+    "name_rows",
+    "new_panels",
+    "set_title",
+]
 
 # Okabe and Ito's palette without its yellow, then Paul Tol's muted one; markers differ as well, so
 # a reader who cannot tell two colours apart still can tell two methods apart.
@@ -42,9 +46,6 @@ METHODS = (
 # A name is a text, and a dollar in it no formula.
 matplotlib.rcParams["text.parse_math"] = False
 
-PANEL = (4.4, 3.3)
-"""Width and height of one panel, inches."""
-
 LABEL = 56
 """Characters of a name beside a panel, which longer ones would leave no room."""
 
@@ -60,23 +61,42 @@ def look(method: str) -> tuple[str, str]:
 
 
 def new_panels(
-    count: int, height: float = PANEL[1], *, width: float = PANEL[0], columns: int = 2
+    count: int, height: float = 3.3, *, width: float = 4.4, columns: int = 2
 ) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of at most `columns`, with room for a legend below."""
+    """A figure of panels in rows, with room for a legend below.
+
+    Args:
+        count: how many panels.
+        height: of one panel, inches.
+        width: of one panel, inches.
+        columns: most panels in a row.
+    """
     columns = min(count, columns)
     rows = -(-count // columns)
-    figure, grid = plt.subplots(
-        rows, columns, squeeze=False, layout="constrained",
-        figsize=(width * columns + 0.6, height * rows + 0.9),
-    )  # fmt: skip
-    axes = list(grid.flat)
+    size = (width * columns + 0.6, height * rows + 0.9)
+    figure = Figure(size, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[count:]:
         axis.set_visible(False)
     return figure, axes[:count]
 
 
+def set_title(axis: Axes, title: str, **looks: Any) -> None:  # Any: what matplotlib takes
+    """Title a panel with nothing above it.
+
+    Matplotlib would look for tick labels and offsets in the way, which lays all of them out again.
+    """
+    axis.set_title(title, y=1.0, **looks)
+
+
 def name_rows(axis: Axes, names: Sequence[str], methods: Sequence[str]) -> None:
-    """Labels bars or rows from the top, each in the colour of its method."""
+    """Label bars or rows from the top, each in the colour of its method.
+
+    Args:
+        axis: of the bars or rows.
+        names: of the rows, the uppermost first.
+        methods: whose colours the names take, one for each.
+    """
     shown = [figure_text(name, LABEL) for name in names]
     axis.set_yticks(range(len(names)), shown, fontsize=7)
     axis.set_ylim(len(names) - 0.5, -0.5)
@@ -89,21 +109,19 @@ def legend_text(label: str) -> str:
     return figure_text(f" {label}" if label.startswith("_") else label, LABEL)
 
 
-def legend_below(
-    figure: Figure, methods: Mapping[str, str], further: Sequence[Artist] = ()
-) -> None:
-    """One legend for all panels: what is not a method first, then methods by their label.
+def legend_below(figure: Figure, methods: Iterable[str], further: Sequence[Artist] = ()) -> None:
+    """One legend for all panels: what is not a method first, then methods by name.
 
     Args:
         figure: to put it below.
-        methods: label to name.
+        methods: names, each once.
         further: handles that are no methods.
     """
     handles = [
-        Line2D([], [], color=look(method)[0], marker=look(method)[1], label=legend_text(label))
-        for label, method in sorted(methods.items())
+        Line2D([], [], color=look(method)[0], marker=look(method)[1], label=legend_text(method))
+        for method in sorted(methods)
     ]
-    widest = max((len(legend_text(label)) for label in methods), default=0)
+    widest = max((len(str(handle.get_label())) for handle in handles), default=0)
     room = figure.get_size_inches()[0] / (0.45 + 0.065 * max(widest, 8))
     figure.legend(
         handles=[*further, *handles], loc="outside lower center",

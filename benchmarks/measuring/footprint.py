@@ -24,8 +24,8 @@ def footprint(net: nn.Module, images: Tensor) -> Footprint:
 
     Args:
         net: in eval mode.
-        images: one batch, on the network's device; activations are looked at on a CPU only, since
-            a GPU is not slowed down by denormal numbers.
+        images: one batch, shape (N, C, H, W), on the network's device. Activations are counted on a
+            CPU only, since denormal numbers do not slow a GPU down.
     """
     on_cpu = images.device.type == "cpu"
     return Footprint(
@@ -43,7 +43,7 @@ def aligned_widths(net: nn.Module) -> float:
 
 
 def denormal_share(tensors: list[Tensor]) -> float:
-    """Share of numbers that are denormal, which slow a CPU down unless they are flushed."""
+    """Share of denormal numbers, which slow a CPU down; tensors of any shape."""
     counted = [_count_denormals(tensor.detach().cpu()) for tensor in tensors]
     return sum(found for found, _ in counted) / max(1, sum(size for _, size in counted))
 

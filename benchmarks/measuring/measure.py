@@ -47,7 +47,7 @@ __all__ = ["Runtimes", "measure_pair", "quartiles"]
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 ORDERS = ((0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0), (0, 2, 1), (1, 0, 2))
-"""In which parent, pruned and the parent's copy are timed, round by round."""
+"""Orders of parent (0), pruned (1) and the parent's copy (2), round by round."""
 
 WINDOWS = 10
 """Into which the warm-up time is divided; the last three have to agree."""
@@ -64,8 +64,8 @@ BlockTimer = Callable[[int], float]
 """Milliseconds of one pass, averaged over a block of that many passes."""
 
 
-class NotHere(Exception):
-    """A way of running that the device or the installation does not have."""
+class MissingRuntime(Exception):
+    """A way of running that the device or the installation lacks."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def measure_pair(
     for way in latency.ways(device):
         try:
             further += _measure_way(nets, sizes, _Setting(latency, place, way, suspicious))
-        except NotHere as error:
+        except MissingRuntime as error:
             left_out[way] = without_folders(str(error))
         except Exception as error:  # a compiler or runtime beside torch: the main way still counts
             left_out[way] = _told(error)
@@ -285,7 +285,7 @@ class _Warm:
 
 
 def _warm_up(timer: BlockTimer, warmup_ms: float) -> _Warm:
-    """Runs windows until the time is up and the last three agree within a tenth.
+    """Run windows until the time is up and the last three agree within a tenth.
 
     Gives up after four times the time, and at least five windows.
     """
@@ -304,28 +304,28 @@ def _warm_up(timer: BlockTimer, warmup_ms: float) -> _Warm:
 
 
 def _require_way(setting: _Setting) -> None:
-    """Refuses a way that is not here.
+    """Refuse a way of running that the device or the installation lacks.
 
     Raises:
-        NotHere: saying what is missing.
+        MissingRuntime: saying what is missing.
     """
     on_cuda = setting.device.type == "cuda"
     if setting.way == "cuda_graph" and not on_cuda:
-        raise NotHere("CUDA graphs need a CUDA device")
+        raise MissingRuntime("CUDA graphs need a CUDA device")
     if setting.way == "onnxruntime":
         if on_cuda:
-            raise NotHere("ONNX Runtime is timed on the CPU only")
+            raise MissingRuntime("ONNX Runtime is timed on the CPU only")
         try:
             require("onnx")
         except ValueError as error:
-            raise NotHere(str(error)) from error
+            raise MissingRuntime(str(error)) from error
 
 
 def _ready(net: nn.Module, input_size: tuple[int, int, int], setting: _Setting) -> Ready:
     """What makes passes over images in the way of the setting."""
     if setting.way == "onnxruntime":
         return _onnx(net, input_size, setting.latency.threads)
-    laid_out = _laid_out(net, setting.memory_format)
+    laid_out = net.to(memory_format=MEMORY_FORMATS[setting.memory_format])
     if setting.way == "compile":
         compiled = torch.compile(laid_out, dynamic=False, fullgraph=True)  # or an error
         return lambda images: partial(compiled, images)
@@ -367,11 +367,6 @@ def _onnx(net: nn.Module, input_size: tuple[int, int, int], threads: int) -> Rea
         return partial(session.run_with_iobinding, binding)
 
     return ready
-
-
-def _laid_out(net: nn.Module, memory_format: MemoryFormat) -> nn.Module:
-    """The network itself, its weights in another memory format."""
-    return net.to(memory_format=MEMORY_FORMATS[memory_format])
 
 
 def _images(

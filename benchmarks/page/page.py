@@ -66,7 +66,14 @@ class Column:
 
 
 def write_page(findings: Findings, path: Path, *, title: str, figures: Iterable[Path]) -> Path:
-    """Writes the page; returns its path."""
+    """Write the page; return its path.
+
+    Args:
+        findings: what to show.
+        path: of the page.
+        title: its heading.
+        figures: files of the figures drawn from the same records; all but PNG are left out.
+    """
     write_whole(path, build_page(findings, title=title, figures=figures))
     return path
 
@@ -105,7 +112,7 @@ def build_page(findings: Findings, *, title: str, figures: Iterable[Path] = ()) 
 
 
 def _seen(value: object) -> object:
-    """What the template shows: of a text, signs that are not seen by their escapes."""
+    """Texts with invisible characters as their escapes; anything else unchanged."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return "\n".join(map(visible, value.split("\n")))
@@ -261,12 +268,11 @@ def _record(record: Record) -> dict[str, Any]:  # Any: as above
             if value is not None and name not in ("commit", "dirty")
         ),
     }
-    text = record.model_dump(mode="json", exclude={*LARGE}, exclude_none=True)
     return {
         "anchor": _anchor(record),
         "id": record.id,
         "facts": facts,
-        "text": json.dumps(text, indent=1, ensure_ascii=False),
+        "text": record.model_dump_json(indent=1, exclude={*LARGE}, exclude_none=True),
         "file": f"records/{record.id}.json",
         # Only what can be the name of a file is linked: no way out of the folder.
         "href": f"records/{record.id}.json" if PLAIN_ID.fullmatch(record.id) else "",

@@ -11,13 +11,13 @@ from benchmarks.records.whole_file import write_whole
 if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
     from benchmarks.records.files import Loaded
-
+    from benchmarks.records.record import Record
 
 __all__ = ["loaded_records", "marked_blocks", "renew_blocks", "special_tables"]
 
 
 def special_tables(findings: Findings) -> dict[str, Callable[[], str]]:
-    """Tables that answer one question, by name; empty where the records say nothing on it."""
+    """Tables that answer one question each, by name; an empty text if the records do not say."""
     from benchmarks.tables.ablation import ablation_table
     from benchmarks.tables.ranking_table import ranking_table
     from benchmarks.tables.standing_table import standing_table
@@ -62,9 +62,9 @@ def marked_blocks(path: Path) -> list[str]:
 
 
 def renew_blocks(path: Path, findings: Findings) -> list[str]:
-    """Writes anew whatever blocks a text has markers for and the records have something to say on.
+    """Renew every marked block of a text that the records say something on.
 
-    A page can so be made from the records of several folders, one after the other.
+    Other blocks stay, so that a page can be made from the records of several folders in turn.
 
     Returns:
         The names of the blocks that were written.
@@ -92,17 +92,17 @@ def renew_blocks(path: Path, findings: Findings) -> list[str]:
     return list(written)
 
 
-def loaded_records(results: Path) -> Loaded:
+def loaded_records(results: Path) -> Loaded[Record]:
     """Records of a results folder, or of a folder of records, and the files there that are none.
 
     Raises:
         ValueError: if there is no record.
         OSError: if the folder cannot be read.
     """
-    from benchmarks.records.timing import read_results
+    from benchmarks.records.join import read_results
     from benchmarks.tables.unread import unread_lines
 
-    folder = results / "records" if (results / "records").is_dir() else results
+    folder = results / "records" if (results / "records").exists() else results
     if not folder.is_dir():
         what = "it is no folder" if folder.exists() else "there is no such folder"
         raise ValueError(

@@ -69,7 +69,11 @@ PARENT = "parent"
 
 
 def as_ratio_or_count(value: object) -> object:
-    """A budget of at most 1 is a float keep ratio, a larger one an integer count if it is whole."""
+    """A budget of at most 1 is a float keep ratio, a larger one an integer count if it is whole.
+
+    Raises:
+        ValueError: if it is not positive, or above `MOST_BUDGET`.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if not 0 < value <= MOST_BUDGET:  # nor is a NaN
@@ -138,7 +142,7 @@ class Schedule(Strict):
 
 
 class Rules(Strict):
-    """Which widths are legal: a floor as keep ratio and a divisor."""
+    """Which widths are legal: smallest keep ratio, and divisor of every width."""
 
     min_keep: float = Field(default=0.1, gt=0, le=1)
     divisor: int = Field(default=1, ge=1, le=1_000_000)
@@ -159,7 +163,7 @@ class Sample(Strict):
 
     @model_validator(mode="after")
     def order_the_band(self) -> Sample:
-        """Refuses a band that ends before it begins.
+        """Refuse a band that ends before it begins.
 
         Raises:
             ValueError: if `low` is above `high`.
@@ -208,7 +212,7 @@ class Cell(Strict):
 
     @model_validator(mode="after")
     def belong_to_the_sample(self) -> Cell:
-        """Refuses a member that its sample does not have.
+        """Refuse a member that its sample does not have.
 
         Raises:
             ValueError: naming it.
@@ -260,7 +264,7 @@ class Cell(Strict):
 
     @property
     def variant(self) -> str:
-        """Names the cell up to its seed: records that share it are repetitions of each other."""
+        """Names the cell without its seed: records that share it are repetitions of each other."""
         return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"seed"}))
 
     @property

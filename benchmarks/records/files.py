@@ -1,4 +1,4 @@
-"""Records as files: written once, never edited, and read past what is none."""
+"""Records as files: written once, never edited; files that are no records are named and skipped."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from benchmarks.records.plain import visible
 from benchmarks.records.record import SCHEMA, Record
-from benchmarks.records.strict import Strict, explain
+from benchmarks.records.reference import Reference
+from benchmarks.records.strict import explain
+from benchmarks.records.timing import Timing
 from benchmarks.records.whole_file import write_new
 
 __all__ = [
@@ -27,8 +29,6 @@ __all__ = [
     "current_records",
     "load_record",
     "load_records",
-    "read_bounded",
-    "read_files",
     "read_folder",
     "write_numbered",
     "write_record",
@@ -39,8 +39,8 @@ MOST_BYTES = 256 * 2**20
 """Of a record's file; published ones have a fifth of a megabyte."""
 
 
-Identified = TypeVar("Identified", bound=Strict)
-"""A model with a field `id`."""
+Identified = TypeVar("Identified", Record, Reference, Timing)
+"""A kind of record; all have an `id` and a `schema_version`."""
 
 
 class DamagedRecord(ValueError):
@@ -48,7 +48,7 @@ class DamagedRecord(ValueError):
 
 
 def write_record(folder: Path, record: Record) -> Record:
-    """Writes a record as a whole, under a name that did not exist, and returns it with its id.
+    """Write a record as a whole, under a name that did not exist; return it with its id.
 
     A second attempt at the same cell on the same day gets `-2` after the hash.
 
@@ -60,9 +60,17 @@ def write_record(folder: Path, record: Record) -> Record:
 
 
 def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
-    """Writes anything with an `id` as JSON under the first of `stem`, `stem-2`, ... that is free.
+    """Write a record as JSON under the first of `stem`, `stem-2`, ... that is free.
 
     A kill at any moment leaves whole records only.
+
+    Args:
+        folder: made if it does not exist.
+        stem: of the file's name.
+        record: of any kind.
+
+    Returns:
+        The record with its name as `id`.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -93,15 +101,15 @@ class Unread:
         return f"{visible(self.name, 120)}: {visible(self.reason, 400)}"
 
 
-class Loaded(NamedTuple):
+class Loaded(NamedTuple, Generic[Identified]):
     """What a folder holds: records in order of their ids, and files that could not be read."""
 
-    records: list[Record]
+    records: list[Identified]
     unread: list[Unread]
 
 
 def load_record(path: Path) -> Record:
-    """Reads one record.
+    """Read one record.
 
     Raises:
         DamagedRecord: if it is not a file that holds a whole record of a schema version known here.
@@ -122,44 +130,25 @@ def load_records(folder: Path) -> list[Record]:
     return [load_record(path) for path in _files(folder)]
 
 
-def read_folder(folder: Path) -> Loaded:
+def read_folder(folder: Path, kind: type[Identified]) -> Loaded[Identified]:
     """All records of a folder, and the files that are none: those are left out and named.
 
-    Raises:
-        OSError: if the folder cannot be read.
-    """
-    return Loaded(*read_files(folder, Record))
-
-
-def read_files(folder: Path, kind: type[Identified]) -> tuple[list[Identified], list[Unread]]:
-    """All files of a folder that hold one kind of record, and those that do not.
+    Args:
+        folder: where they lie; one that does not exist holds none.
+        kind: of the records, `Record` for those of cells.
 
     Raises:
         OSError: if the folder cannot be read.
     """
-    found: list[Identified] = []
-    unread: list[Unread] = []
+    loaded: Loaded[Identified] = Loaded([], [])
     for path in _files(folder):
         try:
-            found.append(_parsed(path, kind))
+            loaded.records.append(_parsed(path, kind))
         except _NoRecord as error:
-            unread.append(Unread(path.name, str(error)))
+            loaded.unread.append(Unread(path.name, str(error)))
         except OSError as error:
-            unread.append(Unread(path.name, f"cannot be read: {error.strerror}"))
-    return found, unread
-
-
-def read_bounded(path: Path) -> bytes:
-    """The bytes of a regular file of a bearable size; never waits, as opening a FIFO would.
-
-    Raises:
-        DamagedRecord: if it is something else.
-        OSError: if it cannot be opened.
-    """
-    try:
-        return _content(path)
-    except _NoRecord as error:
-        raise DamagedRecord(f"{path} {error}") from error
+            loaded.unread.append(Unread(path.name, f"cannot be read: {error.strerror}"))
+    return loaded
 
 
 class _NoRecord(ValueError):
@@ -173,7 +162,8 @@ def _files(folder: Path) -> list[Path]:
         raise NotADirectoryError(
             f"{folder} is a file where records are kept in a folder; move it away"
         )
-    return sorted(p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+    found = (p for p in folder.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+    return sorted(found, key=lambda path: path.stem)  # by whole names "x-2.json" is before "x.json"
 
 
 def _parsed(path: Path, kind: type[Identified]) -> Identified:
@@ -183,10 +173,10 @@ def _parsed(path: Path, kind: type[Identified]) -> Identified:
         raise _NoRecord(
             f"is not a whole record ({explain(error)}); move it away and run the suite again"
         ) from error
-    version = getattr(record, "schema_version", SCHEMA)
-    if version > SCHEMA:
+    if record.schema_version > SCHEMA:
         raise _NoRecord(
-            f"has schema version {version}, this program reads up to {SCHEMA}; update the program"
+            f"has schema version {record.schema_version}, this program reads up to "
+            f"{SCHEMA}; update the program"
         )
     return record
 
@@ -211,7 +201,7 @@ def _open_at_once(path: str, flags: int) -> int:
 def current_records(records: Sequence[Record]) -> list[Record]:
     """One record per cell: none that is superseded, an ok one if there is one, else the latest.
 
-    A record that stands there once for each device it is timed on (see `timing`) stays so.
+    A record that stands there once for each device it is timed on (see `joined`) stays so.
     """
     replaced = {record.supersedes for record in records}
     chosen: dict[str, Record] = {}

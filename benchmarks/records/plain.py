@@ -105,12 +105,12 @@ def in_csv(value: object) -> object:
 
 
 def in_tex(text: str) -> str:
-    """Text in LaTeX; letters that it does not know by their number."""
+    """Text in LaTeX; letters that pdflatex lacks are shown by their code points."""
     return "".join(_tex(character) for character in visible(text))
 
 
 def without_folders(text: str) -> str:
-    """A message with every absolute path cut down to the last part, of any system.
+    """A message with every absolute path, of any system, cut down to its last part.
 
     A home folder itself, whose name is a person's, becomes `~`.
     """

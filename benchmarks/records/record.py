@@ -105,7 +105,7 @@ class Size(Strict):
 
     @model_validator(mode="after")
     def refuse_growth(self) -> "Size":
-        """Refuses a pruned network that is larger than its parent.
+        """Refuse a pruned network that is larger than its parent.
 
         Raises:
             ValueError: naming both numbers.
@@ -144,7 +144,7 @@ class Group(Strict):
 
     @model_validator(mode="after")
     def refuse_growth(self) -> "Group":
-        """Refuses more kept channels than there are.
+        """Refuse more kept channels than there are.
 
         Raises:
             ValueError: naming both numbers.
@@ -207,7 +207,7 @@ class Record(Strict):
 
     @model_validator(mode="after")
     def replace_another(self) -> "Record":
-        """Refuses a record that supersedes itself: it would count nowhere.
+        """Refuse a record that supersedes itself: it would count nowhere.
 
         Raises:
             ValueError: naming it.
@@ -218,7 +218,7 @@ class Record(Strict):
 
     @model_validator(mode="after")
     def score_the_whole_sample(self) -> "Record":
-        """Refuses scores that are not one for each configuration of the sample.
+        """Refuse scores that are not one for each configuration of the sample.
 
         Raises:
             ValueError: naming both numbers.
@@ -231,7 +231,7 @@ class Record(Strict):
 
     @model_validator(mode="after")
     def keep_channels_that_there_are(self) -> "Record":
-        """Refuses a configuration that says otherwise than the groups.
+        """Refuse a configuration whose kept channels are not those that the groups count.
 
         Raises:
             ValueError: naming the group.

@@ -72,7 +72,7 @@ class Latency(Strict):
 
     @model_validator(mode="after")
     def refuse_repetition(self) -> "Latency":
-        """Refuses a way that is the main one, and a way or batch that stands twice.
+        """Refuse a way that is the main one, and a way or batch that stands twice.
 
         Raises:
             ValueError: naming it.
@@ -110,7 +110,7 @@ class Quartiles(Strict):
 
     @model_validator(mode="after")
     def keep_their_order(self) -> "Quartiles":
-        """Refuses quartiles that do not rise.
+        """Refuse quartiles that do not rise.
 
         Raises:
             ValueError: naming them.
@@ -129,7 +129,7 @@ class Interval(Strict):
 
     @model_validator(mode="after")
     def keep_their_order(self) -> "Interval":
-        """Refuses an interval that ends before it begins.
+        """Refuse an interval that ends before it begins.
 
         Raises:
             ValueError: naming its ends.
@@ -140,7 +140,7 @@ class Interval(Strict):
 
 
 def _above_zero(interval: Interval) -> Interval:
-    """Refuses what is no interval of a ratio of two times.
+    """Refuse what is no interval of a ratio of two times.
 
     Raises:
         ValueError: naming its lower end.
@@ -200,6 +200,18 @@ class Measured(Strict):
     def floor_interval(self) -> Interval | None:
         """The same of the parent against its own copy: speed-ups inside it say nothing."""
         return _inverted(self.control_interval)
+
+    @property
+    def verdict(self) -> Literal["faster", "slower", "within noise", "suspect", "too few rounds"]:
+        """What the speed-up says in view of its interval and of the noise floor's."""
+        speed, floor = self.speedup_interval, self.floor_interval
+        if self.suspect:
+            return "suspect"
+        if speed is None or floor is None:
+            return "too few rounds"
+        if speed.low > max(1.0, floor.high):
+            return "faster"
+        return "slower" if speed.high < min(1.0, floor.low) else "within noise"
 
     @property
     def way(self) -> str:

@@ -76,7 +76,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def refuse_unknown_keys(cls, given: Any) -> Any:  # Any: pydantic hands over raw input
-        """Refuses keys that are no field.
+        """Refuse keys that are no field.
 
         Raises:
             ValueError: with the nearest field names.

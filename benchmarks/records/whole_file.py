@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-__all__ = ["probe", "sweep", "whole_file", "write_new", "write_whole"]
+__all__ = ["probe", "require_writable", "sweep", "whole_file", "write_new", "write_whole"]
 
 if TYPE_CHECKING:
     from zoo.core.whole_file import probe, sweep, whole_file, write_new, write_whole
@@ -20,3 +20,23 @@ else:
     _spec.loader.exec_module(_layer)
     probe, sweep = _layer.probe, _layer.sweep
     whole_file, write_new, write_whole = _layer.whole_file, _layer.write_new, _layer.write_whole
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Refuse a folder that new files cannot be written into; it is made if it does not exist.
+
+    Args:
+        folder: what is needed.
+        option: of the command line, that gives it.
+
+    Raises:
+        OSError: naming the folder and the way out.
+    """
+    try:
+        probe(folder)
+    except OSError as error:
+        is_occupied = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file is in the way" if is_occupied else error.strerror
+        raise OSError(
+            f"files cannot be written to {folder} ({reason}); give another {option}"
+        ) from error

@@ -30,7 +30,7 @@ COLOURS = {"passed": "green", "failed": "red", "expected": "yellow", "skipped": 
 
 
 def check_apart(target: str, console: Console) -> bool:
-    """As `check_module`, in another process; if that ends without an answer, nothing has passed.
+    """As `check_module`, in another process; if that dies, nothing has passed.
 
     Raises:
         ValueError: as `check_module`.
@@ -47,7 +47,7 @@ def check_apart(target: str, console: Console) -> bool:
 
 
 def check_module(target: str) -> bool:
-    """Puts every pruner of a module through the contract; tells whether all passed.
+    """Put every pruner of a module through the contract; tell whether all passed.
 
     One line is printed for each check that did not simply pass, and a count. The module runs here,
     with all rights of whoever asks. What it prints goes to standard error.

@@ -54,7 +54,14 @@ def size_of(problem: Problem, config: SubnetConfig | None) -> Size:
 def predicted_latency(
     cell: Cell, problem: Problem, config: SubnetConfig, measured: Sequence[Measured]
 ) -> PredictedLatency | None:
-    """Latency as the search saw it, beside what was measured if it was; None where not limited."""
+    """Latency as the search saw it, beside what was measured, if it was; else None.
+
+    Args:
+        cell: says whether latency is limited, and at which batch.
+        problem: with the budget and the table of operator times.
+        config: that the search decided on.
+        measured: latency of the final network; nothing, if it was not timed yet.
+    """
     if not cell.limits_latency:
         return None
     budget, cost, timing = problem.budget, problem.cost, timing_of(cell)

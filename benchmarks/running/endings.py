@@ -1,4 +1,4 @@
-"""What a run says when it ends other than well, and the exit status that goes with it."""
+"""Messages and exit status of a run that was stopped, or whose cells failed."""
 
 import signal
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ BY_SIGNAL = 128
 """Added to its number, as shells do: 130 after Ctrl-C, 143 after SIGTERM."""
 
 MOST_NAMES = 20
-"""Of cells that are named one by one."""
+"""Cells that are named; the others are counted."""
 
 
 def tell_stop(stop: KeyboardInterrupt, console: Console) -> int:
-    """Says what a stopped run leaves; returns the exit status."""
+    """Say what a stopped run leaves; return the exit status."""
     number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
     by = "" if number == signal.SIGINT else f" by {number.name}"
     console.print(f"[yellow]stopped{by}; what was finished is recorded, run again to resume[/]")
@@ -26,7 +26,7 @@ def tell_stop(stop: KeyboardInterrupt, console: Console) -> int:
 
 
 def tell_unsettled(outcomes: Outcomes, console: Console) -> int:
-    """Names what was tried again, and what failed or was cancelled; returns the exit status.
+    """Name what was tried again, and what failed or was cancelled; return the exit status.
 
     It is 1 if a cell failed or was cancelled, by its last try.
     """

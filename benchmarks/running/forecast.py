@@ -41,10 +41,10 @@ class NetworkCost:
         title: the network and its images.
         macs: of one image.
         cells: that start from it.
-        parent_macs: of training its parents, forward and backward; 0 for those that are there.
+        parent_macs: of training its parents, forward and backward; trained ones cost nothing.
         finetune_macs: of the last training of its cells, at their budgets.
         floor: share of the MACs in the smallest legal subnet.
-        inner_floor: the same where only channels inside blocks go; 1 where blocks have none.
+        inner_floor: the same if only channels inside blocks may go; 1 if blocks have none.
         unreachable: budgets below the smallest legal subnet.
     """
 
@@ -85,12 +85,20 @@ def forecast_lines(
     workers: int,
     records: Sequence[Record] = (),
 ) -> list[str]:
-    """The same in words: hours by a stated rate, seconds of records, floors of the budgets."""
+    """A forecast in words: hours by a stated rate, seconds of records, floors of the budgets.
+
+    Args:
+        cells: what is to be run.
+        costs: their `forecast`.
+        workers: processes that share the work.
+        records: of earlier runs, other seeds of the same cells among them.
+    """
     if not cells:
         return []
     device = cells[0].device
     rate = MACS_PER_SECOND[device.partition(":")[0]] / 1e9
-    took = _total_hours(costs, device, workers)
+    macs = sum(cost.parent_macs + cost.finetune_macs for cost in costs)
+    took = hours(macs, device, workers)
     where = "of one GPU" if device != "cpu" else f"with {workers} workers on as many cores"
     parents, tuned = (
         _tera(sum(getattr(cost, part) for cost in costs))
@@ -108,7 +116,13 @@ def forecast_lines(
 
 
 def show_forecast(console: Console, cells: Sequence[Cell], job: Job) -> None:
-    """Prints the cells that are left to do, and what they will cost."""
+    """Print the cells that are left to do, and what they will cost.
+
+    Args:
+        console: where to.
+        cells: what is to be run.
+        job: says where trained parents and records lie, and how many workers there are.
+    """
     for cell in cells:
         console.print(f"  {cell.key} {in_markup(cell.label)}", highlight=False)
     costs = forecast(cells, job.cache)
@@ -119,18 +133,12 @@ def show_forecast(console: Console, cells: Sequence[Cell], job: Job) -> None:
     for cost in costs:
         table.add_row(*map(in_cell, cost_row(cost)))
     console.print(table)
-    for line in forecast_lines(cells, costs, job.workers, read_folder(job.records).records):
+    for line in forecast_lines(cells, costs, job.workers, read_folder(job.records, Record).records):
         console.print(in_markup(line, 500), highlight=False)
 
 
-def _total_hours(costs: Sequence[NetworkCost], device: str, workers: int) -> float:
-    """Hours of all trainings by the stated rate of the device."""
-    macs = sum(cost.parent_macs + cost.finetune_macs for cost in costs)
-    return hours(macs, device, workers)
-
-
 def cost_row(cost: NetworkCost) -> tuple[str, ...]:
-    """One network under `HEADINGS`; trainings in tera-MACs."""
+    """The cells of one network's row, in the order of `HEADINGS`."""
     trainings = (_tera(cost.parent_macs), _tera(cost.finetune_macs))
     return (cost.title, f"{cost.macs / 1e6:.4g}", str(cost.cells), *trainings)
 

@@ -17,7 +17,7 @@ from zoo.core.networks.architecture import MOST_NUMBERS, require_makeable
 from zoo.core.networks.model_args import check_model_args, check_model_name
 from zoo.core.networks.widen import widen
 
-__all__ = ["checked", "seeded", "unloaded", "untrained"]
+__all__ = ["model_args", "seeded", "unloaded", "untrained"]
 
 
 def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
@@ -28,7 +28,7 @@ def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
             any of timm's.
         UnsupportedModel: if it cannot be widened.
     """
-    name, args = cell.model.name, checked(cell.model)
+    name, args = cell.model.name, model_args(cell.model)
     head = args.setdefault("num_classes", splits.num_classes)
     check_classes(cell.data.name, splits.num_classes, cast(int, head))
     channels = splits.input_size[0]
@@ -53,11 +53,10 @@ def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
     return model.to(cell.device)
 
 
-def checked(model: Model) -> dict[str, Any]:
-    """The arguments that timm makes a model with, known to do nothing but that.
+def model_args(model: Model) -> dict[str, Any]:
+    """The arguments that timm makes a model with, checked to load nothing from elsewhere.
 
-    Published weights may be asked for, by `pretrained = true` alone: which and from where is timm's
-    choice.
+    Published weights are asked for by `pretrained = true` alone: timm chooses which.
 
     Raises:
         ValueError: if there is no such model, or for an argument that could load anything.
@@ -78,7 +77,7 @@ def checked(model: Model) -> dict[str, Any]:
 
 
 def unloaded(cell: Cell) -> Cell:
-    """The cell on the CPU and without published weights: nothing is fetched to count."""
+    """The cell on the CPU and without published weights, so that counting fetches nothing."""
     args = {name: value for name, value in cell.model.args.items() if name != "pretrained"}
     model = cell.model.model_copy(update={"args": args})
     return cell.model_copy(update={"model": model, "device": "cpu"})
@@ -86,7 +85,7 @@ def unloaded(cell: Cell) -> Cell:
 
 @contextlib.contextmanager
 def seeded(cell: Cell) -> Iterator[None]:
-    """Weight initialisation and dropout draw from torch's global generator: lent and put back."""
+    """Seed torch's global generator, for initialisation and dropout; restore it afterwards."""
     devices = [torch.device(cell.device)] if cell.device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(cell.seed)

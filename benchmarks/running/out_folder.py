@@ -1,7 +1,4 @@
-"""Folders that a command writes into, looked at before there is work to lose.
-
-That of `zoo prune` is new, empty, or left over by a run that was stopped.
-"""
+"""The folder that `zoo prune` writes into: new, empty, or left over by a run that was stopped."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,39 +6,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmarks.records.whole_file import probe
+from benchmarks.records.whole_file import require_writable
 from zoo.core.networks.save import holds_network
 from zoo.core.networks.structure import STRUCTURE
 
-__all__ = ["claimed", "require_writable"]
+__all__ = ["claimed"]
 
 _LOCK = ".zoo-prune.lock"
 _PARTS = ("network.json", "network.safetensors")
 
 
-def require_writable(folder: Path, option: str) -> None:
-    """Refuse a folder that new files cannot be written into; it is made if it does not exist.
-
-    Args:
-        folder: what is needed.
-        option: of the command line, that gives it.
-
-    Raises:
-        OSError: naming the folder and the way out.
-    """
-    try:
-        probe(folder)
-    except OSError as error:
-        is_occupied = isinstance(error, FileExistsError | NotADirectoryError)
-        reason = "a file is in the way" if is_occupied else error.strerror
-        raise OSError(
-            f"files cannot be written to {folder} ({reason}); give another {option}"
-        ) from error
-
-
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Have a folder for one run alone; what a stopped run has left in it is removed first.
+    """Lock a folder for one run; what a stopped run has left in it is removed first.
 
     The folder is removed again if the block fails and leaves nothing in it.
 

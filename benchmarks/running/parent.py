@@ -52,7 +52,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Parent:
-    """A trained network and what its training cost."""
+    """A trained network, and what its training cost."""
 
     model: nn.Module
     cost: PhaseCost
@@ -78,7 +78,13 @@ def parent_for(cell: Cell, places: Places) -> Parent:
 
 @functools.lru_cache(maxsize=2)
 def splits_of(data: Data, seed: int, places: Places) -> Splits:
-    """The splits of a data set; cached, since neighbouring cells of a process share them."""
+    """The splits of a data set; cached, since neighbouring cells of a process share them.
+
+    Args:
+        data: the set and how much of it is used.
+        seed: of the search split and of drawn subsets.
+        places: where files lie, and whether they may be fetched.
+    """
     sizes = data.model_dump(exclude={"name", "digest"})
     return load_splits(
         data.name, path=places.data, seed=seed, download=places.is_download_allowed, **sizes
@@ -86,7 +92,13 @@ def splits_of(data: Data, seed: int, places: Places) -> Splits:
 
 
 def look_ahead(cell: Cell, schedule: Schedule, model: nn.Module, splits: Splits) -> None:
-    """Refuse a network that its first training batch does not go through, before any work.
+    """Refuse a network that cannot process its first training batch, before any work.
+
+    Args:
+        cell: whose data they are.
+        schedule: says the size of the batch.
+        model: the network.
+        splits: of the data.
 
     Raises:
         ValueError: with what was expected.
@@ -111,7 +123,7 @@ def _save_parent(path: Path, model: nn.Module, cost: PhaseCost) -> None:
 
 
 def _load_parent(path: Path, model: nn.Module) -> PhaseCost | None:
-    """Fills a network and says what its training cost; None, and nothing filled, if no file can."""
+    """Load a parent's weights and what its training cost; None if there is no file that fits."""
     found = read_tensors(path)
     if found is None:
         return None
@@ -133,7 +145,13 @@ def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.d
 
 
 def train_batches(cell: Cell, schedule: Schedule, splits: Splits) -> Batches:
-    """Return the training batches of a schedule, in the order that the cell's seed gives."""
+    """Return shuffled training batches, the same ones for every method of a cell's seed.
+
+    Args:
+        cell: says seed and device.
+        schedule: says the size of a batch.
+        splits: of the data.
+    """
     return Batches(
         splits.train,
         schedule.batch_size,
@@ -150,7 +168,7 @@ def recipe_of(schedule: Schedule) -> Recipe:
 
 
 def laid_out(model: nn.Module, schedule: Schedule) -> nn.Module:
-    """The network in the memory format of its recipe, which is faster, whatever it came from."""
+    """The network in the memory format of its recipe."""
     if not schedule.channels_last:
         return model
     return model.to(memory_format=torch.channels_last)

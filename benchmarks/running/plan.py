@@ -62,7 +62,7 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing new is started any more."""
+        """Whether the time is up, so that no further cell is started."""
         return time.time() >= self.until
 
     @property
@@ -83,12 +83,12 @@ def plan_suite(
     device: str = "cpu",
     data: Path | None = None,
 ) -> Plan:
-    """Which cells a suite has and which of them are left to do; all, without a folder of records.
+    """Expand a suite to cells and find those without a settled record.
 
     Args:
         name: of the suite, to record.
         suite: what to run.
-        records: folder of what has been run.
+        records: folder of what has been run; None if nothing has.
         device: where it is to run.
         data: folder of the sets that are read from files; cells are named after its content.
 
@@ -102,7 +102,7 @@ def plan_suite(
     check_suite(suite, len(jobs), len(scorers))
     suite = name_files(suite, data)
     cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
-    found = read_folder(records) if records else Loaded([], [])
+    found = read_folder(records, Record) if records else Loaded([], [])
     settled = {
         record.cell.key: record
         for record in current_records(found.records)

@@ -1,4 +1,4 @@
-"""What is known to be wrong with a suite before anything is trained, and is said then.
+"""Checks of a suite before anything is trained.
 
 A suite is first held against names, types and ranges (`check_suite`), which builds nothing. Then
 the networks that are left to run are made once, without weights, and see an empty batch
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Sources(Protocol):
-    """Where the sets lie that are read from files; a job and the folders of a cell tell it."""
+    """Where data sets that are read from files lie; both `Job` and `Places` say it."""
 
     @property
     def data(self) -> Path | None:
@@ -45,7 +45,7 @@ class Sources(Protocol):
 
 
 MOST_CELLS = 100_000
-"""Of a suite; the largest that comes along has some hundreds."""
+"""Of a suite; the largest of the package has some hundreds."""
 
 
 def check_suite(suite: Suite, methods: int, scorers: int) -> None:
@@ -59,7 +59,7 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
     Raises:
         ValueError: with the place in the suite, and the way out.
     """
-    from benchmarks.running.network import checked
+    from benchmarks.running.network import model_args
     from zoo.core.data.datasets import list_datasets, outline
     from zoo.core.settings import MOST
 
@@ -73,7 +73,7 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
             f"data sets and seeds; a suite has {MOST_CELLS:,} at most: take fewer seeds or budgets"
         )
     for model in suite.models:
-        checked(model)
+        model_args(model)
         for data in suite.datasets:
             if data.name not in list_datasets():
                 raise ValueError(
@@ -139,9 +139,9 @@ def named(data: Data, path: Path | None) -> Data:
 
 
 def check_cells(cells: Sequence[Cell], places: Sources | None = None) -> None:
-    """Make every network once, let it see an empty batch, and hold budgets and batches against it.
+    """Make every network once, pass an empty batch through it, and check budgets and batches.
 
-    What cannot be pruned is no error here: its cells say so, and the others run.
+    A network that cannot be pruned is no error here: its records say so, and other cells run.
 
     Args:
         cells: what is to be run.
@@ -153,8 +153,8 @@ def check_cells(cells: Sequence[Cell], places: Sources | None = None) -> None:
     """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.model.model_dump_json(), cell.data.model_dump_json()), [])
-        groups[cell.model.model_dump_json(), cell.data.model_dump_json()].append(cell)
+        key = cell.model.model_dump_json(), cell.data.model_dump_json()
+        groups.setdefault(key, []).append(cell)
     for group in groups.values():
         _check_group(group, places)
 
@@ -174,18 +174,21 @@ def _check_group(cells: Sequence[Cell], places: Sources | None) -> None:
         model = untrained(unloaded(cell), known)
     except UnsupportedModel:
         return
-    _see(cell, model, known.input_size)
+    _check_image_size(cell, model, known.input_size)
     absolute = [each for each in cells if each.metric in ("macs", "params") and each.budget > 1]
     if absolute:
         _check_budgets(absolute, model, known.input_size)
 
 
 def outlined(data: Data, places: Sources | None) -> "Outline | None":
-    """Shape of a data set: by its name, or by its files where they must be there.
+    """Shape of a data set, from its name or, if it is read from a folder, from its files.
 
     Args:
         data: the set and how much of it is used.
-        places: where files lie; None to go by what the name tells, None where that is nothing.
+        places: where files lie; None to look at no files.
+
+    Returns:
+        None if only the files would tell and none are looked at.
 
     Raises:
         ValueError: for an unknown name, or sizes that the set cannot give.
@@ -215,8 +218,8 @@ def _check_batches(cell: Cell, num_train: int) -> None:
             )
 
 
-def _see(cell: Cell, model: "nn.Module", input_size: tuple[int, int, int]) -> None:
-    """Refuse a network that images of this size do not get through, in training as in use."""
+def _check_image_size(cell: Cell, model: "nn.Module", input_size: tuple[int, int, int]) -> None:
+    """Refuse a network that images of this size cannot pass, in training or evaluation mode."""
     import torch
 
     from zoo.core.errors import said

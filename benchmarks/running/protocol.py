@@ -83,7 +83,7 @@ LONGEST_REASON = 4000
 
 @dataclass
 class Findings:
-    """What is known so far, so that the record of a failed run still says what it spent."""
+    """Filled step by step, so that the record of a failed run still says what it spent."""
 
     meter: Meter
     size: Size | None = None
@@ -107,7 +107,7 @@ class Findings:
 def run_cell(
     cell: Cell, *, suite: str, places: Places, workers: int = 1, is_timed: bool = False
 ) -> tuple[Record, Findings]:
-    """Runs a cell; whatever happens, the record says what and how far it came.
+    """Run a cell; whatever happens, the record says what, and how far it came.
 
     Args:
         cell: what to run.
@@ -146,7 +146,14 @@ def run_cell(
 
 
 def refuse(cell: Cell, reason: str, *, suite: str, workers: int = 1) -> Record:
-    """The record of a cell that could not start."""
+    """The record of a cell that could not start.
+
+    Args:
+        cell: what was asked.
+        reason: why it could not.
+        suite: name to record.
+        workers: how many cells run beside each other, to record.
+    """
     return _record(
         cell, suite, capture(workers), Findings(Meter(cell.device)), "failed", reason, 0.0
     )
@@ -155,7 +162,15 @@ def refuse(cell: Cell, reason: str, *, suite: str, workers: int = 1) -> Record:
 def build_problem(
     cell: Cell, model: nn.Module, splits: Splits, meter: Meter, cache: Path | None = None
 ) -> Problem:
-    """What the method of a cell is given; supernets and latencies are kept in a folder, if given.
+    """What the method of a cell is given.
+
+    Args:
+        cell: says budget, rules and seed.
+        model: the trained parent.
+        splits: of the data; the test split is not handed on.
+        meter: that counts what the method spends.
+        cache: folder of supernets and operator times; if None, no supernet is kept and times lie
+            in the user's cache folder.
 
     Raises:
         ValueError: if the budget is above the parent's cost.
@@ -293,7 +308,7 @@ def _finished_its_own_way(
 
 
 _PARENT_TOP1: dict[str, float] = {}
-"""Of the parents that this process has tested: neighbouring cells share them."""
+"""Test accuracy by parent key; neighbouring cells share their parent, so it is tested once."""
 
 
 def _parent_top1(cell: Cell, parent: nn.Module, test: Batches) -> float:
@@ -304,7 +319,7 @@ def _parent_top1(cell: Cell, parent: nn.Module, test: Batches) -> float:
 
 
 def _score(cell: Cell, problem: Problem, sample: Sample, findings: Findings) -> None:
-    """What a method or a proxy makes of every configuration of the sample."""
+    """Scores of every configuration of the sample, by a method or a proxy."""
     configs = draw_sample(problem, sample)
     if cell.method in PROXIES:
         scores = PROXIES[cell.method](problem, configs)
@@ -338,7 +353,7 @@ def _train_member(
 def _starting(
     cell: Cell, problem: Problem, pruned: nn.Module, config: SubnetConfig, splits: Splits
 ) -> nn.Module:
-    """The network that training starts from: the pruned one, or its shape with new weights.
+    """The network that training starts from: a copy of the pruned one, or newly drawn weights.
 
     New weights are cut out of a newly drawn full network, so that every architecture keeps its own
     way of drawing them; behind a batch normalisation their scale does not matter.
@@ -349,7 +364,7 @@ def _starting(
 
 
 def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
-    """Notes the decision, then refuses it if it breaks the rules or the budget.
+    """Note the decision, then refuse it if it breaks the rules or the budget.
 
     Raises:
         ValueError: if the method returned what it must not.

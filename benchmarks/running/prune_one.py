@@ -10,9 +10,10 @@ from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Schedule
 from benchmarks.records.files import write_record
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
+from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model
 from benchmarks.running.network import unloaded, untrained
-from benchmarks.running.out_folder import claimed, require_writable
+from benchmarks.running.out_folder import claimed
 from benchmarks.running.parent import Places, parent_for
 from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, run_cell
@@ -99,7 +100,7 @@ class Request:
 def prune_one(
     request: Request, *, out: Path, cache: Path, data: Path | None, console: Console
 ) -> Record:
-    """Trains, prunes, fine-tunes and measures one network, and saves it with its record.
+    """Train, prune, fine-tune and measure one network, and save it with its record.
 
     Args:
         request: what to prune and how.
@@ -113,6 +114,7 @@ def prune_one(
         ValueError: if the request cannot be met, or the exported file is not the network.
         OSError: if the folder holds a finished network or anything else, or cannot be written, or
             the data are not there.
+        KeyboardInterrupt: after Ctrl-C.
     """
     places = Places(cache=cache, data=data)
     check_data([Data(name=request.dataset)], data)
@@ -129,6 +131,8 @@ def prune_one(
             record, findings = run_cell(cell, suite="", places=places, is_timed=True)
         if findings.error is not None:
             raise findings.error
+        if record.status == "cancelled":
+            raise KeyboardInterrupt
         save_pruned(_saveable(cell, findings), out)
         record = write_record(out, record)
     _tell(record, out, console)
@@ -170,7 +174,7 @@ def _saveable(cell: Cell, findings: Findings) -> _Pruned:
 
 
 def _exported(findings: Findings, out: Path, form: ExportFormat, is_folded: bool) -> Exported:
-    """Writes the fine-tuned network beside its tensors; they are whole whatever happens here."""
+    """Export the fine-tuned network beside its tensors, which are saved already."""
     assert findings.network is not None and findings.problem is not None
     path = out / f"network{SUFFIXES[form]}"
     input_size = findings.problem.space.input_size

@@ -26,8 +26,7 @@ from benchmarks.records.cell import Cell
 from benchmarks.records.files import write_record
 from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record, Status
-from benchmarks.records.whole_file import sweep
-from benchmarks.running.out_folder import require_writable
+from benchmarks.records.whole_file import require_writable, sweep
 from benchmarks.running.plan import SETTLED, Job, Plan
 from zoo.core.child_process import WorkerDied, Workers
 
@@ -80,14 +79,14 @@ class Outcomes(Counter[Status]):
 
 
 def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Workers) -> Outcomes:
-    """Runs the missing cells of a plan and counts their outcomes.
+    """Run the missing cells of a plan and count their outcomes.
 
     Args:
         plan: what to run.
         job: where, and in how many processes.
         console: where progress is shown.
-        start_pool: makes the executor that runs cells; a cluster's can take its place. Where the
-            end of a task's process is that task's, it says so with `WorkerDied`.
+        start_pool: makes the executor that runs cells; a cluster's can take its place. It raises
+            `WorkerDied` for a task whose process died, if the other tasks go on.
 
     Returns:
         How many cells ended how; of a job whose time is up, fewer than were missing.
@@ -129,16 +128,13 @@ def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Wor
 
 @dataclass(frozen=True)
 class _Step:
-    """What one process does at a time.
-
-    It trains the parent of a cell, or runs the cell, or, with a problem, records that it failed.
-    """
+    """One task of a process: train a cell's parent, run the cell, or record its `problem`."""
 
     cell: Cell
     is_training: bool = False
     problem: str | None = None
     is_last: bool = True
-    """Whether nothing follows for the cell; a failure is recorded before it is tried again, too."""
+    """False if the cell is tried again later; its failure is recorded all the same."""
 
 
 class _Runner:
@@ -160,7 +156,7 @@ class _Runner:
         self.failed: dict[str, Record] = {}
 
     def run(self) -> None:
-        """Everything once, side by side; then alone, once more, what its process did not survive.
+        """Run all steps side by side, then once more alone those whose process died.
 
         Raises:
             ChildProcessError: if no process lives long enough to write a record.
@@ -174,7 +170,7 @@ class _Runner:
             self.held = []
 
     def _phase(self, workers: int, steps: Sequence[_Step]) -> None:
-        """Does some steps and all that follow from them, in processes of their own."""
+        """Run steps, and those that follow from them, in processes of their own."""
         if not steps:
             return
         self.todo.extend(steps)
@@ -220,7 +216,7 @@ class _Runner:
             self.show(record, step.is_last or step.problem is None)
 
     def _note_death(self, step: _Step, error: WorkerDied) -> None:
-        """A cell's failure is recorded next, before it or its parent is tried again alone."""
+        """Record the cell's failure next, before it or its parent is tried again alone."""
         if step.problem is not None:
             raise ChildProcessError(
                 f"worker processes die before they can write a record ({error}); what was finished "
@@ -243,7 +239,7 @@ class _Runner:
 
 
 def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Record | None:
-    """In a worker: one cell, from start to its record on disk; None if the time is up."""
+    """In a worker: run a cell and write its record; None if the time is up."""
     if problem is None and job.is_over:
         return None
     from benchmarks.running import protocol
@@ -270,7 +266,7 @@ def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Rec
 
 
 def _train_parent(cell: Cell, job: Job) -> str | None:
-    """In a worker: trains a parent into the cache; returns what went wrong, if anything did."""
+    """In a worker: train a parent into the cache; return what went wrong, if anything did."""
     if job.is_over:
         return None
     from benchmarks.running import protocol
@@ -325,7 +321,7 @@ def _stopping() -> Iterator[None]:
 
 
 def _prepare(job: Job) -> None:
-    """Finds out before anything is trained whether results can be written, and sweeps.
+    """Check that results can be written, and sweep away what killed runs left half-written.
 
     Raises:
         OSError: naming the folder.

@@ -73,7 +73,7 @@ def _params(problem: Problem, configs: Sequence[SubnetConfig]) -> list[float]:
 
 
 def _magnitude(problem: Problem, configs: Sequence[SubnetConfig]) -> list[float]:
-    """More of the parent's L1 norm is better, each group's counted as a share of its own."""
+    """More of the parent's L1 norm is better, each group's kept norm as a share of its whole."""
     scores = magnitude_scores(problem.model, problem.space)
     shares = {name: values / max(values.sum(), 1e-12) for name, values in scores.items()}
     return [

@@ -49,7 +49,7 @@ PROTOCOL = 2
 
 
 MOST_BYTES = 1_000_000
-"""Of a suite's file; the largest that comes along has a few thousand."""
+"""Of a suite's file; the largest of the package has a few thousand."""
 
 STANDALONE = "standalone"
 """Stands in the place of a method where a configuration of a sample is trained alone."""
@@ -123,13 +123,13 @@ class Suite(Strict):
         return self.model_copy(update={"seeds": tuple(range(count))})
 
     def changed(self, *, dataset: str | None = None, seeds: int | None = None) -> "Suite":
-        """The suite on another data set, or with another number of seeds, where one is given."""
+        """The suite on another data set, with another number of seeds, or as it is."""
         suite = self if dataset is None else self.on_dataset(dataset)
         return suite if seeds is None else suite.with_seeds(seeds)
 
     @model_validator(mode="after")
     def require_something_to_run(self) -> "Suite":
-        """Refuses a suite without cells.
+        """Refuse a suite without cells.
 
         Raises:
             ValueError: if there is neither a budget nor a ranking.
@@ -141,7 +141,7 @@ class Suite(Strict):
     @field_validator("seeds", "budgets", "models", "datasets")
     @classmethod
     def refuse_what_stands_twice(cls, items: tuple[object, ...]) -> tuple[object, ...]:
-        """Refuses a seed, budget, network or data set that is named twice.
+        """Refuse a seed, budget, network or data set that is named twice.
 
         Raises:
             ValueError: naming it.
@@ -153,7 +153,7 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def require_methods_for_budgets(self) -> "Suite":
-        """Refuses budgets that nothing is pruned to, and ratios of latency above 1.
+        """Refuse budgets that nothing is pruned to, and ratios of latency above 1.
 
         Raises:
             ValueError: with the way out.
@@ -170,7 +170,7 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def check_image_sizes(self) -> "Suite":
-        """Refuses an image size for a network that the suite does not run.
+        """Refuse an image size for a network that the suite does not run.
 
         Raises:
             ValueError: with the nearest names.
@@ -184,7 +184,7 @@ class Suite(Strict):
     @field_validator("protocol")
     @classmethod
     def check_protocol(cls, version: int) -> int:
-        """Refuses a suite written for another order of steps.
+        """Refuse a suite written for another order of steps.
 
         Raises:
             ValueError: if the version is not the one of this program.
@@ -204,7 +204,7 @@ def list_suites() -> tuple[str, ...]:
 
 
 def load_suite(name: str) -> Suite:
-    """Reads a suite by its name or by the path of a `.toml` file.
+    """Read a suite by its name or by the path of a `.toml` file.
 
     Raises:
         ValueError: if there is no such suite, or the file does not say what a suite must.
@@ -229,14 +229,14 @@ def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[C
     Args:
         suite: what to combine.
         jobs: methods with those settings that differ from their defaults; what `methods = "all"`
-            stands for and what a default is are the caller's knowledge.
+            stands for, and which settings are defaults, the caller knows.
         device: where the cells run.
     """
     cells = []
-    for held in _parents(suite, device):
-        cells += [held.cell(job, budget=budget) for budget, job in product(suite.budgets, jobs)]
+    for parent in _parents(suite, device):
+        cells += [parent.cell(job, budget=budget) for budget, job in product(suite.budgets, jobs)]
         if suite.budgets and suite.controls:
-            cells.append(held.cell(Variant(method=PARENT), budget=1.0, metric="macs"))
+            cells.append(parent.cell(Variant(method=PARENT), budget=1.0, metric="macs"))
     return cells
 
 
@@ -253,15 +253,15 @@ def expand_ranking(suite: Suite, scorers: Sequence[Variant], device: str = "cpu"
         return cells
     sample, alone = suite.ranking.sample, Variant(method=STANDALONE)
     trained = {"finetune": suite.ranking.train, "start": suite.ranking.start, "distill": 0.0}
-    for held in _parents(suite, device):
+    for parent in _parents(suite, device):
         part = {"budget": sample.high, "sample": sample}
-        cells += [held.cell(scorer, **part) for scorer in scorers]
-        cells += [held.cell(alone, **part, **trained, member=k) for k in range(sample.count)]
+        cells += [parent.cell(scorer, **part) for scorer in scorers]
+        cells += [parent.cell(alone, **part, **trained, member=k) for k in range(sample.count)]
     return cells
 
 
 @dataclass(frozen=True)
-class _Held:
+class _Parent:
     """What the cells of one parent have in common."""
 
     suite: Suite
@@ -295,10 +295,10 @@ class _Held:
         )
 
 
-def _parents(suite: Suite, device: str) -> list[_Held]:
+def _parents(suite: Suite, device: str) -> list[_Parent]:
     """One for each network, data set and seed."""
     return [
-        _Held(suite, model, suite.seen_by(model, data), seed, device)
+        _Parent(suite, model, suite.seen_by(model, data), seed, device)
         for model, data, seed in product(suite.models, suite.datasets, suite.seeds)
     ]
 

@@ -23,10 +23,11 @@ from torch import nn
 from benchmarks.measuring.environment import capture
 from benchmarks.records.cell import Cell, Data, Model, Schedule
 from benchmarks.records.files import current_records, write_numbered
+from benchmarks.records.join import TIMINGS, network_key, read_timings
 from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import fingerprint
-from benchmarks.records.timing import TIMINGS, Timing, network_key, read_timings
+from benchmarks.records.timing import Timing
 from benchmarks.records.whole_file import probe, sweep
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.plan import Job

@@ -15,17 +15,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from benchmarks.analysis.comparison import Comparison, Row, compare, spent_seconds
 from benchmarks.analysis.ranking import Ranking, Scorer, collect_rankings, kendall_tau
 from benchmarks.analysis.uncertainty import Estimate, estimate, paired
-from benchmarks.records.bounds import Brief, Milliseconds, Name, Some
-from benchmarks.records.files import DamagedRecord, Unread, read_bounded, read_folder
+from benchmarks.records.files import Unread, read_folder
+from benchmarks.records.join import read_results
 from benchmarks.records.plain import in_markdown
 from benchmarks.records.rates import hours, training_macs
+from benchmarks.records.record import Record
+from benchmarks.records.reference import Reference
 from benchmarks.records.strict import Many, Strict, explain
-from benchmarks.records.timing import read_results
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.markdown import Written, markdown_table
 from benchmarks.tables.unread import unread_markdown
@@ -151,7 +152,7 @@ def load_claims() -> tuple[Claim, ...]:
 
 
 def try_claim(claim: Claim, results: Path) -> Outcome:
-    """Holds a claim against records.
+    """Hold a claim against records.
 
     Args:
         claim: what to try.
@@ -189,13 +190,17 @@ def _unread(results: Path) -> list[Unread]:
     compared = sorted({test.folder for test in tests if test.kind != "runtime"})
     timed = sorted({test.folder for test in tests if test.kind == "runtime"})
     return [
-        *(file for name in compared for file in read_folder(results / name / "records").unread),
-        *(file for name in timed for file in _read_timed(results / name)[1]),
+        *(
+            file
+            for name in compared
+            for file in read_folder(results / name / "records", Record).unread
+        ),
+        *(file for name in timed for file in read_folder(results / name, Reference).unread),
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the page."""
+    """Write the page."""
     parser = argparse.ArgumentParser(description=claims_page.__doc__)
     parser.add_argument("path", nargs="?", type=Path, default=Path("docs/claims.md"))
     parser.add_argument("--results", type=Path, default=Path("results"))
@@ -246,82 +251,25 @@ def _runtime(test: Test, folder: Path) -> Outcome:
     asked = f"{test.method} against {test.against} on {test.device}"
     missing = f"no such record in results/{test.folder}"
     outcome = Outcome(asked, "–", "cannot be tested here", missing)
-    for record in _read_timed(folder)[0]:
+    for record in read_folder(folder, Reference).records:
         if (record.pair.network.name, record.pair.reference.name) != (test.method, test.against):
             continue
         measured = max(record.latency, key=lambda found: found.batch)
-        interval, floor = measured.ratio_interval, measured.control_interval
         device = record.environment.gpu or record.environment.cpu
         setting = f"{asked}: {device}, batch {measured.batch}"
-        number = f"speed-up {1 / measured.ratio.median:.2f}"
-        if interval:
-            number += f" [{1 / interval.high:.2f}, {1 / interval.low:.2f}]"
+        number = f"speed-up {measured.speedup:.2f}"
+        if interval := measured.speedup_interval:
+            number += f" [{interval.low:.2f}, {interval.high:.2f}]"
         if not record.device.startswith(test.device):
             why = f"timed on {record.device} only"
             outcome = Outcome(setting, number, "cannot be tested here", why)
-        elif interval and floor and interval.high < min(1.0, floor.low):
+        elif measured.verdict == "faster":
             return Outcome(setting, number, "holds here")
-        elif interval and floor and interval.low > max(1.0, floor.high):
+        elif measured.verdict == "slower":
             return Outcome(setting, number, "does not hold here")
         else:
-            outcome = Outcome(setting, number, "cannot be tested here", "within the noise floor")
+            outcome = Outcome(setting, number, "cannot be tested here", measured.verdict)
     return outcome
-
-
-class _Part(BaseModel):
-    """The fields read here of a record of `benchmarks.studies.references`, which needs torch."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class _Network(_Part):
-    name: Name
-
-
-class _Sides(_Part):
-    network: _Network
-    reference: _Network
-
-
-class _Median(_Part):
-    median: Milliseconds
-
-
-class _Ends(_Part):
-    low: Milliseconds
-    high: Milliseconds
-
-
-class _Ratio(_Part):
-    batch: Some
-    ratio: _Median
-    ratio_interval: _Ends | None = None
-    control_interval: _Ends | None = None
-
-
-class _Place(_Part):
-    gpu: Brief | None = None
-    cpu: Brief | None = None
-
-
-class _Timed(_Part):
-    pair: _Sides
-    device: Name
-    latency: Many[_Ratio] = Field(min_length=1)
-    environment: _Place
-
-
-def _read_timed(folder: Path) -> tuple[list[_Timed], list[Unread]]:
-    """Records of fixed networks, and files beside them that are none."""
-    records, unread = [], []
-    for path in sorted(folder.rglob("[!.]*.json")):
-        try:
-            records.append(_Timed.model_validate_json(read_bounded(path)))
-        except ValidationError as error:
-            unread.append(Unread(path.name, f"is not a whole record ({explain(error)})"))
-        except (DamagedRecord, OSError) as error:
-            unread.append(Unread(path.name, str(error)))
-    return records, unread
 
 
 def _judge(test: Test, setting: str, found: Estimate | None) -> Outcome:

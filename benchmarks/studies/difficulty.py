@@ -111,7 +111,13 @@ def channels(ratio: float) -> tuple[int, ...]:
 
 
 def page(study: Study, curve: Curve, minutes: float) -> str:
-    """The Markdown page."""
+    """The Markdown page.
+
+    Args:
+        study: what was trained.
+        curve: accuracies by keep ratio, one for each seed.
+        minutes: of processor time that it took.
+    """
     rows = [_cells(ratio, curve, study.image_size) for ratio in KEEP_RATIOS]
     recipe = study.recipe
     return f"""\
@@ -176,7 +182,13 @@ def _macs(ratio: float, image_size: int) -> int:
 
 
 def draw(splits: Splits, curve: Curve, path: Path) -> None:
-    """The sample sheet beside the curve, as PNG."""
+    """Draw the sample sheet beside the curve, as PNG.
+
+    Args:
+        splits: whose training images are shown.
+        curve: accuracies by keep ratio, one for each seed.
+        path: of the figure.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.9), layout="constrained")

@@ -69,9 +69,9 @@ class Trial:
 
     Attributes:
         seconds: that measuring the table took.
-        predicted: nanoseconds of the parent and then of each configuration.
+        predicted: nanoseconds of the parent and then of each configuration, shape (1 + n,).
         measured: the same, timed whole.
-        macs: the same in multiply-adds.
+        macs: multiply-adds of the same networks.
     """
 
     name: str
@@ -88,12 +88,20 @@ class Trial:
         return float(self.measured[0] / self.predicted[0] - 1)
 
     def error(self, cost: np.ndarray) -> float:
-        """Mean relative error, over the configurations, of their share of the parent's cost."""
+        """Mean relative error of the configurations' shares of the parent's cost.
+
+        Args:
+            cost: of the parent and then of each configuration, shape (1 + n,).
+        """
         said, took = cost[1:] / cost[0], self.measured[1:] / self.measured[0]
         return float(np.abs(said / took - 1).mean())
 
     def rank(self, cost: np.ndarray) -> float:
-        """Spearman's correlation of a cost and the measured time over the configurations."""
+        """Spearman's correlation of a cost with the measured time over the configurations.
+
+        Args:
+            cost: of the parent and then of each configuration, shape (1 + n,).
+        """
         return float(spearmanr(cost[1:], self.measured[1:]).statistic)
 
 
@@ -109,7 +117,13 @@ def main() -> None:
 
 
 def quiet_trial(name: str, side: int, batch: int) -> Trial:
-    """The first trial whose control is small, or else the one where it was smallest."""
+    """The first trial with a quiet control, or the quietest after all attempts.
+
+    Args:
+        name: of a timm model.
+        side: of the images, in pixels.
+        batch: images of a pass.
+    """
     trials = []
     for _ in range(ATTEMPTS):
         trials.append(try_table(name, side, batch))
@@ -119,7 +133,7 @@ def quiet_trial(name: str, side: int, batch: int) -> Trial:
 
 
 def try_table(name: str, side: int, batch: int) -> Trial:
-    """Measures a table anew, then times configurations that it has not seen.
+    """Measure a table anew, then time configurations that it has not seen.
 
     Args:
         name: of a timm model.

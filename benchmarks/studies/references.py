@@ -12,23 +12,20 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import timm
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field
 from rich.progress import track
 from torch import nn
 
 from benchmarks.measuring.environment import capture
 from benchmarks.measuring.measure import measure_pair
-from benchmarks.records.bounds import Brief, Name, Sized, Text
-from benchmarks.records.files import DamagedRecord, Unread, read_bounded, write_numbered
+from benchmarks.records.files import read_folder, write_numbered
 from benchmarks.records.plain import in_markdown
-from benchmarks.records.record import TIME
+from benchmarks.records.reference import Cost, Fixed, Pair, Reference
 from benchmarks.records.runtime import (
-    Environment,
-    Footprint,
     Interval,
     Latency,
     Measured,
@@ -37,7 +34,7 @@ from benchmarks.records.runtime import (
     fingerprint,
     realised_share,
 )
-from benchmarks.records.strict import Many, Strict, explain
+from benchmarks.records.strict import Many, Strict
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.markdown import Written, markdown_table
 from benchmarks.tables.unread import unread_markdown
@@ -45,20 +42,13 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 
 __all__ = [
-    "Fixed",
-    "Pair",
-    "Reference",
     "References",
     "load_references",
     "main",
     "measure_reference",
-    "read_records",
     "to_markdown",
-    "verdict",
     "write_reference",
 ]
-
-Relation = Literal["same", "pruned", "peer"]
 
 INTRODUCTION = """\
 # Published networks, measured by the same code
@@ -84,84 +74,11 @@ that each section names; what holds on one device need not hold on another.
 """
 
 
-class Fixed(Strict):
-    """A network of timm at an input size."""
-
-    name: str
-    size: int = Field(ge=32)
-
-    def __str__(self) -> str:
-        return f"{self.name} @ {self.size}"
-
-
-class Pair(Strict):
-    """A network and what it is measured against."""
-
-    relation: Relation
-    network: Fixed
-    reference: Fixed
-    note: str = ""
-
-
 class References(Strict):
     """The fields of baselines/references.toml."""
 
     latency: Latency
     pairs: Many[Pair] = Field(min_length=1)
-
-
-class Cost(Strict):
-    """Exact cost of one image."""
-
-    macs: Sized
-    params: Sized
-
-
-class Reference(Strict):
-    """What came of a pair; written once.
-
-    The sides are those of `Measured`: the reference stands in the parent's place and the network in
-    that of the pruned one, whatever their relation is.
-    """
-
-    id: Brief
-    schema_version: int = 1
-    utc: str = Field(pattern=TIME, max_length=40)
-    pair: Pair
-    settings: Latency
-    device: Name
-    cost: dict[Side, Cost]
-    latency: Many[Measured]
-    further_latency: Many[Measured] = ()
-    left_out: dict[Way, Text] = {}
-    footprint: dict[Side, Footprint]
-    environment: Environment
-    fingerprint: Brief
-
-    @model_validator(mode="after")
-    def measure_both_sides_at_every_batch(self) -> "Reference":
-        """Refuses a record that a table has not all numbers of.
-
-        Raises:
-            ValueError: naming what is missing.
-        """
-        for name, sides in (("cost", self.cost), ("footprint", self.footprint)):
-            if missing := {*get_args(Side)} - {*sides}:
-                raise ValueError(f"{name}: nothing of {' and '.join(sorted(missing))}")
-        ways = {found.way for found in self.further_latency}
-        main = [found.batch for found in self.latency]
-        further = [
-            [found.batch for found in self.further_latency if found.way == way] for way in ways
-        ]
-        for batches in (main, *further):
-            if {*self.settings.batches} - {*batches}:
-                raise ValueError(f"timed at {batches}, not at all of {self.settings.batches}")
-        return self
-
-    @property
-    def macs_ratio(self) -> float:
-        """MACs of the reference over those of the network."""
-        return self.cost["parent"].macs / self.cost["pruned"].macs
 
 
 def load_references() -> References:
@@ -171,7 +88,12 @@ def load_references() -> References:
 
 
 def measure_reference(pair: Pair, settings: Latency, device: str) -> Reference:
-    """Measures a pair.
+    """Measure a pair.
+
+    Args:
+        pair: the two networks, each at its input size.
+        settings: batches, rounds and block lengths.
+        device: "cpu", "cuda" or "cuda:N".
 
     Raises:
         RuntimeError: if timm does not have a network.
@@ -193,38 +115,6 @@ def measure_reference(pair: Pair, settings: Latency, device: str) -> Reference:
         fingerprint=fingerprint(environment, device, settings.threads),
         **vars(found),
     )
-
-
-def read_records(folder: Path) -> list[Reference]:
-    """All records of a folder.
-
-    Raises:
-        DamagedRecord: naming the first file that cannot be read.
-        OSError: if a file cannot be opened.
-    """
-    return [_parsed(path) for path in _files(folder)]
-
-
-def read_folder(folder: Path) -> tuple[list[Reference], list[Unread]]:
-    """All records of a folder, and the files that are none: those are left out and named."""
-    records, unread = [], []
-    for path in _files(folder):
-        try:
-            records.append(_parsed(path))
-        except (DamagedRecord, OSError) as error:
-            unread.append(Unread(path.name, str(error).removeprefix(f"{path} ")))
-    return records, unread
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[!.]*.json"), key=lambda path: path.stem)
-
-
-def _parsed(path: Path) -> Reference:
-    try:
-        return Reference.model_validate_json(read_bounded(path))
-    except ValidationError as error:
-        raise DamagedRecord(f"{path} is not a whole record ({explain(error)})") from error
 
 
 def to_markdown(records: Iterable[Reference]) -> str:
@@ -286,20 +176,8 @@ def _speed_cells(measured: Measured, macs_ratio: float) -> list[str]:
         f"{measured.speedup:.2f} {_shown(measured.speedup_interval)}".strip(),
         _shown(measured.floor_interval) or "–",
         "–" if share is None else f"{100 * share:.0f} %",
-        verdict(measured),
+        measured.verdict,
     ]
-
-
-def verdict(measured: Measured) -> str:
-    """What a speed-up says in view of its interval and the noise floor."""
-    speed, floor = measured.speedup_interval, measured.floor_interval
-    if measured.suspect:
-        return "suspect"
-    if speed is None or floor is None:
-        return "too few rounds"
-    if speed.low > max(1.0, floor.high):
-        return "faster"
-    return "slower" if speed.high < min(1.0, floor.low) else "within noise"
 
 
 def _network_table(rows: Sequence[Reference]) -> str:
@@ -391,13 +269,13 @@ def main() -> None:
     pairs = [pair for pair in asked.pairs if arguments.only in pair.network.name]
     for pair in track([] if arguments.page_only else pairs, "Measuring"):
         write_reference(arguments.results, measure_reference(pair, settings, arguments.device))
-    records, unread = read_folder(arguments.results)
-    page = "\n".join(filter(None, [to_markdown(records), unread_markdown(unread)]))
+    found = read_folder(arguments.results, Reference)
+    page = "\n".join(filter(None, [to_markdown(found.records), unread_markdown(found.unread)]))
     write_whole(arguments.output, page)
 
 
 def write_reference(folder: Path, record: Reference) -> Reference:
-    """Writes a record under a name that did not exist, and returns it with its id."""
+    """Write a record under a name that did not exist, and return it with its id."""
     pair = record.pair
     sides = "-".join(f"{fixed.name}_{fixed.size}" for fixed in (pair.network, pair.reference))
     stem = f"{record.utc[:10].replace('-', '')}-{sides}-{record.fingerprint}"

@@ -9,14 +9,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 import timm
 import torch
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from zoo.core.channels.config import WidthRules
 from zoo.core.channels.space import ChannelSpace
@@ -46,7 +42,8 @@ def shares(name: str, size: int) -> dict[str, np.ndarray]:
 
 def draw(path: Path) -> None:
     """Histograms, a panel for each network."""
-    figure, axes = plt.subplots(1, len(NETWORKS), figsize=(10.5, 3.2), layout="constrained")
+    figure = Figure((10.5, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(NETWORKS))
     bins = np.linspace(0, 1, 41)
     for axis, (name, size) in zip(axes, NETWORKS.items(), strict=True):
         for kind, found in shares(name, size).items():
@@ -59,7 +56,6 @@ def draw(path: Path) -> None:
     axes[0].legend(frameon=False)
     with whole_file(path) as hidden:
         figure.savefig(hidden, dpi=150, format="png")
-    plt.close(figure)
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def suite_section(name: str, suite: Suite) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the page."""
+    """Write the page."""
     parser = argparse.ArgumentParser(description=suites_page.__doc__)
     parser.add_argument("path", nargs="?", type=Path, default=Path("docs/suites.md"))
     write_whole(parser.parse_args(arguments).path, suites_page())

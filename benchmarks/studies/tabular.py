@@ -91,7 +91,7 @@ def read_table(path: Path) -> WidthTable:
 
 
 Search = Callable[[WidthTable, int, int, np.random.Generator], list[tuple[int, ...]]]
-"""From table, limit, evaluations and generator to the states looked at, in order."""
+"""Takes table, limit, evaluations and generator; returns the states looked at, in order."""
 
 
 def _candidates(table: WidthTable, limit: int) -> Candidates:
@@ -217,9 +217,16 @@ SEARCHES: Mapping[str, Search] = {
 def regrets(
     table: WidthTable, search: Search, limit: int, evaluations: int, seeds: int
 ) -> np.ndarray:
-    """Accuracy that the best state found lacks after each evaluation, shape (seeds, evaluations).
+    """Regret of the best state found after each evaluation, shape (seeds, evaluations).
 
     A search that ends early keeps what it has.
+
+    Args:
+        table: to search.
+        search: how.
+        limit: multiply-adds of the budget.
+        evaluations: states that it may look at.
+        seeds: runs, each with a generator of its own.
     """
     rows = np.empty((seeds, evaluations))
     for seed, row in enumerate(rows):
@@ -233,7 +240,14 @@ def regrets(
 def to_markdown(
     table: WidthTable, limits: Mapping[float, int], evaluations: int, seeds: int
 ) -> str:
-    """Mean regret in points after some numbers of evaluations, with standard errors."""
+    """Mean regret in points after some numbers of evaluations, with standard errors.
+
+    Args:
+        table: to search.
+        limits: multiply-adds of each budget, by its share of the widest network's.
+        evaluations: states that each search may look at.
+        seeds: runs of each search.
+    """
     shown = [k for k in (10, 30, 100, 300, 1000) if k <= evaluations]
     headings = ("MACs", "Search", *(f"after {k}" for k in shown))
     rows = []

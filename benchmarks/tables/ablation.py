@@ -41,7 +41,7 @@ def ablation_table(comparisons: Sequence[Comparison]) -> str:
 
 
 def _families(comparison: Comparison) -> Iterator[list[Row]]:
-    """Rows of one method at one budget, the plain one first; methods without variants are left."""
+    """Rows of each method with variants at one budget, the plain one first."""
     families: dict[tuple[str, str, float], list[Row]] = {}
     for row in comparison.rows:
         key = (row.cell.method, row.cell.metric, row.cell.budget)

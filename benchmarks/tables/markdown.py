@@ -1,4 +1,4 @@
-"""The one writer of Markdown tables; what a record says ends no cell of it."""
+"""The one writer of Markdown tables; texts of records are escaped."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ RULES = {"l": "---", "r": "---:"}
 
 
 class Written(str):
-    """A cell that is Markdown already, and goes into a table as it is."""
+    """A cell that is Markdown already and is not escaped."""
 
 
 def bold(text: str) -> Written:

@@ -5,7 +5,7 @@ Reads records and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,9 +46,7 @@ def supernet_table(rankings: Sequence[Ranking]) -> str:
     """
     parts = []
     for ranking in rankings:
-        trained = [s for s in ranking.scorers if all(_pairs(r) for r in s.records)]
-        trained.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
-        if trained:
+        if trained := _cheapest_first(ranking.scorers):
             rows = [_supernet_cells(ranking, scorer) for scorer in trained]
             table = markdown_table(TRAINING, "l" + "r" * 10, rows)
             parts.append(f"### {in_markdown(ranking.title)}\n\n{table}")
@@ -63,11 +61,11 @@ def _supernet_cells(ranking: Ranking, scorer: Scorer) -> list[str]:
     return [
         scorer.name,
         f"{len(scorer.records)}",
-        f"{scorer.mean(lambda record: _training(record).images):,.0f}",
+        f"{_mean_training(scorer, 'images'):,.0f}",
         f"{scorer.mean(_pairs):,.0f}",
-        f"{scorer.mean(lambda record: _training(record).macs_forward) / 1e12:.3f}",
-        f"{scorer.mean(lambda record: _training(record).macs_backward) / 1e12:.3f}",
-        f"{scorer.mean(lambda record: _training(record).seconds):.1f}",
+        f"{_mean_training(scorer, 'macs_forward') / 1e12:.3f}",
+        f"{_mean_training(scorer, 'macs_backward') / 1e12:.3f}",
+        f"{_mean_training(scorer, 'seconds'):.1f}",
         f"{np.mean(known) / 2**20:.0f}" if known else "–",
         f"{np.mean(errors):.2f}" if errors else "–",
         f"{found.tau:.2f}",
@@ -78,6 +76,17 @@ def _supernet_cells(ranking: Ranking, scorer: Scorer) -> list[str]:
 def _training(record: Record) -> PhaseCost:
     """What a record spent on its supernet; nothing where it trained none."""
     return record.spent.get("supernet", PhaseCost())
+
+
+def _cheapest_first(scorers: Iterable[Scorer]) -> list[Scorer]:
+    """Those that trained a supernet, the cheapest training first."""
+    trained = [scorer for scorer in scorers if all(map(_pairs, scorer.records))]
+    return sorted(trained, key=lambda scorer: _mean_training(scorer, "macs"))
+
+
+def _mean_training(scorer: Scorer, what: str) -> float:
+    """A field of `PhaseCost`, or its `macs`, averaged over a scorer's supernets."""
+    return scorer.mean(lambda record: float(getattr(_training(record), what)))
 
 
 def _pairs(record: Record) -> float:
@@ -181,14 +190,13 @@ def reach_table(rankings: Sequence[Ranking]) -> str:
 
 
 def _reaches(ranking: Ranking) -> list[_Reach]:
-    trained = [s for s in ranking.scorers if all(_pairs(record) for record in s.records)]
+    trained = _cheapest_first(ranking.scorers)
     cells = [_without_steps(scorer.records[0].cell) for scorer in trained]
     families: dict[str, list[Scorer]] = {}
     for scorer, cell in zip(trained, cells, strict=True):
         families.setdefault(short_name(cell, cells), []).append(scorer)
     found = []
     for name, scorers in families.items():
-        scorers.sort(key=lambda scorer: scorer.mean(lambda record: _training(record).macs))
         taus = [ranking.agreements[scorer.name].tau for scorer in scorers]
         steps = tuple(zip(scorers, np.nan_to_num(taus, nan=-1.0).tolist(), strict=True))
         method = scorers[0].records[0].cell.method
@@ -225,8 +233,7 @@ def _one_reach(ranking: Ranking, reaches: Sequence[_Reach]) -> str:
 
 def _reach_cells(reach: _Reach, reference: float) -> tuple[str, ...]:
     lengths = "; ".join(
-        f"{tau:.2f} at {scorer.mean(lambda record: _training(record).images):,.0f}"
-        for scorer, tau in reach.steps
+        f"{tau:.2f} at {_mean_training(scorer, 'images'):,.0f}" for scorer, tau in reach.steps
     )
     found = reach.first(reference)
     if found is None:
@@ -258,8 +265,5 @@ def _claim(plain: Mapping[str, _Reach], reference: float) -> str:
 
 def _cost(scorer: Scorer) -> tuple[float, float, float]:
     """Images, multiply-adds in trillions, and seconds of a training, averaged over its seeds."""
-    return (
-        scorer.mean(lambda record: _training(record).images),
-        scorer.mean(lambda record: _training(record).macs) / 1e12,
-        scorer.mean(lambda record: _training(record).seconds),
-    )
+    images, macs, seconds = (_mean_training(scorer, what) for what in ("images", "macs", "seconds"))
+    return images, macs / 1e12, seconds

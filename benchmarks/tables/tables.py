@@ -160,7 +160,7 @@ def to_csv(comparisons: Sequence[Comparison]) -> str:
 
 
 def write_tables(findings: Findings, folder: Path) -> list[Path]:
-    """Writes `results.md`, `results.csv` and `results.tex`; returns their paths.
+    """Write `results.md`, `results.csv` and `results.tex`; return their paths.
 
     The first and the last end with the files that were left out, if there are any.
     """

@@ -1,4 +1,4 @@
-"""How a report names and counts the files among its records that are none.
+"""How a report names and counts the files that are no records.
 
 Imports neither torch nor zoo.
 """
@@ -46,6 +46,6 @@ def unread_tex(unread: Sequence[Unread]) -> str:
 
 
 def show_unread(console: Console, unread: Sequence[Unread]) -> None:
-    """Prints the sentence and the lines."""
+    """Print the sentence and the lines."""
     for line in unread_lines(unread):
         console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True, highlight=False, emoji=False)

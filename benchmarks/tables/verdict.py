@@ -51,7 +51,7 @@ def read_tolerances(asked: Sequence[str]) -> dict[Check, float]:
 
 
 def show_verdict(verdict: Verdict, console: Console) -> None:
-    """Prints what changed, what was left out, and one line that says whether it got worse."""
+    """Print what changed, what was left out, and one line that says whether it got worse."""
     console.print(_changes(verdict))
     for note in verdict.notes:
         console.print(f"[dim]{in_markup(note)}[/]")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,17 @@ def test_prune_saves_a_smaller_network_that_loads(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_ctrl_c_ends_prune_as_it_ends_any_command(run, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.running.protocol._follow", interrupted)
+    untrained = ("--parent-epochs", "0", "--epochs", "0", "--dataset", "digits")
+    status, _, err = run("prune", "test_resnet", *untrained)
+    assert status == 130 and "error" not in err
+    assert not (tmp_path / "pruned").exists()
+
+
 def test_prune_from_a_wider_network_to_an_absolute_budget(run, tmp_path):
     space = zoo.ChannelSpace.trace(timm.create_model("test_resnet", num_classes=10), (3, 16, 16))
     limit = zoo.CostModel(space).full_macs
@@ -387,7 +399,7 @@ def test_a_folder_without_records_is_named_with_the_way_out(
 def test_a_run_takes_a_damaged_record_for_none_and_says_so(run, suite_file, tmp_path, monkeypatch):
     run_cells_here(monkeypatch)
     path = suite_file(
-        datasets='[{name = "digits", image_size = 16, train_size = 64}]',
+        datasets='[{name = "digits", image_size = 16, train_size = 128}]',
         latency="{batches = [1], rounds = 3, block_ms = 1.0, warmup_ms = 1.0}",
     )
     arguments = ("run", path, "--workers", "1")
@@ -417,3 +429,34 @@ def test_check_of_what_is_no_pruner_is_refused(run, monkeypatch, target, message
     monkeypatch.setattr("benchmarks.running.check_module.Workers", InThisProcess)
     status, _, err = run("check", target)
     assert status == 2 and message in err
+
+
+@pytest.mark.parametrize("width", [50, 80])
+def test_help_fits_the_terminal_and_cuts_nothing_short(width: int) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", TELL_ALL], env={**os.environ, "COLUMNS": str(width)},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    lines = [line.strip(" │╭╮╰╯─") for line in told.splitlines()]
+    assert max(map(len, told.splitlines())) <= width
+    assert "…" not in told and "..." not in told.replace("[ARGS]...", "")
+    options = {name for line in lines for name in line.split()[:1] if name.startswith("--")}
+    assert {"--parent-epochs", "--fold-batch-norm", "--dry-run", "--tolerance"} <= options
+    # A line ends early only at the end of a paragraph.
+    end = next(at for at, line in enumerate(lines) if "request cannot be met." in line)
+    start = next(at for at, line in enumerate(lines) if line.startswith("Exit status: 1"))
+    for line, after in pairwise(lines[start : end + 1]):
+        assert len(f"{line} {after.split()[0]}") > width - 5
+
+
+TELL_ALL = """
+import sys
+from benchmarks import cli
+for name in ("", "run", "prune", "list", "report", "compare", "check"):
+    sys.argv = ["zoo", *filter(None, [name]), "--help"]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code
+"""
+"""Prints the help of every command."""

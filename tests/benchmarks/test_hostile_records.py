@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import pytest
-from matplotlib import pyplot as plt
 
 from benchmarks.analysis import ranking, standing
 from benchmarks.analysis.comparison import compare
@@ -229,7 +228,6 @@ def drawn(records):
     with _odd_names_allowed():
         for draw in found.values():
             draw().savefig(io.BytesIO(), dpi=30)
-            plt.close("all")
     return found.keys()
 
 

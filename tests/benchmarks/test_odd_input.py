@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cli
+from benchmarks.records.files import write_record
+from tests.benchmarks.fabricate import record
 from tests.benchmarks.in_this_process import InThisProcess
 
 FIELDS = {
@@ -323,6 +325,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("prune",), "(?i)missing argument .*model"),
     (("report", "--results", "nowhere"), "no records in"),
     (("report", "--results", "occupied"), "no records in"),
+    (("report", "--results", "holder"), "no records in holder/records: it is no folder"),
     (("compare", "nowhere", "nowhere"), "no records in"),
     (("compare", "nowhere", "nowhere", "--level", "nan"), "--level"),
     (("compare", "nowhere", "nowhere", "--level", "0.9"), "--level"),
@@ -351,6 +354,13 @@ def oddities(tmp_path: Path) -> None:
 def test_odd_options_are_refused_in_one_line(run, tmp_path, arguments, message) -> None:
     err = refused(run, tmp_path, *arguments)
     assert re.search(message, " ".join(err.split())), err
+
+
+def test_a_file_in_the_place_of_the_tables_is_told(run, tmp_path) -> None:
+    write_record(tmp_path / "records", record())
+    (tmp_path / "tables").write_text("a file where a folder should be")
+    err = refused(run, tmp_path, "report", "--results", str(tmp_path))
+    assert "tables (a file is in the way); give another --results" in err
 
 
 def test_a_defect_of_ours_is_one_line_that_says_where(run, tmp_path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from zoo.core.child_process import WorkerDied, Workers, _packable, _Slot, _told
+from zoo.core.child_process import WorkerDied, Workers, _describe_end, _packable, _Slot
 
 
 class Narrow(ValueError):
@@ -61,10 +61,10 @@ def test_a_second_interruption_ends_processes_that_do_not_listen(
 
 
 def test_an_end_names_the_signal() -> None:
-    assert _told(-signal.SIGSEGV) == "killed by signal 11 (SIGSEGV)"
-    assert _told(-signal.SIGABRT) == "killed by signal 6 (SIGABRT)"
-    assert _told(-35) == "killed by signal 35"  # a real-time signal has no name
-    assert _told(None) == "the process ended with exit status None and gave no answer"
+    assert _describe_end(-signal.SIGSEGV) == "killed by signal 11 (SIGSEGV)"
+    assert _describe_end(-signal.SIGABRT) == "killed by signal 6 (SIGABRT)"
+    assert _describe_end(-35) == "killed by signal 35"  # a real-time signal has no name
+    assert _describe_end(None) == "the process ended with exit status None and gave no answer"
 
 
 def test_an_exception_that_cannot_travel_is_told() -> None:

@@ -2,424 +2,38 @@
 
 from __future__ import annotations
 
-import collections
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import zoo
-from zoo.core.channels.config import SubnetConfig
-from zoo.core.data import loaders
+from tests.tiny_network import (
+    CLASSES,
+    IMAGES,
+    LABELS,
+    Convolutional,
+    Dictionary,
+    Maps,
+    Pooled,
+    Tiny,
+    loader,
+    network,
+    plain,
+    pruned,
+    refused,
+    same_weights,
+)
 from zoo.core.data.loaders import LoaderBatches
-from zoo.core.data.pairs import Targets, read_pair
-from zoo.core.errors import Diverged, UnsupportedModel
-from zoo.core.one_shot.stage_search import stage_scorers
+from zoo.core.errors import UnsupportedModel
 from zoo.core.preflight import check_batch, preflight
-from zoo.core.supernet.stages import cut_stages
-from zoo.core.training.distill import check_errors, explain_flat_features, relative_feature_error
 from zoo.core.training.logits import LogitsReader, reading
-from zoo.core.training.train import evaluate
-
-CLASSES = 4
-GENERATOR = torch.Generator().manual_seed(0)
-IMAGES = torch.randn(32, 3, 8, 8, generator=GENERATOR)
-LABELS = torch.arange(32) % CLASSES
-
-
-class Tiny(nn.Module):
-    """A classifier whose logits differ from image to image."""
-
-    def __init__(self, outputs: int = CLASSES) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.second = nn.Conv2d(8, 12, 3, stride=2, padding=1)
-        self.head = nn.Linear(12, outputs)
-
-    def features(self, images: Tensor) -> Tensor:
-        maps = torch.relu(self.norm(self.first(images)))
-        return torch.relu(self.second(maps)).mean((2, 3))
-
-    def forward(self, images: Tensor) -> Any:
-        return self.head(self.features(images))
-
-
-def network(kind: type[Tiny] = Tiny, outputs: int = CLASSES) -> Tiny:
-    torch.manual_seed(0)
-    made = kind(outputs)
-    with torch.no_grad():
-        made.head.weight.mul_(30)
-    return made
-
-
-def loader(
-    images: Tensor = IMAGES, labels: Tensor = LABELS, **arguments: Any
-) -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(TensorDataset(images, labels), **({"batch_size": 8} | arguments))
-
-
-def pruned(
-    model: Any = None, train: Any = None, validation: Any = None, **arguments: Any
-) -> zoo.PruneResult:
-    defaults: dict[str, Any] = {
-        "method": "knapsack",
-        "macs": 0.6,
-        "recipe": zoo.Recipe(epochs=1, lr=1e-4),
-        "progress": False,
-    }
-    return zoo.prune(
-        network() if model is None else model,
-        loader() if train is None else train,
-        loader() if validation is None else validation,
-        **(defaults | arguments),
-    )
-
-
-def refused(message: str, *arguments: Any, error: type[Exception] = ValueError, **more: Any) -> str:
-    """The message, which is one line, of a call that is refused before any search."""
-
-    class Never(type(zoo.create_pruner("l1_norm"))):  # type: ignore[misc]
-        def search(self, problem: zoo.Problem) -> zoo.Subnet:
-            raise AssertionError("a search began")
-
-    with pytest.raises(error, match=message) as caught:
-        pruned(*arguments, **({"method": Never()} | more))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def same_weights(first: nn.Module, second: nn.Module) -> bool:
-    other = second.state_dict()
-    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
-
-
-# --- batches: each form leads to the very network that plain pairs lead to
-
-
-@pytest.fixture(scope="module")
-def plain() -> zoo.PruneResult:
-    return pruned()
-
-
-def as_batches(form: Callable[[Tensor, Tensor], Any]) -> list[Any]:
-    """A list of batches; not a DataLoader."""
-    pairs = zip(IMAGES.split(8), LABELS.split(8), strict=True)
-    return [form(images, labels) for images, labels in pairs]
-
-
-Named = collections.namedtuple("Named", "image label path")
-
-FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "pair": lambda images, labels: (images, labels),
-    "list": lambda images, labels: [images, labels],
-    "with paths": lambda images, labels: (images, labels, ["a.png"] * len(labels)),
-    "named tuple": lambda images, labels: Named(images, labels, ["a.png"] * len(labels)),
-    "dict": lambda images, labels: {"image": images, "label": labels, "path": ["a.png"]},
-    "hugging face": lambda images, labels: {"pixel_values": images, "labels": labels},
-    "mapping": lambda images, labels: collections.UserDict(input=images, target=labels),
-    "numpy": lambda images, labels: (images.numpy(), labels.numpy()),
-    "double": lambda images, labels: (images.double(), labels),
-    "integers": lambda images, labels: (images, labels.to(torch.uint8)),
-    "list of labels": lambda images, labels: (images, labels.tolist()),
-    "column": lambda images, labels: (images, labels[:, None].int()),
-    "one-hot integers": lambda images, labels: (images, F.one_hot(labels, CLASSES)),
-    "one-hot": lambda images, labels: (images, F.one_hot(labels, CLASSES).float()),
-    "with gradients": lambda images, labels: (images.clone().requires_grad_(), labels),
-    "channels last": lambda images, labels: (
-        images.contiguous(memory_format=torch.channels_last),
-        labels,
-    ),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_batch_is_read_as_the_pair_that_it_is(form: str) -> None:
-    source = LoaderBatches(as_batches(FORMS[form]), dtype=torch.float32)
-    source.expect(CLASSES, is_binary=False)
-    for epoch in (0, 1):
-        images, labels = map(torch.cat, zip(*source.epoch(epoch), strict=True))
-        assert torch.equal(images, IMAGES) and images.dtype == torch.float32
-        assert not images.requires_grad
-        if form == "one-hot":
-            labels = labels.argmax(1)
-        assert torch.equal(labels, LABELS) and labels.dtype == torch.int64
-
-
-@pytest.mark.parametrize("form", ["dict", "numpy", "with paths", "one-hot"])
-def test_every_form_of_batch_prunes_to_the_same_network(form: str, plain: zoo.PruneResult) -> None:
-    data = as_batches(FORMS[form])
-    result = pruned(train=data, validation=data)
-    assert result.config == plain.config
-    assert (result.val_top1, result.parent_val_top1) == (plain.val_top1, plain.parent_val_top1)
-    other = plain.model.state_dict()
-    for name, value in result.model.state_dict().items():
-        # The loss of one-hot targets is the same sum in another order.
-        assert torch.allclose(value, other[name], atol=1e-6)
-
-
-class Stream(IterableDataset[tuple[Tensor, Tensor]]):
-    """Images one by one, without a length."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(zip(IMAGES, LABELS, strict=True))
-
-
-class Measured(Stream):
-    def __len__(self) -> int:
-        return len(IMAGES)
-
-
-class Whole(Dataset[tuple[Tensor, Tensor]]):
-    """A set whose items are batches."""
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return IMAGES[8 * index : 8 * index + 8], LABELS[8 * index : 8 * index + 8]
-
-    def __len__(self) -> int:
-        return 4
-
-
-class WholeStream(IterableDataset[tuple[Tensor, Tensor]]):
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (Whole()[index] for index in range(4))
-
-
-class Again:
-    """Anything that can be iterated anew."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(as_batches(FORMS["pair"]))
-
-
-LOADERS: dict[str, Callable[[], Any]] = {
-    "stream": lambda: DataLoader(Stream(), batch_size=8),
-    "stream with a length": lambda: DataLoader(Measured(), batch_size=8),
-    "set of batches": lambda: DataLoader(Whole(), batch_size=None),
-    "stream of batches": lambda: DataLoader(WholeStream(), batch_size=None),
-    "batch sampler": lambda: DataLoader(
-        TensorDataset(IMAGES, LABELS), batch_sampler=torch.arange(32).view(4, 8).tolist()
-    ),
-    "tuple of batches": lambda: tuple(as_batches(FORMS["pair"])),
-    "iterable": Again,
-}
-
-
-@pytest.mark.parametrize("kind", ["iterable", "set of batches", "stream"])
-def test_every_kind_of_loader_prunes_to_the_same_network(kind: str, plain: zoo.PruneResult) -> None:
-    result = pruned(train=LOADERS[kind](), validation=LOADERS[kind]())
-    assert result.config == plain.config and same_weights(result.model, plain.model)
-    images = {phase: spent.images for phase, spent in plain.spent.items()}
-    assert {phase: spent.images for phase, spent in result.spent.items()} == images
-
-
-@pytest.mark.parametrize("kind", LOADERS)
-def test_every_kind_of_loader_knows_its_length(kind: str) -> None:
-    source = LoaderBatches(LOADERS[kind]())
-    assert (len(source), source.num_images, source.batch_size) == (4, 32, 8)
-    for epoch in (0, 1):
-        drawn = [labels for _, labels in source.epoch(epoch)]
-        assert torch.equal(torch.cat(drawn), LABELS)
-
-
-def test_a_loader_that_drops_its_last_batch_has_no_images_of_it() -> None:
-    source = LoaderBatches(loader(IMAGES[:30], LABELS[:30], drop_last=True))
-    assert (len(source), source.num_images) == (3, 24)
-
-
-class Once(IterableDataset[tuple[Tensor, Tensor]]):
-    """A set that hands out one generator."""
-
-    def __init__(self) -> None:
-        self.items = iter(list(zip(IMAGES, LABELS, strict=True)))
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.items
-
-
-class Boastful(Stream):
-    def __len__(self) -> int:
-        return 80
-
-
-class Pictures(Dataset[tuple[Image.Image, int]]):
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.new("RGB", (8, 8)), 0
-
-    def __len__(self) -> int:
-        return 16
-
-
-class Broken(Dataset[tuple[Tensor, int]]):
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        raise ValueError("no such file")
-
-    def __len__(self) -> int:
-        return 16
-
-
-class Uneven(Dataset[tuple[Tensor, int]]):
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.zeros(3, 8 + index, 8), 0
-
-    def __len__(self) -> int:
-        return 16
-
-
-@pytest.mark.parametrize(
-    ("train", "message"),
-    [
-        (iter(as_batches(FORMS["pair"])), "train_loader can be iterated once only"),
-        ((pair for pair in as_batches(FORMS["pair"])), "not an iterator or generator"),
-        (DataLoader(Once(), batch_size=8), "train_loader can be iterated once only"),
-        ([], "train_loader yields no batch; its set is empty"),
-        (loader(IMAGES[:0], LABELS[:0]), "train_loader yields no batch; its set is empty"),
-        (loader(IMAGES[:3], LABELS[:3], drop_last=True), "yields no batch.*has 3 images.*size 8"),
-        (loader(IMAGES[:1], LABELS[:1]), "train_loader yields one image"),
-        (DataLoader(Stream(), batch_size=64, drop_last=True), "train_loader yields no batch"),
-        (IMAGES, "train_loader is a Tensor, no loader"),
-        (TensorDataset(IMAGES, LABELS), r"shape \(3, 8, 8\)|no loader; pass DataLoader"),
-        (3, "train_loader is a int, no loader"),
-        (DataLoader(Stream(), batch_size=None), r"shape \(3, 8, 8\); expected \(N, C, H, W\)"),
-        (DataLoader(TensorDataset(IMAGES), batch_size=8), "a list of 1 with a Tensor first"),
-        (DataLoader(IMAGES, batch_size=8), r"yields one Tensor of torch.float32, shape \(8, 3"),  # type: ignore[arg-type]
-        (DataLoader(Pictures(), batch_size=8), "cannot be read: TypeError: .*must be a tensor"),
-        (DataLoader(Uneven(), batch_size=8), "cannot be read: RuntimeError: .*the same shape"),
-        (DataLoader(Broken(), batch_size=8), "first batch of train_loader .* no such file. Each"),
-        ([([Image.new("RGB", (8, 8))], LABELS[:1])], "images of train_loader are a list of 1 with"),
-        ([{"picture": IMAGES, "label": LABELS}], "keys picture, label; none of them is known"),
-        ([{"image": IMAGES, "img": IMAGES, "label": LABELS}], "image and img may all hold"),
-        ([{"image": IMAGES}], "none of them is known to hold the labels"),
-        ([(LABELS, IMAGES)], r"images of train_loader have shape \(32,\)"),
-        ([(IMAGES, LABELS[:5])], r"images \(32, 3, 8, 8\) with labels \(5,\)"),
-        ([(IMAGES, torch.tensor(3))], r"with labels \(\)"),
-        ([(IMAGES, ["cat"] * 32)], "labels of train_loader are a list of 32 with a str first"),
-        ([((IMAGES * 50).to(torch.uint8), LABELS)], "images of train_loader are uint8"),
-        ([(IMAGES * torch.nan, LABELS)], "images of train_loader hold NaN"),
-        (
-            [(IMAGES[:, :1], LABELS)],
-            r"\(N, 1, 8, 8\); its first convolution, first, reads images of 3",
-        ),
-        ([(IMAGES.permute(0, 2, 3, 1), LABELS)], "put channels first"),
-        ([(IMAGES, LABELS.float())], "labels of train_loader are float32, 0, 1, 2, ...;.*long"),
-        ([(IMAGES, LABELS - 1)], "the label -1, and the network has 4 outputs: .* 0 to 3"),
-        ([(IMAGES, LABELS + 4)], "the label 7, and the network has 4 outputs"),
-        ([(IMAGES, torch.full((32,), -100))], "the label -100"),
-        ([(IMAGES, torch.zeros(32, 8, 8, dtype=torch.long))], r"\(32, 8, 8\): a label for each"),
-        ([(IMAGES, torch.ones(32, 4))], "no class probabilities: a row adds up to 4.*epochs=0"),
-        ([(IMAGES, torch.ones(32, 4).long())], "no class probabilities: a row adds up to 4"),
-        ([(IMAGES, torch.full((32, 4), torch.nan))], "no class probabilities"),
-        ([(IMAGES, torch.ones(32, 3) / 3)], r"\(32, 3\), and the network has 4 outputs"),
-    ],
-)
-def test_a_training_loader_that_cannot_work_is_told_in_one_line(train: Any, message: str) -> None:
-    refused(message, train=train)
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_the_error_of_a_worker_process_is_told() -> None:
-    refused("no such file. Each image", train=DataLoader(Broken(), batch_size=8, num_workers=1))
-
-
-@pytest.mark.parametrize(
-    ("validation", "message"),
-    [
-        ([], "val_loader yields no batch"),
-        (iter([(IMAGES, LABELS)]), "val_loader can be iterated once only"),
-        ([(IMAGES[:, :1], LABELS)], "first batch of val_loader does not go through Tiny in eval"),
-        ([(IMAGES, LABELS.view(-1, 1, 1).expand(-1, 8, 8))], "labels of val_loader have shape"),
-        ([(IMAGES, LABELS + 1)], "val_loader yields the label 4"),
-        ([(IMAGES, LABELS.double())], "labels of val_loader are float64"),
-        ([(IMAGES, torch.ones(32, 4) / 4)], "two classes of the same, highest probability"),
-    ],
-)
-def test_a_validation_loader_that_cannot_work_is_told_in_one_line(
-    validation: Any, message: str
-) -> None:
-    refused(message, validation=validation)
-
-
-def test_a_label_out_of_range_is_told_in_any_batch() -> None:
-    late = LABELS.clone()
-    late[20] = 9
-    with pytest.raises(ValueError, match="train_loader yields the label 9"):
-        pruned(train=loader(labels=late), recipe=zoo.Recipe(epochs=1), method="l1_norm")
-    with pytest.raises(ValueError, match="val_loader yields the label 9"):
-        pruned(validation=loader(labels=late), method="l1_norm")
-
-
-def test_a_length_that_is_not_true_is_told() -> None:
-    with pytest.raises(ValueError, match="ended after 4 of 10 batches in epoch 0"):
-        pruned(train=DataLoader(Boastful(), batch_size=8))
-
-
-def test_a_stream_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Endless(IterableDataset[tuple[Tensor, Tensor]]):
-        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-            while True:
-                yield IMAGES[0], LABELS[0]
-
-    monkeypatch.setattr(loaders, "MOST_BATCHES", 20)
-    refused("no length and yields more than 20 batches; .*__len__", train=DataLoader(Endless()))
-
-
-# --- one image
-
-
-class Pooled(Tiny):
-    """A batch norm behind the pooling, which takes no single image in training mode."""
-
-    def __init__(self, outputs: int = CLASSES) -> None:
-        super().__init__(outputs)
-        self.last_norm = nn.BatchNorm1d(12)
-
-    def forward(self, images: Tensor) -> Any:
-        return self.head(self.last_norm(self.features(images)))
-
-
-@pytest.mark.parametrize("method", ["l1_norm", "knapsack"])
-@pytest.mark.parametrize("kind", [Tiny, Pooled])
-def test_a_last_batch_of_one_image_is_left_out_of_training(kind: type[Tiny], method: str) -> None:
-    data = loader(IMAGES[:25], LABELS[:25])
-    left_out = pruned(network(kind), data, method=method)
-    by_hand = pruned(network(kind), loader(IMAGES[:24], LABELS[:24]), method=method)
-    assert same_weights(left_out.model, by_hand.model)
-    assert left_out.spent["finetune"].images == 24
-
-
-def test_a_last_batch_of_one_image_counts_in_validation() -> None:
-    result = pruned(validation=loader(IMAGES[:25], LABELS[:25]))
-    with torch.no_grad():
-        hits = result.model(IMAGES[:25]).argmax(1) == LABELS[:25]
-    assert result.val_top1 == int(hits.sum()) / 25
-
-
-def test_batches_of_one_image_are_refused_where_the_network_takes_none() -> None:
-    ones = loader(batch_size=1)
-    refused("batches of one image, which Pooled .*raise batch_size", network(Pooled), ones)
-    assert len(LoaderBatches(ones, skips_single=True)) == 32
-
-
-def test_the_variance_of_one_value_is_not_divided_by() -> None:
-    with pytest.raises(ValueError, match="of one image have no variance"):
-        relative_feature_error(torch.ones(1, 4), torch.zeros(1, 4))
-
-
-# --- networks
-
-
-class Dictionary(Tiny):
-    def forward(self, images: Tensor) -> Any:
-        return {"logits": super().forward(images), "scale": 1.0}
 
 
 class WithFeatures(Tiny):
@@ -497,13 +111,6 @@ class Keeping(Tiny):
         return self.kept
 
 
-class Convolutional(Tiny):
-    """Logits of shape (N, classes, 1, 1)."""
-
-    def forward(self, images: Tensor) -> Any:
-        return super().forward(images)[:, :, None, None]
-
-
 def logits_of(output: Any) -> Tensor:
     if isinstance(output, dict):
         output = output.get("logits", output.get("out"))
@@ -520,10 +127,11 @@ def logits_of(output: Any) -> Tensor:
 )
 @pytest.mark.parametrize("method", ["knapsack", "taylor"])
 def test_logits_are_found_in_what_a_network_returns(
-    kind: type[Tiny], method: str, plain: zoo.PruneResult
+    kind: type[Tiny],
+    method: str,
 ) -> None:
     result = pruned(network(kind), method=method)
-    by_hand = plain if method == "knapsack" else pruned(method=method)
+    by_hand = plain(method)
     assert result.config == by_hand.config
     assert same_weights(by_hand.model, result.model)
     assert result.val_top1 == by_hand.val_top1
@@ -680,9 +288,9 @@ def test_a_network_in_double_precision_gets_images_in_double() -> None:
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
-def test_wrappers_are_taken_off(wrap: Callable[[nn.Module], Any], plain: zoo.PruneResult) -> None:
+def test_wrappers_are_taken_off(wrap: Callable[[nn.Module], Any]) -> None:
     result = pruned(wrap(network()))
-    assert type(result.model) is Tiny and same_weights(result.model, plain.model)
+    assert type(result.model) is Tiny and same_weights(result.model, plain().model)
 
 
 def test_a_frozen_network_is_pruned_without_fine_tuning_and_not_fine_tuned_in_silence() -> None:
@@ -698,11 +306,6 @@ class Features(Tiny):
     def forward(self, images: Tensor) -> Any:
         features = self.features(images)
         return features, self.head(features)
-
-
-class Maps(Tiny):
-    def forward(self, images: Tensor) -> Any:
-        return self.first(images)
 
 
 class Detached(Tiny):
@@ -804,9 +407,10 @@ def test_a_network_that_cannot_work_is_told_in_one_line(
     refused(message, make())
 
 
-def test_gradients_that_the_caller_switched_off_are_on(plain: zoo.PruneResult) -> None:
+def test_gradients_that_the_caller_switched_off_are_on() -> None:
+    expected = plain().model
     with torch.no_grad():
-        assert same_weights(pruned().model, plain.model)
+        assert same_weights(pruned().model, expected)
         assert not torch.is_grad_enabled()
     with torch.inference_mode(), pytest.raises(ValueError, match="inference mode is on"):
         pruned()
@@ -835,155 +439,30 @@ def test_the_look_leaves_network_mode_statistics_and_generators_alone() -> None:
     assert not model._forward_hooks
 
 
-# --- evaluate, for every caller
+# --- one image
 
 
-class Given:
-    """Batches as they are."""
-
-    batch_size = num_images = 4
-
-    def __init__(self, labels: Tensor, images: Tensor = IMAGES[:4]) -> None:
-        self.pair = images, labels
-
-    def __len__(self) -> int:
-        return 1
-
-    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield self.pair
+@pytest.mark.parametrize("method", ["l1_norm", "knapsack"])
+@pytest.mark.parametrize("kind", [Tiny, Pooled])
+def test_a_last_batch_of_one_image_is_left_out_of_training(kind: type[Tiny], method: str) -> None:
+    data = loader(IMAGES[:25], LABELS[:25])
+    left_out = pruned(network(kind), data, method=method)
+    by_hand = pruned(network(kind), loader(IMAGES[:24], LABELS[:24]), method=method)
+    assert same_weights(left_out.model, by_hand.model)
+    assert left_out.spent["finetune"].images == 24
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (torch.zeros(4, 8, 8, dtype=torch.long), r"int64 of shape \(4, 8, 8\) for .* \(4, 4\)"),
-        (torch.zeros(4, 1, dtype=torch.long), r"shape \(4, 1\)"),
-        (torch.zeros(4, 4), r"float32 of shape \(4, 4\)"),
-        (torch.zeros(4), r"float32 of shape \(4,\)"),
-        (torch.zeros(1, dtype=torch.long), r"shape \(1,\)"),
-        (torch.tensor([0, 1, 2, 4]), "1 of 4 labels are below 0 or have no logit: .* 0 to 3"),
-        (torch.tensor([-1, 1, -100, 3]), "2 of 4 labels"),
-    ],
-)
-def test_evaluation_compares_class_indices_only(labels: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        evaluate(network(), Given(labels))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: network(outputs=1), r"returns shape \(4, 1\)"),
-        (lambda: network(Maps), r"returns shape \(4, 8, 8, 8\)"),
-        (lambda: network(Convolutional), r"returns shape \(4, 4, 1, 1\)"),
-        (lambda: network(Dictionary), "returns a dict"),
-    ],
-)
-def test_evaluation_reads_logits_only(make: Callable[[], nn.Module], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        evaluate(make(), Given(LABELS[:4]))
-
-
-def test_logits_that_are_no_numbers_are_no_right_answers() -> None:
-    images = IMAGES[:4].clone()
-    images[:2] = torch.nan
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+def test_a_last_batch_of_one_image_counts_in_validation() -> None:
+    result = pruned(validation=loader(IMAGES[:25], LABELS[:25]))
     with torch.no_grad():
-        answers = model(IMAGES[:4]).argmax(1)
-        labels = torch.where(torch.arange(4) < 2, 0, answers)  # argmax of NaN is 0
-        with pytest.warns(RuntimeWarning, match="logits of 2 of 4 images are NaN"):
-            assert evaluate(model, Given(labels, images)) == 0.5
+        hits = result.model(IMAGES[:25]).argmax(1) == LABELS[:25]
+    assert result.val_top1 == int(hits.sum()) / 25
 
 
-def test_no_images_have_no_accuracy() -> None:
-    with pytest.raises(ValueError, match="no image to evaluate"):
-        evaluate(network(), Given(LABELS[:0], IMAGES[:0]))
-
-
-def test_a_search_counts_no_answer_that_is_no_number() -> None:
-    model = network().eval()
-    look = preflight(model, loader(), loader(labels=torch.zeros(32, dtype=torch.long)), epochs=0)
-    space = zoo.ChannelSpace.trace(model, (3, 8, 8))
-    cost, meter = zoo.CostModel(space), zoo.core.meter.Meter("cpu")
-    data = zoo.core.data.metered.MeteredData(look.train, look.validation, meter)
-    problem = zoo.Problem(
-        model, space, cost, zoo.Budget.parse(0.5, cost), data, zoo.WidthRules(), 0, meter, ""
-    )
-    weights = {"head.bias": torch.full((4,), torch.nan)}
-    with meter.phase("search"):
-        assert problem.accuracy(SubnetConfig.full(), weights) == 0.0
-
-
-# --- labels and pairs, by themselves
-
-
-def test_labels_of_every_integer_type_become_indices() -> None:
-    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool):
-        read = Targets(classes=2).read(torch.tensor([0, 1, 1]).to(dtype))
-        assert read.dtype == torch.int64 and read.tolist() == [0, 1, 1]
-
-
-def test_numpy_arrays_are_read_whatever_their_strides() -> None:
-    images = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)[:, ::-1]
-    read, labels = read_pair((images, np.array([1, 0])), "it")
-    assert torch.equal(read, torch.tensor(images.copy())) and labels.tolist() == [1, 0]
-
-
-# --- teachers
-
-
-def test_a_teacher_that_was_not_trained_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    model = network()
-    with torch.no_grad():
-        model.head.weight.mul_(1e-3)
-    told = "the teacher's logits hardly vary from image to image .*not trained.* gamma"
-    with pytest.raises(Diverged, match=f"training loss .*; {told}"):
-        pruned(model, recipe=zoo.Recipe(epochs=3, lr=0.1))
-    assert "fine-tuning may diverge: the teacher's logits hardly vary" in caplog.text
-
-
-def test_a_teacher_that_was_trained_is_not_blamed(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(Diverged, match="lower the learning rate"):
-        pruned(recipe=zoo.Recipe(epochs=3, lr=1e9))
-    assert not caplog.text
-
-
-def test_features_are_still_by_their_variance_over_images() -> None:
-    still, moving = torch.ones(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
-    assert explain_flat_features({"layer1": moving, "logits": moving[..., 0, 0]}, "stop") == ""
-    assert explain_flat_features({"layer1": still, "logits": moving[..., 0, 0]}, "stop").startswith(
-        "the teacher's features at layer1 hardly vary from image to image (variance 0)"
-    )
-    assert explain_flat_features({"logits": 0.01 * moving[..., 0, 0]}, "stop").endswith(
-        "first, or stop"
-    )
-    assert (
-        explain_flat_features({"layer1": moving * torch.nan}, "stop") == ""
-    )  # that is another fault
-
-
-@pytest.mark.parametrize(
-    ("scale", "message"), [(0.0, "features at layer1 hardly vary"), (1.0, "lower lr")]
-)
-def test_a_block_whose_error_is_no_number_stops_the_search(scale: float, message: str) -> None:
-    target = scale * torch.randn(4, 3, 2, 2)
-    with pytest.raises(Diverged, match=f"block that ends at layer1 is nan; .*{message}"):
-        check_errors([torch.tensor(torch.nan)], ["layer1"], [target])
-    check_errors([torch.tensor(1.0)], ["layer1"], [target])
-
-
-def test_stages_are_not_scored_on_a_batch_of_one_image() -> None:
-    model = network().eval()
-    space = zoo.ChannelSpace.trace(model, (3, 8, 8))
-    cost, meter = zoo.CostModel(space), zoo.core.meter.Meter("cpu")
-    source = LoaderBatches(loader(IMAGES[:25], LABELS[:25]))
-    data = zoo.core.data.metered.MeteredData(source, source, meter)
-    problem = zoo.Problem(
-        model, space, cost, zoo.Budget.parse(0.5, cost), data, zoo.WidthRules(), 0, meter, ""
-    )
-    with meter.phase("search"):
-        (scorer,) = stage_scorers(problem, cut_stages(model, space, 1), {})
-    assert [len(entering) for entering, _ in scorer.pairs] == [8, 8, 8]
+def test_batches_of_one_image_are_refused_where_the_network_takes_none() -> None:
+    ones = loader(batch_size=1)
+    refused("batches of one image, which Pooled .*raise batch_size", network(Pooled), ones)
+    assert len(LoaderBatches(ones, skips_single=True)) == 32
 
 
 # --- the command's road

@@ -26,9 +26,8 @@ def said(error: BaseException) -> str:
     text = str(error).split("\n")[0].rstrip(".")
     if " " in text:
         return text
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if f.name != "_assert"
-    ]  # torch's
+    # torch's own assertions are made in `_assert`, which says nothing of what they are about.
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name != "_assert"]
     line = frames[-1].line if frames and not text else text
     return f"{type(error).__name__}: {line}".removesuffix(": ")
 

@@ -216,7 +216,7 @@ def _name_new(hidden: Path, path: Path) -> None:
 
 
 def _name_claimed(hidden: Path, path: Path) -> None:
-    """The same without hard links: whoever creates the claim may give the name.
+    """`_name_new` without hard links: the process that creates the claim may give the name.
 
     The name itself never stands for half a file: a kill leaves a claim, which the next writer takes
     for a name that is not free, and which is swept after an hour.

@@ -1,9 +1,10 @@
+import gc
 import itertools
 
 import matplotlib.image
 import pytest
-from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.findings import Findings
@@ -61,12 +62,6 @@ def searched(**changes):
         {"step": "evolve", "scores": [0.2, 0.5, 0.4]},
     )
     return record("bcnet", trace=trace, **changes)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def test_every_figure_is_written_as_png_and_pdf_and_shows_something(tmp_path):
@@ -156,7 +151,7 @@ def test_records_without_a_result_draw_nothing(tmp_path):
 def test_no_two_tick_labels_of_an_axis_overlap(draw):
     figure = draw(compare(RECORDS))
     figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
+    renderer = figure._get_renderer()
     for axis in figure.axes:
         for labels in (axis.get_xticklabels(), axis.get_yticklabels()):
             boxes = [x.get_window_extent(renderer) for x in labels if x.get_text()]
@@ -233,3 +228,16 @@ def test_a_png_carries_a_digest_that_follows_the_data_and_nothing_else(tmp_path)
     assert plotted(figure) != digest_of(tmp_path / "accuracy_macs.png")
     figure.set_size_inches(9, 9)
     assert plotted(figure) == plotted(figures_of(Findings.of(changed))["accuracy_macs"]())
+
+
+def test_a_figure_is_laid_out_once_for_both_formats(tmp_path, monkeypatch):
+    laid_out, execute = [], ConstrainedLayoutEngine.execute
+
+    def counted(layout, figure):
+        laid_out.append(figure)
+        execute(layout, figure)
+
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", counted)
+    paths = draw_figures(Findings.of(RECORDS), tmp_path)
+    assert len(laid_out) == len(paths) / 2 > 0
+    assert gc.isenabled()

@@ -322,6 +322,26 @@ def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path) ->
     assert (tmp_path / "tables" / "results.md").is_file()
 
 
+def sleeping(folder: Path) -> "subprocess.Popen[str]":
+    """The command, while its method sleeps for ever."""
+    begun = folder / "begun"
+    process = started(folder, ["deadly"], f"Path({str(begun)!r}).touch(); time.sleep(10**6)")
+    deadline = time.monotonic() + 400
+    while not begun.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def require_gone(group: int) -> None:
+    """Nobody outlives the run."""
+    deadline = time.monotonic() + 60
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
@@ -329,12 +349,7 @@ def test_a_method_that_kills_its_process_fails_its_cell_alone(tmp_path: Path) ->
 def test_a_signal_to_the_command_records_what_was_running(
     tmp_path: Path, number: int, status: int
 ) -> None:
-    begun = tmp_path / "begun"
-    process = started(tmp_path, ["deadly"], f"Path({str(begun)!r}).touch(); time.sleep(10**6)")
-    deadline = time.monotonic() + 400
-    while not begun.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    process = sleeping(tmp_path)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # Ctrl-C reaches the workers, too
     else:
@@ -345,7 +360,12 @@ def test_a_signal_to_the_command_records_what_was_running(
     assert ("by SIGTERM" in output) == (number == signal.SIGTERM)
     (only,) = load_records(tmp_path / "records")
     assert (only.cell.method, only.status, only.reason) == ("deadly", "cancelled", "interrupted")
-    with pytest.raises(ProcessLookupError):  # nobody outlives the run
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
+    require_gone(process.pid)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_busy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    process = sleeping(tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    require_gone(process.pid)

@@ -12,16 +12,10 @@ import zoo
 from benchmarks.analysis.comparison import compare, speedup
 from benchmarks.records.cell import Data, Model
 from benchmarks.records.files import write_record
+from benchmarks.records.join import TIMINGS, joined, network_key, read_results, read_timings
 from benchmarks.records.record import Group, Record
 from benchmarks.records.runtime import Latency, PredictedLatency
-from benchmarks.records.timing import (
-    TIMINGS,
-    Timing,
-    joined,
-    network_key,
-    read_results,
-    read_timings,
-)
+from benchmarks.records.timing import Timing
 from benchmarks.running.plan import Job
 from benchmarks.running.time_networks import check_core, time_networks, untimed
 from tests.benchmarks.fabricate import ENVIRONMENT, measured

@@ -122,16 +122,14 @@ def test_a_runtime_has_to_leave_its_noise_floor_on_the_device_of_the_claim(
     tmp_path, device, ratio, verdict
 ):
     low, high = ratio
-    written = {
-        "pair": {"network": {"name": "taylor"}, "reference": {"name": "uniform"}},
-        "device": device,
-        "environment": {"cpu": "Abacus 3000"},
-        "latency": [{
-            "batch": 8, "ratio": {"median": (low + high) / 2},
-            "ratio_interval": {"low": low, "high": high},
-            "control_interval": {"low": 0.98, "high": 1.02},
-        }],
-    }  # fmt: skip
+    written = json.loads(min((ROOT / "results" / "references").glob("*.json")).read_text())
+    written["pair"]["network"]["name"], written["pair"]["reference"]["name"] = "taylor", "uniform"
+    written["device"] = device
+    middle = (low + high) / 2
+    for measured in written["latency"]:
+        measured["ratio"] = {"q25": middle, "median": middle, "q75": middle}
+        measured["ratio_interval"] = {"low": low, "high": high, "level": 0.95}
+        measured["control_interval"] = {"low": 0.98, "high": 1.02, "level": 0.95}
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "one.json").write_text(json.dumps(written))
     assert try_claim(claim("runtime", device="cuda"), tmp_path).verdict == verdict

@@ -5,18 +5,15 @@ import sys
 import pytest
 import timm
 
-from benchmarks.records.files import DamagedRecord
+from benchmarks.records.files import read_folder
+from benchmarks.records.reference import Fixed, Pair, Reference
 from benchmarks.records.runtime import Interval, Latency
 from benchmarks.studies import references
 from benchmarks.studies.references import (
-    Fixed,
-    Pair,
     load_references,
     main,
     measure_reference,
-    read_records,
     to_markdown,
-    verdict,
     write_reference,
 )
 from tests.benchmarks.fabricate import measured
@@ -87,15 +84,7 @@ def test_records_are_written_once_and_read_back(tmp_path, tiny):
     first, second = (write_reference(tmp_path, tiny) for _ in range(2))
     assert first.id.endswith(f"test_resnet_32-test_resnet_64-{tiny.fingerprint}")
     assert second.id == f"{first.id}-2"
-    assert read_records(tmp_path) == [first, second]
-
-
-def test_a_damaged_record_is_named(tmp_path, tiny):
-    written = write_reference(tmp_path, tiny)
-    path = tmp_path / f"{written.id}.json"
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(DamagedRecord, match=written.id):
-        read_records(tmp_path)
+    assert read_folder(tmp_path, Reference).records == [first, second]
 
 
 def scripted(tiny, speedup=2.0, **changes):
@@ -162,8 +151,8 @@ def test_the_verdict_needs_both_intervals(ratio, floor, expected):
         for name, ends in (("ratio_interval", ratio), ("control_interval", floor))
     }
     found = measured(1, 0.5).model_copy(update=ends)
-    assert verdict(found) == expected
-    assert verdict(found.model_copy(update={"suspect": "denormal"})) == "suspect"
+    assert found.verdict == expected
+    assert found.model_copy(update={"suspect": "denormal"}).verdict == "suspect"
 
 
 def test_the_command_measures_writes_and_draws(tmp_path, monkeypatch, tiny):
@@ -174,13 +163,13 @@ def test_the_command_measures_writes_and_draws(tmp_path, monkeypatch, tiny):
         sys, "argv", ["references", "--results", str(results), "--output", str(page)]
     )
     main()
-    (written,) = read_records(results)
+    (written,) = read_folder(results, Reference).records
     assert written.pair == TINY and written.fingerprint == tiny.fingerprint
     drawn = page.read_text()
     assert drawn == to_markdown([written])
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--page-only"])
     main()
-    assert page.read_text() == drawn and len(read_records(results)) == 1
+    assert page.read_text() == drawn and len(read_folder(results, Reference).records) == 1
 
 
 def test_the_command_explains_itself(monkeypatch, capsys):
@@ -198,13 +187,14 @@ def test_records_that_are_none_are_left_out_and_named(tiny, tmp_path):
         "side": {**fields, "footprint": {}},
         "batch": {**fields, "latency": fields["latency"][:1]},
     }
+    (tmp_path / "cut.json").write_text(json.dumps(fields)[:100])
     for name, record in odd.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
     os.mkfifo(tmp_path / "pipe.json")
-    records, unread = references.read_folder(tmp_path)
+    records, unread = read_folder(tmp_path, Reference)
     assert records == [written] and to_markdown(records)
     assert sorted(file.name for file in unread) == [
-        "batch.json", "macs.json", "pipe.json", "side.json",
+        "batch.json", "cut.json", "macs.json", "pipe.json", "side.json",
     ]  # fmt: skip
 
 

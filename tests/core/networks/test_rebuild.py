@@ -15,8 +15,16 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.networks.rebuild import rebuild
 
 SIZE = (3, 64, 64)
-WITH_HEADS = ["resnet18", "mobilenetv3_small_100", "efficientnet_b0", "vgg16_bn", "densenet121",
-              "regnety_008", "convnext_tiny", "dla34", "cspresnet50"]  # fmt: skip
+WITH_HEADS: list[tuple[str, dict[str, object]]] = [
+    ("resnet18", {}),
+    ("mobilenetv3_small_100", {}),
+    ("test_efficientnet", {}),
+    ("vgg16_bn", {"mlp_ratio": 1 / 16}),  # else its head takes seconds
+    ("densenet121", {"block_config": (2, 3, 2, 2)}),
+    ("convnext_tiny", {"depths": (1, 1, 2, 1)}),
+    ("dla34", {}),
+]
+WHOLE = ["efficientnet_b0", "densenet121", "regnety_008", "convnext_tiny", "cspresnet50"]
 
 
 def smaller(model: nn.Module) -> tuple[ChannelSpace, nn.Module]:
@@ -26,10 +34,12 @@ def smaller(model: nn.Module) -> tuple[ChannelSpace, nn.Module]:
     return space, rebuild(model, space, SubnetConfig.from_widths(space, widths))
 
 
-@pytest.mark.parametrize("name", WITH_HEADS)
-def test_timm_metadata_follows_the_smaller_network(name: str) -> None:
-    args = {"mlp_ratio": 1 / 16} if name == "vgg16_bn" else {}  # else its head takes seconds
-    model = timm.create_model(name, num_classes=10, **args).eval()
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [*WITH_HEADS, *(pytest.param(name, {}, marks=pytest.mark.slow) for name in WHOLE)],
+)
+def test_timm_metadata_follows_the_smaller_network(name: str, arguments: dict[str, object]) -> None:
+    model = timm.create_model(name, num_classes=10, **arguments).eval()
     space, small = smaller(model)
     images = torch.zeros(1, *SIZE)
     with torch.no_grad():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import zoo
-from tests.core.networks.test_save import assert_same, fresh, pruned
+from tests.core.networks.saving import assert_same, half
 from zoo.core.networks import save
 
 KILLED = 77
@@ -21,7 +21,7 @@ STEPS = ("fsync", "replace", "unlink")
 
 @pytest.fixture(scope="module")
 def result() -> Any:
-    return pruned(fresh())
+    return half()
 
 
 @pytest.fixture

@@ -18,20 +18,22 @@ from zoo.core.cost.cost_model import CostModel
 from zoo.core.networks.widen import widen
 
 SIZE = (3, 32, 32)
-NETWORKS = {
-    "residual": "test_resnet",
-    "depthwise": "mobilenetv2_035",
-    "squeeze_excite": "test_efficientnet",
-    "grouped": "test_byobnet",
-    "concatenated": "densenet121",
-    "split": "mixnet_s",
+NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
+    "residual": ("test_resnet", {}),
+    "depthwise": ("mobilenetv2_035", {"depth_multiplier": 0.3}),
+    "squeeze_excite": ("test_efficientnet", {}),
+    "grouped": ("test_byobnet", {}),
+    "concatenated": ("densenet121", {"block_config": (2, 3, 2, 2)}),
+    "split": ("res2net50_26w_4s", {"layers": (1, 1, 1, 1)}),
+    "split unevenly": ("mixnet_s", {}),
 }
+SLOW = ("split unevenly",)
 
 
-def prepared(name: str) -> tuple[nn.Module, ChannelSpace]:
+def prepared(name: str, **arguments: object) -> tuple[nn.Module, ChannelSpace]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        model = timm.create_model(name, num_classes=4).eval()
+        model = timm.create_model(name, num_classes=4, **arguments).eval()
     return model, ChannelSpace.trace(model, SIZE)
 
 
@@ -39,9 +41,12 @@ def old_widths(space: ChannelSpace, wide: ChannelSpace) -> zoo.SubnetConfig:
     return zoo.SubnetConfig.from_widths(wide, {g.name: g.size for g in space.groups})
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in NETWORKS]
+)
 def test_rebuilt_to_the_old_widths_it_is_the_given_network(kind: str) -> None:
-    model, space = prepared(NETWORKS[kind])
+    name, arguments = NETWORKS[kind]
+    model, space = prepared(name, **arguments)
     wide = widen(model, space, 1.5)
     found = ChannelSpace.trace(wide, SIZE)
     assert found.sizes.tolist() == np.floor(1.5 * space.sizes + 0.5).tolist()
@@ -60,7 +65,8 @@ def test_rebuilt_to_the_old_widths_it_is_the_given_network(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["residual", "depthwise", "squeeze_excite"])
 def test_it_runs_trains_and_has_fresh_metadata(kind: str) -> None:
-    model, space = prepared(NETWORKS[kind])
+    name, arguments = NETWORKS[kind]
+    model, space = prepared(name, **arguments)
     before = copy.deepcopy(model.state_dict())
     wide = widen(model, space, 2)
     images = torch.randn(4, *SIZE, generator=torch.Generator().manual_seed(0))

@@ -29,6 +29,11 @@ COUNTS = {
     "mobilenetv3_small_100": 11 + 1,
     "efficientnet_b0": 16 + 1,
 }
+# Deeper twins of others.
+DEEP = ("resnet110_cifar", "mobilenetv3_large_100", "mobilenetv2_100")
+QUICK_AND_SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in COUNTS
+]
 
 
 @cache
@@ -50,7 +55,7 @@ def images(count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, 32, 32, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
 def test_networks_fall_into_the_blocks_of_their_papers(name: str) -> None:
     assert len(network(name)[2]) == COUNTS[name]
 
@@ -84,7 +89,7 @@ def test_a_network_that_is_no_chain_is_one_block() -> None:
     assert cut_blocks(model, space) == (Block(("",), (("conv_a",), ("conv_b",))),)
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
 def test_inner_groups_lie_in_one_block_and_no_other_reads_them(name: str) -> None:
     _, space, blocks = network(name)
     for block in blocks:

@@ -16,12 +16,19 @@ from zoo.core.networks.rebuild import rebuild
 from zoo.core.supernet.supernet import Supernet, recalibrate
 
 SIZE = (3, 32, 32)
-NETWORKS = ["test_resnet", "mobilenetv3_small_050", "mixnet_s", "res2net50_26w_4s"]
+NETWORKS = [
+    "test_resnet",
+    "mobilenetv3_small_050",
+    "res2net50_26w_4s",
+    pytest.param("mixnet_s", marks=pytest.mark.slow),
+]
+# One block of each stage is enough.
+ARGUMENTS = {"res2net50_26w_4s": {"layers": (1, 1, 1, 1)}}
 
 
 def prepared(name: str) -> tuple[nn.Module, ChannelSpace, SubnetConfig]:
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=4).double().eval()
+    model = timm.create_model(name, num_classes=4, **ARGUMENTS.get(name, {})).double().eval()
     space = ChannelSpace.trace(model, SIZE)
     rng = np.random.default_rng(0)
     keep = {}
@@ -66,7 +73,7 @@ def test_gradients_of_a_slice_reach_the_full_weights(name: str) -> None:
 
 
 def test_running_a_subnet_leaves_the_model_alone() -> None:
-    model, space, config = prepared("mobilenetv3_small_050")
+    model, space, config = prepared("test_efficientnet")
     model.train()
     before = copy.deepcopy(model.state_dict())
     sizes = [m.groups for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -80,7 +87,7 @@ def test_running_a_subnet_leaves_the_model_alone() -> None:
 
 
 def test_an_error_inside_leaves_the_supernet_usable() -> None:
-    model, space, config = prepared("mobilenetv3_small_050")
+    model, space, config = prepared("test_efficientnet")
     supernet = Supernet(model, space)
     with pytest.raises(RuntimeError):
         supernet.forward(torch.zeros(2, 5, 32, 32, dtype=torch.float64), config)
@@ -127,8 +134,7 @@ def test_recalibration_without_images_is_refused() -> None:
 
 def test_chunks_of_one_channel_are_followed() -> None:
     """A split into equal parts, each left with a single channel, as Res2Net may end up with."""
-    model = timm.create_model("res2net50_26w_4s", num_classes=4).double().eval()
-    space = ChannelSpace.trace(model, SIZE)
+    model, space, _ = prepared("res2net50_26w_4s")
     config = SubnetConfig({group.name: (group.size - 1,) for group in space.groups})
     images = torch.randn(1, *SIZE, dtype=torch.float64)
     with torch.no_grad():

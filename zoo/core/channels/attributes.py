@@ -85,7 +85,7 @@ class _Attempt:
         return replace(self.plain_table, held=tuple(h for k in kinds for h in self.candidates[k]))
 
     def mismatch(self, chosen: frozenset[_Kind], config: SubnetConfig) -> Mismatch | None:
-        """How the smaller network differs from the prediction, None if it does not."""
+        """First difference of the smaller network from the prediction; None if there is none."""
         table = self.table(chosen)
         try:
             smaller = resized_copy(self.meta, table, config)
@@ -95,7 +95,7 @@ class _Attempt:
         return None
 
     def reached(self, mismatch: Mismatch | None) -> int:
-        """How many calls were as predicted."""
+        """Number of calls that were as predicted, one more than there are without a mismatch."""
         if mismatch is None:
             return len(self.trace.ops) + 1
         return len(self.trace.ops) if mismatch.step is None else mismatch.step

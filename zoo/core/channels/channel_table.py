@@ -115,5 +115,5 @@ class ChannelTable:
 
 
 def is_in(tensor: str, modules: Sequence[str]) -> bool:
-    """Whether a tensor, by its state-dict name, lies in one of some modules."""
+    """Whether a tensor, given by its state-dict name, belongs to any of the modules."""
     return any(not path or tensor.startswith(f"{path}.") for path in modules)

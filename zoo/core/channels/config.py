@@ -18,7 +18,7 @@ __all__ = ["HasGroups", "SubnetConfig", "WidthRules"]
 
 
 class HasGroups(Protocol):
-    """What has channel groups: a space, or anything that stands in for one."""
+    """Anything with channel groups, such as a space."""
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:

@@ -153,7 +153,7 @@ def _wrong_connections(trace: Trace, kept: np.ndarray, found: Trace) -> tuple[st
 
 
 def _lonely(trace: Trace, kept: np.ndarray, component: np.ndarray) -> np.ndarray:
-    """Return the components that are the only one left along some dimension."""
+    """Return the components that are alone along some dimension of the smaller network."""
     lonely = [np.empty(0, dtype=np.int64)]
     in_flight = [labels for op in trace.ops for _, labels in (*op.inputs, *op.outputs)]
     for labels in (*trace.tensors.values(), *in_flight):

@@ -47,7 +47,7 @@ def resize_tensor(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a part stands in a full-size tensor.
+    """The position of a kept part in a full-size tensor.
 
     Attributes:
         view: the tensor, narrowed along those dimensions whose kept positions are one run.

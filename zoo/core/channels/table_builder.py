@@ -254,7 +254,7 @@ def _layer(tensor: str) -> str:
 
 
 def _names(tensors: Sequence[str]) -> list[str]:
-    """Return a name for every group; groups made by the same layer are told apart by [0], [1]."""
+    """Return a name for every group; groups made by the same layer get [0], [1], ... behind it."""
     layers = [_layer(tensor) for tensor in tensors]
     return [
         f"{layer}[{layers[:i].count(layer)}]" if layers.count(layer) > 1 else layer

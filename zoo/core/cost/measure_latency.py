@@ -144,7 +144,7 @@ def measure_latency(
 
 
 def default_folder() -> Path:
-    """Where tables are kept: in the user's cache folder."""
+    """The folder of tables in the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "pruning-zoo" / "latency"
 
@@ -293,7 +293,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _facts(model: nn.Module, space: ChannelSpace, timing: Timing) -> dict[str, Any]:
-    """What a table holds for, as JSON has it: the device, the software, and how it was timed."""
+    """The conditions of a table as JSON values: device, software, and how it was timed."""
     anchor = next(model.parameters())
     is_cuda = anchor.device.type == "cuda"
     name = torch.cuda.get_device_name(anchor.device) if is_cuda else cpu_model()

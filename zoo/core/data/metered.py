@@ -39,7 +39,7 @@ class MeteredBatches:
 
 
 class MeteredData:
-    """All the data that a method may see; there is no way from here to the test split.
+    """The data that a method may see; the test split cannot be reached from here.
 
     Args:
         train: training batches.

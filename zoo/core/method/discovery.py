@@ -72,7 +72,7 @@ def get_pruner(name: str) -> type[Pruner]:
 
 
 def kind_of(cls: type[Pruner]) -> Kind:
-    """What a class counts as: a method in `zoo/`, a baseline in `baselines/` or elsewhere."""
+    """Whether a class is a method, in `zoo/`, or a baseline, in `baselines/` or elsewhere."""
     return _PACKAGES.get(cls.__module__.partition(".")[0], "baseline")
 
 

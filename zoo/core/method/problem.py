@@ -69,7 +69,7 @@ class Problem:
         return np.random.default_rng(self._seeds(stream))
 
     def generator(self, stream: str) -> torch.Generator:
-        """The same for torch, on the CPU."""
+        """A fresh torch generator, on the CPU, for a named stream."""
         seed = int(self._seeds(stream).generate_state(1, np.uint64)[0] >> np.uint64(1))
         return torch.Generator().manual_seed(seed)
 

@@ -108,7 +108,7 @@ class _Reader(OperatorMode):
 
 
 def _without_statistics(norm: nn.Module) -> nn.Module | None:
-    """What is left of a batch norm when its affine map is gone; None if its kind is not known."""
+    """The rest of a batch norm without its affine map; None for an unknown kind."""
     if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
         return None
     if type(norm) is BatchNormAct2d:

@@ -114,7 +114,7 @@ class _Pass(OperatorMode):
         return None if len(self._log) == len(other._log) else self._log[-1][0]
 
     def _watch(self, path: str, module: nn.Module) -> Iterator[Callable[[], None]]:
-        """Note what a module reads and returns; yield what ends that."""
+        """Note what a module reads and returns; yield functions that remove the hooks."""
 
         def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
             self._stack.append(path)
@@ -206,7 +206,7 @@ def _tied(before: _Pass, after: _Pass, path: str, owner: str) -> Iterator[Change
 
 
 def _new_width(before: _Pass, after: _Pass, path: str, name: str, stated: int) -> int | None:
-    """The new value of a stated width, None where its meaning cannot be told.
+    """The new value of a stated width; None if its meaning is unclear.
 
     What goes through the module tells it, or else its own layers, if they agree.
     """

@@ -44,7 +44,7 @@ _LARGEST_FILE = 8 * MOST_NUMBERS  # bytes of tensors
 
 
 class Saveable(Protocol):
-    """What ``save_pruned`` needs: what ``zoo.prune`` returns, or anything like it."""
+    """The interface that ``save_pruned`` needs; ``PruneResult`` has it."""
 
     @property
     def model(self) -> nn.Module:

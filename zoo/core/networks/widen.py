@@ -113,7 +113,7 @@ def _runs(axis: Axis) -> list[tuple[int, int, int]]:
 
 
 def _layout(channels: np.ndarray, size: int) -> tuple[int, int] | None:
-    """How often all channels of a group follow each other, and how long each stays; else None."""
+    """Layout of a run: repeats of the group, positions of each channel; None if irregular."""
     stay = int(np.argmax(channels != channels[0])) or len(channels)
     repeats = len(channels) // (size * stay)
     regular = np.tile(np.repeat(np.arange(size), stay), repeats)

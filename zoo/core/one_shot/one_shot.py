@@ -58,18 +58,18 @@ class RankedWidths:
         """The leading channels at chosen widths, shape (G,)."""
         return keep_best(self.problem.space, self.order, chosen)
 
-    def of(self, state: np.ndarray) -> np.ndarray:
+    def widths_of(self, state: np.ndarray) -> np.ndarray:
         """The widths at a state, both of shape (G,)."""
         chosen: np.ndarray = self.grid.widths_of(state[None])[0]
         return chosen
 
     def narrowest_first(self, chosen: np.ndarray) -> np.ndarray:
-        """How much each group wants to be wider than chosen, both of shape (G,); see `fill_up`."""
+        """Priority of each group for `fill_up`, shape (G,): narrowest keep ratio first."""
         wanted: np.ndarray = -chosen / self.problem.space.sizes
         return wanted
 
     def candidates(self, slack: float, space: StateSpace | None = None) -> Candidates:
-        """States within the budget, and at most a share of it below.
+        """States within the budget that leave at most a share of it unused.
 
         Args:
             slack: the share.

@@ -41,7 +41,7 @@ __all__ = [
 
 
 def stage_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far a stage's output is from the fullnet's; zero for equal ones, a scalar.
+    """Error of a stage's output against the fullnet's, a scalar; zero for equal outputs.
 
     For maps, shape (N, C, H, W), the squared error over the variance of the teacher's; for logits,
     shape (N, classes), the divergence from the teacher's classes in nats. No gradient reaches the
@@ -124,7 +124,7 @@ class StagedGrid:
 
 @dataclass(frozen=True, eq=False)
 class StageArchives:
-    """What the searches of the stages found at one choice of junction widths.
+    """Archives of all stages at one choice of junction widths.
 
     Attributes:
         base: the network with these junctions and all else at full width, shape (G,).
@@ -137,7 +137,7 @@ class StageArchives:
     archives: tuple[Archive, ...]
 
     def added_costs(self) -> list[np.ndarray]:
-        """What each archived state of each stage adds to the base, shape (n,), never positive."""
+        """Cost that each archived state adds to the base, shape (n,) a stage; never positive."""
         pairs = zip(self.parts, self.archives, strict=True)
         return [archive.costs - int(part.costs(part.full[None])[0]) for part, archive in pairs]
 
@@ -276,7 +276,7 @@ def check_processes(workers: int) -> None:
 
 
 def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
-    """The results of some searches, in order; the same for any number of processes.
+    """Run searches, in several processes if asked; results are the same for any number of them.
 
     Raises:
         RuntimeError: if a process ended without an answer; it says how.

@@ -123,7 +123,7 @@ def _widths_at(items: Items, positions: np.ndarray) -> np.ndarray:
 
 
 def lp_bound(items: Items, capacity: int) -> float:
-    """Most value that fits a capacity if items could be split: no solution is worth more.
+    """Upper bound of the value within a capacity: that of the best split items.
 
     Raises:
         ValueError: if the smallest widths already exceed the capacity.

@@ -29,7 +29,7 @@ _STALE = 5  # rounds without anything new after which a search ends
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What may be chosen, and within what cost.
+    """The choices of a search, and the limits of their cost.
 
     Attributes:
         sizes: choices of each coordinate, int64, shape (G,); costs grow with each coordinate.
@@ -79,7 +79,7 @@ class Evaluated:
 
 
 def repaired(candidates: Candidates, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """States brought within the limit, and up to the floor where single steps lead there.
+    """Bring states within the limit, and up to the floor where single steps lead there.
 
     Those over the limit lose single steps at random coordinates until they fit; those below the
     floor then gain steps while they fit.

@@ -85,7 +85,7 @@ class Moves:
 
 @dataclass(frozen=True, eq=False)
 class ChainRun:
-    """What a chain did.
+    """The states that a chain visited, and its acceptance rates.
 
     Attributes:
         states: after every step, int16, shape (steps, coordinates).

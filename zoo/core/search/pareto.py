@@ -18,7 +18,7 @@ __all__ = ["Archive", "evolve_archive"]
 
 @dataclass(frozen=True, eq=False)
 class Archive:
-    """What a search evaluated.
+    """The states that a search evaluated, with losses and costs.
 
     Attributes:
         states: distinct, in order of evaluation, int64, shape (n, F).

@@ -106,7 +106,7 @@ def fit_prior(
     smoothing: float = 1.0,
     warm_up: float = 0.3,
 ) -> Prior:
-    """How often each width occurs among the best subnets of about the target's cost.
+    """Frequency of each width among the best subnets of about the target's cost.
 
     A raw loss ranks by time and cost before it ranks by quality. So each is compared with what its
     step and its cost lead to expect, from a smooth fit to all records; and only subnets in the bin

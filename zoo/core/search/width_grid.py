@@ -25,7 +25,7 @@ _SHIFTS = 65  # common shifts tried for one covering draw
 
 
 class StateSpace(Protocol):
-    """What drawing and searching need to know of states; a table of accuracies has it, too."""
+    """Sizes and costs of states, all that drawing and searching need."""
 
     @property
     def sizes(self) -> np.ndarray:

@@ -135,7 +135,7 @@ class BlockRunner:
         config: SubnetConfig | None = None,
         weights: Mapping[str, Tensor] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """What goes into each block, and what comes out, in one pass over a subnet.
+        """Inputs and outputs of every block, in one pass over a subnet.
 
         Args:
             images: shape (N, C, H, W).

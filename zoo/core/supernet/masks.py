@@ -68,7 +68,7 @@ def can_mask(module: nn.Module, name: str) -> bool:
 
 
 def _reading_groups(module: nn.Module, name: str) -> int:
-    """How often the channels that a weight reads are repeated in what its layer reads."""
+    """Repeats of a reading weight's channels in its layer's input: the groups of a convolution."""
     if not can_mask(module, name):
         raise UnsupportedModel(
             f"{name} reads pruned channels in a {type(module).__name__}, whose input cannot be "

@@ -31,7 +31,7 @@ class Call:
 
     @property
     def is_chain(self) -> bool:
-        """Whether all that the module does is to hand a tensor through its parts."""
+        """Whether the module only passes a tensor through its parts, one after the other."""
         if not self.parts or None in (self.entered, self.left):
             return False
         keys = [self.entered, *(part.left for part in self.parts)]

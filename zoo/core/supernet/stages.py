@@ -217,7 +217,7 @@ class _Cutter:
             yield self.paths[start:end]
 
     def _is_sound(self, cuts: Sequence[int]) -> bool:
-        """Whether every stage has inner groups, and what crosses is a map of channels."""
+        """Whether every stage has inner groups, and every cut is at the output of one tensor."""
         outputs = self.space.table.outputs
         return all(self.paths[cut - 1] in outputs for cut in cuts) and all(
             inner_groups(self.space, modules) for modules in self._parts(cuts)

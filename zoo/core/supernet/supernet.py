@@ -51,7 +51,7 @@ class Supernet:
         self._mode: bool | None = None  # training or not; None if modules differ
 
     def __getstate__(self) -> dict[str, object]:
-        """All but the cache, which another process starts anew."""
+        """All but the cache, which cannot be pickled."""
         return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
@@ -92,7 +92,7 @@ class Supernet:
         return values
 
     def places(self, config: SubnetConfig, full: Mapping[str, Tensor]) -> list[Place]:
-        """Where a subnet's parts stand in tensors of full size, by state-dict name."""
+        """The places of a subnet's parts in full-size tensors, given by state-dict name."""
         kept = self._kept(config)
         return [Place.of(self.space.table, kept, name, tensor) for name, tensor in full.items()]
 
@@ -299,7 +299,7 @@ _Slot = tuple[dict[str, Any], str, str]  # tensors of a module, key, and state-d
 
 
 def _slots(skeleton: nn.Module) -> list[_Slot]:
-    """Where each tensor stands; one that several modules share stands there under one name."""
+    """The place of each tensor in its modules; a shared tensor has one name in several places."""
     names = {id(t): n for n, t in (*skeleton.named_parameters(), *skeleton.named_buffers())}
     return [
         (slots, key, names[id(tensor)])

@@ -26,7 +26,7 @@ _RECORD = "record:"  # prefix of what is no weight
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What the training of a supernet leaves.
+    """A trained supernet.
 
     Attributes:
         weights: full-size parameters by state-dict name.

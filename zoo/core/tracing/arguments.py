@@ -54,7 +54,7 @@ def _plain(value: Any) -> object:
 
 
 def arguments_agree(op: Op, other: Op, kept: np.ndarray) -> bool:
-    """Whether a call of a smaller network has the numbers that its parent's call tells.
+    """Whether a call of a smaller network has the numbers that follow from its parent's call.
 
     Args:
         op: the call of the parent.

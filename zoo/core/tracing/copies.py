@@ -120,7 +120,7 @@ def _remedy(hook: object) -> str:
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What modules hold beside parameters, buffers and modules, by path."""
+    """Path and value of all attributes other than parameters, buffers and modules."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             if name not in _TORCH:

@@ -87,7 +87,7 @@ class Sources:
 
 
 class Constants(TorchFunctionMode):
-    """Notes the values of tensors that are made from numbers; no operator shows these."""
+    """Notes the values of tensors made from Python numbers, which no operator call shows."""
 
     def __init__(self, sources: Sources) -> None:
         super().__init__()

@@ -211,7 +211,7 @@ def _pin_training_only(trace: Trace, made: set[tuple[str, int]]) -> None:
 
 
 class _Tracer(OperatorMode):
-    """Runs the rule of every operator beside the operator itself."""
+    """Runs every operator, and the rule for its channels."""
 
     def __init__(self, meta: nn.Module, depthwise: frozenset[str] | None) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class _Tracer(OperatorMode):
     def signature(
         self, func: Any, bound: dict[str, Any], inputs: Sequence[Tensor], outputs: Any
     ) -> tuple[Any, ...]:
-        """What tells a call from another: operator, module, numbers, parameters, shapes made."""
+        """Identifies a call: operator, module, numbers, parameters read, shapes made."""
         names = tuple(self._named.get(id(tensor)) for tensor in inputs)
         shapes = tuple(t.shape for t in tensors_in(outputs))
         return str(func), self.flow.where, repr(plain_arguments(bound)), names, shapes
@@ -307,7 +307,7 @@ class _Comparison(OperatorMode):
         self._made: dict[int, tuple[Tensor, tuple[int, int]]] = {}  # by id: (tensor, call, place)
 
     def handed_out(self, returned: list[Tensor]) -> set[object]:
-        """Where those tensors with channels come from that are returned or left behind."""
+        """Origins of the tensors with channels, of any shape, that outlive the pass."""
         origins = {key: origin for key, (_, origin) in self._made.items()}
         found = {origins.get(id(tensor)) for tensor in returned}
         made = [tensor for tensor, _ in self._made.values()]

@@ -100,7 +100,7 @@ class Recipe:
 
 
 def _check_optimizer(name: str) -> None:
-    """Refuse a name that timm does not know, where it may stand behind "lookahead_"."""
+    """Refuse a name that timm does not know, with or without the prefix "lookahead_"."""
     known = list_optimizers()
     if name.lower().removeprefix("lookahead_") not in known:
         raise unknown_name("optimizer", name, known)
