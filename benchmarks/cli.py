@@ -14,6 +14,7 @@ import sys
 import time as clock
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -142,62 +143,48 @@ def run(
 ) -> None:
     """Run a suite, resume what is missing, time the networks, then report.
 
-    One record is written for each method, network, data set, budget and seed.
-
-    Stop it at any time: the next run takes up what is missing or failed. With --minutes a suite is
-    run in parts; each is reported.
+    One record is written for each method, network, data set, budget and seed. Stop it at any time:
+    the next run takes up what is missing or failed. --minutes runs a suite in parts.
 
     A cell whose process dies is tried once more alone at the end, and named.
 
     Exit status: 1 if cells failed or were cancelled by their last try, or could not be recorded;
     130 after Ctrl-C, 143 after SIGTERM, 2 if the request cannot be met.
     """
-    from benchmarks.records.files import read_folder
-    from benchmarks.records.record import Record
     from benchmarks.running.endings import tell_stop, tell_unsettled
     from benchmarks.running.plan import Job, plan_suite
     from benchmarks.running.precheck import check_cells
-    from benchmarks.running.run_cells import Unrecorded, run_plan
+    from benchmarks.running.run_cells import Unrecorded
+    from benchmarks.running.run_suite import run_suite
     from benchmarks.running.suite import load_suite
-    from benchmarks.running.time_networks import time_networks
     from benchmarks.tables.unread import show_unread
 
     _require_device(device, is_used=not dry_run)
     console = Console(emoji=False)
     job = Job(results, data, download, workers or _default_workers(device), _until(minutes))
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds)
-    plan = plan_suite(suite, asked, job.records, device, data)
+    planned = partial(plan_suite, suite, asked, job.records, device, data)
+    plan = planned()
     show_unread(console, plan.unread)
     check_cells(plan.missing, None if dry_run else job)
-    done = len(plan.cells) - len(plan.missing)
-    console.print(f"{suite}: {len(plan.cells)} cells, {done} done, {len(plan.missing)} to run")
+    console.print(f"{suite}: {plan.summary}")
     if dry_run:
         from benchmarks.running.forecast import show_forecast
 
         show_forecast(console, plan.missing, job)
         return
-    n_missing = len(plan.missing)
     try:
-        outcomes = run_plan(plan, job, console)
-        if plan.waiting and not job.is_over:  # how long they are is known now
-            plan = plan_suite(suite, asked, job.records, device, data)
-            outcomes.include(run_plan(plan.controls, job, console))
-            n_missing += len(plan.controls.missing)
-        if is_timed and not job.is_over:
-            keys = {cell.key for cell in plan.cells}
-            found = read_folder(job.records, Record).records
-            mine = [record for record in found if record.cell.key in keys]
-            time_networks(mine, job, console, device=device)
+        done = run_suite(plan, planned, job, console, device=device if is_timed else None)
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
     except Unrecorded as error:
         console.print(f"[red]stopped:[/] {in_markup(str(error), LONGEST_ERROR)}", soft_wrap=True)
         raise typer.Exit(1) from None
-    if left := n_missing - outcomes.total():
-        console.print(f"time is up: {left} cells left, run again for them")
-    if n_missing < len(plan.cells) or outcomes:
-        _report(console, results, plan)
-    raise typer.Exit(tell_unsettled(outcomes, console))
+    if done.left:
+        console.print(f"time is up: {done.left} cells left, run again for them")
+    if len(done.plan.missing) < len(done.plan.cells) or done.outcomes:
+        _report(console, results, done.plan)
+    raise typer.Exit(tell_unsettled(done.outcomes, console))
 
 
 @app.command()

@@ -37,6 +37,15 @@ class Plan:
     waiting: int = 0
 
     @property
+    def summary(self) -> str:
+        """How many cells there are, are done and are left, in words."""
+        done = len(self.cells) - len(self.missing)
+        told = f"{len(self.cells)} cells, {done} done, {len(self.missing)} to run"
+        if self.waiting:
+            told += f", {self.waiting} longer controls when their cost is known"
+        return told
+
+    @property
     def controls(self) -> Plan:
         """The same with those missing cells alone whose length is known from records."""
         return replace(self, missing=tuple(cell for cell in self.missing if cell.longer))

@@ -119,8 +119,8 @@ def prune(
 ) -> PruneResult:
     """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
 
-    First, a batch goes through the network in both modes, with the loss. A network in half
-    precision is searched and fine-tuned in single precision.
+    First, a batch goes through the network in both modes, with the loss. One in half precision is
+    searched and fine-tuned in single precision.
 
     Args:
         model: trained network, on the device to work on; of what it returns, logits are used.
@@ -132,20 +132,19 @@ def prune(
         params: the budget in parameters instead.
         latency: the budget as a share of the parent's latency instead, at most 1, predicted from
             operator times that are measured first, on the device of ``model``.
-        latency_ms: the same in milliseconds a pass. One of the four must be given.
+        latency_ms: the same in milliseconds a pass; one of the four is needed.
         timing: batch, threads and layout that latency is measured with.
-        cache: folder of measured operator times; the user's cache folder if None.
+        cache: folder of operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
         recipe: how to fine-tune.
-        distill: fine-tune on the weights of ``model``, with cross-entropy and so much of the
-            divergence from its logits (0: cross-entropy alone); None takes the weights and the loss
-            that the method hands on.
+        distill: fine-tune with cross-entropy and so much of the divergence from the logits of
+            ``model``, on its weights; None takes what weights and loss the method hands on.
         rules: the widths that are allowed.
         inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
         seed: of everything random.
-        progress: show a progress bar if standard error is a terminal.
-        model_args: arguments that timm made ``model`` with, beside ``num_classes`` and
-            ``in_chans``, so that ``load_pruned`` can make it again; not ``pretrained``.
+        progress: show a bar on a terminal.
+        model_args: what timm made ``model`` with, beside ``num_classes`` and ``in_chans``, so that
+            ``load_pruned`` can make it again; not ``pretrained``.
 
     Raises:
         ValueError: if budget, method or a loader's batches cannot work, or nothing is pruned.
@@ -155,26 +154,57 @@ def prune(
     """
     value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
-    if distill is not None and not 0 <= distill < math.inf:
-        raise ValueError(f"distill, {distill}, is no weight; give 0 or above, such as 1")
+    _check_weight(distill)
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
-        cost, meter = CostModel(space, table), Meter(ready.train.device)
-        budget, data = Budget.parse(value, cost, metric), ready.metered(meter)
+        cost = CostModel(space, table)
+        budget = Budget.parse(value, cost, metric)
         budget.require_pruning(value, cost)
-        name = type(pruner).__module__.rpartition(".")[2]
-        problem = Problem(ready.parent, space, cost, budget, data, rules, seed, meter, name)
-        is_taught = distill is None and recipe.epochs > 0
-        subnet = _search(pruner, problem, ready, is_taught, tell)
-        weights = subnet.weights if distill is None else None
-        small = rebuild(ready.parent, space, subnet.config, weights)
-        loss = _loss(problem, pruner, small, subnet.config, recipe, distill)
-        _finetune(small, problem, loss, ready, recipe, subnet.config, tell)
-        tell("validating", 0, None)
+        problem = _problem(ready, pruner, space, cost, budget, rules, seed)
+        subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
+        small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
         return _result(problem, subnet.config, small, ready, timing, architecture)
+
+
+def _problem(
+    ready: Preflight,
+    pruner: Pruner,
+    space: ChannelSpace,
+    cost: CostModel,
+    budget: Budget,
+    rules: WidthRules,
+    seed: int,
+) -> Problem:
+    meter = Meter(ready.train.device)
+    name = type(pruner).__module__.rpartition(".")[2]
+    data = ready.metered(meter)
+    return Problem(ready.parent, space, cost, budget, data, rules, seed, meter, name)
+
+
+def _finished(
+    problem: Problem,
+    pruner: Pruner,
+    subnet: Subnet,
+    ready: Preflight,
+    recipe: Recipe,
+    distill: float | None,
+    tell: Tell,
+) -> nn.Module:
+    """The smaller network, fine-tuned."""
+    weights = subnet.weights if distill is None else None
+    small = rebuild(problem.model, problem.space, subnet.config, weights)
+    loss = _loss(problem, pruner, small, subnet.config, recipe, distill)
+    _finetune(small, problem, loss, ready, recipe, subnet.config, tell)
+    tell("validating", 0, None)
+    return small
+
+
+def _check_weight(distill: float | None) -> None:
+    if distill is not None and not 0 <= distill < math.inf:
+        raise ValueError(f"distill, {distill}, is no weight; give 0 or above, such as 1")
 
 
 def _search(
