@@ -258,7 +258,7 @@ class Stagewise(OneShot):
     @classmethod
     def tiny(cls) -> Self:
         """A few careful updates and small populations."""
-        return cls(steps=2, lr=1e-4, ratios=5, evaluations=6, population=4, mutation=0.3, pool=3)
+        return cls(steps=2, lr=1e-4, ratios=5, evaluations=12, population=6, mutation=0.3, pool=3)
 
     @classmethod
     def golden(cls) -> Golden:

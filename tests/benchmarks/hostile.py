@@ -108,7 +108,7 @@ def put(folder: Path, texts: dict[str, str]) -> Loaded:
     folder.mkdir(exist_ok=True)
     for name, text in texts.items():
         (folder / f"{name}.json").write_text(text, "utf-8")
-    return read_folder(folder)
+    return read_folder(folder, Record)
 
 
 def _is_number(field: str) -> bool:

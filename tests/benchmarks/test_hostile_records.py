@@ -15,6 +15,7 @@ from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import _odd_names_allowed, draw_figures, figures_of
 from benchmarks.records.cell import Model
 from benchmarks.records.files import DamagedRecord, Loaded, load_record, read_folder, write_record
+from benchmarks.records.record import Record
 from benchmarks.tables.tables import to_csv, to_markdown
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, measured, record
 from tests.benchmarks.figures.test_all_figures import ranked
@@ -34,7 +35,7 @@ def few_resamples(monkeypatch):
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.parent.name)
 def test_every_published_record_is_read(folder):
-    loaded = read_folder(folder)
+    loaded = read_folder(folder, Record)
     assert loaded.unread == [] and len(loaded.records) == len([*folder.iterdir()])
 
 
@@ -118,7 +119,7 @@ def test_what_is_no_regular_file_is_left_out_at_once_and_named(tmp_path):
     with (tmp_path / "huge.json").open("wb") as file:
         file.truncate(10**9)
     (tmp_path / "linked.json").symlink_to(f"{written.id}.json")
-    loaded = read_folder(tmp_path)
+    loaded = read_folder(tmp_path, Record)
     assert loaded.records == [written, written]
     reasons = {file.name: file.reason for file in loaded.unread}
     assert {name: re.split(r"[;(:]", why)[-1].strip() for name, why in reasons.items()} == {
@@ -137,7 +138,7 @@ def test_what_is_no_regular_file_is_left_out_at_once_and_named(tmp_path):
 
 def pick(folder, is_wanted):
     """A published record of a kind, and some records beside it."""
-    records = read_folder(RESULTS / folder / "records").records
+    records = read_folder(RESULTS / folder / "records", Record).records
     chosen = next(r for r in records if r.status == "ok" and is_wanted(r))
     if chosen.cell.sample is None:
         methods = ("uniform", "taylor", chosen.cell.method)
@@ -354,4 +355,4 @@ def test_leaves_and_values_cover_every_field_of_a_record():
 def test_the_table_of_good_records_is_the_same_beside_bad_ones(tmp_path):
     good = [write_record(tmp_path, record(name)) for name in ("uniform", "taylor")]
     put(tmp_path, {"odd": changed(top1__finetuned=7)})
-    assert to_markdown(compare(read_folder(tmp_path).records)) == to_markdown(compare(good))
+    assert to_markdown(compare(read_folder(tmp_path, Record).records)) == to_markdown(compare(good))
