@@ -119,19 +119,19 @@ def prune(
 ) -> PruneResult:
     """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
 
-    First, a batch goes through the network in both modes, with the loss. One in half precision is
-    searched and fine-tuned in single precision.
+    First, a batch goes through the network in both modes. One in half precision is searched and
+    fine-tuned in single precision.
 
     Args:
         model: trained network, on the device to work on; of what it returns, logits are used.
         train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
-        method: name of a pruner (``zoo.list_pruners()``), or a pruner.
+        method: a pruner, or its name (``zoo.list_pruners()``).
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
-        params: the budget in parameters instead.
+        params: the same in parameters.
         latency: the budget as a share of the parent's latency instead, at most 1, predicted from
-            operator times that are measured first, on the device of ``model``.
+            operator times, measured first on the device of ``model``.
         latency_ms: the same in milliseconds a pass; one of the four is needed.
         timing: batch, threads and layout that latency is measured with.
         cache: folder of operator times; the user's cache folder if None.
@@ -160,8 +160,7 @@ def prune(
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
-        cost = CostModel(space, table)
-        budget = Budget.parse(value, cost, metric)
+        budget = Budget.parse(value, cost := CostModel(space, table), metric)
         budget.require_pruning(value, cost)
         problem = _problem(ready, pruner, space, cost, budget, rules, seed)
         subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
