@@ -164,7 +164,7 @@ class Comparison:
         records = self.ok
         sentences = [
             f"Parent trained for {_epochs(self.cell.parent)}, every pruned network "
-            f"fine-tuned for {_epochs(self.cell.finetune)}."
+            f"fine-tuned for {_epochs(self.cell.finetune)}{self._loss}."
         ]
         if records and (size := records[0].size):
             top1 = self.parent_top1
@@ -175,6 +175,14 @@ class Comparison:
             )
             sentences.append(_where(records[0]))
         return " ".join(sentences)
+
+    @property
+    def _loss(self) -> str:
+        """The common loss, in words; protocol 1 had none."""
+        if self.cell.protocol < 2:
+            return ""
+        taught = f" and {self.cell.distill:g} x distillation of the parent's logits"
+        return f" with cross-entropy{taught if self.cell.distill else ''}"
 
     @property
     def parent_top1(self) -> Estimate | None:
