@@ -12,6 +12,7 @@ models = [{name = "resnet18"}]
 datasets = [{name = "digits"}]
 parent = {epochs = 1}
 finetune = {epochs = 1}
+controls = false
 """
 
 
@@ -91,6 +92,7 @@ def test_a_suite_expands_to_every_combination_once():
         datasets=(Data(name="d"),),
         parent=Schedule(epochs=1),
         finetune=Schedule(epochs=1),
+        controls=False,
     )
     jobs = [Variant(method="uniform"), Variant(method="taylor", settings={"batches": 3})]
     cells = expand(suite, jobs)
@@ -109,8 +111,9 @@ def test_cells_carry_the_device():
         parent=Schedule(epochs=3),
         finetune=Schedule(epochs=2),
         latency=cell().latency,
+        controls=False,
     )
-    assert expand(suite, [Variant(method="uniform")]) == [cell()]
+    assert expand(suite, [Variant(method="uniform")]) == [cell(protocol=PROTOCOL)]
     (on_gpu,) = expand(suite, [Variant(method="uniform")], "cuda")
     assert on_gpu.device == "cuda" and on_gpu.key != cell().key
 
