@@ -79,7 +79,7 @@ def test_imagenet_is_counted_without_its_files_and_without_published_weights(mon
     monkeypatch.setattr(timm, "create_model", watched)
     cells = plan_suite("imagenet", load_suite("imagenet"), device="cuda").cells
     (cost,) = forecast(cells)
-    assert [args["pretrained"] for args in asked] == [False]
+    assert asked and not any(args.get("pretrained") for args in asked)
     assert cost.macs == 4_089_184_256 and cost.parent_macs == 0
     images = (1_281_167 - 50_000) // 256 * 256
     networks = 12 * (2 * 10**9 + 10**9) + cost.macs  # the parent is fine-tuned, too
