@@ -113,7 +113,7 @@ def test_cells_carry_the_device():
         latency=cell().latency,
         controls=False,
     )
-    assert expand(suite, [Variant(method="uniform")]) == [cell(protocol=PROTOCOL)]
+    assert expand(suite, [Variant(method="uniform")]) == [cell(protocol=suite.protocol)]
     (on_gpu,) = expand(suite, [Variant(method="uniform")], "cuda")
     assert on_gpu.device == "cuda" and on_gpu.key != cell().key
 
