@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -195,8 +196,8 @@ def _finished(
     """The smaller network, fine-tuned."""
     weights = subnet.weights if distill is None else None
     small = rebuild(problem.model, problem.space, subnet.config, weights)
-    loss = _loss(problem, pruner, small, subnet.config, recipe, distill)
-    _finetune(small, problem, loss, ready, recipe, subnet.config, tell)
+    make_loss = partial(_loss, problem, pruner, small, subnet.config, recipe, distill)
+    _finetune(small, problem, make_loss, ready, recipe, subnet.config, tell)
     tell("validating", 0, None)
     return small
 
@@ -314,7 +315,7 @@ def _loss(
 def _finetune(
     small: nn.Module,
     problem: Problem,
-    loss: TrainingLoss | None,
+    make_loss: Callable[[], TrainingLoss | None],
     ready: Preflight,
     recipe: Recipe,
     config: SubnetConfig,
@@ -334,7 +335,7 @@ def _finetune(
             small,
             ready.train,
             recipe,
-            loss=loss,
+            loss=make_loss(),
             meter=problem.meter,
             macs_per_image=problem.cost.macs(config),
             on_step=lambda done, total, loss: tell(f"fine-tuning, loss {loss:.3f}", done, total),

@@ -97,7 +97,7 @@ def test_a_cell_that_works_records_everything(plain):
     assert record.images == {"train": 64, "search": 32, "test": 32}
     assert record.config and all(group.kept <= group.size for group in record.groups)
     assert not record.latency  # that is a phase of its own
-    assert record.input_size == (1, 16, 16) and record.num_classes == 10
+    assert record.input_size == (3, 16, 16) and record.num_classes == 10
     assert record.trace and record.environment.torch == torch.__version__.split("+")[0]
 
 
