@@ -3,17 +3,22 @@
 Paper: None; the width multiplier of Howard et al.: MobileNets, 2017, arXiv 1704.04861, applied to a
     trained network.
 
-Idea: Every group keeps the same share of its channels. Which ones is not decided by any score: the
-    first ones stay. This is the control that any decision about widths or channels has to beat.
+Idea: Every group keeps the same share of its channels, those of largest L1 norm. This is the
+    control that any decision about widths has to beat: nothing is searched, and the channels are
+    chosen as anyone would without a search.
 
 Steps:
     1. `uniform_widths`: take the largest common keep ratio whose recounted cost fits.
-    2. `from_widths`: keep the first channels of every group.
+    2. `channel_order`: rank the channels of each group, by norm or by position.
+    3. `keep_best`: keep the first of that order.
 
 Deviations:
     - The ratio is found on the recounted cost, and groups that rounding left behind are widened
       until nothing fits, so that the budget is met. Expected effect: none on the comparison.
     - The parent's weights are inherited; a width multiplier trains from scratch.
+    - Channels of largest norm stay (Li et al. 2017, as in `l1_norm`); a width multiplier has no
+      weights to choose by. With channels = "first" the leading ones stay, which throws away what
+      the parent has learned about their worth and makes a weaker control.
 
 Unknowns:
     - None.
@@ -24,33 +29,32 @@ Names: width multiplier -> keep ratio.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
-from zoo.core.channels.config import SubnetConfig
-from zoo.core.method.planted import Golden, planted_problem
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
-from zoo.core.search.widths_in_budget import uniform_widths
+from zoo.core.search.channel_scores import channel_order
+from zoo.core.search.widths_in_budget import keep_best, uniform_widths
 
 __all__ = ["Uniform"]
 
 
 @dataclass(frozen=True)
 class Uniform(Pruner):
-    """The same keep ratio everywhere, first channels first."""
+    """The same keep ratio everywhere.
+
+    Attributes:
+        channels: which ones of a group stay, those of largest L1 norm or the leading ones.
+    """
+
+    channels: Literal["l1", "first"] = "l1"
 
     def search(self, problem: Problem) -> Subnet:
-        """Count, and keep the first channels."""
+        """Count, and keep the first channels of the order."""
         if whole := unpruned(problem):
             return whole
+        with problem.meter.phase("scoring"):
+            order = channel_order(problem, by_magnitude=self.channels == "l1")
         with problem.meter.phase("search"):
             widths = uniform_widths(problem)
-        names = [group.name for group in problem.space.groups]
-        config = SubnetConfig.from_widths(problem.space, dict(zip(names, widths, strict=True)))
-        return conclude(problem, config)
-
-    @classmethod
-    def golden(cls) -> Golden:
-        """Half of two groups of eight is four of each."""
-        problem = planted_problem((0, 1, 2, 3), (4, 5, 6, 7), keep_ratio=0.5)
-        expected = SubnetConfig({group.name: (0, 1, 2, 3) for group in problem.space.groups})
-        return Golden(problem, expected, "By hand: the cost is linear in 2 x 8 equal channels.")
+        return conclude(problem, keep_best(problem.space, order, widths))

@@ -11,9 +11,10 @@ import math
 import os
 import shutil
 import sys
-import time
+import time as clock
 import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -26,6 +27,7 @@ from benchmarks.options import (
     BatchSize,
     DataPath,
     Device,
+    Distill,
     Epochs,
     Export,
     Fold,
@@ -36,6 +38,7 @@ from benchmarks.options import (
     Minutes,
     Params,
     ParentEpochs,
+    QuietCore,
     Results,
     Seed,
     Seeds,
@@ -134,13 +137,14 @@ def run(
         bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")
     ] = False,
     device: Device = "cpu",
+    is_timed: Annotated[
+        bool, typer.Option("--time/--no-time", help="Measure the runtime after all training.")
+    ] = True,
 ) -> None:
-    """Run a suite, resume what is missing, then report.
+    """Run a suite, resume what is missing, time the networks, then report.
 
-    One record is written for each method, network, data set, budget and seed.
-
-    Stop it at any time: the next run takes up what is missing or failed. With --minutes a suite is
-    run in parts; each is reported.
+    One record is written for each method, network, data set, budget and seed. Stop it at any time:
+    the next run takes up what is missing or failed. --minutes runs a suite in parts.
 
     A cell whose process dies is tried once more alone at the end, and named.
 
@@ -150,37 +154,72 @@ def run(
     from benchmarks.running.endings import tell_stop, tell_unsettled
     from benchmarks.running.plan import Job, plan_suite
     from benchmarks.running.precheck import check_cells
-    from benchmarks.running.run_cells import Unrecorded, run_plan
+    from benchmarks.running.run_cells import Unrecorded
+    from benchmarks.running.run_suite import run_suite
     from benchmarks.running.suite import load_suite
     from benchmarks.tables.unread import show_unread
 
     _require_device(device, is_used=not dry_run)
     console = Console(emoji=False)
-    until = math.inf if minutes is None else time.time() + 60 * minutes
-    job = Job(results, data, download, workers or _default_workers(device), until)
+    job = Job(results, data, download, workers or _default_workers(device), _until(minutes))
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds)
-    plan = plan_suite(suite, asked, job.records, device, data)
+    planned = partial(plan_suite, suite, asked, job.records, device, data)
+    plan = planned()
     show_unread(console, plan.unread)
     check_cells(plan.missing, None if dry_run else job)
-    done = len(plan.cells) - len(plan.missing)
-    console.print(f"{suite}: {len(plan.cells)} cells, {done} done, {len(plan.missing)} to run")
+    console.print(f"{suite}: {plan.summary}")
     if dry_run:
         from benchmarks.running.forecast import show_forecast
 
         show_forecast(console, plan.missing, job)
         return
     try:
-        outcomes = run_plan(plan, job, console)
+        done = run_suite(plan, planned, job, console, device=device if is_timed else None)
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
     except Unrecorded as error:
         console.print(f"[red]stopped:[/] {in_markup(str(error), LONGEST_ERROR)}", soft_wrap=True)
         raise typer.Exit(1) from None
-    if left := len(plan.missing) - outcomes.total():
-        console.print(f"time is up: {left} cells left, run again for them")
-    if len(plan.missing) < len(plan.cells) or outcomes:
-        _report(console, results, plan)
-    raise typer.Exit(tell_unsettled(outcomes, console))
+    if done.left:
+        console.print(f"time is up: {done.left} cells left, run again for them")
+    if len(done.plan.missing) < len(done.plan.cells) or done.outcomes:
+        _report(console, results, done.plan)
+    raise typer.Exit(tell_unsettled(done.outcomes, console))
+
+
+@app.command()
+def time(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
+    device: Device = "cpu",
+    quiet_core: QuietCore = None,
+    minutes: Minutes = None,
+) -> None:
+    """Measure the runtime of networks that have been trained, on this device.
+
+    Networks are made again from their records, without data or weights. What the device was timed
+    with already is left out. Let nothing else run.
+
+    Exit status: 1 if networks could not be timed or the time was up, 130 after Ctrl-C.
+    """
+    from benchmarks.page.renew import loaded_records
+    from benchmarks.running.endings import tell_stop
+    from benchmarks.running.plan import Job
+    from benchmarks.running.time_networks import check_core, time_networks
+
+    _require_device(device)
+    if quiet_core is not None:
+        check_core(quiet_core)
+    console = Console(emoji=False)
+    job = Job(results, until=_until(minutes))
+    records = loaded_records(results).records
+    try:
+        left = time_networks(records, job, console, device=device, core=quiet_core)
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(tell_stop(stop, console)) from None
+    _report(console, results, None)
+    if left:
+        console.print(f"[yellow]{left} networks are not timed[/]; run again for them")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -210,6 +249,7 @@ def prune(
     seed: Seed = 0,
     export: Export = None,
     fold_batch_norm: Fold = False,
+    distill: Distill = None,
     results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
@@ -239,6 +279,7 @@ def prune(
         device=device,
         export=export,
         is_folded=fold_batch_norm,
+        distill=distill,
     )
     cache = Job(results).cache
     prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))
@@ -354,6 +395,11 @@ def check(
 
     if not check_apart(module, Console(emoji=False)):
         raise typer.Exit(1)
+
+
+def _until(minutes: float | None) -> float:
+    """When nothing new is begun, in seconds as `time.time` counts."""
+    return math.inf if minutes is None else clock.time() + 60 * minutes
 
 
 def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":

@@ -86,6 +86,18 @@ Fold = Annotated[
         help="Fold batch norms into the convolutions before timing and in the export.",
     ),
 ]
+QuietCore = Annotated[
+    int | None,
+    typer.Option(help="CPU core to time on, one that nothing else uses.", min=0),
+]
+Distill = Annotated[
+    float | None,
+    typer.Option(
+        help="Fine-tune with cross-entropy and the parent's logits, so weighted, e.g. 1; "
+        "else with what the method hands on.",
+        min=0,
+    ),
+]
 Width = Annotated[
     float,
     typer.Option(

@@ -37,6 +37,7 @@ from zoo.core.method.problem import Problem
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.one_shot.one_shot import RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, Execution, starting_weights
+from zoo.core.search.channel_knapsack import Items, exact_widths, greedy_widths
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.choice_table import ChoiceTable
 from zoo.core.search.evolution import Evaluated
@@ -45,7 +46,6 @@ from zoo.core.search.prior import uniform_prior
 from zoo.core.search.width_grid import WidthGrid, covering_states
 from zoo.core.training import gradients as narrow_strided
 from zoo.core.training.train import Recipe, train
-from zoo.knapsack import Items, exact_widths, greedy_widths
 from zoo.pse_net import PSENet, explore
 
 RESULTS = Path(__file__).parents[1] / "results"

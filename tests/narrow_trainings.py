@@ -60,7 +60,7 @@ def every_pruner() -> None:
         pruner = get_pruner(name).tiny()
         subnet = pruner.search(task)
         small = rebuild(task.model, task.space, subnet.config, subnet.weights)
-        loss = pruner.loss(task.model, small, task.space)
+        loss = pruner.loss(task.model, small, task.space, subnet.config)
         train(small, batches(32), Recipe(epochs=1, batch_size=BATCH, lr=0.001), loss=loss)
         sys.stdout.write(f"{name}\n")
 

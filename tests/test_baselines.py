@@ -5,17 +5,20 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from baselines.bn_scale import BNScale, scale_names, scale_scores, sparse_training
 from baselines.fpgm import distance_scores
+from baselines.l1_norm import relative_magnitudes
 from baselines.random_search import RandomSearch
-from baselines.taylor import squared_sums
+from baselines.taylor import squared_gates
+from baselines.uniform import Uniform
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.contract.trial import NETWORKS, Trial
 from zoo.core.method.discovery import get_pruner, list_pruners
 from zoo.core.method.planted import planted_problem
+from zoo.core.method.problem import Problem
 from zoo.core.search.channel_scores import magnitude_scores
 from zoo.core.search.widths_in_budget import random_widths
 
@@ -74,32 +77,63 @@ def test_taylor_is_zero_exactly_for_dead_channels() -> None:
     live_a, live_b = (1, 3, 4, 6), (0, 2, 5, 7)
     problem = planted_problem(live_a, live_b, keep_ratio=0.5)
     with problem.meter.phase("scoring"):
-        scores = squared_sums(problem, problem.data.train())
+        scores = squared_gates(problem, problem.data.train())
     alive = [np.flatnonzero(scores[g.name]).tolist() for g in problem.space.groups]
     assert sorted(alive) == sorted([list(live_a), list(live_b)])
 
 
-def test_taylor_predicts_the_loss_change_of_a_small_step() -> None:
+def test_taylor_predicts_the_loss_change_when_a_gate_behind_the_norm_closes_a_little() -> None:
     trial = Trial(get_pruner("taylor"), "residual")
     problem = trial.first.problem
     with problem.meter.phase("scoring"):
         (batch,) = problem.data.train(1)
-        scores = squared_sums(problem, [batch])
+        scores = squared_gates(problem, [batch])
+        # A group that one layer makes, so that its score is that of one gate.
         group = next(g for g in problem.space.groups if len([m for m in g.members
                      if m.role == "out"]) == 1)  # fmt: skip
-        name, step = group.members[0].tensor, 1e-3
-        weight = problem.model.state_dict()[name]
-        shrunk = weight.clone()
-        shrunk[0] *= 1 - step
-        losses = [
-            nn.functional.cross_entropy(
-                problem.forward(batch[0], weights={name: w}), batch[1]
-            ).item()
-            for w in (weight, shrunk)
-        ]
-    slope = (losses[0] - losses[1]) / step
+        (norm,) = {m.tensor.rpartition(".")[0] for m in group.members if m.role == "norm_weight"}
+        losses = [_loss_with_gate(problem, batch, norm, open_by) for open_by in (1.0, 1 - 1e-3)]
+    slope = (losses[0] - losses[1]) / 1e-3
     # Second-order terms and float32 rounding of a difference of 1e-3 stay below a few per cent.
     assert slope**2 == pytest.approx(scores[group.name][0], rel=0.1)
+
+
+def _loss_with_gate(
+    problem: Problem, batch: tuple[Tensor, Tensor], norm: str, open_by: float
+) -> float:
+    """Cross-entropy with the first channel behind a normalisation multiplied by a number."""
+
+    def scale(module: nn.Module, args: object, output: Tensor) -> Tensor:
+        factors = torch.ones(output.shape[1])
+        factors[0] = open_by
+        return output * factors.view(1, -1, 1, 1)
+
+    handle = problem.model.get_submodule(norm).register_forward_hook(scale)
+    try:
+        return nn.functional.cross_entropy(problem.forward(batch[0]), batch[1]).item()
+    finally:
+        handle.remove()
+
+
+def test_uniform_keeps_the_largest_norms_or_the_leading_channels() -> None:
+    trial = Trial(get_pruner("uniform"), "residual")
+    problem, kept = trial.first.problem, trial.first.subnet.config
+    first = Uniform(channels="first").search(Trial(get_pruner("uniform"), "residual").run().problem)
+    norms = magnitude_scores(problem.model, problem.space)
+    for group in problem.space.groups:
+        width = len(kept.indices(group))
+        largest = np.argsort(-norms[group.name], kind="stable")[:width]
+        assert sorted(largest.tolist()) == list(kept.indices(group))
+        assert list(first.config.indices(group)) == list(range(width))
+
+
+def test_l1_norm_ranks_norms_relative_to_their_group_over_the_whole_network() -> None:
+    problem = Trial(get_pruner("l1_norm"), "residual").first.problem
+    relative = relative_magnitudes(problem.model, problem.space)
+    norms = magnitude_scores(problem.model, problem.space)
+    for name, each in relative.items():
+        assert each.mean() == pytest.approx(1)
+        np.testing.assert_array_equal(np.argsort(each), np.argsort(norms[name]))
 
 
 def test_sparse_training_shrinks_the_scales() -> None:

@@ -252,19 +252,19 @@ def test_loss_is_cross_entropy_plus_block_terms_plus_logits() -> None:
     logits = float(soft_cross_entropy(narrow, wide, 4.0))
     values = {}
     for beta, kd in ((2.0, 0.0), (0.0, 0.5), (2.0, 0.5)):
-        loss = BNP(beta=beta, kd=kd).loss(teacher, student, space)
+        loss = BNP(beta=beta, kd=kd).loss(teacher, student, space, SubnetConfig.full())
         assert isinstance(loss, BlockDistillation)
         values[beta, kd] = float(loss(student, images, labels)) - entropy
     assert values[0.0, 0.5] == pytest.approx(0.5 * logits)
     assert values[2.0, 0.5] == pytest.approx(values[2.0, 0.0] + 0.5 * logits)
     assert values[2.0, 0.0] > 0
-    assert BNP(beta=0.0, kd=0.0).loss(teacher, student, space) is None
+    assert BNP(beta=0.0, kd=0.0).loss(teacher, student, space, SubnetConfig.full()) is None
 
 
 @torch.no_grad()
 def test_block_terms_vanish_for_the_teacher_itself() -> None:
     teacher, _, space = network_pair()
-    loss = BNP(beta=5.0, kd=0.0).loss(teacher, teacher, space)
+    loss = BNP(beta=5.0, kd=0.0).loss(teacher, teacher, space, SubnetConfig.full())
     images = torch.randn(4, 3, SIDE, SIDE, dtype=torch.float64)
     labels = torch.arange(4)
     assert loss is not None

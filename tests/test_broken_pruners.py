@@ -29,13 +29,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines.uniform import Uniform
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.channels.space import ChannelSpace
 from zoo.core.contract.checks import CHECKS, ContractViolation, check_pruner, contract, run_check
 from zoo.core.contract.trial import Trial
 from zoo.core.data.metered import TestSplit
-from zoo.core.method.planted import Golden
+from zoo.core.method.planted import Golden, planted_problem
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude
 from zoo.core.search.widths_in_budget import uniform_widths
@@ -61,7 +59,9 @@ class Good(Pruner):
 
     @classmethod
     def golden(cls) -> Golden:
-        return Uniform.golden()
+        problem = planted_problem((0, 1, 2, 3), (4, 5, 6, 7), keep_ratio=0.5)
+        expected = SubnetConfig({group.name: (0, 1, 2, 3) for group in problem.space.groups})
+        return Golden(problem, expected, "By hand: the cost is linear in 2 x 8 equal channels.")
 
 
 BROKEN: list[tuple[int, type[Pruner]]] = []
@@ -333,19 +333,19 @@ class _TrainsTeacher(TrainingLoss):
 
 @caught_by(11)
 class LossIgnoresStudent(Good):
-    def loss(self, teacher: nn.Module, student: nn.Module, space: ChannelSpace) -> TrainingLoss:
+    def loss(self, teacher: nn.Module, student: nn.Module, *rest: object) -> TrainingLoss:
         return _Constant()
 
 
 @caught_by(11)
 class LossIsInfinite(Good):
-    def loss(self, teacher: nn.Module, student: nn.Module, space: ChannelSpace) -> TrainingLoss:
+    def loss(self, teacher: nn.Module, student: nn.Module, *rest: object) -> TrainingLoss:
         return _Infinite()
 
 
 @caught_by(11)
 class LossTrainsTeacher(Good):
-    def loss(self, teacher: nn.Module, student: nn.Module, space: ChannelSpace) -> TrainingLoss:
+    def loss(self, teacher: nn.Module, student: nn.Module, *rest: object) -> TrainingLoss:
         return _TrainsTeacher(teacher)
 
 

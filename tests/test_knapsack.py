@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
+from tests.problems import problem as a_problem
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.contract.trial import NETWORKS, Trial, images_and_labels
@@ -18,19 +20,20 @@ from zoo.core.cost.budget import Budget
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.data.batches import Batches, ImageTensors
 from zoo.core.data.metered import MeteredData
+from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
 from zoo.core.method.planted import planted_problem
 from zoo.core.method.problem import Problem
 from zoo.core.networks.rebuild import rebuild
+from zoo.core.search.channel_knapsack import Items, exact_widths, greedy_widths, lp_bound
 from zoo.core.training.distill import feature_error, relative_feature_error
 from zoo.knapsack import (
     InnerDistillation,
-    Items,
     Knapsack,
     channel_costs,
-    exact_widths,
-    greedy_widths,
-    lp_bound,
+    embeddings,
+    isomorphic_values,
+    make_items,
     taylor_values,
 )
 
@@ -323,3 +326,69 @@ def test_student_keeps_its_mode(pair: tuple[nn.Module, nn.Module]) -> None:
     student.train()
     distillation(teacher, student)
     assert all(module.training for module in student.modules())
+
+
+def stem_and_skips(space: ChannelSpace) -> list[str]:
+    return [g.name for g in space.groups if g.residual or g.stage == 0]
+
+
+def test_protected_groups_stay_whole_and_the_budget_is_met() -> None:
+    problem = a_problem("resnet20_cifar", 0.7)
+    whole = stem_and_skips(problem.space)
+    assert whole and len(whole) < len(problem.space.groups)
+    pruner = replace(Knapsack.tiny(), protect=("stem", "skips"))
+    config = pruner.search(problem).config
+    for group in problem.space.groups:
+        assert group.name not in whole or len(config.indices(group)) == group.size
+    assert problem.cost.macs(config) <= problem.budget.limit
+    assert any(len(config.indices(g)) < g.size for g in problem.space.groups)
+
+
+def test_a_budget_below_what_is_protected_says_so() -> None:
+    problem = a_problem("resnet20_cifar", 0.1)
+    with pytest.raises(InfeasibleBudget, match=r"protected groups whole costs .* protect less"):
+        replace(Knapsack.tiny(), protect=("stem", "skips")).search(problem)
+
+
+def test_isomorphic_groups_lose_the_same_share_of_their_channels() -> None:
+    problem = a_problem("resnet20_cifar", 0.5)
+    rng = np.random.default_rng(0)
+    # A class whose values are a thousand times another's: over the whole network it would go last.
+    values = {g.name: rng.random(g.size) * (1000.0 if g.residual else 1.0)
+              for g in problem.space.groups}  # fmt: skip
+    items = make_items(problem, isomorphic_values(problem, values))
+    (middle,) = [w for w in greedy_widths(items) if w.sum() == problem.space.sizes.sum() // 2][:1]
+    classes: dict[bool, list[int]] = {}
+    for place, group in enumerate(problem.space.groups):
+        classes.setdefault(group.residual, []).append(place)
+    shares = [middle[p].sum() / problem.space.sizes[p].sum() for p in classes.values()]
+    assert len(shares) == 2 and abs(shares[0] - shares[1]) < 0.15
+    plain = make_items(problem, values)
+    (middle,) = [w for w in greedy_widths(plain) if w.sum() == problem.space.sizes.sum() // 2][:1]
+    shares = [middle[p].sum() / problem.space.sizes[p].sum() for p in classes.values()]
+    assert abs(shares[0] - shares[1]) > 0.3
+
+
+def test_maps_start_at_the_embedding_of_the_kept_channels() -> None:
+    """A student that only lost channels makes features that the maps put where they were."""
+    problem = a_problem("resnet20_cifar", 0.5)
+    keep = {g.name: tuple(range(1, g.size, 2)) for g in problem.space.groups}
+    config = SubnetConfig(keep)
+    student = rebuild(problem.model, problem.space, config)
+    loss = Knapsack(maps="kept").loss(problem.model, student, problem.space, config)
+    stages = problem.space.stages
+    starts = embeddings(problem.space, config, stages)
+    assert set(starts) == set(stages) == {"act1", "layer1", "layer2", "layer3"}
+    for stage in stages:
+        start = loss.maps[stage.replace(".", "/")]
+        wide, narrow = start.shape
+        features = torch.randn(2, narrow, 3, 3, dtype=start.dtype)
+        placed = torch.einsum("tc,nchw->nthw", start, features)
+        assert torch.equal(placed[:, range(1, wide, 2)], features)
+        assert not placed[:, range(0, wide, 2)].any()
+    random = Knapsack(maps="random").loss(problem.model, student, problem.space, config)
+    assert not torch.equal(random.maps[_first(random)], loss.maps[_first(loss)])
+
+
+def _first(loss: InnerDistillation) -> str:
+    return next(iter(loss.maps))

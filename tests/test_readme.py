@@ -16,7 +16,7 @@ from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import digest_of, figures_of, plotted
 from benchmarks.page.renew import special_tables
-from benchmarks.records.files import load_records
+from benchmarks.records.join import read_results
 from benchmarks.records.record import Record
 from benchmarks.tables.cards import methods_table
 from benchmarks.tables.marked_blocks import block_of
@@ -26,13 +26,15 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-RENEW = "stale; renew it with: zoo report --results results/reference --readme README.md"
+RENEW = "stale; renew it with: zoo report --results results/quick --readme README.md"
 
 
 @cache
 def records_of(folder: str) -> list[Record]:
-    """Published records, read once for all tests."""
-    return load_records(ROOT / "results" / folder / "records")
+    """Published records with their times, read once for all tests."""
+    records, unread = read_results(ROOT / "results" / folder)
+    assert records and not unread
+    return records
 
 
 @cache
@@ -41,30 +43,24 @@ def findings_of(folder: str) -> Findings:
     return Findings.of(records_of(folder))
 
 
-@pytest.fixture
-def reference() -> list[Record]:
-    return records_of("reference")
+def test_result_table_is_the_one_of_the_published_records() -> None:
+    shown = to_short_markdown(compare(records_of("quick")))
+    assert block_of(README, "report").strip() == shown.strip(), RENEW
 
 
-def test_result_table_is_the_one_of_the_reference_records(reference: list[Record]) -> None:
-    assert block_of(README, "report").strip() == to_short_markdown(compare(reference)).strip(), (
-        RENEW
-    )
-
-
-def test_tables_are_those_of_the_reference_records(reference: list[Record]) -> None:
-    comparisons = compare(reference)
+def test_tables_are_those_of_the_published_records() -> None:
+    comparisons = compare(records_of("quick"))
     tables = {
         "results.md": to_markdown(comparisons),
         "results.csv": to_csv(comparisons),
         "results.tex": to_latex(comparisons),
         **{
             f"{name}.md": text
-            for name, make in special_tables(findings_of("reference")).items()
+            for name, make in special_tables(findings_of("quick")).items()
             if (text := make())
         },
     }
-    folder = ROOT / "results" / "reference" / "tables"
+    folder = ROOT / "results" / "quick" / "tables"
     assert {path.name for path in folder.iterdir()} == set(tables), RENEW
     for name, text in tables.items():
         assert (folder / name).read_text("utf-8") == text, f"{name} is {RENEW}"

@@ -177,7 +177,7 @@ class BNP(Pruner):
         return [float(s) for s in -errors - self.lambda_cost * (costs - full) / full]
 
     def loss(
-        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace
+        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
     ) -> BlockDistillation | None:
         """Cross-entropy plus block features and logits of the teacher, as far as switched on."""
         if not (self.beta or self.kd):

@@ -45,7 +45,16 @@ Unknowns:
       default; that it is our `per_filter` is inferred from the repository's options.
     - Which positions, weighting and gamma the paper distils with. Our gamma of 1 belongs to the
       normalised terms and is our choice.
-    - Start of the learned maps: our choice is Gaussian with variance 1 / C of the student.
+    - Start of the learned maps: our choice (`maps`) puts each kept channel where it was in the
+      parent, so that a student that still makes the parent's features starts without error;
+      "random" is Gaussian with variance 1 / C of the student.
+    - Whether stem and skips are pruned. [official code] leaves both whole unless it is told
+      otherwise, and keeps 7 % of the first stage's stream in its published ECA networks. Ours
+      prunes all groups, since small budgets cannot be met otherwise; see `protect`.
+    - Value per cost falls on early stages by nature: a channel there costs many positions, so the
+      knapsack cuts a narrow early stream first, down to its minimum width. `scope` "isomorphic"
+      ranks groups of equal topology among themselves (Fang et al. 2024) and is no part of the
+      paper.
     - How squeeze-excite reductions and networks outside ResNet and EfficientNet are grouped: we
       take whatever the network's connections tie together. As in [official code], a group's value
       sums over the convolutions that make its channels, depthwise ones included.
@@ -62,8 +71,9 @@ Names: v_{g,i} -> `values`; c_g -> `weights`; b_{g,i} -> kept or not, here width
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -72,10 +82,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from zoo.core.channels.channel_group import ChannelGroup
+from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
+from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
+from zoo.core.search.channel_knapsack import Items, exact_widths, greedy_widths, lp_bound
 from zoo.core.search.channel_scores import channel_scores, producers, weight_gradient_products
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 from zoo.core.training.distill import (
@@ -88,12 +102,10 @@ from zoo.core.training.train import TrainingLoss, eval_mode
 
 __all__ = [
     "InnerDistillation",
-    "Items",
     "Knapsack",
     "best_within",
-    "exact_widths",
-    "greedy_widths",
-    "lp_bound",
+    "embeddings",
+    "isomorphic_values",
     "make_items",
     "taylor_values",
 ]
@@ -116,6 +128,10 @@ class Knapsack(Pruner):
             stage outputs, "logits" for its output.
         normalisation: what a distillation term is divided by: the teacher's variance at the
             position, or nothing ([official code]).
+        maps: where the learned maps start: at the embedding of the kept channels, or random.
+        protect: groups that stay whole: the "stem" and the streams that "skips" join.
+        scope: whether all channels of the "network" compete, or those of "isomorphic" groups, of
+            which every class then loses the same share.
     """
 
     importance: Literal["per_weight", "per_filter"] = "per_weight"
@@ -125,6 +141,9 @@ class Knapsack(Pruner):
     gamma: Annotated[float, Field(ge=0)] = 1.0
     positions: tuple[str, ...] = ("stages", "logits")
     normalisation: Literal["teacher", "none"] = "teacher"
+    maps: Literal["kept", "random"] = "kept"
+    protect: tuple[Literal["stem", "skips"], ...] = ()
+    scope: Literal["network", "isomorphic"] = "network"
 
     def search(self, problem: Problem) -> Subnet:
         """Solve the knapsack so that the recounted network meets the budget."""
@@ -134,7 +153,9 @@ class Knapsack(Pruner):
             batches = calibration_batches(problem, self.calibration)
             values = taylor_values(problem, batches, self.importance)
         with problem.meter.phase("search"):
-            items = make_items(problem, values)
+            if self.scope == "isomorphic":
+                values = isomorphic_values(problem, values)
+            items = make_items(problem, values, self.protect)
             exact = self.solver == "exact"
             candidates = exact_widths(items, self.resolution) if exact else greedy_widths(items)
             widths = best_within(problem, items, candidates)
@@ -156,7 +177,7 @@ class Knapsack(Pruner):
         )
 
     def loss(
-        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace
+        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
     ) -> InnerDistillation:
         """Cross-entropy plus the mean distance to the teacher's features."""
         names = [
@@ -171,6 +192,7 @@ class Knapsack(Pruner):
             positions=tuple(dict.fromkeys(names)),
             gamma=self.gamma,
             error=relative_feature_error if self.normalisation == "teacher" else feature_error,
+            starts=embeddings(space, config, names) if self.maps == "kept" else {},
         )
 
     @classmethod
@@ -219,52 +241,9 @@ def taylor_values(
     return channel_scores(problem.space, total, lambda rows: rows.abs().sum(1) / n_batches)
 
 
-@dataclass(frozen=True)
-class Items:
-    """The knapsack: one item per (group, channel), the channels of a group best first.
-
-    Attributes:
-        values: per group, values in descending order, shape (size,).
-        weights: cost of one channel of each group, int64, shape (G,).
-        legal: legal widths of each group, ascending; the first is kept in any case.
-    """
-
-    values: tuple[np.ndarray, ...]
-    weights: np.ndarray
-    legal: tuple[tuple[int, ...], ...]
-
-    def value(self, widths: np.ndarray) -> np.ndarray:
-        """Total value of the kept items, for widths of shape (..., G)."""
-        total = np.zeros(widths.shape[:-1])
-        for values, column in zip(self.values, np.moveaxis(widths, -1, 0), strict=True):
-            total = total + np.append(0.0, np.cumsum(values))[column]
-        return total
-
-    def cost(self, widths: np.ndarray) -> np.ndarray:
-        """Total weight of the kept items, for widths of shape (..., G)."""
-        return np.asarray(widths @ self.weights)
-
-    def steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All widenings from one legal width to the next, group by group.
-
-        Returns:
-            Group index, value gained and cost added, each of shape (steps,).
-        """
-        owners, gains, costs = [], [], []
-        for g, (values, legal) in enumerate(zip(self.values, self.legal, strict=True)):
-            totals = np.concatenate([[0.0], np.cumsum(values)])[list(legal)]
-            owners.append(np.full(len(legal) - 1, g))
-            gains.append(np.diff(totals))
-            costs.append(np.diff(legal) * self.weights[g])
-        return np.concatenate(owners), np.concatenate(gains), np.concatenate(costs)
-
-    def next_densities(self, widths: np.ndarray) -> np.ndarray:
-        """Value per cost of the next channel of every group, shape (G,); 0 where all are kept."""
-        following = [np.append(v, 0.0)[w] for v, w in zip(self.values, widths, strict=True)]
-        return np.asarray(np.array(following) / np.maximum(self.weights, 1))
-
-
-def make_items(problem: Problem, values: Mapping[str, np.ndarray]) -> Items:
+def make_items(
+    problem: Problem, values: Mapping[str, np.ndarray], protect: Collection[str] = ()
+) -> Items:
     """One item per (group, channel), its weight the cost of making that channel.
 
     The cost is taken at unpruned input width and leaves out what the next layers save
@@ -273,13 +252,58 @@ def make_items(problem: Problem, values: Mapping[str, np.ndarray]) -> Items:
     Args:
         problem: gives groups, costs and legal widths.
         values: by group name, shape (size,).
+        protect: "stem" and "skips" stay whole.
     """
     groups = problem.space.groups
+    legal = [
+        (group.size,) if _is_protected(group, protect) else problem.rules.legal(group.size)
+        for group in groups
+    ]
     return Items(
         tuple(np.sort(values[group.name])[::-1] for group in groups),
         channel_costs(problem),
-        tuple(problem.rules.legal(group.size) for group in groups),
+        tuple(legal),
     )
+
+
+def _is_protected(group: ChannelGroup, protect: Collection[str]) -> bool:
+    is_stem = "stem" in protect and group.stage == 0
+    return is_stem or ("skips" in protect and group.residual)
+
+
+def isomorphic_values(problem: Problem, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Values whose density is the channel's rank among the groups of the same topology.
+
+    So the solver drops the same share of every class, those of lowest value per cost first. Groups
+    are of one topology if the same kinds of layers make and read them, widths and depth apart.
+
+    Args:
+        problem: gives groups and costs.
+        values: by group name, shape (size,).
+
+    Returns:
+        The same shapes; the order within a group stays, ties apart.
+    """
+    groups, costs = problem.space.groups, np.maximum(channel_costs(problem), 1)
+    classes: dict[object, list[int]] = {}
+    for place, group in enumerate(groups):
+        classes.setdefault(_topology(problem.space, group), []).append(place)
+    ranked: dict[str, np.ndarray] = {}
+    for places in classes.values():
+        densities = np.concatenate([values[groups[p].name] / costs[p] for p in places])
+        order = np.argsort(np.argsort(densities, kind="stable"), kind="stable")
+        shares = np.split(
+            (order + 1) / len(order), np.cumsum([groups[p].size for p in places])[:-1]
+        )
+        for place, share in zip(places, shares, strict=True):
+            ranked[groups[place].name] = share * costs[place]
+    return ranked
+
+
+def _topology(space: ChannelSpace, group: ChannelGroup) -> object:
+    """The kinds of layers that a group lies in: what they do with it, and their kernels."""
+    kinds = {(member.role, space.table.shapes[member.tensor][2:]) for member in group.members}
+    return group.residual, frozenset(kinds)
 
 
 def channel_costs(problem: Problem) -> np.ndarray:
@@ -312,89 +336,6 @@ def channel_costs(problem: Problem) -> np.ndarray:
     )
 
 
-def greedy_widths(items: Items) -> np.ndarray:
-    """Drop items from the full network, lowest value per cost first [official code].
-
-    Returns:
-        The solutions for all capacities, from the full network down, shape (n, G).
-    """
-    owners, gains, costs = items.steps()
-    densities = np.divide(gains, costs, out=np.full(len(gains), np.inf), where=costs > 0)
-    dropped = np.zeros((len(owners) + 1, len(items.legal)), dtype=np.int64)
-    dropped[np.arange(1, len(owners) + 1), owners[np.argsort(densities, kind="stable")]] = 1
-    left = np.array([len(legal) - 1 for legal in items.legal]) - dropped.cumsum(axis=0)
-    return _widths_at(items, left)
-
-
-def exact_widths(items: Items, resolution: int) -> np.ndarray:
-    """Solve the knapsack for every capacity by dynamic programming over groups.
-
-    The table of all capacities is dense: keeping the undominated partial sums instead, as
-    `best_combinations` does, takes fifty times as long with 20,000 units on ResNet-50.
-
-    Costs are divided by their gcd; if the whole network is still more than `resolution` units,
-    the unit grows and each width's cost is rounded up, so that no solution exceeds its capacity.
-
-    Returns:
-        The solution for each capacity in units, from the smallest network up, shape (n, G).
-    """
-    costs = [
-        (np.array(legal) - legal[0]) * int(weight)
-        for legal, weight in zip(items.legal, items.weights, strict=True)
-    ]
-    common = int(np.gcd.reduce(np.concatenate(costs))) or 1
-    most = sum(int(cost[-1]) for cost in costs) // common
-    unit = common * max(1, -(-most // resolution))
-    units = [-(-cost // unit) for cost in costs]
-    capacity = sum(int(cost[-1]) for cost in units)
-
-    best = np.zeros(capacity + 1)
-    choices = []
-    for values, legal, steps in zip(items.values, items.legal, units, strict=True):
-        totals = np.concatenate([[0.0], np.cumsum(values)])
-        choice = np.zeros(capacity + 1, dtype=np.int32)
-        improved = best.copy()  # `best` stays without this group, which gets one width alone
-        for j, step in enumerate(steps[1:].tolist(), start=1):
-            candidate = best[: capacity + 1 - step] + (totals[legal[j]] - totals[legal[0]])
-            is_better = candidate > improved[step:]
-            improved[step:][is_better] = candidate[is_better]
-            choice[step:][is_better] = j
-        best = improved
-        choices.append(choice)
-
-    left = np.arange(capacity + 1)
-    chosen = np.zeros((capacity + 1, len(units)), dtype=np.int64)
-    for g in reversed(range(len(units))):
-        chosen[:, g] = choices[g][left]
-        left = left - units[g][chosen[:, g]]
-    return _widths_at(items, chosen)
-
-
-def _widths_at(items: Items, positions: np.ndarray) -> np.ndarray:
-    """Legal widths at positions, shape (n, G), in each group's list of them."""
-    columns = zip(items.legal, positions.T, strict=True)
-    return np.stack([np.array(legal)[column] for legal, column in columns], axis=1)
-
-
-def lp_bound(items: Items, capacity: int) -> float:
-    """Upper bound of the value within a capacity: that of the best split items.
-
-    Raises:
-        ValueError: if the smallest widths already exceed the capacity.
-    """
-    smallest = np.array([legal[0] for legal in items.legal])
-    left = capacity - int(items.cost(smallest))
-    if left < 0:
-        raise ValueError(f"capacity {capacity} is below the smallest network, {capacity - left}")
-    _, gains, costs = items.steps()
-    densities = np.divide(gains, costs, out=np.full(len(gains), np.inf), where=costs > 0)
-    order = np.argsort(-densities, kind="stable")
-    before = np.concatenate([[0], np.cumsum(costs[order])[:-1]])
-    shares = np.clip((left - before) / np.maximum(costs[order], 1), 0.0, 1.0)
-    shares[costs[order] == 0] = 1.0
-    return float(items.value(smallest) + shares @ gains[order])
-
-
 def best_within(problem: Problem, items: Items, candidates: np.ndarray) -> np.ndarray:
     """The most valuable candidate whose recounted network meets the budget.
 
@@ -404,14 +345,44 @@ def best_within(problem: Problem, items: Items, candidates: np.ndarray) -> np.nd
     Args:
         problem: gives cost and budget.
         items: give the value.
-        candidates: shape (n, G); at least one must fit.
+        candidates: shape (n, G).
 
     Returns:
         Widths, shape (G,).
+
+    Raises:
+        InfeasibleBudget: if none fits.
     """
     costs = problem.cost_of(candidates)
     feasible = candidates[costs <= problem.budget.limit]
+    if not len(feasible):
+        raise InfeasibleBudget(
+            f"the smallest network with the protected groups whole costs {int(costs.min()):,}, the "
+            f"budget is {problem.budget.limit:,}; raise it or protect less"
+        )
     return np.asarray(feasible[np.argmax(items.value(feasible))])
+
+
+def embeddings(
+    space: ChannelSpace, config: SubnetConfig, positions: Sequence[str]
+) -> dict[str, Tensor]:
+    """Maps that put each kept channel where it was, for the positions that lose channels.
+
+    Args:
+        space: the parent's channel groups.
+        config: what is kept of them.
+        positions: module names; those whose output is not known are left out.
+
+    Returns:
+        By position, shape (channels, kept), zeros and ones.
+    """
+    kept = space.table.kept_positions(config)
+    found = {}
+    for position in positions:
+        width, axis = space.table.outputs.get(position, (0, None))
+        if axis is not None and (chosen := kept[axis]) is not None:
+            found[position] = torch.eye(width)[:, torch.as_tensor(chosen)]
+    return found
 
 
 class InnerDistillation(TrainingLoss):
@@ -427,6 +398,7 @@ class InnerDistillation(TrainingLoss):
         positions: module names; "logits" is the output.
         gamma: weight of the distillation terms.
         error: of a student's features against the teacher's, two tensors of one shape.
+        starts: of the maps, by position, shape (wide, narrow); others start random.
     """
 
     def __init__(
@@ -438,6 +410,7 @@ class InnerDistillation(TrainingLoss):
         positions: Sequence[str],
         gamma: float,
         error: Callable[[Tensor, Tensor], Tensor],
+        starts: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
@@ -456,6 +429,9 @@ class InnerDistillation(TrainingLoss):
         for name, s, t in zip(self.positions, narrow, wide, strict=True):
             if s.shape[1] != t.shape[1]:
                 start = torch.randn(t.shape[1], s.shape[1], generator=generator) / s.shape[1] ** 0.5
+                given = starts.get(name)
+                if given is not None and given.shape == start.shape:
+                    start = given
                 self.maps[_key(name)] = nn.Parameter(start.to(anchor))
 
     def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from benchmarks.analysis.uncertainty import Estimate, estimate, paired
-from benchmarks.records.cell import Cell, Schedule
+from benchmarks.records.cell import REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records
-from benchmarks.records.record import Phase, Record
+from benchmarks.records.record import DECIDING, Phase, Record
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
 __all__ = [
@@ -36,12 +36,6 @@ __all__ = [
     "spent_macs",
     "spent_seconds",
 ]
-
-REFERENCE = "uniform"
-"""The method that differences are taken to."""
-
-DECIDING: tuple[Phase, ...] = ("scoring", "supernet", "search")
-"""Phases that a method spends on its decision, before fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +164,7 @@ class Comparison:
         records = self.ok
         sentences = [
             f"Parent trained for {_epochs(self.cell.parent)}, every pruned network "
-            f"fine-tuned for {_epochs(self.cell.finetune)}."
+            f"fine-tuned for {_epochs(self.cell.finetune)}{self._loss}."
         ]
         if records and (size := records[0].size):
             top1 = self.parent_top1
@@ -181,6 +175,14 @@ class Comparison:
             )
             sentences.append(_where(records[0]))
         return " ".join(sentences)
+
+    @property
+    def _loss(self) -> str:
+        """The common loss, in words; protocol 1 had none."""
+        if self.cell.protocol < 2:
+            return ""
+        taught = f" and {self.cell.distill:g} x distillation of the parent's logits"
+        return f" with cross-entropy{taught if self.cell.distill else ''}"
 
     @property
     def parent_top1(self) -> Estimate | None:
@@ -215,9 +217,12 @@ def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
 
 def settings_of(cell: Cell) -> dict[str, object]:
     """Settings that differ from the method's defaults, and how its networks are trained."""
-    if cell.scratch is None:
-        return dict(cell.settings)
-    return {**cell.settings, "from scratch": _epochs(cell.scratch)}
+    named: dict[str, object] = dict(cell.settings)
+    if cell.scratch is not None:
+        named["from scratch"] = _epochs(cell.scratch)
+    if cell.longer is not None:
+        named["fine-tuned"] = f"{cell.longer} epochs"
+    return named
 
 
 def _named(settings: Mapping[str, object]) -> str:

@@ -15,13 +15,14 @@ from matplotlib.patches import Patch
 from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.figures.style import LABEL, name_rows, new_panels, set_title
 from benchmarks.records.plain import figure_text
-from benchmarks.records.record import PHASES, Group, Phase
+from benchmarks.records.record import Group, Phase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["kept_widths", "training_cost"]
 
+# Of the common finish: what a method's own costs is no cost of its decision.
 PHASE_COLOURS: dict[Phase, str] = {
     "baseline": "#DDDDDD",
     "scoring": "#FDBE85",
@@ -39,7 +40,7 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
     for axis, comparison in zip(axes, comparisons, strict=True):
         rows = _by_budget(comparison)
         left = [0.0] * len(rows)
-        for phase in PHASES:
+        for phase in PHASE_COLOURS:
             widths = [_mean_tmacs(row, phase) for row in rows]
             axis.barh(
                 range(len(rows)), widths, left=left, color=PHASE_COLOURS[phase],
@@ -50,7 +51,7 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
         axis.set_xlabel("TMACs, forward and backward", fontsize=9)
         set_title(axis, figure_text(comparison.title), fontsize=10, loc="right")
         axis.grid(axis="x", alpha=0.3)
-    used = [phase for phase in PHASES if any(_has_phase(c, phase) for c in comparisons)]
+    used = [phase for phase in PHASE_COLOURS if any(_has_phase(c, phase) for c in comparisons)]
     handles = [
         Patch(
             facecolor=PHASE_COLOURS[phase], edgecolor="#666666",

@@ -99,8 +99,7 @@ def loaded_records(results: Path) -> Loaded[Record]:
         ValueError: if there is no record.
         OSError: if the folder cannot be read.
     """
-    from benchmarks.records.files import read_folder
-    from benchmarks.records.record import Record
+    from benchmarks.records.join import read_results
     from benchmarks.tables.unread import unread_lines
 
     folder = results / "records" if (results / "records").exists() else results
@@ -109,7 +108,7 @@ def loaded_records(results: Path) -> Loaded[Record]:
         raise ValueError(
             f"no records in {folder}: {what}; make some with: zoo run SUITE --results PATH"
         )
-    loaded = read_folder(folder, Record)
+    loaded = read_results(results)
     if not loaded.records:
         why = "; ".join(unread_lines(loaded.unread)) or "it holds none"
         raise ValueError(

@@ -27,11 +27,14 @@ from benchmarks.records.strict import Many, Strict
 __all__ = [
     "MOST_BUDGET",
     "MOST_SEED",
+    "PARENT",
     "RECALIBRATION_BATCHES",
+    "REFERENCE",
     "BudgetMetric",
     "BudgetValue",
     "Cell",
     "Data",
+    "Finish",
     "Model",
     "Rules",
     "Sample",
@@ -53,6 +56,16 @@ RECALIBRATION_BATCHES = 8
 
 
 Start = Literal["inherited", "scratch"]
+
+Finish = Literal["common", "own"]
+"""How a decision is finished. "common": on the parent's weights, with the loss that the suite names
+for all; "own": on the weights and with the loss that the method hands on."""
+
+REFERENCE = "uniform"
+"""The method that differences are taken to."""
+
+PARENT = "parent"
+"""Stands in the place of a method where the parent itself is fine-tuned, as a control."""
 
 
 def as_ratio_or_count(value: object) -> object:
@@ -168,6 +181,11 @@ class Cell(Strict):
     the pruned network is trained from: those the method hands on, or newly drawn ones. With
     `scratch` it is trained from newly drawn ones under that recipe, in place of fine-tuning, beside
     cells that are fine-tuned.
+
+    A decision is finished in the ways of `finishes`, an "own" one only where it differs from the
+    common one. `distill` is the weight of the divergence from the parent's logits in the common
+    loss, beside cross-entropy. A control that is fine-tuned for `longer` spends what the dearest
+    method spends on search and fine-tuning together.
     """
 
     protocol: int = Field(ge=1, le=1000)
@@ -188,6 +206,9 @@ class Cell(Strict):
     sample: Sample | None = None
     member: int | None = Field(default=None, ge=0)
     scratch: Schedule | None = None
+    finishes: Many[Finish] = Field(default=("common", "own"), min_length=1)
+    distill: float = Field(default=0.0, ge=0, le=1e6)
+    longer: int | None = Field(default=None, ge=1, le=1_000_000)  # epochs
 
     @model_validator(mode="after")
     def belong_to_the_sample(self) -> Cell:
@@ -204,6 +225,8 @@ class Cell(Strict):
     @property
     def last_training(self) -> Schedule:
         """The recipe of the network that is tested last."""
+        if self.longer is not None:
+            return self.finetune.model_copy(update={"epochs": self.longer})
         return self.scratch or self.finetune
 
     @property
@@ -248,9 +271,9 @@ class Cell(Strict):
     def comparison(self) -> str:
         """Names what is held equal: cells that share it differ in method, budget and seed only.
 
-        A method's networks may beside that be trained from scratch, and say so by name.
+        A method's networks may beside that be trained from scratch, or longer, and say so by name.
         """
-        free = {"method", "settings", "budget", "metric", "seed", "scratch"}
+        free = {"method", "settings", "budget", "metric", "seed", "scratch", "longer"}
         return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude=free))
 
     @property

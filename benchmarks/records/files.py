@@ -17,6 +17,7 @@ from benchmarks.records.plain import visible
 from benchmarks.records.record import SCHEMA, Record
 from benchmarks.records.reference import Reference
 from benchmarks.records.strict import explain
+from benchmarks.records.timing import Timing
 from benchmarks.records.whole_file import write_new
 
 __all__ = [
@@ -38,7 +39,7 @@ MOST_BYTES = 256 * 2**20
 """Of a record's file; published ones have a fifth of a megabyte."""
 
 
-Identified = TypeVar("Identified", Record, Reference)
+Identified = TypeVar("Identified", Record, Reference, Timing)
 """A kind of record; all have an `id` and a `schema_version`."""
 
 
@@ -198,7 +199,10 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def current_records(records: Sequence[Record]) -> list[Record]:
-    """One record per cell: none that is superseded, an ok one if there is one, else the latest."""
+    """One record per cell: none that is superseded, an ok one if there is one, else the latest.
+
+    A record that stands there once for each device it is timed on (see `joined`) stays so.
+    """
     replaced = {record.supersedes for record in records}
     chosen: dict[str, Record] = {}
     for record in records:
@@ -207,7 +211,11 @@ def current_records(records: Sequence[Record]) -> list[Record]:
         best = chosen.get(record.cell.key)
         if best is None or _rank(record) >= _rank(best):
             chosen[record.cell.key] = record
-    return list(chosen.values())
+    return [
+        record
+        for record in records
+        if record.id not in replaced and record.id == chosen[record.cell.key].id
+    ]
 
 
 def _rank(record: Record) -> tuple[bool, str]:

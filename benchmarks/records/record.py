@@ -20,6 +20,7 @@ from benchmarks.records.bounds import (
     Seconds,
     Share,
     Sized,
+    Some,
     Text,
 )
 from benchmarks.records.cell import Cell
@@ -35,7 +36,19 @@ from benchmarks.records.runtime import (
 )
 from benchmarks.records.strict import Many, Strict
 
-__all__ = ["PHASES", "Group", "Phase", "PhaseCost", "Record", "Size", "Status", "Top1"]
+__all__ = [
+    "DECIDING",
+    "PHASES",
+    "TOTAL",
+    "Group",
+    "HandedOn",
+    "Phase",
+    "PhaseCost",
+    "Record",
+    "Size",
+    "Status",
+    "Top1",
+]
 
 SCHEMA = 1
 """Version of the fields below; raised when a field changes its meaning."""
@@ -45,8 +58,22 @@ TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
 
 
 Status = Literal["ok", "infeasible", "failed", "cancelled"]
-Phase = Literal["baseline", "scoring", "supernet", "search", "finetune"]
-PHASES: tuple[Phase, ...] = ("baseline", "scoring", "supernet", "search", "finetune")
+Phase = Literal["baseline", "scoring", "supernet", "search", "finetune", "finetune_own"]
+PHASES: tuple[Phase, ...] = (
+    "baseline",
+    "scoring",
+    "supernet",
+    "search",
+    "finetune",
+    "finetune_own",
+)
+DECIDING: tuple[Phase, ...] = ("scoring", "supernet", "search")
+"""Phases that a method spends on its decision, before fine-tuning."""
+
+TOTAL: tuple[Phase, ...] = (*DECIDING, "finetune")
+"""What a pruned network costs beyond its parent, under the common finish."""
+
+HandedOn = Literal["weights", "loss"]
 
 
 class PhaseCost(Strict):
@@ -93,12 +120,18 @@ class Size(Strict):
 
 
 class Top1(Strict):
-    """Test accuracy as fractions: of the parent, after surgery, recalibrated, fine-tuned."""
+    """Test accuracy as fractions: of the parent, after surgery, recalibrated, fine-tuned.
+
+    From protocol 2 on, all but `own` are of the parent's weights, and `finetuned` is the common
+    finish; in protocol 1 they are of the weights and the loss that the method handed on. `own` is
+    the method's own finish, null where that is the common one.
+    """
 
     parent: Share | None = None
     pruned: Share | None = None
     recalibrated: Share | None = None
     finetuned: Share | None = None
+    own: Share | None = None
 
 
 class Group(Strict):
@@ -124,9 +157,12 @@ class Group(Strict):
 class Record(Strict):
     """What came of a cell.
 
+    `input_size` is the (C, H, W) of an image; with it and `num_classes` the network can be made
+    again without the data, to be timed (see `timing`); a cell of protocol 1 was timed when it ran.
     `latency` is the main way of running at every batch, `further_latency` the other ways of the
     settings, `left_out` those that could not be measured and why. Times of records with different
     fingerprints are never put into one figure; see `runs_on` for records older than the field.
+    `handed_on` is what the method hands on beside its decision: trained weights, a loss, or both.
     """
 
     id: Brief
@@ -139,8 +175,11 @@ class Record(Strict):
     supersedes: Brief | None = None
     method_settings: Options = {}
     images: dict[Literal["train", "search", "test"], Count] = {}
+    input_size: Many[Some] | None = Field(default=None, min_length=3, max_length=3)
+    num_classes: Some | None = None
     size: Size | None = None
     top1: Top1 = Top1()
+    handed_on: Many[HandedOn] = ()
     spent: dict[Phase, PhaseCost] = {}
     seconds: Seconds | None = None
     latency: Many[Measured] = Field(default=(), max_length=1000)

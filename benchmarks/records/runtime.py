@@ -232,12 +232,14 @@ class PredictedLatency(Strict):
     limit_ms: Milliseconds
     parent_ms: Milliseconds
     pruned_ms: Milliseconds
-    measured_parent_ms: Milliseconds
-    measured_pruned_ms: Milliseconds
+    measured_parent_ms: Milliseconds | None = None
+    measured_pruned_ms: Milliseconds | None = None
 
     @property
-    def error(self) -> float:
-        """Prediction over measurement of the pruned network, less 1."""
+    def error(self) -> float | None:
+        """Prediction over measurement of the pruned network, less 1; None before it is timed."""
+        if self.measured_pruned_ms is None:
+            return None
         return self.pruned_ms / self.measured_pruned_ms - 1
 
 

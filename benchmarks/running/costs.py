@@ -54,23 +54,23 @@ def size_of(problem: Problem, config: SubnetConfig | None) -> Size:
 def predicted_latency(
     cell: Cell, problem: Problem, config: SubnetConfig, measured: Sequence[Measured]
 ) -> PredictedLatency | None:
-    """Latency as the search saw it beside what was measured; None if the budget is another.
+    """Latency as the search saw it, beside what was measured, if it was; else None.
 
     Args:
         cell: says whether latency is limited, and at which batch.
         problem: with the budget and the table of operator times.
         config: that the search decided on.
-        measured: latency of the final network, the table's batch among its batches.
+        measured: latency of the final network; nothing, if it was not timed yet.
     """
     if not cell.limits_latency:
         return None
     budget, cost, timing = problem.budget, problem.cost, timing_of(cell)
-    found = next(each for each in measured if each.batch == timing.batch)
+    found = next((each for each in measured if each.batch == timing.batch), None)
     return PredictedLatency(
         batch=timing.batch,
         limit_ms=budget.limit / NS_PER_MS,
         parent_ms=budget.full(cost) / NS_PER_MS,
         pruned_ms=budget.cost(cost, config) / NS_PER_MS,
-        measured_parent_ms=found.parent_ms.median,
-        measured_pruned_ms=found.pruned_ms.median,
+        measured_parent_ms=None if found is None else found.parent_ms.median,
+        measured_pruned_ms=None if found is None else found.pruned_ms.median,
     )

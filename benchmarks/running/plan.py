@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.records.cell import Cell
+from benchmarks.records.cell import REFERENCE, Cell
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
-from benchmarks.records.record import Record, Status
+from benchmarks.records.record import TOTAL, Record, Status
 from benchmarks.records.strict import suggest
 from benchmarks.running.precheck import check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
@@ -25,13 +26,29 @@ SETTLED: tuple[Status, ...] = ("ok", "infeasible")
 class Plan:
     """The cells of a suite, and those of them that have no settled record yet.
 
-    Files among the records that are none settle nothing: their cells are run again.
+    Files among the records that are none settle nothing: their cells are run again. `waiting`
+    counts controls whose length depends on what the missing cells will cost.
     """
 
     suite: str
     cells: tuple[Cell, ...]
     missing: tuple[Cell, ...]
     unread: tuple[Unread, ...] = ()
+    waiting: int = 0
+
+    @property
+    def summary(self) -> str:
+        """How many cells there are, are done and are left, in words."""
+        done = len(self.cells) - len(self.missing)
+        told = f"{len(self.cells)} cells, {done} done, {len(self.missing)} to run"
+        if self.waiting:
+            told += f", {self.waiting} longer controls when their cost is known"
+        return told
+
+    @property
+    def controls(self) -> Plan:
+        """The same with those missing cells alone whose length is known from records."""
+        return replace(self, missing=tuple(cell for cell in self.missing if cell.longer))
 
     @property
     def parents(self) -> dict[str, Cell]:
@@ -96,10 +113,60 @@ def plan_suite(
     cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
     found = read_folder(records, Record) if records else Loaded([], [])
     settled = {
-        record.cell.key for record in current_records(found.records) if record.status in SETTLED
+        record.cell.key: record
+        for record in current_records(found.records)
+        if record.status in SETTLED
     }
+    longer, waiting = _longer_controls(cells, settled) if suite.controls else ([], 0)
+    cells += longer
     missing = tuple(cell for cell in cells if cell.key not in settled)
-    return Plan(name, tuple(cells), missing, tuple(found.unread))
+    return Plan(name, tuple(cells), missing, tuple(found.unread), waiting)
+
+
+def _longer_controls(
+    cells: Sequence[Cell], settled: Mapping[str, Record]
+) -> tuple[list[Cell], int]:
+    """Uniform width, fine-tuned at the total cost of the dearest method beside it.
+
+    Total are the multiply-adds of search and fine-tuning, those of the parent apart.
+
+    Returns:
+        The cells whose length is known, and how many others wait for records.
+    """
+    found, waiting = [], 0
+    for control in cells:
+        if control.method != REFERENCE or control.settings or control.scratch:
+            continue
+        beside = [cell for cell in cells if _is_beside(cell, control)]
+        records = [settled.get(cell.key) for cell in beside]
+        if not all(records):
+            waiting += 1
+            continue
+        ended = [record for record in records if record is not None and record.status == "ok"]
+        own = settled[control.key]
+        if own.status == "ok" and (epochs := _epochs_for(max(map(_total, ended)), own)):
+            found.append(control.model_copy(update={"longer": epochs}))
+    return found, waiting
+
+
+def _is_beside(cell: Cell, control: Cell) -> bool:
+    """Whether two cells answer the same question, networks from scratch apart."""
+    held = {"parent_key", "budget", "metric", "comparison"}
+    return cell.scratch is None and all(getattr(cell, h) == getattr(control, h) for h in held)
+
+
+def _total(record: Record) -> int:
+    return sum(record.spent[phase].macs for phase in TOTAL if phase in record.spent)
+
+
+def _epochs_for(macs: int, record: Record) -> int | None:
+    """The whole epochs of a record's fine-tuning that cost so much; None if it does already."""
+    epochs = record.cell.finetune.epochs
+    spent = record.spent["finetune"].macs if "finetune" in record.spent else 0
+    if not spent or macs <= spent:
+        return None
+    longer = round(epochs * macs / spent)
+    return longer if longer > epochs else None
 
 
 def _jobs(suite: Suite) -> list[Variant]:
@@ -114,6 +181,8 @@ def _jobs(suite: Suite) -> list[Variant]:
             raise ValueError(
                 f"settings for {name!r}, which the suite does not run; {suggest(name, known)}"
             )
+    if suite.budgets and suite.controls and REFERENCE not in methods:
+        methods = (*methods, REFERENCE)
     wanted = (*(Variant(method=name) for name in methods), *suite.variants)
     return _distinct([_without_defaults(variant, suite) for variant in wanted])
 

@@ -1,11 +1,15 @@
 """The one place that calls everything, in order.
 
     data -> trained parent -> channel space, cost, budget -> problem -> search -> surgery
-         -> recalibrate | fine-tune -> test, opened once -> latency -> record
+         -> recalibrate | fine-tune, in each way -> test, opened once -> record
 
-Every method sees the same parent, split, batches and order of batches, and is fine-tuned under the
-same recipe. The test split is opened after the last decision and scores all networks in one go: the
-parent, the pruned one as surgery leaves it, the recalibrated one and the fine-tuned one.
+Every method sees the same parent, split, batches and order of batches. Its decision is finished in
+the common way: the parent's weights at the kept channels, the same recipe and the same loss for
+every method. What a method hands on beside its decision, trained weights or a loss, makes its own
+finish, which is told beside the common one. The test split is opened after the last decision and
+scores all networks in one go: the parent, the pruned one as surgery leaves it, the recalibrated one
+and the fine-tuned ones. Runtime is measured later, when nothing runs beside it; see
+`benchmarks.running.time_networks`.
 """
 
 import copy
@@ -26,9 +30,19 @@ from torch.utils.data import Dataset
 
 from benchmarks.measuring.environment import capture
 from benchmarks.measuring.measure import Runtimes, measure_pair
-from benchmarks.records.cell import Cell, Sample
+from benchmarks.records.cell import PARENT, Cell, Sample
 from benchmarks.records.plain import visible, without_folders
-from benchmarks.records.record import PHASES, Group, Phase, PhaseCost, Record, Size, Status, Top1
+from benchmarks.records.record import (
+    PHASES,
+    Group,
+    HandedOn,
+    Phase,
+    PhaseCost,
+    Record,
+    Size,
+    Status,
+    Top1,
+)
 from benchmarks.records.runtime import Environment, PredictedLatency, fingerprint
 from benchmarks.records.strict import explain
 from benchmarks.running.costs import cost_model, predicted_latency, size_of
@@ -58,6 +72,7 @@ from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.supernet.supernet import recalibrate
 from zoo.core.supernet.trained_store import SupernetStore
+from zoo.core.training.distill import LogitDistillation
 from zoo.core.training.train import TrainingLoss, evaluate, train
 
 __all__ = ["Findings", "build_problem", "describe", "refuse", "run_cell"]
@@ -73,11 +88,14 @@ class Findings:
     meter: Meter
     size: Size | None = None
     top1: Top1 = field(default_factory=Top1)
+    handed_on: tuple[HandedOn, ...] = ()
     baseline: PhaseCost | None = None
     runtimes: Runtimes = field(default_factory=Runtimes)
     predicted_latency: PredictedLatency | None = None
     groups: tuple[Group, ...] = ()
     images: dict[Literal["train", "search", "test"], int] = field(default_factory=dict)
+    input_size: tuple[int, int, int] | None = None
+    num_classes: int | None = None
     config: SubnetConfig | None = None
     problem: Problem | None = None
     pruner: Pruner | None = None
@@ -87,7 +105,7 @@ class Findings:
 
 
 def run_cell(
-    cell: Cell, *, suite: str, places: Places, workers: int = 1
+    cell: Cell, *, suite: str, places: Places, workers: int = 1, is_timed: bool = False
 ) -> tuple[Record, Findings]:
     """Run a cell; whatever happens, the record says what, and how far it came.
 
@@ -96,6 +114,7 @@ def run_cell(
         suite: name to record.
         places: where parents are cached and data lie.
         workers: how many cells run beside each other, to record.
+        is_timed: measure the runtime, too; only where nothing runs beside it.
 
     Returns:
         The record, not yet written, and all that was found, the fine-tuned network among it.
@@ -104,7 +123,7 @@ def run_cell(
     status: Status = "ok"
     reason = None
     try:
-        _follow(cell, places, findings)
+        _follow(cell, places, findings, is_timed)
     except InfeasibleBudget as error:
         status, reason, findings.error = "infeasible", str(error), error
     except KeyboardInterrupt:
@@ -173,10 +192,11 @@ def build_problem(
     )
 
 
-def _follow(cell: Cell, places: Places, findings: Findings) -> None:
+def _follow(cell: Cell, places: Places, findings: Findings, is_timed: bool) -> None:
     """The steps of the protocol; what each one finds goes into `findings` at once."""
     splits = splits_of(cell.data, cell.seed, places)
     findings.images = _image_counts(splits)
+    findings.input_size, findings.num_classes = splits.input_size, splits.num_classes
     parent = parent_for(cell, places)
     findings.baseline = parent.cost
     look_ahead(cell, cell.finetune, parent.model, splits)
@@ -186,6 +206,8 @@ def _follow(cell: Cell, places: Places, findings: Findings) -> None:
     problem.check_feasible()
     if cell.sample is None:
         _prune(cell, problem, splits, findings)
+        if is_timed:
+            _time(cell, problem, findings)
     elif cell.member is None:
         _score(cell, problem, cell.sample, findings)
     else:
@@ -193,33 +215,96 @@ def _follow(cell: Cell, places: Places, findings: Findings) -> None:
 
 
 def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> None:
-    """Search, surgery, fine-tuning, then the test split and the clock."""
+    """Search, surgery, fine-tuning, then the test split."""
     parent, test_split = problem.model, TestSplit(splits.test)
-    findings.pruner = create_pruner(cell.method, **cell.settings)
-    subnet = findings.pruner.search(problem)
+    subnet = _decision(cell, problem, findings)
     _accept(problem, subnet, findings)
 
-    pruned = rebuild(parent, problem.space, subnet.config, subnet.weights)
-    pruned = laid_out(pruned, cell.finetune)
+    pruned = laid_out(rebuild(parent, problem.space, subnet.config), cell.finetune)
     recalibrated = _recalibrated(pruned, cell, splits)
-    student = _starting(cell, problem, pruned, subnet.config, splits)
-    loss = findings.pruner.loss(parent, student, problem.space)
-    finetuned = _finetuned(cell, student, splits, findings, loss)
+    common = _finished_commonly(cell, problem, pruned, subnet.config, splits, findings)
+    own = _finished_its_own_way(cell, problem, subnet, splits, findings)
+    network = common or own
+    assert network is not None
 
     test = _fixed_batches(cell, test_split.open())
     findings.top1 = Top1(
         parent=_parent_top1(cell, parent, test),
         pruned=evaluate(pruned, test),
         recalibrated=evaluate(recalibrated, test),
-        finetuned=evaluate(finetuned, test),
+        finetuned=evaluate(common, test) if common else None,
+        own=evaluate(own, test) if own else None,
     )
+    findings.predicted_latency = predicted_latency(cell, problem, subnet.config, ())
+    findings.network = network
+
+
+def _time(cell: Cell, problem: Problem, findings: Findings) -> None:
+    """Measure the runtime of parent and pruned network."""
+    assert findings.network is not None and findings.config is not None
     findings.runtimes = measure_pair(
-        parent, finetuned, splits.input_size, latency=cell.latency, device=cell.device
+        problem.model,
+        findings.network,
+        problem.space.input_size,
+        latency=cell.latency,
+        device=cell.device,
     )
     findings.predicted_latency = predicted_latency(
-        cell, problem, subnet.config, findings.runtimes.latency
+        cell, problem, findings.config, findings.runtimes.latency
     )
-    findings.network = finetuned
+
+
+def _decision(cell: Cell, problem: Problem, findings: Findings) -> Subnet:
+    """What the method decides; of the fine-tuned parent, to keep everything."""
+    if cell.method == PARENT:
+        return Subnet(SubnetConfig.full())
+    findings.pruner = create_pruner(cell.method, **cell.settings)
+    return findings.pruner.search(problem)
+
+
+def _finished_commonly(
+    cell: Cell,
+    problem: Problem,
+    pruned: nn.Module,
+    config: SubnetConfig,
+    splits: Splits,
+    findings: Findings,
+) -> nn.Module | None:
+    """The network after the finish that is the same for every method, if it is wanted."""
+    if "common" not in cell.finishes:
+        return None
+    student = _starting(cell, problem, pruned, config, splits)
+    loss = None
+    if cell.distill:
+        loss = LogitDistillation(
+            problem.model,
+            weight=cell.distill,
+            macs=problem.cost.full_macs,
+            label_smoothing=cell.last_training.label_smoothing,
+        )
+    return _finetuned(cell, student, splits, findings, loss)
+
+
+def _finished_its_own_way(
+    cell: Cell, problem: Problem, subnet: Subnet, splits: Splits, findings: Findings
+) -> nn.Module | None:
+    """The network after the finish with what the method hands on; None if that is the common one.
+
+    Where the common finish is not wanted, this one is made in any case.
+    """
+    if findings.pruner is None or "own" not in cell.finishes or cell.is_redrawn or cell.longer:
+        return None
+    student = rebuild(problem.model, problem.space, subnet.config, subnet.weights)
+    student = laid_out(student, cell.finetune)
+    loss = findings.pruner.loss(problem.model, student, problem.space, subnet.config)
+    handed_on: tuple[tuple[HandedOn, bool], ...] = (
+        ("weights", subnet.weights is not None),
+        ("loss", loss is not None),
+    )
+    findings.handed_on = tuple(name for name, is_given in handed_on if is_given)
+    if not findings.handed_on and "common" in cell.finishes:
+        return None
+    return _finetuned(cell, student, splits, findings, loss, phase="finetune_own")
 
 
 _PARENT_TOP1: dict[str, float] = {}
@@ -296,11 +381,16 @@ def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
 
 
 def _finetuned(
-    cell: Cell, student: nn.Module, splits: Splits, findings: Findings, loss: TrainingLoss | None
+    cell: Cell,
+    student: nn.Module,
+    splits: Splits,
+    findings: Findings,
+    loss: TrainingLoss | None,
+    phase: Phase = "finetune",
 ) -> nn.Module:
     """The network after training, in place, under the cell's recipe."""
     assert findings.size and findings.size.macs
-    with findings.meter.phase("finetune"), seeded(cell):
+    with findings.meter.phase(phase), seeded(cell):
         train(
             student,
             train_batches(cell, cell.last_training, splits),
@@ -367,8 +457,11 @@ def _record(
         reason=None if reason is None else without_folders(reason)[:LONGEST_REASON],
         method_settings=_plain(asdict(cast(Any, findings.pruner))) if findings.pruner else {},
         images=findings.images,
+        input_size=findings.input_size,
+        num_classes=findings.num_classes,
         size=findings.size,
         top1=findings.top1,
+        handed_on=findings.handed_on,
         spent=spent,
         seconds=seconds,
         **vars(findings.runtimes),

@@ -61,6 +61,7 @@ class Request:
     device: str
     export: str | None = None
     is_folded: bool = False
+    distill: float | None = None
 
     def cell(self, places: Places) -> Cell:
         """The cell that answers the request.
@@ -91,6 +92,8 @@ class Request:
             finetune=Schedule(epochs=self.epochs, batch_size=batch_size, lr=FINETUNE.lr),
             latency=Latency(fold_batch_norm=self.is_folded),
             device=self.device,
+            finishes=("own",) if self.distill is None else ("common",),
+            distill=self.distill or 0.0,
         )
 
 
@@ -125,7 +128,7 @@ def prune_one(
         with console.status(f"training {cell.model.title} on {cell.data.name}"):
             parent_for(cell, places)
         with console.status(f"pruning with {cell.method}, fine-tuning"):
-            record, findings = run_cell(cell, suite="", places=places)
+            record, findings = run_cell(cell, suite="", places=places, is_timed=True)
         if findings.error is not None:
             raise findings.error
         if record.status == "cancelled":
@@ -186,17 +189,19 @@ def _tell(record: Record, out: Path, console: Console) -> None:
         f"MACs {size.full_macs:,} -> {size.macs:,} ({size.macs / size.full_macs:.1%}), "
         f"parameters {size.full_params:,} -> {size.params:,}"
     )
-    if top1.parent is not None and top1.finetuned is not None:
-        console.print(f"test top-1 {top1.parent:.1%} -> {top1.finetuned:.1%}")
+    reached = top1.own if top1.finetuned is None else top1.finetuned
+    if top1.parent is not None and reached is not None:
+        console.print(f"test top-1 {top1.parent:.1%} -> {reached:.1%}")
     for measured in record.latency:
         console.print(
             f"batch {measured.batch}: {measured.parent_ms.median:.2f} ms -> "
             f"{measured.pruned_ms.median:.2f} ms"
         )
-    if (predicted := record.predicted_latency) is not None:
+    predicted = record.predicted_latency
+    if predicted is not None and (error := predicted.error) is not None:
         console.print(
             f"predicted for batch {predicted.batch}: {predicted.parent_ms:.2f} ms -> "
             f"{predicted.pruned_ms:.2f} ms, the budget being {predicted.limit_ms:.2f} ms; that is "
-            f"{abs(predicted.error):.1%} {'above' if predicted.error > 0 else 'below'} measured"
+            f"{abs(error):.1%} {'above' if error > 0 else 'below'} measured"
         )
     console.print(f"saved in {out}")

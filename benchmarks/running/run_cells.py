@@ -72,6 +72,11 @@ class Outcomes(Counter[Status]):
         self.unsettled: list[Record] = []
         self.deaths: list[str] = []
 
+    def include(self, more: Outcomes) -> None:
+        """Count what another plan came to, too."""
+        self.update(more)
+        self.unsettled += more.unsettled
+
 
 def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Workers) -> Outcomes:
     """Run the missing cells of a plan and count their outcomes.

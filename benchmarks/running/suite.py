@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from benchmarks.records.cell import (
     MOST_SEED,
+    PARENT,
     RECALIBRATION_BATCHES,
     BudgetMetric,
     BudgetValue,
@@ -43,7 +44,7 @@ __all__ = [
     "load_suite",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of the steps in `benchmarks.running.protocol`; raised when results stop being comparable."""
 
 
@@ -77,6 +78,10 @@ class Ranking(Strict):
 class Suite(Strict):
     """The fields of a suite file.
 
+    `distill` names the common loss: cross-entropy, and the divergence from the parent's logits with
+    that weight. `controls` are the parent fine-tuned like the pruned networks, uniform width, and
+    uniform width fine-tuned for as long as the dearest method searches and fine-tunes.
+
     `variants` are run beside the `methods`, at the same budgets; a `ranking` at none. `options` are
     those of `zoo run` that the suite is meant to be run with; they change no cell. `image_sizes`
     are sides in pixels of networks, by name, that see other sizes than the data set's.
@@ -99,6 +104,8 @@ class Suite(Strict):
     recalibration_batches: int = Field(default=RECALIBRATION_BATCHES, ge=1)
     latency: Latency = Latency()
     start: Start = "inherited"
+    distill: float = Field(default=0.0, ge=0, le=1e6)
+    controls: bool = True
     settings: dict[str, dict[str, JsonValue]] = {}
     ranking: Ranking | None = None
 
@@ -228,6 +235,8 @@ def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[C
     cells = []
     for parent in _parents(suite, device):
         cells += [parent.cell(job, budget=budget) for budget, job in product(suite.budgets, jobs)]
+        if suite.budgets and suite.controls:
+            cells.append(parent.cell(Variant(method=PARENT), budget=1.0, metric="macs"))
     return cells
 
 
@@ -243,7 +252,7 @@ def expand_ranking(suite: Suite, scorers: Sequence[Variant], device: str = "cpu"
     if suite.ranking is None:
         return cells
     sample, alone = suite.ranking.sample, Variant(method=STANDALONE)
-    trained = {"finetune": suite.ranking.train, "start": suite.ranking.start}
+    trained = {"finetune": suite.ranking.train, "start": suite.ranking.start, "distill": 0.0}
     for parent in _parents(suite, device):
         part = {"budget": sample.high, "sample": sample}
         cells += [parent.cell(scorer, **part) for scorer in scorers]
@@ -263,14 +272,19 @@ class _Parent:
 
     def cell(self, job: Variant, **own: Any) -> Cell:  # Any: fields of the cell
         suite = self.suite
-        shared = {"finetune": suite.finetune, "start": suite.start, "scratch": job.scratch}
+        shared = {
+            "finetune": suite.finetune,
+            "start": suite.start,
+            "scratch": job.scratch,
+            "metric": suite.metric,
+            "distill": suite.distill,
+        }
         return Cell(
             protocol=suite.protocol,
             model=self.model,
             data=self.data,
             method=job.method,
             settings=job.settings,
-            metric=suite.metric,
             seed=self.seed,
             parent=suite.parent,
             rules=suite.rules,

@@ -21,6 +21,7 @@ from benchmarks.analysis.comparison import Comparison, Row, compare, spent_secon
 from benchmarks.analysis.ranking import Ranking, Scorer, collect_rankings, kendall_tau
 from benchmarks.analysis.uncertainty import Estimate, estimate, paired
 from benchmarks.records.files import Unread, read_folder
+from benchmarks.records.join import read_results
 from benchmarks.records.plain import in_markdown
 from benchmarks.records.rates import hours, training_macs
 from benchmarks.records.record import Record
@@ -163,7 +164,7 @@ def try_claim(claim: Claim, results: Path) -> Outcome:
     folder = results / test.folder
     if test.kind == "runtime":
         return _runtime(test, folder)
-    records = read_folder(folder / "records", Record).records
+    records = read_results(folder).records
     if not records:
         missing = f"no records in results/{test.folder}"
         return Outcome("none yet", "–", "cannot be tested here", missing)

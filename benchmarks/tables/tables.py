@@ -29,7 +29,7 @@ from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import Estimate, shown
 from benchmarks.records.files import Unread
 from benchmarks.records.plain import in_csv, in_html, in_markdown, in_tex
-from benchmarks.records.record import Record
+from benchmarks.records.record import TOTAL, Record
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.unread import unread_markdown, unread_tex
@@ -60,6 +60,15 @@ LEGEND = (
 )
 
 
+OF_FINISHES = (
+    "Fine-tuned is the common finish: the parent's weights, and the same loss, recipe and epochs "
+    "for every method. Own is the finish with the weights and the loss that a method hands on, "
+    "where it hands on any. Total is what search and common finish cost together; `parent` is the "
+    "parent fine-tuned the same way, and `uniform` with more epochs is fine-tuned for as long as "
+    "the dearest method searches and fine-tunes."
+)
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of the readable tables.
@@ -70,6 +79,7 @@ class Column:
         is_number: aligned to the right.
         is_bold: whether a row's text stands out.
         control: text of the A/A row.
+        stands_in: whether a comparison's table has the column.
     """
 
     pattern: str
@@ -77,6 +87,7 @@ class Column:
     is_number: bool = True
     is_bold: Callable[[Comparison, Row], bool] = lambda comparison, row: False
     control: Callable[[Comparison], str] = lambda comparison: "–"
+    stands_in: Callable[[Comparison], bool] = lambda comparison: True
 
     def heading(self, comparison: Comparison) -> str:
         """The heading for a comparison."""
@@ -104,7 +115,7 @@ def to_markdown(comparisons: Sequence[Comparison]) -> str:
         f"{_markdown(comparison, COLUMNS)}"
         for comparison in comparisons
     ]
-    return "\n".join([*parts, f"{LEGEND}\n"] if parts else [])
+    return "\n".join([*parts, f"{_legend(comparisons)}\n"] if parts else [])
 
 
 def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -119,7 +130,7 @@ def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
         else:
             summary = f"<summary><b>{in_html(comparison.title)}</b>, {seeds}</summary>"
             parts.append(f"<details>\n{summary}\n\n{table}\n</details>\n")
-    return "\n".join([*parts, f"{LEGEND}\n"] if parts else [])
+    return "\n".join([*parts, f"{_legend(comparisons)}\n"] if parts else [])
 
 
 def to_latex(comparisons: Sequence[Comparison]) -> str:
@@ -130,13 +141,14 @@ def to_latex(comparisons: Sequence[Comparison]) -> str:
             " & ".join(line.marked(in_tex, lambda text: rf"\textbf{{{in_tex(text)}}}")) + r" \\"
             for line in _lines(comparison, COLUMNS)
         ]
+        columns = _standing(comparison, COLUMNS)
         body = [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{in_tex(comparison.title)}. {in_tex(comparison.caption)}}}",
-            rf"\begin{{tabular}}{{{_align(COLUMNS)}}}",
+            rf"\begin{{tabular}}{{{_align(columns)}}}",
             r"\toprule",
-            " & ".join(in_tex(column.heading(comparison)) for column in COLUMNS) + r" \\",
+            " & ".join(in_tex(column.heading(comparison)) for column in columns) + r" \\",
             r"\midrule",
             *lines[:-1],
             r"\midrule",
@@ -183,6 +195,7 @@ def with_unread(text: str, unread: Sequence[Unread]) -> str:
 
 def _lines(comparison: Comparison, columns: Sequence[Column]) -> list[Line]:
     """The rows of a table, the A/A row last."""
+    columns = _standing(comparison, columns)
     lines = [
         Line(
             tuple(column.text(comparison, row) for column in columns),
@@ -195,11 +208,25 @@ def _lines(comparison: Comparison, columns: Sequence[Column]) -> list[Line]:
 
 
 def _markdown(comparison: Comparison, columns: Sequence[Column]) -> str:
+    standing = _standing(comparison, columns)
     return markdown_table(
-        [column.heading(comparison) for column in columns],
-        _align(columns),
+        [column.heading(comparison) for column in standing],
+        _align(standing),
         [line.marked(str, bold) for line in _lines(comparison, columns)],
     )
+
+
+def _standing(comparison: Comparison, columns: Sequence[Column]) -> list[Column]:
+    return [column for column in columns if column.stands_in(comparison)]
+
+
+def _has_finishes(comparison: Comparison) -> bool:
+    """Whether its decisions were finished in a common way, as from protocol 2 on."""
+    return comparison.cell.protocol >= 2
+
+
+def _legend(comparisons: Sequence[Comparison]) -> str:
+    return f"{LEGEND} {OF_FINISHES}" if any(map(_has_finishes, comparisons)) else LEGEND
 
 
 def _align(columns: Sequence[Column]) -> str:
@@ -276,6 +303,9 @@ NUMBERS: dict[str, Callable[[Record], float | None]] = {
     "finetune_macs": lambda r: spent_macs(r, ["finetune"]),
     "search_seconds": lambda r: spent_seconds(r, DECIDING),
     "finetune_seconds": lambda r: spent_seconds(r, ["finetune"]),
+    "own_top1": lambda r: r.top1.own,
+    "total_macs": lambda r: spent_macs(r, TOTAL),
+    "total_seconds": lambda r: spent_seconds(r, TOTAL),
 }
 """What the CSV holds of each row, averaged over seeds."""
 
@@ -285,6 +315,11 @@ TOP1 = Column(
     "Top-1 %, fine-tuned", _with_interval(_top1, ".1f"), is_bold=lambda c, row: c.is_best(row),
     control=lambda c: shown(c.parent_top1, ".1f", 100),
 )  # fmt: skip
+OWN = Column(
+    "Own finish", _with_interval(lambda row: row.mean(lambda r: r.top1.own), ".1f"),
+    stands_in=_has_finishes,
+)  # fmt: skip
+TOTAL_COST = Column("Total TMACs", _number("total_macs", ".2f", 1e-12), stands_in=_has_finishes)
 GAIN = Column(
     f"To {REFERENCE}",
     _with_interval(lambda row: row.gain, "+.1f"),
@@ -311,10 +346,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("Recalibrated", _number("recalibrated_top1", ".1f", 100)),
     TOP1,
     GAIN,
+    OWN,
     *SPEED,
     Column("Search TMACs", _number("search_macs", ".2f", 1e-12)),
     Column("Fine-tune TMACs", _number("finetune_macs", ".2f", 1e-12)),
     Column("Search s", _number("search_seconds", ".1f")),
+    TOTAL_COST,
+    Column("Total s", _number("total_seconds", ".1f"), stands_in=_has_finishes),
 )
 
 SHORT_COLUMNS: tuple[Column, ...] = (
@@ -322,9 +360,11 @@ SHORT_COLUMNS: tuple[Column, ...] = (
     LABEL,
     TOP1,
     GAIN,
+    OWN,
     *SPEED[:2],
     *SPEED[4:],
     Column("Search TMACs", _number("search_macs", ".2f", 1e-12)),
+    TOTAL_COST,
 )
 
 CSV_HEADINGS = (

@@ -67,6 +67,7 @@ def suite_file(tmp_path):
             "datasets": '[{name = "digits", image_size = 16}]',
             "parent": "{epochs = 1}",
             "finetune": "{epochs = 1}",
+            "controls": "false",
         }
         path = tmp_path / "mine.toml"
         path.write_text("\n".join(f"{k} = {v}" for k, v in {**fields, **changes}.items()))
@@ -88,11 +89,11 @@ def test_help_names_every_command_and_needs_no_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.rstrip().endswith("[]")
-    for command in ("run", "prune", "list", "report", "compare", "check"):
+    for command in ("run", "time", "prune", "list", "report", "compare", "check"):
         assert f" {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "prune", "list", "report", "compare", "check"])
+@pytest.mark.parametrize("command", ["run", "time", "prune", "list", "report", "compare", "check"])
 def test_every_command_explains_itself_within_sixty_columns(run, command):
     status, out, _ = run(command, "--help")
     assert status == 0
@@ -443,8 +444,8 @@ def test_help_fits_the_terminal_and_cuts_nothing_short(width: int) -> None:
     options = {name for line in lines for name in line.split()[:1] if name.startswith("--")}
     assert {"--parent-epochs", "--fold-batch-norm", "--dry-run", "--tolerance"} <= options
     # A line ends early only at the end of a paragraph.
-    end = next(at for at, line in enumerate(lines) if "request cannot be met." in line)
     start = next(at for at, line in enumerate(lines) if line.startswith("Exit status: 1"))
+    end = next(at for at, line in enumerate(lines) if at > start and line.endswith("met."))
     for line, after in pairwise(lines[start : end + 1]):
         assert len(f"{line} {after.split()[0]}") > width - 5
 

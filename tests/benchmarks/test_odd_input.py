@@ -21,6 +21,7 @@ FIELDS = {
     "datasets": '[{name = "digits", image_size = 16}]',
     "parent": "{epochs = 1}",
     "finetune": "{epochs = 1}",
+    "controls": "false",
 }
 
 

@@ -17,7 +17,7 @@ import torch
 
 __all__ = ["Meter", "Phase", "Spent"]
 
-Phase = Literal["baseline", "scoring", "supernet", "search", "finetune"]
+Phase = Literal["baseline", "scoring", "supernet", "search", "finetune", "finetune_own"]
 
 # A backward pass computes the gradient of every product with respect to both of its factors.
 BACKWARD_MACS = 2
@@ -72,7 +72,8 @@ class Meter:
         """Charge everything inside to one phase; entering it again adds to it.
 
         Args:
-            name: `"baseline"`, `"scoring"`, `"supernet"`, `"search"` or `"finetune"`.
+            name: `"baseline"`, `"scoring"`, `"supernet"`, `"search"`, `"finetune"`, or
+                `"finetune_own"` for a finish beside the common one.
 
         Yields:
             The totals of the phase; seconds and bytes are final on leaving.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -32,8 +34,9 @@ from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
+from zoo.core.training.distill import LogitDistillation
 from zoo.core.training.logits import reading
-from zoo.core.training.train import FINETUNE, Recipe, train
+from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 
@@ -108,6 +111,7 @@ def prune(
     cache: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     recipe: Recipe = FINETUNE,
+    distill: float | None = None,
     rules: WidthRules = _RULES,
     inexact: bool = False,
     seed: int = 0,
@@ -116,30 +120,32 @@ def prune(
 ) -> PruneResult:
     """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
 
-    First, a batch goes through the network in both modes, with the loss. A network in half
-    precision is searched and fine-tuned in single precision.
+    First, a batch goes through the network in both modes. One in half precision is searched and
+    fine-tuned in single precision.
 
     Args:
         model: trained network, on the device to work on; of what it returns, logits are used.
         train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
-        method: name of a pruner (``zoo.list_pruners()``), or a pruner.
+        method: a pruner, or its name (``zoo.list_pruners()``).
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
-        params: the budget in parameters instead.
+        params: the same in parameters.
         latency: the budget as a share of the parent's latency instead, at most 1, predicted from
-            operator times that are measured first, on the device of ``model``.
-        latency_ms: the same in milliseconds a pass. One of the four must be given.
+            operator times, measured first on the device of ``model``.
+        latency_ms: the same in milliseconds a pass; one of the four is needed.
         timing: batch, threads and layout that latency is measured with.
-        cache: folder of measured operator times; the user's cache folder if None.
+        cache: folder of operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
         recipe: how to fine-tune.
+        distill: fine-tune with cross-entropy and so much of the divergence from the logits of
+            ``model``, on its weights; None takes what weights and loss the method hands on.
         rules: the widths that are allowed.
         inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
         seed: of everything random.
-        progress: show a progress bar if standard error is a terminal.
-        model_args: arguments that timm made ``model`` with, beside ``num_classes`` and
-            ``in_chans``, so that ``load_pruned`` can make it again; not ``pretrained``.
+        progress: show a bar on a terminal.
+        model_args: what timm made ``model`` with, beside ``num_classes`` and ``in_chans``, so that
+            ``load_pruned`` can make it again; not ``pretrained``.
 
     Raises:
         ValueError: if budget, method or a loader's batches cannot work, or nothing is pruned.
@@ -149,31 +155,67 @@ def prune(
     """
     value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
+    _check_weight(distill)
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
-        cost, meter = CostModel(space, table), Meter(ready.train.device)
-        budget, data = Budget.parse(value, cost, metric), ready.metered(meter)
+        budget = Budget.parse(value, cost := CostModel(space, table), metric)
         budget.require_pruning(value, cost)
-        name = type(pruner).__module__.rpartition(".")[2]
-        problem = Problem(ready.parent, space, cost, budget, data, rules, seed, meter, name)
-        subnet = _search(pruner, problem, ready, recipe, tell)
-        small = rebuild(ready.parent, space, subnet.config, subnet.weights)
-        _finetune(small, problem, pruner, ready, recipe, subnet.config, tell)
-        tell("validating", 0, None)
+        problem = _problem(ready, pruner, space, cost, budget, rules, seed)
+        subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
+        small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
         return _result(problem, subnet.config, small, ready, timing, architecture)
 
 
+def _problem(
+    ready: Preflight,
+    pruner: Pruner,
+    space: ChannelSpace,
+    cost: CostModel,
+    budget: Budget,
+    rules: WidthRules,
+    seed: int,
+) -> Problem:
+    meter = Meter(ready.train.device)
+    name = type(pruner).__module__.rpartition(".")[2]
+    data = ready.metered(meter)
+    return Problem(ready.parent, space, cost, budget, data, rules, seed, meter, name)
+
+
+def _finished(
+    problem: Problem,
+    pruner: Pruner,
+    subnet: Subnet,
+    ready: Preflight,
+    recipe: Recipe,
+    distill: float | None,
+    tell: Tell,
+) -> nn.Module:
+    """The smaller network, fine-tuned."""
+    weights = subnet.weights if distill is None else None
+    small = rebuild(problem.model, problem.space, subnet.config, weights)
+    make_loss = partial(_loss, problem, pruner, small, subnet.config, recipe, distill)
+    _finetune(small, problem, make_loss, ready, recipe, subnet.config, tell)
+    tell("validating", 0, None)
+    return small
+
+
+def _check_weight(distill: float | None) -> None:
+    if distill is not None and not 0 <= distill < math.inf:
+        raise ValueError(f"distill, {distill}, is no weight; give 0 or above, such as 1")
+
+
 def _search(
-    pruner: Pruner, problem: Problem, ready: Preflight, recipe: Recipe, tell: Tell
+    pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
 ) -> Subnet:
-    """The pruner's decision, checked."""
+    """The pruner's decision, checked; `is_taught` if its own loss is used afterwards."""
     problem.check_feasible()
     tell("searching", 0, None)
     with reading(problem.model, ready.reader):
-        loss = pruner.loss(problem.model, problem.model, problem.space) if recipe.epochs else None
+        whole = (problem.model, problem.model, problem.space, SubnetConfig.full())
+        loss = pruner.loss(*whole) if is_taught else None
         # Said beforehand: fine-tuning would diverge of it after the whole search.
         if loss is not None and (told := loss.divergence_hint(ready.train.first_images())):
             _LOGGER.warning("fine-tuning may diverge: %s", told)
@@ -249,10 +291,31 @@ def _check_latency(
     )
 
 
+def _loss(
+    problem: Problem,
+    pruner: Pruner,
+    small: nn.Module,
+    config: SubnetConfig,
+    recipe: Recipe,
+    distill: float | None,
+) -> TrainingLoss | None:
+    """The loss to fine-tune with; None for cross-entropy."""
+    if distill is None:
+        return pruner.loss(problem.model, small, problem.space, config)
+    if distill == 0:
+        return None
+    return LogitDistillation(
+        problem.model,
+        weight=distill,
+        macs=problem.cost.full_macs,
+        label_smoothing=recipe.label_smoothing,
+    )
+
+
 def _finetune(
     small: nn.Module,
     problem: Problem,
-    pruner: Pruner,
+    make_loss: Callable[[], TrainingLoss | None],
     ready: Preflight,
     recipe: Recipe,
     config: SubnetConfig,
@@ -272,7 +335,7 @@ def _finetune(
             small,
             ready.train,
             recipe,
-            loss=pruner.loss(problem.model, small, problem.space),
+            loss=make_loss(),
             meter=problem.meter,
             macs_per_image=problem.cost.macs(config),
             on_step=lambda done, total, loss: tell(f"fine-tuning, loss {loss:.3f}", done, total),

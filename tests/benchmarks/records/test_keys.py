@@ -100,6 +100,7 @@ def suite(**changes: object) -> Suite:
         "parent": few,
         "finetune": few,
         "latency": cell().latency.model_copy(update={"rounds": 3, "block_ms": 1.0}),
+        "controls": False,
     }
     return Suite.model_validate({**fields, **changes})
 

@@ -84,7 +84,7 @@ def test_cells_that_differ_in_what_is_compared_share_parent_and_comparison(field
 def test_a_missing_measurement_is_null_in_the_file(tmp_path):
     written = write_record(tmp_path, record(status="infeasible", reason="too small"))
     fields = json.loads((tmp_path / f"{written.id}.json").read_text())
-    assert fields["top1"] == dict.fromkeys(("parent", "pruned", "recalibrated", "finetuned"))
+    assert fields["top1"] == dict.fromkeys(("parent", "pruned", "recalibrated", "finetuned", "own"))
     assert fields["size"]["macs"] is None and fields["config"] is None
 
 

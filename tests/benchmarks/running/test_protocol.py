@@ -93,10 +93,11 @@ def test_a_cell_that_works_records_everything(plain):
     size = record.size
     assert size.macs <= size.limit == size.full_macs // 2
     assert size.params == sum(p.numel() for p in findings.network.parameters())
-    assert None not in record.top1.model_dump().values()
+    assert None not in record.top1.model_dump(exclude={"own"}).values()
     assert record.images == {"train": 64, "search": 32, "test": 32}
     assert record.config and all(group.kept <= group.size for group in record.groups)
-    assert [found.batch for found in record.latency] == [1]
+    assert not record.latency  # that is a phase of its own
+    assert record.input_size == (3, 16, 16) and record.num_classes == 10
     assert record.trace and record.environment.torch == torch.__version__.split("+")[0]
 
 
@@ -172,7 +173,10 @@ def test_a_budget_below_the_smallest_subnet_is_recorded_as_infeasible(places):
 
 def test_a_budget_of_latency_is_recorded_as_predicted_beside_measured(places, plain, monkeypatch):
     monkeypatch.setattr(timing, "_timed", made_up_times)
-    record, _ = run(cell(metric="latency", budget=0.9), places)
+    asked = cell(metric="latency", budget=0.9)
+    untimed, _ = run(asked, places)
+    assert untimed.predicted_latency.error is None and not untimed.latency
+    record, _ = run_cell(asked, suite="test", places=places, is_timed=True)
     assert (record.status, record.reason) == ("ok", None)
     found, (measured,) = record.predicted_latency, record.latency
     assert found.batch == measured.batch == 1
@@ -318,7 +322,7 @@ def test_the_test_split_opens_once_and_after_the_last_training_step(places, stub
             return super().forward(student, images, labels)
 
     class Watching(Stub):
-        def loss(self, teacher, student, space):
+        def loss(self, teacher, student, space, config):
             return Watched()
 
     opened = protocol.TestSplit.open
@@ -379,6 +383,7 @@ def suite(**changes):
         "parent": FEW,
         "finetune": FEW,
         "latency": cell().latency,
+        "controls": False,
     }
     return Suite.model_validate({**fields, **changes})
 

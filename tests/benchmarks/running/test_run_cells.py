@@ -255,6 +255,7 @@ class Deadly(Pruner):
 
 SUITE = """
 title = "one method that dies"
+controls = false
 budgets = [0.5]
 seeds = [0]
 methods = {methods}

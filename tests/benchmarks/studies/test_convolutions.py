@@ -20,6 +20,8 @@ def test_no_published_record_was_trained_where_gradients_are_wrong() -> None:
     assert len(paths) > 1000
     for path in paths:
         record = json.loads(path.read_text("utf-8"))
+        if record["cell"]["protocol"] >= 2:  # its trainings go around the kernel
+            continue
         assert record["cell"]["data"]["image_size"] <= SAFE_SIZE, path
         assert record["environment"]["threads"] == 1, path
         assert record["environment"].get("instructions") in ("AVX512", None), path

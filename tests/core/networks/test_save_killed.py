@@ -63,6 +63,7 @@ def killed_save(result: Any, folder: Path, number: int) -> bool:
     """Save in a process that ends at the n-th moment; tell whether it came to that."""
     child = os.fork()
     if child == 0:
+        torch.set_num_threads(1)  # the threads that earlier tests have started are not here
         for name, step in at_call(number, lambda: os._exit(KILLED)).items():
             setattr(os, name, step)
         zoo.save_pruned(result, folder)

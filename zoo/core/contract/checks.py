@@ -341,7 +341,7 @@ def loss_depends_on_the_student(trial: Trial) -> None:
     """A finite scalar whose gradient reaches the student and not the teacher."""
     teacher = copy.deepcopy(trial.first.problem.model).cpu()
     student = trial.rebuilt().train()
-    loss = trial.pruner.loss(teacher, student, trial.space)
+    loss = trial.pruner.loss(teacher, student, trial.space, trial.first.subnet.config)
     if loss is None:
         return
     before = Snapshot.take(teacher)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset
 
 from zoo.core.data.batches import Augment, ImageTensors, Sample, crop_and_flip, shift
 from zoo.core.data.digits import cluttered_digits, digits, glyph_indices
+from zoo.core.data.files_in_memory import are_small_and_alike, decoded, read_fashion
 from zoo.core.data.folders import check_folder, needed_path
 from zoo.core.data.sizes import (
     CLUTTERED_SEARCH,
@@ -27,6 +28,7 @@ __all__ = ["Outline", "Splits", "check_classes", "list_datasets", "load_splits",
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
+FASHION_MEAN, FASHION_STD = (0.219,), (0.332,)  # of its training images, padded to 32 x 32
 DIGITS_MEAN, DIGITS_STD = (0.3, 0.3, 0.3), (0.35, 0.35, 0.35)
 CLUTTERED_MEAN, CLUTTERED_STD = (0.55, 0.55, 0.55), (0.22, 0.22, 0.22)
 
@@ -101,11 +103,13 @@ def load_splits(
 
     Args:
         name: `"digits"` and `"cluttered_digits"` are made in memory; `"cifar10"` and `"cifar100"`
-            are torchvision's files; `"imagefolder"` and `"imagenet"` are folders `train` and
-            `val` with one folder of images per class.
+            are torchvision's files; `"fashion_mnist"` are its four files, packed or not;
+            `"imagefolder"` and `"imagenet"` are folders `train` and `val` with one folder of
+            images per class. Where all images of an `"imagefolder"` are of one small size, they are
+            decoded once and kept in memory, and augmented as CIFAR is.
         path: where the files are; not for the sets made in memory.
         seed: of the search split; the images and the test split do not depend on it.
-        image_size: side in pixels; the set's own if None. CIFAR has 32 only.
+        image_size: side in pixels; the set's own if None. CIFAR and Fashion-MNIST have 32 only.
         train_size: training images, after the search split was taken; all if None.
         search_size: images of the search split, a tenth of the training images if None.
         test_size: test images; all if None.
@@ -159,7 +163,8 @@ def outline(
         return Outline(_CLASSES[name], (3, side, side), train_size or CLUTTERED_TRAIN)
     there = _IMAGES.get(name) or len(glyph_indices("train"))
     n_train, _ = split_sizes(there, search_size, train_size)
-    return Outline(_CLASSES[name], (3, side, side), n_train)
+    channels = 1 if name == "fashion_mnist" else 3
+    return Outline(_CLASSES[name], (channels, side, side), n_train)
 
 
 def check_classes(dataset: str, num_classes: int, head: int) -> None:
@@ -226,8 +231,21 @@ def _load_cifar(request: _Request) -> Splits:
     return _split_tensors(request, parts[0], parts[1], crop_and_flip)
 
 
+def _load_fashion(request: _Request) -> Splits:
+    path = needed_path(request.name, request.path)
+    pool, test = (
+        ImageTensors(*read_fashion(path, part), FASHION_MEAN, FASHION_STD)
+        for part in ("train", "t10k")
+    )
+    return _split_tensors(request, pool, test, crop_and_flip)
+
+
 def _split_tensors(
-    request: _Request, pool: ImageTensors, test: ImageTensors, augment: Augment
+    request: _Request,
+    pool: ImageTensors,
+    test: ImageTensors,
+    augment: Augment,
+    num_classes: int | None = None,
 ) -> Splits:
     train, search = hold_out(
         pool.labels.numpy(),
@@ -241,13 +259,18 @@ def _split_tensors(
         train=pool.select(train, augment),
         search=pool.select(search, None),
         test=test.select(test_positions(test.labels.numpy(), request.test_size), None),
-        num_classes=_CLASSES[request.name],
+        num_classes=num_classes or _CLASSES[request.name],
         input_size=(channels, height, width),
     )
 
 
 def _load_folders(request: _Request) -> Splits:
-    from timm.data import create_dataset, create_transform
+    from timm.data import (
+        IMAGENET_DEFAULT_MEAN,
+        IMAGENET_DEFAULT_STD,
+        create_dataset,
+        create_transform,
+    )
 
     path = needed_path(request.name, request.path)
     size = request.image_size or 224
@@ -267,6 +290,13 @@ def _load_folders(request: _Request) -> Splits:
     if classes != test_classes:
         other = sorted(set(classes) ^ set(test_classes))
         raise ValueError(f"train and val under {path} differ in their classes: {other[:5]}")
+    samples = [parts[part].reader.samples for part in ("train", "test")]
+    if all(are_small_and_alike([file for file, _ in each], size) for each in samples):
+        pool, test = (
+            ImageTensors(*decoded(each, size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+            for each in samples
+        )
+        return _split_tensors(request, pool, test, crop_and_flip, len(classes))
     labels = np.array([label for _, label in parts["train"].reader.samples])
     train, search = hold_out(
         labels, seed=request.seed, search_size=request.search_size, train_size=request.train_size
@@ -282,16 +312,24 @@ def _load_folders(request: _Request) -> Splits:
     )
 
 
-_CLASSES = {"digits": 10, "cluttered_digits": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1_000}
+_CLASSES = {
+    "digits": 10,
+    "cluttered_digits": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "fashion_mnist": 10,
+    "imagenet": 1_000,
+}
 
 # Published numbers of training images, for `outline`, which reads no file.
-_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet": 1_281_167}
+_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "fashion_mnist": 60_000, "imagenet": 1_281_167}
 
 _LOADERS: dict[str, Callable[[_Request], Splits]] = {
     "digits": _load_digits,
     "cluttered_digits": _load_cluttered,
     "cifar10": _load_cifar,
     "cifar100": _load_cifar,
+    "fashion_mnist": _load_fashion,
     "imagefolder": _load_folders,
     "imagenet": _load_folders,
 }

@@ -6,10 +6,13 @@ import hashlib
 import os
 from pathlib import Path
 
+from zoo.core.data.files_in_memory import read_fashion
+
 __all__ = ["check_folder", "files_digest", "is_from_files", "needed_path"]
 
 IN_MEMORY = ("digits", "cluttered_digits")
 FOLDERS = ("imagefolder", "imagenet")
+FASHION = "fashion_mnist"
 
 # The digest of a smaller set covers the content of its files; of a larger one, names and sizes.
 DIGEST_BYTES = 256 * 2**20
@@ -30,6 +33,8 @@ def files_digest(name: str, path: str | Path | None) -> str | None:
         name: of the set.
         path: its folder.
 
+    Of Fashion-MNIST it is that of the images and labels, however they are packed.
+
     Returns:
         16 hexadecimal digits; None for a set whose name tells its content: those made in memory,
         and CIFAR, whose files torchvision compares with their published checksums.
@@ -37,9 +42,12 @@ def files_digest(name: str, path: str | Path | None) -> str | None:
     Raises:
         FileNotFoundError: for a path that is missing or holds no images.
     """
-    if name not in FOLDERS:
+    if name not in (*FOLDERS, FASHION):
         return None
     root = needed_path(name, None if path is None else Path(path).expanduser())
+    if name == FASHION:
+        parts = [array for part in ("train", "t10k") for array in read_fashion(root, part)]
+        return hashlib.sha256(b"".join(each.numpy().tobytes() for each in parts)).hexdigest()[:16]
     files = [file for part in ("train", "val") for file in _image_files(root / part)]
     sizes = [file.stat().st_size for file in files]
     is_read = sum(sizes) < DIGEST_BYTES

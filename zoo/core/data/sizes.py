@@ -73,7 +73,7 @@ def check_sizes(
             raise ValueError(f"{what}_size {size} is below 1; leave it out to take all there is")
     if image_size is not None and not 1 <= image_size <= MOST_PIXELS:
         raise ValueError(f"image_size {image_size} is not from 1 to {MOST_PIXELS} pixels a side")
-    if name in ("cifar10", "cifar100") and image_size not in (None, 32):
+    if name in ("cifar10", "cifar100", "fashion_mnist") and image_size not in (None, 32):
         raise ValueError(f"{name} has 32 x 32 images, not {image_size}; leave image_size out")
     if name == "digits" and test_size is not None:
         check_test_size(len(glyph_indices("test")), test_size)

@@ -72,7 +72,7 @@ class Pruner(ABC):
         """
 
     def loss(
-        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace
+        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
     ) -> TrainingLoss | None:
         """Loss to fine-tune the rebuilt student with, or None for plain cross-entropy.
 
@@ -80,8 +80,9 @@ class Pruner(ABC):
             teacher: the unpruned parent.
             student: the rebuilt network.
             space: the parent's channel groups.
+            config: the channels that the student kept.
         """
-        del teacher, student, space
+        del teacher, student, space, config
         return None
 
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.core.channels.channel_group import ChannelGroup, Member
+from zoo.core.channels.channel_group import ChannelGroup, Member, Role
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.problem import Problem
 from zoo.core.training.gradients import gradients
@@ -24,7 +24,7 @@ __all__ = [
     "weight_gradient_products",
 ]
 
-PRODUCERS = ("out", "depthwise")  # roles of the weights that make a channel
+PRODUCERS: tuple[Role, ...] = ("out", "depthwise")  # roles of the weights that make a channel
 
 
 def producers(group: ChannelGroup) -> tuple[Member, ...]:
@@ -87,19 +87,22 @@ def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarr
 
 
 def weight_gradient_products(
-    problem: Problem, batches: Iterable[tuple[Tensor, Tensor]]
+    problem: Problem,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    roles: Collection[Role] = PRODUCERS,
 ) -> Iterator[dict[str, Tensor]]:
-    """Weight times its cross-entropy gradient, batch by batch, with the parent in eval mode.
+    """Parameter times its cross-entropy gradient, batch by batch, with the parent in eval mode.
 
     Args:
         problem: the parent and its groups; each pass is charged.
         batches: images (N, C, H, W) and labels (N,).
+        roles: of the parameters that are wanted; by default the weights that make channels.
 
     Yields:
-        For each batch, by state-dict name, a tensor of the weight's shape, for the weights that
-        make the channels of some group.
+        For each batch, by state-dict name, a tensor of the parameter's shape.
     """
-    wanted = {member.tensor for group in problem.space.groups for member in producers(group)}
+    members = (member for group in problem.space.groups for member in group.members)
+    wanted = {member.tensor for member in members if member.role in roles}
     weights = {
         name: parameter.detach().requires_grad_()
         for name, parameter in problem.model.named_parameters()

@@ -15,6 +15,7 @@ from zoo.core.training.train import TrainingLoss
 
 __all__ = [
     "BlockDistillation",
+    "LogitDistillation",
     "Taps",
     "check_errors",
     "explain_flat_features",
@@ -22,6 +23,9 @@ __all__ = [
     "relative_feature_error",
     "soft_cross_entropy",
 ]
+
+TEMPERATURE = 4.0
+"""Of softened logits where nobody gives another, as is common for distillation."""
 
 # Keeps a constant feature from dividing by zero.
 EPSILON = 1e-6
@@ -205,6 +209,44 @@ def _check_shapes(student: Tensor, teacher: Tensor) -> None:
             f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ in shape; "
             "map the student's channels to the teacher's first"
         )
+
+
+class LogitDistillation(TrainingLoss):
+    """Cross-entropy + weight * divergence from the teacher's softened classes.
+
+    A recipe that any method can be finished with (Hinton et al. 2015).
+
+    Args:
+        teacher: the unpruned parent in eval mode; it sees the same images, without gradients.
+        weight: of the divergence.
+        macs: multiply-adds of a teacher's pass for one image.
+        temperature: of the softening.
+        label_smoothing: share of the target of the cross-entropy that is spread over all classes.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        *,
+        weight: float,
+        macs: int,
+        temperature: float = TEMPERATURE,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
+        self.weight = weight
+        self.temperature = temperature
+        self.label_smoothing = label_smoothing
+        self.macs_per_image = macs
+
+    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar in nats."""
+        with torch.no_grad():
+            wide = self._teacher[0](images)
+        logits = student(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return loss + self.weight * soft_cross_entropy(logits, wide, self.temperature)
 
 
 class BlockDistillation(TrainingLoss):

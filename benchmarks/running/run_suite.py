@@ -1,0 +1,60 @@
+"""A suite from its first cell to its last timing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from benchmarks.records.files import read_folder
+from benchmarks.records.record import Record
+from benchmarks.running import run_cells
+from benchmarks.running.plan import Job, Plan
+from benchmarks.running.run_cells import Outcomes
+from benchmarks.running.time_networks import time_networks
+
+__all__ = ["SuiteRun", "run_suite"]
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """What a run came to.
+
+    Attributes:
+        plan: its cells, controls among them.
+        outcomes: how many ended how.
+        left: how many were not begun.
+    """
+
+    plan: Plan
+    outcomes: Outcomes
+    left: int
+
+
+def run_suite(
+    plan: Plan, replan: Callable[[], Plan], job: Job, console: Console, *, device: str | None
+) -> SuiteRun:
+    """Run the missing cells, then the controls whose length they tell, then time the networks.
+
+    Args:
+        plan: what is missing.
+        replan: makes the plan again from the records that are there by then.
+        job: where, and until when something new is begun.
+        console: where progress is shown.
+        device: to time on; None times nothing.
+
+    Raises:
+        OSError, ValueError, ChildProcessError, KeyboardInterrupt: see `run_plan`.
+    """
+    missing = len(plan.missing)
+    outcomes = run_cells.run_plan(plan, job, console)
+    if plan.waiting and not job.is_over:
+        plan = replan()
+        missing += len(plan.controls.missing)
+        outcomes.include(run_cells.run_plan(plan.controls, job, console))
+    if device is not None and not job.is_over:
+        keys = {cell.key for cell in plan.cells}
+        found = read_folder(job.records, Record).records
+        time_networks([r for r in found if r.cell.key in keys], job, console, device=device)
+    return SuiteRun(plan, outcomes, missing - outcomes.total())

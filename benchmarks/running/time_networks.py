@@ -1,0 +1,192 @@
+"""The phase after all training: measure the runtime of the networks that records tell of.
+
+A network is made again from its record, with weights drawn anew, since time does not depend on
+them. One process measures, one pair of networks after the other, and nothing is trained beside it.
+Networks that a device has been timed with already are left out, so a second device or a stopped
+run costs what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
+
+from benchmarks.measuring.environment import capture
+from benchmarks.records.cell import Cell, Data, Model, Schedule
+from benchmarks.records.files import current_records, write_numbered
+from benchmarks.records.join import TIMINGS, network_key, read_timings
+from benchmarks.records.plain import in_markup
+from benchmarks.records.record import Record
+from benchmarks.records.runtime import fingerprint
+from benchmarks.records.timing import Timing
+from benchmarks.records.whole_file import probe, sweep
+from benchmarks.running.network import unloaded, untrained
+from benchmarks.running.plan import Job
+from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.child_process import Workers, one_thread
+from zoo.core.data.datasets import Outline
+from zoo.core.networks.rebuild import rebuild
+
+__all__ = ["Untimed", "check_core", "time_networks", "untimed"]
+
+
+@dataclass(frozen=True)
+class Untimed:
+    """A record whose networks have no timing on a device yet, and their name."""
+
+    record: Record
+    network: str
+
+
+def untimed(records: Iterable[Record], timings: Sequence[Timing], name: str) -> list[Untimed]:
+    """One record for each pair of networks that a device was not timed with.
+
+    Args:
+        records: of cells; those that no network can be made from are left out.
+        timings: what has been measured.
+        name: fingerprint of the device.
+    """
+    done = {timing.network for timing in timings if timing.fingerprint == name}
+    found: dict[str, Untimed] = {}
+    for record in current_records(list(records)):
+        key = network_key(record)
+        if key is not None and key not in done and not record.latency:
+            found.setdefault(key, Untimed(record, key))
+    return list(found.values())
+
+
+def time_networks(
+    records: Sequence[Record],
+    job: Job,
+    console: Console,
+    *,
+    device: str = "cpu",
+    core: int | None = None,
+) -> int:
+    """Measure what a device was not timed with yet, until the job's time is up.
+
+    Args:
+        records: of cells.
+        job: where the results lie, and until when a new pair is begun.
+        console: where progress is shown.
+        device: a torch device.
+        core: CPU core to stay on; any if None.
+
+    Returns:
+        How many pairs of networks are left.
+
+    Raises:
+        OSError: if the results folder cannot be written.
+        ValueError: if there is no such core.
+    """
+    folder = job.results / TIMINGS
+    probe(folder)
+    sweep(folder)
+    timings, _ = read_timings(job.results)
+    with Workers(1, partial(_settle, core)) as worker:
+        environment = worker.submit(capture, 1).result()
+        todo: list[Untimed] = []
+        for threads in sorted({record.cell.latency.threads for record in records}):
+            same = [record for record in records if record.cell.latency.threads == threads]
+            todo += untimed(same, timings, fingerprint(environment, device, threads))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        if not todo:
+            return 0
+        left = len(todo)
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(f"timing on {device}", total=len(todo))
+            for each in todo:
+                if job.is_over:
+                    break
+                try:
+                    worker.submit(_time_and_write, each, folder, device).result()
+                    left -= 1
+                except Exception as error:  # one pair's failure is no other's
+                    name = in_markup(each.record.cell.label)
+                    progress.console.print(
+                        f"[red]not timed[/] {name}: {in_markup(str(error), 500)}"
+                    )
+                progress.advance(task)
+    return left
+
+
+def check_core(core: int) -> None:
+    """Refuse a core that no process can be kept on.
+
+    Raises:
+        ValueError: with those that there are.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if core not in allowed:
+        told = ", ".join(map(str, sorted(allowed))) or "none: this system keeps processes on none"
+        raise ValueError(f"no process can be kept on core {core}; cores are {told}")
+
+
+def _settle(core: int | None) -> None:
+    """In a worker, first: one thread, on a core."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    one_thread()
+
+
+def _time_and_write(asked: Untimed, folder: Path, device: str) -> None:
+    """In the worker: one pair of networks, from its record to its timing on disk."""
+    # It loads torch's build tools, which warn where there is no CUDA; workers have silenced them.
+    from benchmarks.measuring.measure import measure_pair
+
+    record, cell = asked.record, asked.record.cell
+    assert record.input_size is not None and record.num_classes is not None
+    channels, height, width = record.input_size
+    input_size = (channels, height, width)
+    model = cell.model.model_dump_json()
+    parent, space = _parent(model, cell.data.name, input_size, record.num_classes)
+    config = SubnetConfig.from_json(cast(dict[str, list[int]], record.config or {}))
+    pruned = rebuild(parent, space, config)
+    runtimes = measure_pair(parent, pruned, input_size, latency=cell.latency, device=device)
+    environment = capture(workers=1)
+    timing = Timing(
+        id="",
+        utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        network=asked.network,
+        label=cell.label,
+        device=device,
+        environment=environment,
+        fingerprint=fingerprint(environment, device, cell.latency.threads),
+        **vars(runtimes),
+    )
+    stem = f"{timing.utc[:10].replace('-', '')}-{cell.label}-{asked.network}"
+    write_numbered(folder, stem, timing)
+
+
+@lru_cache(maxsize=1)
+def _parent(
+    model: str, data: str, input_size: tuple[int, int, int], num_classes: int
+) -> tuple[nn.Module, ChannelSpace]:
+    """The network of a record, with new weights, and its groups; neighbours share it."""
+    cell = Cell(
+        protocol=1,
+        model=Model.model_validate_json(model),
+        data=Data(name=data),
+        method="uniform",
+        budget=1.0,
+        seed=0,
+        parent=Schedule(epochs=0),
+        finetune=Schedule(epochs=0),
+    )
+    network = untrained(unloaded(cell), Outline(num_classes, input_size, num_train=0)).eval()
+    return network, ChannelSpace.trace(network, input_size)
