@@ -151,7 +151,7 @@ def run(
     Exit status: 1 if cells failed or were cancelled by their last try, or could not be recorded;
     130 after Ctrl-C, 143 after SIGTERM, 2 if the request cannot be met.
     """
-    from benchmarks.running.endings import tell_stop, tell_unsettled
+    from benchmarks.running.endings import tell_left, tell_stop, tell_unsettled
     from benchmarks.running.plan import Job, plan_suite
     from benchmarks.running.precheck import check_cells
     from benchmarks.running.run_cells import Unrecorded
@@ -180,8 +180,7 @@ def run(
     except Unrecorded as error:
         console.print(f"[red]stopped:[/] {in_markup(str(error), LONGEST_ERROR)}", soft_wrap=True)
         raise typer.Exit(1) from None
-    if done.left:
-        console.print(f"time is up: {done.left} cells left, run again for them")
+    tell_left(done, console)
     if len(done.plan.missing) < len(done.plan.cells) or done.outcomes:
         _report(console, results, done.plan)
     raise typer.Exit(tell_unsettled(done.outcomes, console))
@@ -201,7 +200,6 @@ def time(
 
     Exit status: 1 if networks could not be timed or the time was up, 130 after Ctrl-C.
     """
-    from benchmarks.page.renew import loaded_records
     from benchmarks.running.endings import tell_stop
     from benchmarks.running.plan import Job
     from benchmarks.running.time_networks import check_core, time_networks
@@ -211,9 +209,9 @@ def time(
         check_core(quiet_core)
     console = Console(emoji=False)
     job = Job(results, until=_until(minutes))
-    records = loaded_records(results).records
+    loaded_records(job.records)  # a folder without any is refused
     try:
-        left = time_networks(records, job, console, device=device, core=quiet_core)
+        left = time_networks(job, console, device=device, core=quiet_core)
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
     _report(console, results, None)

@@ -135,8 +135,14 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
         ValueError: if the sets share no cell.
         MissingCells: if some of the base are missing.
     """
-    old = {r.cell.key: r for r in current_records(list(base)) if r.status == "ok"}
-    now = {record.cell.key: record for record in current_records(list(new))}
+    bases = [record for record in current_records(list(base)) if record.status == "ok"]
+    news = current_records(list(new))
+    old, now = ({record.cell.key: record for record in side} for side in (bases, news))
+    # Of a network that was timed on several devices the times of one device are compared.
+    places = {(record.cell.key, record.runs_on): record for record in news}
+    for record in bases:
+        if (beside := places.get((record.cell.key, record.runs_on))) is not None:
+            old[record.cell.key], now[record.cell.key] = record, beside
     if not old:
         raise ValueError(
             "the base has no record that ended well, so there is nothing to hold on to"

@@ -7,8 +7,9 @@ from rich.console import Console
 
 from benchmarks.records.plain import in_markup
 from benchmarks.running.run_cells import Outcomes, Stopped
+from benchmarks.running.run_suite import SuiteRun
 
-__all__ = ["tell_stop", "tell_unsettled"]
+__all__ = ["tell_left", "tell_stop", "tell_unsettled"]
 
 BY_SIGNAL = 128
 """Added to its number, as shells do: 130 after Ctrl-C, 143 after SIGTERM."""
@@ -23,6 +24,14 @@ def tell_stop(stop: KeyboardInterrupt, console: Console) -> int:
     by = "" if number == signal.SIGINT else f" by {number.name}"
     console.print(f"[yellow]stopped{by}; what was finished is recorded, run again to resume[/]")
     return BY_SIGNAL + number
+
+
+def tell_left(run: SuiteRun, console: Console) -> None:
+    """Say what was not begun, or could not be timed."""
+    if run.left:
+        console.print(f"time is up: {run.left} cells left, run again for them")
+    if run.untimed:
+        console.print(f"{run.untimed} networks are not timed; zoo time tries them again")
 
 
 def tell_unsettled(outcomes: Outcomes, console: Console) -> int:

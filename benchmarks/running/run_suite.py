@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from benchmarks.records.files import read_folder
-from benchmarks.records.record import Record
 from benchmarks.running import run_cells
 from benchmarks.running.plan import Job, Plan
 from benchmarks.running.run_cells import Outcomes
@@ -25,11 +23,13 @@ class SuiteRun:
         plan: its cells, controls among them.
         outcomes: how many ended how.
         left: how many were not begun.
+        untimed: pairs of networks that were to be timed and were not.
     """
 
     plan: Plan
     outcomes: Outcomes
     left: int
+    untimed: int = 0
 
 
 def run_suite(
@@ -53,8 +53,8 @@ def run_suite(
         plan = replan()
         missing += len(plan.controls.missing)
         outcomes.include(run_cells.run_plan(plan.controls, job, console))
+    untimed = 0
     if device is not None and not job.is_over:
         keys = {cell.key for cell in plan.cells}
-        found = read_folder(job.records, Record).records
-        time_networks([r for r in found if r.cell.key in keys], job, console, device=device)
-    return SuiteRun(plan, outcomes, missing - outcomes.total())
+        untimed = time_networks(job, console, device=device, keys=keys)
+    return SuiteRun(plan, outcomes, missing - outcomes.total(), untimed)

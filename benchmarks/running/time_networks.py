@@ -9,7 +9,7 @@ run costs what is missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -22,7 +22,7 @@ from torch import nn
 
 from benchmarks.measuring.environment import capture
 from benchmarks.records.cell import Cell, Data, Model, Schedule
-from benchmarks.records.files import current_records, write_numbered
+from benchmarks.records.files import current_records, read_folder, write_numbered
 from benchmarks.records.join import TIMINGS, network_key, read_timings
 from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record
@@ -66,21 +66,21 @@ def untimed(records: Iterable[Record], timings: Sequence[Timing], name: str) -> 
 
 
 def time_networks(
-    records: Sequence[Record],
     job: Job,
     console: Console,
     *,
     device: str = "cpu",
     core: int | None = None,
+    keys: Collection[str] | None = None,
 ) -> int:
     """Measure what a device was not timed with yet, until the job's time is up.
 
     Args:
-        records: of cells.
-        job: where the results lie, and until when a new pair is begun.
+        job: where the records lie, and until when a new pair is begun.
         console: where progress is shown.
         device: a torch device.
         core: CPU core to stay on; any if None.
+        keys: of the cells to look at; all if None.
 
     Returns:
         How many pairs of networks are left.
@@ -92,6 +92,9 @@ def time_networks(
     folder = job.results / TIMINGS
     probe(folder)
     sweep(folder)
+    # As they were written: joined to the times of another device they would look timed.
+    found = read_folder(job.records, Record).records
+    records = [record for record in found if keys is None or record.cell.key in keys]
     timings, _ = read_timings(job.results)
     with Workers(1, partial(_settle, core)) as worker:
         environment = worker.submit(capture, 1).result()

@@ -336,3 +336,12 @@ def test_published_rankings_whose_scorers_train_nothing_are_judged_whole():
     records = load_records(ROOT / "results" / "ranking-at-a-third" / "records")
     verdict = judge(pair_up(records, records))
     assert not verdict.fails and any("they train no network" in note for note in verdict.notes)
+
+
+def test_times_of_one_device_are_compared_where_a_network_has_those_of_several() -> None:
+    def timed(*devices: str):
+        return [record(fingerprint=device) for device in devices]
+
+    for base, new in ((("a", "b"), ("a", "c")), (("b", "a"), ("c", "a")), (("a",), ("c", "a"))):
+        (pair,) = pair_up(timed(*base), timed(*new))
+        assert pair.base.fingerprint == pair.new.fingerprint == "a"

@@ -128,9 +128,9 @@ def test_networks_are_made_again_from_their_records_and_timed(
 ) -> None:
     records = written(tmp_path)
     console = Console(width=200)
-    assert time_networks(records, Job(tmp_path, until=0.0), console) == 2
+    assert time_networks(Job(tmp_path, until=0.0), console) == 2
     assert not list((tmp_path / TIMINGS).iterdir())
-    assert time_networks(records, Job(tmp_path), console, core=0) == 1
+    assert time_networks(Job(tmp_path), console, core=0) == 1
     assert "unknown model 'no_such_net'" in capsys.readouterr().out
     (found,), unread = read_timings(tmp_path)
     assert not unread
@@ -138,8 +138,14 @@ def test_networks_are_made_again_from_their_records_and_timed(
     assert [each.batch for each in found.latency] == [1] and found.footprint
     times = {r.cell.model.name: len(r.latency) for r in read_results(tmp_path).records}
     assert times == {"test_resnet": 1, "no_such_net": 0}
-    assert time_networks(records[:1], Job(tmp_path), console) == 0
+    assert time_networks(Job(tmp_path), console, keys={records[0].cell.key}) == 0
     assert len(list((tmp_path / TIMINGS).iterdir())) == 1
+    # As on a second device: what was measured there does not stand for this one.
+    (path,) = (tmp_path / TIMINGS).iterdir()
+    path.write_text(path.read_text().replace(found.fingerprint, "cpu-elsewhere"))
+    assert time_networks(Job(tmp_path), console, keys={records[0].cell.key}) == 0
+    devices = {each.fingerprint for each in read_timings(tmp_path).records}
+    assert devices == {"cpu-elsewhere", found.fingerprint}
 
 
 def test_a_core_that_is_not_there_is_refused(tmp_path: Path) -> None:
