@@ -3,6 +3,7 @@
 from benchmarks.records.cell import Cell, Data, Model, Schedule
 from benchmarks.records.record import Group, PhaseCost, Record, Size, Status, Top1
 from benchmarks.records.runtime import Environment, Latency, Measured, Quartiles
+from benchmarks.running.suite import PROTOCOL
 
 ENVIRONMENT = Environment(
     python="3.11.0",
@@ -33,6 +34,23 @@ def cell(method: str = "uniform", budget: float = 0.5, seed: int = 0, **changes:
         "latency": Latency(batches=(1, 8)),
     }
     return Cell.model_validate({**fields, **changes})
+
+
+TINY = Data(name="digits", image_size=16, train_size=64, search_size=32, test_size=32)
+FEW = Schedule(epochs=1, batch_size=32)
+
+
+def tiny_cell(method: str = "uniform", **changes: object) -> Cell:
+    """A cell of the current protocol that runs in a second."""
+    fields: dict[str, object] = {
+        "protocol": PROTOCOL,
+        "model": Model(name="test_resnet"),
+        "data": TINY,
+        "parent": FEW,
+        "finetune": FEW,
+        "latency": Latency(batches=(1,), rounds=3, block_ms=0.1, warmup_ms=0.1),
+    }
+    return cell(method, **{**fields, **changes})  # type: ignore[arg-type]
 
 
 def measured(batch: int, ratio: float) -> Measured:

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 import zoo
-from benchmarks.records.cell import PARENT, Cell, Data, Model, Schedule
+from benchmarks.records.cell import PARENT, Cell
 from benchmarks.records.files import write_record
 from benchmarks.records.record import PhaseCost, Record
-from benchmarks.records.runtime import Latency
 from benchmarks.running import protocol
 from benchmarks.running.network import seeded
 from benchmarks.running.parent import (
@@ -26,9 +25,10 @@ from benchmarks.running.parent import (
 )
 from benchmarks.running.plan import plan_suite
 from benchmarks.running.protocol import Findings, run_cell
-from benchmarks.running.suite import PROTOCOL, Suite
-from tests.benchmarks.fabricate import cell as made_up_cell
+from benchmarks.running.suite import Suite
+from tests.benchmarks.fabricate import TINY
 from tests.benchmarks.fabricate import record as made_up_record
+from tests.benchmarks.fabricate import tiny_cell as cell
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
@@ -36,22 +36,6 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.training.distill import LogitDistillation
 from zoo.core.training.train import TrainingLoss, train
-
-TINY = Data(name="digits", image_size=16, train_size=64, search_size=32, test_size=32)
-FEW = Schedule(epochs=1, batch_size=32)
-
-
-def cell(method: str = "hands_on", **changes: object) -> Cell:
-    fields = {
-        "protocol": PROTOCOL,
-        "model": Model(name="test_resnet"),
-        "data": TINY,
-        "parent": FEW,
-        "finetune": FEW,
-        "latency": Latency(batches=(1,), rounds=3, block_ms=0.1, warmup_ms=0.1),
-    }
-    made: Cell = made_up_cell(method, **{**fields, **changes})
-    return made
 
 
 @dataclass(frozen=True)
@@ -128,11 +112,11 @@ BOTH = {"weights": True, "loss_of_its_own": True}
 def test_the_common_finish_knows_nothing_of_what_a_method_hands_on(
     distill: float, places: Places
 ) -> None:
-    asked = cell(settings=BOTH, distill=distill)
+    asked = cell("hands_on", settings=BOTH, distill=distill)
     record, found = run(asked, places)
     assert record.status == "ok", record.reason
     assert same(found.network, by_hand(asked, found, places, own=False))
-    plain, _ = run(cell(distill=distill), places)
+    plain, _ = run(cell("hands_on", distill=distill), places)
     assert plain.top1.finetuned == record.top1.finetuned
     assert plain.top1.pruned == record.top1.pruned
 
@@ -148,26 +132,28 @@ def test_the_common_finish_knows_nothing_of_what_a_method_hands_on(
 def test_what_a_method_hands_on_makes_a_finish_of_its_own(
     settings: dict[str, object], handed_on: tuple[str, ...], places: Places
 ) -> None:
-    record, _ = run(cell(settings=settings), places)
+    record, _ = run(cell("hands_on", settings=settings), places)
     assert record.handed_on == handed_on
     assert record.top1.own is not None and record.top1.finetuned is not None
-    alone, found = run(cell(settings=settings, finishes=("own",)), places)
-    assert same(found.network, by_hand(cell(settings=settings), found, places, own=True))
+    alone, found = run(cell("hands_on", settings=settings, finishes=("own",)), places)
+    assert same(
+        found.network, by_hand(cell("hands_on", settings=settings), found, places, own=True)
+    )
     assert alone.top1.own == record.top1.own and alone.top1.finetuned is None
     assert "finetune" not in alone.spent
     assert alone.spent["finetune_own"].macs == record.spent["finetune_own"].macs
 
 
 def test_a_method_that_hands_on_nothing_is_finished_once(places: Places) -> None:
-    record, _ = run(cell(), places)
+    record, _ = run(cell("hands_on"), places)
     assert record.handed_on == () and record.top1.own is None
     assert "finetune_own" not in record.spent
-    alone, _ = run(cell(finishes=("own",)), places)
+    alone, _ = run(cell("hands_on", finishes=("own",)), places)
     assert alone.top1.own == record.top1.finetuned
 
 
 def test_a_teacher_s_passes_are_charged(places: Places) -> None:
-    plain, taught = (run(cell(distill=weight), places)[0] for weight in (0.0, 1.0))
+    plain, taught = (run(cell("hands_on", distill=weight), places)[0] for weight in (0.0, 1.0))
     assert taught.size is not None
     more = taught.spent["finetune"].macs_forward - plain.spent["finetune"].macs_forward
     assert more == 64 * taught.size.full_macs

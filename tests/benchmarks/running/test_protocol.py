@@ -17,14 +17,14 @@ from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import figures_of
 from benchmarks.records.cell import Data, Model, Schedule
 from benchmarks.records.files import load_records, write_record
-from benchmarks.records.runtime import Latency
 from benchmarks.running import parent, protocol
 from benchmarks.running.parent import Places
 from benchmarks.running.plan import Job, plan_suite
 from benchmarks.running.protocol import run_cell
 from benchmarks.running.run_cells import run_plan
-from benchmarks.running.suite import PROTOCOL, Suite, load_suite
-from tests.benchmarks.fabricate import cell as made_up_cell
+from benchmarks.running.suite import Suite, load_suite
+from tests.benchmarks.fabricate import FEW, TINY
+from tests.benchmarks.fabricate import tiny_cell as cell
 from tests.benchmarks.in_this_process import InThisProcess, run_cells_here
 from tests.latencies import made_up_times
 from zoo.core.channels.config import SubnetConfig
@@ -34,20 +34,6 @@ from zoo.core.sealed import write_tensors
 from zoo.core.training.train import CrossEntropy
 
 ROOT = Path(__file__).parents[3]
-TINY = Data(name="digits", image_size=16, train_size=64, search_size=32, test_size=32)
-FEW = Schedule(epochs=1, batch_size=32)
-
-
-def cell(method="uniform", **changes):
-    fields = {
-        "protocol": PROTOCOL,
-        "model": Model(name="test_resnet"),
-        "data": TINY,
-        "parent": FEW,
-        "finetune": FEW,
-        "latency": Latency(batches=(1,), rounds=3, block_ms=0.1, warmup_ms=0.1),
-    }
-    return made_up_cell(method, **{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
