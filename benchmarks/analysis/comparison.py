@@ -13,7 +13,7 @@ from functools import cached_property
 from benchmarks.analysis.uncertainty import Estimate, estimate, paired
 from benchmarks.records.cell import REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records
-from benchmarks.records.record import DECIDING, Phase, Record
+from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
 __all__ = [
@@ -347,11 +347,6 @@ def realised(record: Record, smallest: bool) -> float | None:
 def aligned(record: Record) -> float | None:
     """Share of the channel groups whose width is a multiple of 8."""
     return aligned_share([group.kept for group in record.groups]) if record.groups else None
-
-
-def spent_macs(record: Record, phases: Sequence[Phase]) -> float:
-    """Multiply-adds of some phases, forward and backward."""
-    return sum(record.spent[phase].macs for phase in phases if phase in record.spent)
 
 
 def spent_seconds(record: Record, phases: Sequence[Phase]) -> float:

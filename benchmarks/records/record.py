@@ -7,6 +7,7 @@ multiply-add is one MAC; per cent appear only in tables.
 This module imports neither torch nor zoo, so that tables and figures can be drawn anywhere.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -48,6 +49,7 @@ __all__ = [
     "Size",
     "Status",
     "Top1",
+    "spent_macs",
 ]
 
 SCHEMA = 1
@@ -251,6 +253,11 @@ class Record(Strict):
         return self.fingerprint or fingerprint(
             self.environment, self.cell.device, self.cell.latency.threads
         )
+
+
+def spent_macs(record: Record, phases: Sequence[Phase]) -> int:
+    """Multiply-adds of some phases, forward and backward."""
+    return sum(record.spent[phase].macs for phase in phases if phase in record.spent)
 
 
 def _fits(kept: JsonValue, group: Group) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.records.cell import REFERENCE, Cell
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
-from benchmarks.records.record import TOTAL, Record, Status
+from benchmarks.records.record import TOTAL, Record, Status, spent_macs
 from benchmarks.records.strict import suggest
 from benchmarks.running.precheck import check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
@@ -144,7 +144,9 @@ def _longer_controls(
             continue
         ended = [record for record in records if record is not None and record.status == "ok"]
         own = settled[control.key]
-        if own.status == "ok" and (epochs := _epochs_for(max(map(_total, ended)), own)):
+        if own.status == "ok" and (
+            epochs := _epochs_for(max(spent_macs(record, TOTAL) for record in ended), own)
+        ):
             found.append(control.model_copy(update={"longer": epochs}))
     return found, waiting
 
@@ -155,14 +157,10 @@ def _is_beside(cell: Cell, control: Cell) -> bool:
     return cell.scratch is None and all(getattr(cell, h) == getattr(control, h) for h in held)
 
 
-def _total(record: Record) -> int:
-    return sum(record.spent[phase].macs for phase in TOTAL if phase in record.spent)
-
-
 def _epochs_for(macs: int, record: Record) -> int | None:
     """The whole epochs of a record's fine-tuning that cost so much; None if it does already."""
     epochs = record.cell.finetune.epochs
-    spent = record.spent["finetune"].macs if "finetune" in record.spent else 0
+    spent = spent_macs(record, ["finetune"])
     if not spent or macs <= spent:
         return None
     longer = round(epochs * macs / spent)

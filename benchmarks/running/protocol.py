@@ -72,7 +72,6 @@ from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.supernet.supernet import recalibrate
 from zoo.core.supernet.trained_store import SupernetStore
-from zoo.core.training.distill import LogitDistillation
 from zoo.core.training.train import TrainingLoss, evaluate, train
 
 __all__ = ["Findings", "build_problem", "describe", "refuse", "run_cell"]
@@ -274,14 +273,7 @@ def _finished_commonly(
     if "common" not in cell.finishes:
         return None
     student = _starting(cell, problem, pruned, config, splits)
-    loss = None
-    if cell.distill:
-        loss = LogitDistillation(
-            problem.model,
-            weight=cell.distill,
-            macs=problem.cost.full_macs,
-            label_smoothing=cell.last_training.label_smoothing,
-        )
+    loss = problem.common_loss(cell.distill, cell.last_training.label_smoothing)
     return _finetuned(cell, student, splits, findings, loss)
 
 

@@ -34,7 +34,6 @@ from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
-from zoo.core.training.distill import LogitDistillation
 from zoo.core.training.logits import reading
 from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 
@@ -302,14 +301,7 @@ def _loss(
     """The loss to fine-tune with; None for cross-entropy."""
     if distill is None:
         return pruner.loss(problem.model, small, problem.space, config)
-    if distill == 0:
-        return None
-    return LogitDistillation(
-        problem.model,
-        weight=distill,
-        macs=problem.cost.full_macs,
-        label_smoothing=recipe.label_smoothing,
-    )
+    return problem.common_loss(distill, recipe.label_smoothing)
 
 
 def _finetune(

@@ -23,6 +23,7 @@ from benchmarks.figures.rows import kept_widths, training_cost
 from benchmarks.figures.search import critical_difference, proxy_against_accuracy, search_traces
 from benchmarks.figures.style import METHODS, look
 from benchmarks.records.cell import Model
+from benchmarks.records.record import PhaseCost
 from tests.benchmarks.fabricate import cell, record
 
 RECORDS = [
@@ -241,3 +242,10 @@ def test_a_figure_is_laid_out_once_for_both_formats(tmp_path, monkeypatch):
     paths = draw_figures(Findings.of(RECORDS), tmp_path)
     assert len(laid_out) == len(paths) / 2 > 0
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("draw", [accuracy_against_cost, training_cost])
+def test_what_a_method_s_own_finish_cost_is_no_cost_of_its_decision(draw):
+    own = {"finetune_own": PhaseCost(macs_forward=10**14)}
+    finished = [each.model_copy(update={"spent": {**each.spent, **own}}) for each in RECORDS]
+    assert plotted(draw(compare(finished))) == plotted(draw(compare(RECORDS)))

@@ -34,7 +34,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
-from zoo.core.training.distill import LogitDistillation
+from zoo.core.training.distill import BlockDistillation
 from zoo.core.training.train import TrainingLoss, train
 
 
@@ -56,7 +56,7 @@ class HandsOn(Pruner):
     ) -> TrainingLoss | None:
         if not self.loss_of_its_own:
             return None
-        return LogitDistillation(teacher, weight=3.0, macs=CostModel(space).full_macs)
+        return BlockDistillation(teacher, (), macs=CostModel(space).full_macs, beta=0.0, kd=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def by_hand(asked: Cell, found: Findings, places: Places, *, own: bool) -> nn.Mo
         loss = pruner.loss(parent, parent, space, found.config)
     elif asked.distill:
         macs = CostModel(space).full_macs
-        loss = LogitDistillation(parent, weight=asked.distill, macs=macs)
+        loss = BlockDistillation(parent, (), macs=macs, beta=0.0, kd=asked.distill)
     student = laid_out(zoo.rebuild(parent, space, found.config, weights), asked.finetune)
     with seeded(asked):
         batches = train_batches(asked, asked.finetune, splits)

@@ -22,7 +22,9 @@ from zoo.core.meter import Meter
 from zoo.core.randomness import search_seeds
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES, Supernet
 from zoo.core.supernet.trained_store import SupernetStore
+from zoo.core.training.distill import BlockDistillation
 from zoo.core.training.top1 import right_answers
+from zoo.core.training.train import TrainingLoss
 
 __all__ = ["Problem", "require_feasible", "smallest_cost"]
 
@@ -58,6 +60,27 @@ class Problem:
     method: str = ""
     trace_rows: list[dict[str, object]] = field(default_factory=list)
     store: SupernetStore | None = None
+
+    def common_loss(self, distill: float, label_smoothing: float) -> TrainingLoss | None:
+        """A loss that any decision can be fine-tuned with, whatever the method hands on.
+
+        Args:
+            distill: weight of the divergence from the parent's logits, beside cross-entropy.
+            label_smoothing: share of the cross-entropy's target spread over all classes.
+
+        Returns:
+            None for cross-entropy alone, which is the training loop's own.
+        """
+        if not distill:
+            return None
+        return BlockDistillation(
+            self.model,
+            (),
+            macs=self.cost.full_macs,
+            beta=0.0,
+            kd=distill,
+            label_smoothing=label_smoothing,
+        )
 
     @cached_property
     def supernet(self) -> Supernet:

@@ -15,7 +15,6 @@ from zoo.core.training.train import TrainingLoss
 
 __all__ = [
     "BlockDistillation",
-    "LogitDistillation",
     "Taps",
     "check_errors",
     "explain_flat_features",
@@ -211,48 +210,11 @@ def _check_shapes(student: Tensor, teacher: Tensor) -> None:
         )
 
 
-class LogitDistillation(TrainingLoss):
-    """Cross-entropy + weight * divergence from the teacher's softened classes.
-
-    A recipe that any method can be finished with (Hinton et al. 2015).
-
-    Args:
-        teacher: the unpruned parent in eval mode; it sees the same images, without gradients.
-        weight: of the divergence.
-        macs: multiply-adds of a teacher's pass for one image.
-        temperature: of the softening.
-        label_smoothing: share of the target of the cross-entropy that is spread over all classes.
-    """
-
-    def __init__(
-        self,
-        teacher: nn.Module,
-        *,
-        weight: float,
-        macs: int,
-        temperature: float = TEMPERATURE,
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
-        self.weight = weight
-        self.temperature = temperature
-        self.label_smoothing = label_smoothing
-        self.macs_per_image = macs
-
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar in nats."""
-        with torch.no_grad():
-            wide = self._teacher[0](images)
-        logits = student(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return loss + self.weight * soft_cross_entropy(logits, wide, self.temperature)
-
-
 class BlockDistillation(TrainingLoss):
     """Cross-entropy + beta * mean over blocks of D_b + kd * distillation of the logits.
 
-    Interfaces have the same widths in both networks, so features are compared as they are.
+    Interfaces have the same widths in both networks, so features are compared as they are. Without
+    blocks it is the recipe of Hinton et al. 2015, which any network can be finished with.
 
     Args:
         teacher: the unpruned parent; it sees the same images, in eval mode, without gradients.
@@ -261,6 +223,7 @@ class BlockDistillation(TrainingLoss):
         beta: weight of the block terms.
         kd: weight of the divergence from the teacher's softened classes.
         temperature: of that softening.
+        label_smoothing: share of the cross-entropy's target spread over all classes.
     """
 
     def __init__(
@@ -271,7 +234,8 @@ class BlockDistillation(TrainingLoss):
         macs: int,
         beta: float,
         kd: float,
-        temperature: float,
+        temperature: float = TEMPERATURE,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
@@ -279,6 +243,7 @@ class BlockDistillation(TrainingLoss):
         self.beta = beta
         self.kd = kd
         self.temperature = temperature
+        self.label_smoothing = label_smoothing
         self.macs_per_image = macs
 
     def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -289,7 +254,7 @@ class BlockDistillation(TrainingLoss):
         with Taps(student, self.outputs) as taps:
             logits = student(images)
             narrow = taps.features
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if self.outputs:
             errors = [relative_feature_error(narrow[path], wide[path]) for path in self.outputs]
             loss = loss + self.beta * torch.stack(errors).mean()
