@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from benchmarks.analysis.uncertainty import Estimate, estimate, paired
-from benchmarks.records.cell import REFERENCE, Cell, Schedule
+from benchmarks.records.cell import PARENT, REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records
 from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
@@ -195,7 +195,7 @@ class Comparison:
 def method_name(cell: Cell) -> str:
     """Name of a method with the settings that differ from its defaults."""
     settings = _named(settings_of(cell))
-    return f"{cell.method} ({settings})" if settings else cell.method
+    return f"{_plain_name(cell)} ({settings})" if settings else _plain_name(cell)
 
 
 def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
@@ -212,7 +212,12 @@ def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
         for key, value in mine.items()
         if any(key not in other or other[key] != value for other in others)
     }
-    return f"{cell.method} ({_named(told)})" if told else cell.method
+    return f"{_plain_name(cell)} ({_named(told)})" if told else _plain_name(cell)
+
+
+def _plain_name(cell: Cell) -> str:
+    """Tells the control from the parent that everything starts from."""
+    return "parent, fine-tuned" if cell.method == PARENT else cell.method
 
 
 def settings_of(cell: Cell) -> dict[str, object]:
@@ -221,7 +226,7 @@ def settings_of(cell: Cell) -> dict[str, object]:
     if cell.scratch is not None:
         named["from scratch"] = _epochs(cell.scratch)
     if cell.longer is not None:
-        named["fine-tuned"] = f"{cell.longer} epochs"
+        named["fine-tuned"] = "longer"  # by how much differs with the budget
     return named
 
 

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from benchmarks.analysis.comparison import Comparison, Row, spent_macs
 from benchmarks.analysis.published import published_for
 from benchmarks.figures.style import legend_below, look, new_panels, set_title
+from benchmarks.records.cell import PARENT, REFERENCE, Cell
 from benchmarks.records.plain import figure_text
 from benchmarks.records.record import TOTAL, Record
 from benchmarks.records.runtime import Measured
@@ -148,9 +149,23 @@ def _figure(panels: Sequence[Panel]) -> Figure:
         if panel.is_from_zero and math.isfinite(axis.dataLim.x1) and axis.dataLim.x1 > 0:
             axis.set_xlim(0, 1.06 * axis.dataLim.x1)
         axis.xaxis.set_major_locator(MaxNLocator(6))
-    methods = {row.cell.method for panel in panels for row in panel.comparison.rows}
-    legend_below(figure, methods, handles)
+    cells = [row.cell for panel in panels for row in panel.comparison.rows]
+    handles += _controls(cells)
+    legend_below(figure, {cell.method for cell in cells if cell.method != PARENT}, handles)
     return figure
+
+
+def _controls(cells: Sequence[Cell]) -> list[Line2D]:
+    """Legend entries of the controls that methods' names do not tell."""
+    handles = []
+    if any(cell.method == PARENT for cell in cells):
+        colour, marker = look(PARENT)
+        handles.append(Line2D([], [], color=colour, marker=marker, label="parent, fine-tuned"))
+    if any(cell.longer for cell in cells):
+        colour, marker = look(REFERENCE)
+        label = f"{REFERENCE}, fine-tuned longer"
+        handles.append(Line2D([], [], color=colour, marker=marker, ms=4, mfc="none", label=label))
+    return handles
 
 
 def _plain_lines(lines: Iterable[list[Row]]) -> dict[str, list[Row]]:

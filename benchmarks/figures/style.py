@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.records.cell import PARENT
 from benchmarks.records.plain import figure_text
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ LABEL = 56
 
 def look(method: str) -> tuple[str, str]:
     """Colour and marker of a method; one that is not listed gets its look from its name."""
+    if method == PARENT:
+        return "#000000", "v"  # black as the parent itself
     if method in METHODS:
         place = METHODS.index(method)
     else:
@@ -121,7 +124,7 @@ def legend_below(figure: Figure, methods: Iterable[str], further: Sequence[Artis
         Line2D([], [], color=look(method)[0], marker=look(method)[1], label=legend_text(method))
         for method in sorted(methods)
     ]
-    widest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    widest = max((len(str(each.get_label())) for each in [*further, *handles]), default=0)
     room = figure.get_size_inches()[0] / (0.45 + 0.065 * max(widest, 8))
     figure.legend(
         handles=[*further, *handles], loc="outside lower center",

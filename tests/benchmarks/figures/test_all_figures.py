@@ -249,3 +249,14 @@ def test_what_a_method_s_own_finish_cost_is_no_cost_of_its_decision(draw):
     own = {"finetune_own": PhaseCost(macs_forward=10**14)}
     finished = [each.model_copy(update={"spent": {**each.spent, **own}}) for each in RECORDS]
     assert plotted(draw(compare(finished))) == plotted(draw(compare(RECORDS)))
+
+
+def test_controls_are_told_apart_in_the_legend_and_ranked_as_one_over_budgets():
+    asked = [cell("parent", 1.0), *(cell("uniform", b, longer=int(2 / b)) for b in (0.5, 0.25))]
+    comparisons = compare([*RECORDS, *(record(cell=each) for each in asked)])
+    tiny = next(each for each in comparisons if each.cell.model.name == "tiny_net")
+    figure = accuracy_against_macs([tiny])
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert len(set(labels)) == len(labels)
+    assert {"parent", "parent, fine-tuned", "uniform, fine-tuned longer"} <= {*labels}
+    assert len({tiny.label(row) for row in tiny.rows if row.cell.longer}) == 1
