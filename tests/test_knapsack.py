@@ -35,6 +35,7 @@ from zoo.knapsack import (
     isomorphic_values,
     make_items,
     taylor_values,
+    top_modules,
 )
 
 FLOAT_NOISE = 1e-9  # sums of at most 30 values below 1, in another order
@@ -392,3 +393,31 @@ def test_maps_start_at_the_embedding_of_the_kept_channels() -> None:
 
 def _first(loss: InnerDistillation) -> str:
     return next(iter(loss.maps))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "dropped"),
+    [
+        # The pooled features lose channels here, and [official code] then drops their term.
+        ("resnet20_cifar", "conv1 act1 layer1 layer2 layer3 global_pool logits", {"global_pool"}),
+        (
+            "test_efficientnet",
+            "conv_stem bn1 blocks.0 blocks.1 blocks.2 blocks.3 blocks.4 conv_head bn2 global_pool "
+            "logits",
+            set(),
+        ),
+    ],
+)
+def test_official_positions_are_the_modules_at_the_top(
+    name: str, expected: str, dropped: set[str]
+) -> None:
+    problem = a_problem(name, 0.5)
+    assert top_modules(problem.model, problem.space) == tuple(expected.split())
+    pruner = replace(Knapsack.tiny(), positions=("modules",))
+    config = pruner.search(problem).config
+    student = rebuild(problem.model, problem.space, config)
+    loss = pruner.loss(problem.model, student, problem.space, config)
+    assert set(expected.split()) - set(loss.positions) == dropped
+    images = torch.randn(2, *problem.space.input_size).double()
+    value = loss(student, images, torch.tensor([0, 1]))
+    assert value > F.cross_entropy(student(images), torch.tensor([0, 1]))

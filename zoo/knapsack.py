@@ -38,7 +38,8 @@ Deviations:
       (`normalisation`), so that `gamma` transfers between networks; [official code] compares raw
       activations and needs gamma from 0.2 to 30. Expected effect: shifts weight to late stages.
     - Distillation positions are the stage outputs and the logits; [official code] takes every
-      top-level module, which an arbitrary network does not have as a sequence.
+      module at the top of the network, stages one by one, and leaves the pooled features out once
+      their width changes. `positions` = ("modules",) does so.
 
 Unknowns:
     - The importance score of the paper's body. [README] says that it is not the repository's
@@ -125,7 +126,7 @@ class Knapsack(Pruner):
         gamma: weight of the distillation terms; for `normalisation="none"` [README] uses 20 for
             ResNet-50 and 30 for ECA-ResNet-50D.
         positions: module names whose outputs are distilled; "stages" stands for the network's
-            stage outputs, "logits" for its output.
+            stage outputs, "logits" for its output, "modules" for those of [official code].
         normalisation: what a distillation term is divided by: the teacher's variance at the
             position, or nothing ([official code]).
         maps: where the learned maps start: at the embedding of the kept channels, or random.
@@ -180,16 +181,14 @@ class Knapsack(Pruner):
         self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
     ) -> InnerDistillation:
         """Cross-entropy plus the mean distance to the teacher's features."""
-        names = [
-            name
-            for position in self.positions
-            for name in (space.stages if position == "stages" else (position,))
-        ]
+        stands_for = {"stages": space.stages, "modules": top_modules(teacher, space)}
+        named = [stands_for.get(position, (position,)) for position in self.positions]
+        names = tuple(dict.fromkeys(name for group in named for name in group))
         return InnerDistillation(
             teacher,
             student,
             space,
-            positions=tuple(dict.fromkeys(names)),
+            positions=names,
             gamma=self.gamma,
             error=relative_feature_error if self.normalisation == "teacher" else feature_error,
             starts=embeddings(space, config, names) if self.maps == "kept" else {},
@@ -385,11 +384,36 @@ def embeddings(
     return found
 
 
+def top_modules(model: nn.Module, space: ChannelSpace) -> tuple[str, ...]:
+    """The modules at the top of a network in their order, the last of them as its "logits".
+
+    A sequence that holds the stages counts by its members, as in [official code]. An output that
+    the next module overwrites is left out; there it is that module's, counted twice.
+
+    Args:
+        model: the network that was traced.
+        space: says which modules end a stage, and which put out one tensor.
+    """
+    found = []
+    for name, child in model.named_children():
+        members = [f"{name}.{key}" for key, _ in child.named_children()]
+        ends = [stage for stage in space.stages if stage.startswith(f"{name}.")]
+        found += members if ends and name not in space.stages else [name]
+    modules = [model.get_submodule(name) for name in found]
+    kept = [
+        name
+        for name, behind in zip(found, modules[1:], strict=False)
+        if name in space.table.outputs and not getattr(behind, "inplace", False)
+    ]
+    return (*kept, "logits")
+
+
 class InnerDistillation(TrainingLoss):
     """Cross-entropy + gamma * mean over positions k of the error of A_k s_k against t_k.
 
-    A_k is the identity where widths agree, else a learned 1 x 1 map. The teacher sees the same
-    images, in eval mode and without gradients.
+    A_k is the identity where widths agree, else a learned 1 x 1 map; pooled features whose width
+    changes are left out, as in [official code]. The teacher sees the same images, in eval mode and
+    without gradients.
 
     Args:
         teacher: the unpruned parent.
@@ -426,8 +450,13 @@ class InnerDistillation(TrainingLoss):
             _, wide = self._features(teacher, image)
         # A generator of its own: the maps are the same whatever was drawn before.
         generator = torch.Generator().manual_seed(0)
-        for name, s, t in zip(self.positions, narrow, wide, strict=True):
-            if s.shape[1] != t.shape[1]:
+        self.positions = tuple(
+            name
+            for name, s, t in zip(positions, narrow, wide, strict=True)
+            if s.dim() > 2 or s.shape == t.shape
+        )
+        for name, s, t in zip(positions, narrow, wide, strict=True):
+            if name in self.positions and s.shape[1] != t.shape[1]:
                 start = torch.randn(t.shape[1], s.shape[1], generator=generator) / s.shape[1] ** 0.5
                 given = starts.get(name)
                 if given is not None and given.shape == start.shape:
