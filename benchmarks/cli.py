@@ -36,6 +36,7 @@ from benchmarks.options import (
     LatencyRatio,
     Macs,
     Minutes,
+    Models,
     Params,
     ParentEpochs,
     QuietCore,
@@ -132,6 +133,7 @@ def run(
         bool, typer.Option("--download", help="Fetch data that is missing.")
     ] = False,
     seeds: Seeds = None,
+    model: Models = None,
     minutes: Minutes = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")
@@ -144,7 +146,8 @@ def run(
     """Run a suite, resume what is missing, time the networks, then report.
 
     One record is written for each method, network, data set, budget and seed. Stop it at any time:
-    the next run takes up what is missing or failed. --minutes runs a suite in parts.
+    the next run takes up what is missing or failed. --minutes runs a suite in parts, and so do
+    --model and --seeds; all cells of a network and seed belong on one machine.
 
     A cell whose process dies is tried once more alone at the end, and named.
 
@@ -162,7 +165,7 @@ def run(
     _require_device(device, is_used=not dry_run)
     console = Console(emoji=False)
     job = Job(results, data, download, workers or _default_workers(device), _until(minutes))
-    asked = load_suite(suite).changed(dataset=dataset, seeds=seeds)
+    asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
     planned = partial(plan_suite, suite, asked, job.records, device, data)
     plan = planned()
     show_unread(console, plan.unread)

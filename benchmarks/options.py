@@ -22,6 +22,7 @@ __all__ = [
     "LatencyRatio",
     "Macs",
     "Minutes",
+    "Models",
     "Params",
     "ParentEpochs",
     "Results",
@@ -120,6 +121,10 @@ Workers = Annotated[
 Seeds = Annotated[
     int | None,
     typer.Option(min=1, max=10_000, help="Seeds 0 to N-1 in place of the suite's.", metavar="N"),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(help="Only this network of the suite; give it again for more.", metavar="NAME"),
 ]
 Minutes = Annotated[
     float | None,

@@ -122,10 +122,29 @@ class Suite(Strict):
         """The suite with the seeds 0 to `count` - 1 in place of its own."""
         return self.model_copy(update={"seeds": tuple(range(count))})
 
-    def changed(self, *, dataset: str | None = None, seeds: int | None = None) -> "Suite":
-        """The suite on another data set, with another number of seeds, or as it is."""
+    def with_models(self, names: Sequence[str]) -> "Suite":
+        """The suite with some of its networks alone.
+
+        Raises:
+            ValueError: if it does not run one of them, with the nearest names.
+        """
+        known = {model.name for model in self.models}
+        for name in names:
+            if name not in known:
+                raise ValueError(f"the suite runs no network {name!r}; {suggest(name, known)}")
+        return self.model_copy(update={"models": tuple(m for m in self.models if m.name in names)})
+
+    def changed(
+        self, *, dataset: str | None = None, seeds: int | None = None, models: Sequence[str] = ()
+    ) -> "Suite":
+        """The suite on another data set, with other seeds, with some networks alone, or as it is.
+
+        Raises:
+            ValueError: see `with_models`.
+        """
         suite = self if dataset is None else self.on_dataset(dataset)
-        return suite if seeds is None else suite.with_seeds(seeds)
+        suite = suite if seeds is None else suite.with_seeds(seeds)
+        return suite.with_models(models) if models else suite
 
     @model_validator(mode="after")
     def require_something_to_run(self) -> "Suite":

@@ -137,6 +137,15 @@ def test_other_seeds_change_nothing_else(tmp_path):
     assert expand(suite.with_seeds(3), jobs)[0] == expand(suite, jobs)[0]
 
 
+def test_networks_can_be_run_one_at_a_time(tmp_path):
+    two = MINIMAL.replace('[{name = "resnet18"}]', '[{name = "resnet18"}, {name = "resnet10t"}]')
+    suite, jobs = read(tmp_path, two), [Variant(method="uniform")]
+    parts = [expand(suite.changed(models=[name]), jobs) for name in ("resnet18", "resnet10t")]
+    assert [*parts[0], *parts[1]] == expand(suite, jobs)
+    with pytest.raises(ValueError, match="runs no network 'resnet10'; did you mean resnet10t"):
+        suite.changed(models=["resnet18", "resnet10"])
+
+
 def test_options_change_no_cell(tmp_path):
     plain, told = (read(tmp_path, MINIMAL + extra) for extra in ("", 'options = "--workers 2"'))
     assert plan_suite("mine", plain).cells == plan_suite("mine", told).cells
