@@ -1,0 +1,211 @@
+"""How much of a method is its teacher: decisions and losses apart.
+
+`python -m benchmarks.studies.teachers` reads the records of the suites `fashion` and
+`fashion-teachers` and writes `docs/teachers.md` and `docs/teachers.png`. Each decision was
+fine-tuned from the parent's weights with cross-entropy, with cross-entropy and distillation of the
+parent's logits, and with what its method hands on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from benchmarks.analysis.uncertainty import Estimate, estimate, paired, shown
+from benchmarks.figures.style import legend_below, look, new_panels, set_title
+from benchmarks.records.cell import REFERENCE, Cell
+from benchmarks.records.files import current_records, read_folder
+from benchmarks.records.record import Record
+from benchmarks.tables.markdown import markdown_table
+from zoo.core.whole_file import whole_file, write_whole
+
+__all__ = ["FINISHES", "Task", "draw", "main", "page", "tasks_of"]
+
+DECISIONS = (REFERENCE, "bnp", "knapsack")
+PLAIN, TAUGHT, OWN = "cross-entropy", "with distillation", "own"
+FINISHES = (PLAIN, TAUGHT, OWN)
+HEADINGS = (
+    "Budget", "Decision", *(f"Top-1 %, {finish}" for finish in FINISHES),
+    "To uniform, both plain", "To uniform, both taught", "Own, to plain uniform",
+)  # fmt: skip
+
+Seeds = dict[int, float]
+"""Test accuracy, as a fraction, by seed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The decisions at one budget of one network and data set, on one kind of processor.
+
+    Attributes:
+        cell: one of its cells.
+        top1: by decision and finish.
+    """
+
+    cell: Cell
+    top1: Mapping[tuple[str, str], Seeds]
+
+    @property
+    def title(self) -> str:
+        """Network, data and budget."""
+        return f"{self.cell.model.title} on {self.cell.data.name}, {self.cell.budget:g} of the MACs"
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Those in which every decision was finished in every way that there is."""
+        return sorted(set.intersection(*map(set, self.top1.values())))
+
+    def of(self, decision: str, finish: str) -> Seeds:
+        """The accuracies in the common seeds; nothing if the decision has no such finish."""
+        found = self.top1.get((decision, finish), {})
+        return {seed: found[seed] for seed in self.seeds if seed in found}
+
+    def mean(self, decision: str, finish: str) -> Estimate | None:
+        """Over the seeds."""
+        found = self.of(decision, finish)
+        return estimate(list(found.values())) if found else None
+
+    def gain(self, decision: str, finish: str, base: str) -> Estimate | None:
+        """Over uniform width with another finish or the same, paired by seed."""
+        return paired(self.of(decision, finish), self.of(REFERENCE, base))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each decision was finished with and without the common teacher."""
+        return bool(self.seeds) and all(
+            self.of(decision, finish) for decision in DECISIONS for finish in (PLAIN, TAUGHT)
+        )
+
+
+def main() -> None:
+    """Read the records, then write the page and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("results/fashion"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder to write to")
+    given = parser.parse_args()
+    tasks = tasks_of(read_folder(given.results / "records", Record).records)
+    if not tasks:
+        parser.error(
+            f"{given.results} has no network whose decisions were finished in both ways; run the "
+            "suites fashion and fashion-teachers into it"
+        )
+    write_whole(given.docs / "teachers.md", page(tasks))
+    draw(tasks, given.docs / "teachers.png")
+
+
+def tasks_of(records: Sequence[Record]) -> list[Task]:
+    """The tasks in which every decision was finished with and without the common teacher."""
+    found: dict[tuple[object, ...], tuple[Cell, dict[tuple[str, str], Seeds]]] = {}
+    for record in current_records(records):
+        cell = record.cell
+        is_asked = cell.method in DECISIONS and not cell.longer and not cell.scratch
+        if record.status != "ok" or not is_asked or cell.sample is not None:
+            continue
+        held = cell.model_copy(update={"distill": 0.0})
+        key = (held.comparison, record.runs_on, cell.metric, cell.budget)
+        _, top1 = found.setdefault(key, (cell, {}))
+        for finish, accuracy in _finishes(record):
+            top1.setdefault((cell.method, finish), {})[cell.seed] = accuracy
+    tasks = [Task(cell, top1) for cell, top1 in found.values()]
+    whole = [task for task in tasks if task.is_whole]
+    return sorted(whole, key=lambda task: (task.cell.model.name, -task.cell.budget))
+
+
+def _finishes(record: Record) -> Iterator[tuple[str, float]]:
+    """The finishes of a record; the own one is told by the record without a common teacher."""
+    is_plain = not record.cell.distill
+    if record.top1.finetuned is not None:
+        yield PLAIN if is_plain else TAUGHT, record.top1.finetuned
+    if is_plain and record.top1.own is not None:
+        yield OWN, record.top1.own
+
+
+def page(tasks: Sequence[Task]) -> str:
+    """The Markdown page.
+
+    Args:
+        tasks: at least one.
+    """
+    recipe = tasks[0].cell.finetune
+    parts = [
+        "# How much of a method is its teacher",
+        "Written by `python -m benchmarks.studies.teachers` from the records in `results/fashion`.",
+        "BNP and Knapsack fine-tune under a teacher of their own; a paper's table compares that "
+        "with plain cross-entropy. Here each decision, that is, which channels stay, is finished "
+        f"in three ways, {recipe.epochs} epochs each: with cross-entropy, with cross-entropy and "
+        "distillation of the parent's logits (open to every method), and with the loss and the "
+        "weights that the method hands on (own). Mean ± sample standard deviation over the seeds; "
+        "differences are in points of top-1, paired by seed. What remains of a method in both "
+        "columns *To uniform* is its decision; what *Own, to plain uniform* has more is its "
+        "teacher.",
+        "![Top-1 of three decisions under three finishes](teachers.png)",
+        *(f"## {title}\n\n{_table(group)}" for title, group in _by_network(tasks)),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _by_network(tasks: Sequence[Task]) -> Iterator[tuple[str, list[Task]]]:
+    titles = {task.cell.model.title: None for task in tasks}
+    for title in titles:
+        group = [task for task in tasks if task.cell.model.title == title]
+        counts = sorted({len(task.seeds) for task in group})
+        told = " or ".join(map(str, counts))
+        seeds = "one seed" if counts == [1] else f"{told} seeds"
+        yield f"{title} on {group[0].cell.data.name}, {seeds}", group
+
+
+def _table(tasks: Iterable[Task]) -> str:
+    rows = [
+        [
+            f"{task.cell.budget:g} {task.cell.metric}",
+            decision,
+            *(shown(task.mean(decision, finish), ".1f", 100) for finish in FINISHES),
+            *_gains(task, decision),
+        ]
+        for task in tasks
+        for decision in DECISIONS
+    ]
+    return markdown_table(HEADINGS, "rlrrrrrr", rows)
+
+
+def _gains(task: Task, decision: str) -> list[str]:
+    if decision == REFERENCE:
+        return ["–", "–", "–"]
+    pairs = ((PLAIN, PLAIN), (TAUGHT, TAUGHT), (OWN, PLAIN))
+    return [shown(task.gain(decision, own, base), "+.1f", 100) for own, base in pairs]
+
+
+def draw(tasks: Sequence[Task], path: Path) -> None:
+    """One panel for each task: accuracy of the decisions under the finishes.
+
+    Args:
+        tasks: at least one.
+        path: of the PNG file.
+    """
+    figure, axes = new_panels(len(tasks), height=2.6, width=3.6)
+    for axis, task in zip(axes, tasks, strict=True):
+        for offset, decision in zip((-0.12, 0.0, 0.12), DECISIONS, strict=True):
+            means = [(x, task.mean(decision, finish)) for x, finish in enumerate(FINISHES)]
+            points = [(x + offset, mean) for x, mean in means if mean is not None]
+            colour, marker = look(decision)
+            axis.errorbar(
+                [x for x, _ in points],
+                [100 * mean.mean for _, mean in points],
+                yerr=[100 * (mean.sd or 0.0) for _, mean in points],
+                color=colour, marker=marker, linestyle="-", linewidth=0.8, capsize=2,
+            )  # fmt: skip
+        axis.set_xticks(range(len(FINISHES)), FINISHES, fontsize=8)
+        axis.set_xlim(-0.4, len(FINISHES) - 0.6)
+        axis.set_ylabel("top-1, %", fontsize=8)
+        axis.tick_params(labelsize=8)
+        set_title(axis, task.title, fontsize=8)
+    legend_below(figure, DECISIONS)
+    with whole_file(path) as hidden:
+        figure.savefig(hidden, format="png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

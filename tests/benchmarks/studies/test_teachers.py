@@ -1,0 +1,68 @@
+"""The page on teachers: which numbers of which records it sets against each other."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.records.record import Record, Top1
+from benchmarks.studies.teachers import OWN, PLAIN, TAUGHT, draw, page, tasks_of
+from tests.benchmarks.fabricate import cell, record
+
+PLAIN_TOP1 = {"uniform": 0.80, "bnp": 0.82, "knapsack": 0.79}
+TAUGHT_TOP1 = {"uniform": 0.83, "bnp": 0.84, "knapsack": 0.83}
+OWN_TOP1 = {"bnp": 0.86, "knapsack": 0.85}
+
+
+def finished(method: str, seed: int, distill: float = 0.0, **changes: object) -> Record:
+    asked = cell(method, seed=seed, protocol=2, distill=distill, **changes)
+    top1 = (TAUGHT_TOP1 if distill else PLAIN_TOP1)[method] + seed / 100
+    own = OWN_TOP1[method] + seed / 100 if method in OWN_TOP1 else None
+    made = record(method, seed=seed)
+    label = f"{method}-{seed}-{distill:g}-{len(changes)}"
+    found = Top1(parent=0.9, finetuned=top1, own=own)
+    return made.model_copy(update={"id": label, "cell": asked, "top1": found})
+
+
+def all_records(seeds: int = 3) -> list[Record]:
+    return [
+        finished(method, seed, distill)
+        for method in PLAIN_TOP1
+        for seed in range(seeds)
+        for distill in (0.0, 1.0)
+    ]
+
+
+def test_each_finish_is_taken_from_its_record_and_paired_by_seed() -> None:
+    (task,) = tasks_of(all_records())
+    assert task.of("bnp", PLAIN) == {0: 0.82, 1: 0.83, 2: pytest.approx(0.84)}
+    assert task.mean("bnp", OWN).mean == pytest.approx(0.87)  # type: ignore[union-attr]
+    for finish, base, gain in ((PLAIN, PLAIN, 0.02), (TAUGHT, TAUGHT, 0.01), (OWN, PLAIN, 0.06)):
+        found = task.gain("bnp", finish, base)
+        assert found is not None and found.mean == pytest.approx(gain)
+        assert found.sd == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_seed_that_lacks_a_finish_counts_in_none() -> None:
+    records = all_records()
+    records.remove(next(r for r in records if r.id == "knapsack-2-1-0"))
+    (task,) = tasks_of(records)
+    assert task.seeds == [0, 1] and set(task.of("uniform", PLAIN)) == {0, 1}
+    assert "2 seeds" in page([task])
+
+
+def test_longer_controls_and_tasks_without_a_common_teacher_stay_out() -> None:
+    longer = finished("uniform", 0, longer=9)
+    top1 = longer.top1.model_copy(update={"finetuned": 0.99})
+    records = [*all_records(1), longer.model_copy(update={"top1": top1})]
+    (task,) = tasks_of(records)
+    assert task.of("uniform", PLAIN) == {0: 0.80}
+    assert tasks_of([r for r in all_records() if not r.cell.distill]) == []
+
+
+def test_page_and_figure_name_what_they_show(tmp_path: Path) -> None:
+    tasks = tasks_of(all_records())
+    text = page(tasks)
+    row = next(line for line in text.splitlines() if "| bnp |" in line)
+    assert "+2.0 ± 0.0" in row and "+1.0 ± 0.0" in row and "+6.0 ± 0.0" in row
+    draw(tasks, tmp_path / "teachers.png")
+    assert (tmp_path / "teachers.png").stat().st_size > 10_000
