@@ -39,6 +39,7 @@ from benchmarks.analysis.losses import (
     Check,
     Pair,
 )
+from benchmarks.analysis.uncertainty import holm
 from benchmarks.records.files import Loaded, current_records
 from benchmarks.records.record import Record
 
@@ -287,16 +288,14 @@ def _test(
         loss = statistics.fmean(losses[i] for i in members)
         error = math.sqrt(sum(noises[i] ** 2 for i in members)) / len(members)
         tested.append((_p_value(abs(loss), error), group, len(members), loss, error))
-    tested.sort()
-    findings, is_open = [], True
-    for rank, (p_value, group, count, loss, error) in enumerate(tested):
-        is_open = is_open and p_value <= level / (len(tested) - rank)
-        counts = is_open and abs(loss) > tolerance
+    findings = []
+    corrected = holm([p_value for p_value, *_ in tested])
+    for p_value, (_, group, count, loss, error) in zip(corrected, tested, strict=True):
+        counts = p_value <= level and abs(loss) > tolerance
         # A configuration can only be another one; whether that is better, accuracy says.
         verdict: Literal["worse", "better"] = "worse" if loss > 0 else "better"
         findings.append(Finding(check, group, count, loss, error, verdict if counts else "same"))
-    order = list(_groups(pairs))
-    return sorted(findings, key=lambda found: order.index(found.group))
+    return findings
 
 
 def _groups(pairs: Sequence[Pair]) -> dict[str, list[int]]:

@@ -1,8 +1,8 @@
 """Numbers over seeds: mean, sample standard deviation, intervals, and when a difference counts.
 
 The interval is the percentile bootstrap's for the mean. With few seeds it is too narrow: with three
-it is their range, which misses the true mean about one time in four. So a difference counts as
-clear only if Student's interval leaves zero out as well.
+it is their range, which misses the true mean about one time in four. So whether a difference counts
+is decided by Student's t-test of the paired differences, and over a table by Holm's correction.
 """
 
 from __future__ import annotations
@@ -17,10 +17,31 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["LEVEL", "Estimate", "bootstrap_interval", "estimate", "paired", "shown"]
+__all__ = [
+    "ERROR",
+    "LEVEL",
+    "POWER",
+    "RESAMPLES",
+    "Estimate",
+    "bootstrap_interval",
+    "differences",
+    "estimate",
+    "holm",
+    "paired",
+    "shown",
+]
 
 LEVEL = 0.95
 """Coverage that all intervals aim at."""
+
+ERROR = 1 - LEVEL
+"""Chance that a family of tests without any true difference says that there is one."""
+
+POWER = 0.8
+"""Chance of being found that makes a difference a detectable one."""
+
+ROUNDING = 1e-9
+"""Standard deviations up to this are rounding: an accuracy moves in steps of an image."""
 
 EXACT = 5
 """Up to so many values every resample is taken once; above, they are drawn."""
@@ -70,6 +91,31 @@ class Estimate:
         high = max(self.interval[1], self.mean + self.half_width)
         return int(low > 0) - int(high < 0)
 
+    @cached_property
+    def p_value(self) -> float | None:
+        """Of Student's t-test, both sides, that the true mean is zero.
+
+        None for one seed, and for values that do not differ: three alike say nothing of the noise.
+        """
+        if not self.sd or self.sd <= ROUNDING:
+            return None
+        from scipy.stats import ttest_1samp  # slow to import, and one seed does not need it
+
+        return float(ttest_1samp(self.values, 0.0).pvalue)
+
+    def detectable(self, level: float) -> float | None:
+        """The true mean that this test finds with 80 % power, were the deviation the one observed.
+
+        None where there is no test.
+
+        Args:
+            level: of the test, both sides.
+        """
+        if not self.sd or self.sd <= ROUNDING:
+            return None
+        count = len(self.values)
+        return _noncentrality(count - 1, level) * self.sd / math.sqrt(count)
+
     def shown(self, pattern: str, scale: float = 1.0) -> str:
         """Mean and standard deviation, each scaled and formatted with `pattern`."""
         text = format(scale * self.mean, pattern)
@@ -93,8 +139,13 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def paired(new: Mapping[int, float], base: Mapping[int, float]) -> Estimate | None:
     """Difference of two methods over the seeds that both have; None if they share none."""
-    pairs = [value - base[seed] for seed, value in sorted(new.items()) if seed in base]
-    return estimate(pairs) if pairs else None
+    pairs = differences(new, base)
+    return estimate([*pairs.values()]) if pairs else None
+
+
+def differences(new: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
+    """Difference of two methods in each seed that both have, in the order of seeds."""
+    return {seed: new[seed] - base[seed] for seed in sorted(new) if seed in base}
 
 
 def shown(found: Estimate | None, pattern: str, scale: float = 1.0) -> str:
@@ -113,6 +164,37 @@ def _student_quantile(freedom: int) -> float:
     from scipy.special import stdtrit  # slow to import, and one seed does not need it
 
     return float(stdtrit(freedom, (1 + LEVEL) / 2))
+
+
+@functools.cache
+def _noncentrality(freedom: int, level: float) -> float:
+    """Of the t distribution that passes the test's limit with the wanted power.
+
+    The far side of the test adds less than the level times 1e-4 there and is left out.
+    """
+    from scipy.special import nctdtrinc, stdtrit  # as above
+
+    limit = stdtrit(freedom, 1 - level / 2)
+    return float(nctdtrinc(freedom, 1 - POWER, limit))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float]:
+    """Holm's corrected p-values: below a level, the family errs at that level at most.
+
+    Args:
+        p_values: of one family; None for what could not be tested, which counts in it as 1.
+
+    Returns:
+        One for each, in the same order.
+
+    Source: Holm 1979.
+    """
+    known = np.array([1.0 if p is None else p for p in p_values])
+    order = np.argsort(known)
+    steps = np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1))
+    corrected = np.empty_like(known)
+    corrected[order] = np.minimum(steps, 1.0)
+    return [float(p) for p in corrected]
 
 
 @functools.lru_cache(maxsize=4096)

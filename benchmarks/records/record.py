@@ -25,6 +25,7 @@ from benchmarks.records.bounds import (
     Text,
 )
 from benchmarks.records.cell import Cell
+from benchmarks.records.contrast import Primary
 from benchmarks.records.plain import visible
 from benchmarks.records.runtime import (
     Environment,
@@ -165,12 +166,14 @@ class Record(Strict):
     settings, `left_out` those that could not be measured and why. Times of records with different
     fingerprints are never put into one figure; see `runs_on` for records older than the field.
     `handed_on` is what the method hands on beside its decision: trained weights, a loss, or both.
+    `primary` are the contrasts that the suite had named when the cell was run.
     """
 
     id: Brief
     schema_version: int = Field(default=SCHEMA, ge=1, le=1_000_000)
     utc: str = Field(pattern=TIME, max_length=40)
     suite: Brief
+    primary: Many[Primary] = Field(default=(), max_length=100)
     cell: Cell
     status: Status
     reason: Text | None = None

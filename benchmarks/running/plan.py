@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.records.cell import REFERENCE, Cell
+from benchmarks.records.contrast import Arm, Contrast, Primary
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
 from benchmarks.records.record import TOTAL, Record, Status, spent_macs
 from benchmarks.records.strict import suggest
@@ -27,7 +28,8 @@ class Plan:
     """The cells of a suite, and those of them that have no settled record yet.
 
     Files among the records that are none settle nothing: their cells are run again. `waiting`
-    counts controls whose length depends on what the missing cells will cost.
+    counts controls whose length depends on what the missing cells will cost. `primary` is what the
+    records will carry.
     """
 
     suite: str
@@ -35,6 +37,7 @@ class Plan:
     missing: tuple[Cell, ...]
     unread: tuple[Unread, ...] = ()
     waiting: int = 0
+    primary: tuple[Primary, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -108,6 +111,7 @@ def plan_suite(
         OSError: if the folder of records cannot be read.
     """
     jobs, scorers = _jobs(suite), _scorers(suite)
+    primary = tuple(_primary(contrast, suite, jobs) for contrast in suite.primary)
     check_suite(suite, len(jobs), len(scorers))
     suite = name_files(suite, data)
     cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
@@ -120,7 +124,7 @@ def plan_suite(
     longer, waiting = _longer_controls(cells, settled) if suite.controls else ([], 0)
     cells += longer
     missing = tuple(cell for cell in cells if cell.key not in settled)
-    return Plan(name, tuple(cells), missing, tuple(found.unread), waiting)
+    return Plan(name, tuple(cells), missing, tuple(found.unread), waiting, primary)
 
 
 def _longer_controls(
@@ -183,6 +187,41 @@ def _jobs(suite: Suite) -> list[Variant]:
         methods = (*methods, REFERENCE)
     wanted = (*(Variant(method=name) for name in methods), *suite.variants)
     return _distinct([_without_defaults(variant, suite) for variant in wanted])
+
+
+def _primary(contrast: Contrast, suite: Suite, jobs: Sequence[Variant]) -> Primary:
+    """A contrast with the settings that its cells will have, and the seeds that are planned.
+
+    Raises:
+        ValueError: if the suite does not run one of its sides, or both are the same.
+    """
+    arms = [_arm(arm, suite, jobs) for arm in contrast.arms]
+    if arms[0] == arms[1]:
+        raise ValueError(f"primary: {contrast.method!r} is compared with itself; give two sides")
+    settled = contrast.model_copy(
+        update={"settings": arms[0].settings, "against_settings": arms[1].settings}
+    )
+    return Primary(contrast=settled, metric=suite.metric, seeds=suite.seeds)
+
+
+def _arm(arm: Arm, suite: Suite, jobs: Sequence[Variant]) -> Arm:
+    """One side with the settings that its cells will have.
+
+    Raises:
+        ValueError: if the suite does not run it.
+    """
+    names = {job.method for job in jobs}
+    if arm.method not in names:
+        raise ValueError(
+            f"primary: the suite does not run {arm.method!r}; {suggest(arm.method, names)}"
+        )
+    variant = _without_defaults(Variant(method=arm.method, settings=arm.settings), suite)
+    if variant not in jobs:
+        raise ValueError(
+            f"primary: the suite does not run {arm.method!r} with the settings {arm.settings}; "
+            "add them as one of its [[variants]]"
+        )
+    return Arm(method=variant.method, settings=variant.settings)
 
 
 def _scorers(suite: Suite) -> list[Variant]:

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.records.cell import Cell
+from benchmarks.records.contrast import Primary
 from benchmarks.records.files import write_record
 from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record, Status
@@ -193,7 +194,10 @@ class _Runner:
     def _submit(self, pool: Executor, step: _Step) -> Future[Any]:
         if step.is_training:
             return pool.submit(_train_parent, step.cell, self.job)
-        return pool.submit(_run_and_write, step.cell, self.plan.suite, self.job, step.problem)
+        plan = self.plan
+        return pool.submit(
+            _run_and_write, step.cell, plan.suite, self.job, step.problem, plan.primary
+        )
 
     def _collect(self, step: _Step, future: Future[Any]) -> None:
         try:
@@ -238,7 +242,9 @@ class _Runner:
         return [_Step(cell, problem=problem, is_last=problem is not None) for cell in cells]
 
 
-def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Record | None:
+def _run_and_write(
+    cell: Cell, suite: str, job: Job, problem: str | None, primary: tuple[Primary, ...]
+) -> Record | None:
     """In a worker: run a cell and write its record; None if the time is up."""
     if problem is None and job.is_over:
         return None
@@ -255,7 +261,7 @@ def _run_and_write(cell: Cell, suite: str, job: Job, problem: str | None) -> Rec
             record = protocol.refuse(cell, problem, suite=suite, workers=job.workers)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
-            return write_record(job.records, record)
+            return write_record(job.records, record.model_copy(update={"primary": primary}))
         except OSError as error:
             raise Unrecorded(
                 f"{cell.label} was finished, but its record cannot be written to {job.records} "

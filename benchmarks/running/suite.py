@@ -29,6 +29,7 @@ from benchmarks.records.cell import (
     Schedule,
     Start,
 )
+from benchmarks.records.contrast import Contrast
 from benchmarks.records.runtime import Latency
 from benchmarks.records.strict import Many, Strict, explain, suggest
 
@@ -85,10 +86,14 @@ class Suite(Strict):
     `variants` are run beside the `methods`, at the same budgets; a `ranking` at none. `options` are
     those of `zoo run` that the suite is meant to be run with; they change no cell. `image_sizes`
     are sides in pixels of networks, by name, that see other sizes than the data set's.
+
+    `primary` are the contrasts that the suite is run for, named before it is run: reports call them
+    confirmatory and everything else exploratory. They change no cell, and each record carries them.
     """
 
     title: str
     options: str = ""
+    primary: Many[Contrast] = Field(default=(), max_length=100)
     protocol: int = PROTOCOL
     methods: Literal["all"] | Many[str] = "all"
     variants: Many[Variant] = ()
@@ -157,10 +162,10 @@ class Suite(Strict):
             raise ValueError("budgets: List should have at least 1 item, or add a [ranking]")
         return self
 
-    @field_validator("seeds", "budgets", "models", "datasets")
+    @field_validator("seeds", "budgets", "models", "datasets", "primary")
     @classmethod
     def refuse_what_stands_twice(cls, items: tuple[object, ...]) -> tuple[object, ...]:
-        """Refuse a seed, budget, network or data set that is named twice.
+        """Refuse a seed, budget, network, data set or contrast that is named twice.
 
         Raises:
             ValueError: naming it.
@@ -185,6 +190,20 @@ class Suite(Strict):
                     f"budgets: {budget} is no keep ratio of the latency; give one up to 1, or "
                     "milliseconds with metric = 'latency_ms'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def check_primary_budgets(self) -> "Suite":
+        """Refuse a primary contrast at a budget that the suite does not have.
+
+        Raises:
+            ValueError: with the nearest ones.
+        """
+        known = {f"{budget:g}" for budget in self.budgets}
+        for contrast in self.primary:
+            if contrast.budget not in self.budgets:
+                near = suggest(f"{contrast.budget:g}", known)
+                raise ValueError(f"primary: no budget {contrast.budget:g} in the suite; {near}")
         return self
 
     @model_validator(mode="after")

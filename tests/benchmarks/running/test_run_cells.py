@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks.cli import main
 from benchmarks.records.cell import Cell
+from benchmarks.records.contrast import Contrast, Primary
 from benchmarks.records.files import load_records
 from benchmarks.records.record import Record
 from benchmarks.running import parent, protocol
@@ -73,10 +74,14 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "run_cell", run_cell)
 
 
+NAMED = Primary(contrast=Contrast(method="taylor", budget=0.5), metric="macs", seeds=(0,))
+
+
 def run(folder: Path, mortal: Mortal, **changes: object) -> tuple[Job, object]:
     cells = tuple(cell(method) for method in METHODS)
     job = Job(folder, workers=2, **changes)  # type: ignore[arg-type]
-    return job, run_plan(Plan("test", cells, cells), job, Console(quiet=True), mortal.of)
+    plan = Plan("test", cells, cells, primary=(NAMED,))
+    return job, run_plan(plan, job, Console(quiet=True), mortal.of)
 
 
 PARENT = cell().parent_key
@@ -115,6 +120,8 @@ def test_a_cell_that_dies_twice_fails_and_is_named(tmp_path: Path, untrained: No
     death = "killed by signal 11 (SIGSEGV)"
     assert reasons(job, "taylor") == [death, f"{death}, and again when it ran alone"]
     assert [r.cell.method for r in outcomes.unsettled] == ["taylor"]
+    # What was named beforehand, in records of failures, too.
+    assert [each.primary for each in loaded(job.records)] == [(NAMED,)] * 4
 
 
 def test_a_parent_that_dies_once_is_trained_again_alone_and_its_cells_run_side_by_side(

@@ -1,6 +1,7 @@
 import pytest
 
 from benchmarks.records.cell import PARENT, Data, Model, Schedule
+from benchmarks.records.contrast import Contrast
 from benchmarks.running.plan import plan_suite
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking, list_suites, load_suite
 from tests.benchmarks.fabricate import cell
@@ -52,6 +53,12 @@ def test_a_file_is_read_by_its_path(tmp_path):
         ("budgetss = [1]", "unknown key 'budgetss'; did you mean budgets"),
         ("[rules]\ndivisr = 8", "rules: unknown key 'divisr'; did you mean divisor"),
         ("[[variants]]\nsettings = {}", "variants.0.method: Field required"),
+        ("primary = [{method = 'bnp', budget = 0.4}]", "no budget 0.4 in .*; did you mean 0.5"),
+        ("primary = [{method = 'bnp', budgt = 0.5}]", "unknown key 'budgt'; did you mean budget"),
+        (
+            f"primary = [{', '.join(2 * ['{method = 1}'])}]".replace("1", "'bnp', budget = 0.5"),
+            "stands twice",
+        ),
         ("[ranking.sample]\nlow = 0.6\nhigh = 0.5", "low, 0.6, is above high, 0.5"),
         ("image_sizes = {resnet81 = 16}", "no network 'resnet81'; did you mean resnet18"),
         ("image_sizes = {resnet18 = 4}", "image_sizes.resnet18: .*4 is below 8"),
@@ -151,6 +158,50 @@ def test_options_change_no_cell(tmp_path):
     assert plan_suite("mine", plain).cells == plan_suite("mine", told).cells
 
 
+CONTRAST = """
+seeds = [0, 1]
+variants = [{method = "bnp", settings = {steps = 5, solver = "chain"}}]
+[[primary]]
+method = "bnp"
+settings = {steps = 5}
+against = "bnp"
+budget = 0.5
+[settings.bnp]
+kd = 0.25
+"""
+
+
+def test_a_primary_contrast_changes_no_cell_and_is_planned_with_the_settings_of_the_cells(tmp_path):
+    named = read(tmp_path, MINIMAL + CONTRAST)
+    plain = named.model_copy(update={"primary": ()})
+    plans = [plan_suite("mine", suite) for suite in (plain, named)]
+    assert plans[0].cells == plans[1].cells and plans[0].primary == ()
+    (primary,) = plans[1].primary
+    assert primary.seeds == (0, 1) and primary.metric == "macs"
+    # `chain` is the default solver and `kd` the suite's: both sides are the cells' own settings.
+    assert primary.contrast.settings == {"kd": 0.25, "steps": 5}
+    assert primary.contrast.against_settings == {"kd": 0.25}
+    for arm in primary.contrast.arms:
+        assert [cell.seed for cell in plans[1].cells if arm.holds(cell)] == [0, 1]
+
+
+def test_a_side_of_a_contrast_is_neither_a_longer_control_nor_a_network_from_scratch():
+    (arm, control) = Contrast(method="bnp", budget=0.5).arms
+    assert control.holds(cell("uniform")) and arm.holds(cell("bnp"))
+    assert not control.holds(cell("uniform", longer=9))
+    assert not arm.holds(cell("bnp", scratch=Schedule(epochs=1)))
+    assert not arm.holds(cell("bnp", settings={"steps": 5}))
+
+
+@pytest.mark.parametrize("name", [name for name in list_suites() if load_suite(name).primary])
+def test_contrasts_of_the_suites_that_come_along_are_run(name):
+    plan = plan_suite(name, load_suite(name))
+    for primary in plan.primary:
+        for arm in primary.contrast.arms:
+            seeds = {cell.seed for cell in plan.cells if arm.holds(cell)}
+            assert seeds == {*primary.seeds} and len(seeds) >= 3
+
+
 def test_the_reference_suites_are_as_announced():
     at_cifar_size, small = load_suite("clutter32"), load_suite("clutter16")
     assert at_cifar_size.budgets == (0.75, 0.5, 0.25, 0.125)
@@ -204,6 +255,10 @@ def test_a_suite_of_a_ranking_alone_needs_no_budget(tmp_path):
         ('[[variants]]\nmethod = "taylor"\nsettings = {batch = 3}', "unknown setting of taylor"),
         ('[[variants]]\nmethod = "taylor"', "'taylor' stands twice in the suite"),
         ("[settings.bnq]", "settings for 'bnq', which the suite does not run"),
+        ("primary = [{method = 'bnq', budget = 0.5}]", "does not run 'bnq'; did you mean bnp"),
+        ("primary = [{method = 'bnp', against = 'unifrm', budget = 0.5}]", "mean uniform"),
+        ("primary = [{method = 'uniform', budget = 0.5}]", "'uniform' is compared with itself"),
+        ("primary = [{method = 'bnp', settings = {kd = 0.0}, budget = 0.5}]", "add them as one of"),
         (RANKING.replace("bnp", "taylor").replace("steps", "batches"), "'taylor' scores no"),
         (RANKING.replace("bnp", "params"), "the proxy 'params' has no settings"),
     ],

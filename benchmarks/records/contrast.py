@@ -1,0 +1,63 @@
+"""Primary contrasts: the comparisons that a suite names before it is run, as its question.
+
+Records carry them outside of their cells, so that a report, which reads records alone, can tell
+what was asked beforehand from what was found. Imports neither torch nor zoo.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from benchmarks.records.bounds import Name, Options
+from benchmarks.records.cell import MOST_SEED, REFERENCE, BudgetMetric, BudgetValue, Cell
+from benchmarks.records.strict import Many, Strict
+
+__all__ = ["Arm", "Contrast", "Primary"]
+
+
+class Arm(Strict):
+    """One side of a contrast: a method, with those settings that differ from its defaults."""
+
+    method: Name
+    settings: Options = {}
+
+    @property
+    def name(self) -> str:
+        """The method with its settings, as tables name it."""
+        named = ", ".join(f"{key}={value}" for key, value in sorted(self.settings.items()))
+        return f"{self.method} ({named})" if named else self.method
+
+    def holds(self, cell: Cell) -> bool:
+        """Whether a cell is of this side; controls and networks from scratch are of none."""
+        is_plain = cell.scratch is None and cell.longer is None
+        return is_plain and (cell.method, cell.settings) == (self.method, self.settings)
+
+
+class Contrast(Strict):
+    """A method, what it is compared with, and the budget.
+
+    What is compared is the final accuracy under the common finish, paired by seed, on every network
+    and data set of the suite.
+    """
+
+    method: Name
+    settings: Options = {}
+    against: Name = REFERENCE
+    against_settings: Options = {}
+    budget: BudgetValue
+
+    @property
+    def arms(self) -> tuple[Arm, Arm]:
+        """The method, and what it is compared with."""
+        return (
+            Arm(method=self.method, settings=self.settings),
+            Arm(method=self.against, settings=self.against_settings),
+        )
+
+
+class Primary(Strict):
+    """A contrast as records carry it: with what the budget limits, and the seeds planned."""
+
+    contrast: Contrast
+    metric: BudgetMetric
+    seeds: Many[Annotated[int, Field(ge=0, le=MOST_SEED)]] = Field(min_length=1, max_length=10_000)
