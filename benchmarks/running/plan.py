@@ -55,8 +55,11 @@ class Plan:
 
     @property
     def parents(self) -> dict[str, Cell]:
-        """One missing cell for every parent that is needed, by the parent's key."""
-        return {cell.parent_key: cell for cell in reversed(self.missing)}
+        """One missing cell for every parent that is needed, by the parent's key, seed by seed."""
+        found: dict[str, Cell] = {}
+        for cell in sorted(self.missing, key=lambda cell: cell.seed):
+            found.setdefault(cell.parent_key, cell)
+        return found
 
 
 @dataclass(frozen=True)

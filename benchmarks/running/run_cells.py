@@ -210,7 +210,8 @@ class _Runner:
             if step.is_last:
                 self.held += cells
             else:
-                self.todo.extend(cells)
+                # Before the next parent: a part of a run then ends with whole networks and seeds.
+                self.todo.extendleft(reversed(cells))
             return
         if step.problem is not None and not step.is_last:
             self.failed[step.cell.key] = answer

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.cli import main
-from benchmarks.records.cell import Cell
+from benchmarks.records.cell import Cell, Model
 from benchmarks.records.contrast import Contrast, Primary
 from benchmarks.records.files import load_records
 from benchmarks.records.record import Record
@@ -377,3 +377,18 @@ def test_a_worker_that_is_busy_ends_with_the_process_that_started_it(tmp_path: P
     process.kill()
     process.communicate(timeout=60)
     require_gone(process.pid)
+
+
+def test_networks_and_seeds_are_ended_one_after_the_other(tmp_path: Path, untrained: None) -> None:
+    cells = tuple(
+        cell(method, seed=seed, model=Model(name=name))
+        for name in ("wide", "narrow")
+        for seed in (0, 1)
+        for method in METHODS
+    )
+    mortal = Mortal({})
+    run_plan(Plan("test", cells, cells), Job(tmp_path), Console(quiet=True), mortal.of)
+    names = {each.parent_key: (each.seed, each.model.name) for each in cells}
+    trained = [names[name] for kind, name, _ in mortal.tasks if kind == "train"]
+    assert trained == [(0, "wide"), (0, "narrow"), (1, "wide"), (1, "narrow")]
+    assert [kind for kind, _, _ in mortal.tasks] == ["train", "run", "run", "run"] * 4
