@@ -83,6 +83,44 @@ def test_dynamic_programming_is_optimal_on_integer_costs() -> None:
         assert found == pytest.approx(milp_value(items, capacity), abs=FLOAT_NOISE)
 
 
+def every_width_tried(items: Items) -> np.ndarray:
+    """The plain dynamic program: largest value within each capacity, from the smallest network."""
+    costs = [
+        (np.array(legal) - legal[0]) * int(w)
+        for legal, w in zip(items.legal, items.weights, strict=True)
+    ]
+    unit = int(np.gcd.reduce(np.concatenate(costs))) or 1
+    best = np.zeros(sum(int(c[-1]) for c in costs) // unit + 1)
+    for values, legal, cost in zip(items.values, items.legal, costs, strict=True):
+        totals, before = np.append(0.0, np.cumsum(values))[list(legal)], best
+        shifted = [
+            np.concatenate([np.full(c, -np.inf), before[: len(before) - c]]) + total
+            for c, total in zip((cost // unit).tolist(), totals, strict=True)
+        ]
+        best = np.max(shifted, axis=0)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_exact_solver_equals_trying_every_width_at_every_capacity(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(3, 40, size=6)
+    items = Items(
+        tuple(np.sort(rng.exponential(size=n))[::-1].round(seed % 3) for n in sizes),  # with ties
+        rng.integers(1, 30, size=6),
+        tuple((*range(1 + seed % 2, n, 1 + seed % 4), int(n)) for n in sizes),
+    )
+    found = items.value(exact_widths(items, resolution=10**6))
+    assert found == pytest.approx(every_width_tried(items), abs=FLOAT_NOISE)
+
+
+def test_rounded_costs_are_never_worse_than_greedy() -> None:
+    for seed in range(40):
+        items, capacity = random_items(seed)
+        rounded = best_value(items, exact_widths(items, resolution=9), capacity)
+        assert rounded >= best_value(items, greedy_widths(items), capacity)
+
+
 def test_greedy_is_within_one_item_of_the_bound() -> None:
     for seed in range(120):
         items, capacity = random_items(seed)
@@ -96,6 +134,9 @@ def test_coarse_units_never_exceed_the_capacity() -> None:
     for seed in range(20):
         items, _ = random_items(seed)
         candidates = exact_widths(items, resolution=12)
+        greedy = greedy_widths(items)
+        assert np.array_equal(candidates[-len(greedy) :], greedy)
+        candidates = candidates[: -len(greedy)]
         costs = np.concatenate(
             [np.array(legal) * w for legal, w in zip(items.legal, items.weights, strict=True)]
         )

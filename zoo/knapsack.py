@@ -30,9 +30,9 @@ Deviations:
     - `fill_up` after the solver; [official code] has no fill-in. It adds the channels of highest
       value per cost that still fit, at most about one item. Expected effect: negligible.
     - The exact solver chooses widths per group (channels of a group weigh the same, so its best
-      channels always go first) on costs divided by their gcd and, beyond `resolution` units,
-      rounded up per width, which keeps every solution feasible; [official code] divides by the
-      gcd only, which is out of reach for real networks.
+      channels always go first) on costs divided by their gcd, as [official code] does. Beyond
+      `resolution` units they are rounded up per width, which keeps every solution feasible:
+      ResNet-50 has 326,000 units, networks with squeeze-excite gates hundreds of millions.
     - Calibration batches are shuffled; [official code] reads files sorted by class.
     - Distillation terms are divided by the teacher's variance at each position
       (`normalisation`), so that `gamma` transfers between networks; [official code] compares raw
@@ -122,7 +122,8 @@ class Knapsack(Pruner):
         solver: "greedy" ([official code], default) or "exact" dynamic programming.
         calibration: share of the training images scored ([official code]: four validation sets of
             ImageNet, 200,000 of 1,281,167 images).
-        resolution: units in which the exact solver counts the cost of the whole network.
+        resolution: most units in which the exact solver counts the cost of the whole network; with
+            fewer than the costs' gcd gives, it rounds them up and is no longer exact.
         gamma: weight of the distillation terms; for `normalisation="none"` [README] uses 20 for
             ResNet-50 and 30 for ECA-ResNet-50D.
         positions: module names whose outputs are distilled; "stages" stands for the network's
@@ -138,7 +139,7 @@ class Knapsack(Pruner):
     importance: Literal["per_weight", "per_filter"] = "per_weight"
     solver: Literal["greedy", "exact"] = "greedy"
     calibration: Annotated[float, Field(gt=0)] = 0.16
-    resolution: Annotated[int, Field(ge=1)] = 20_000
+    resolution: Annotated[int, Field(ge=1)] = 500_000
     gamma: Annotated[float, Field(ge=0)] = 1.0
     positions: tuple[str, ...] = ("stages", "logits")
     normalisation: Literal["teacher", "none"] = "teacher"
@@ -197,7 +198,7 @@ class Knapsack(Pruner):
     @classmethod
     def tiny(cls) -> Self:
         """One calibration batch, exact solver."""
-        return cls(calibration=0.01, solver="exact", resolution=2_000)
+        return cls(calibration=0.01, solver="exact")
 
 
 def calibration_batches(problem: Problem, share: float) -> Iterable[tuple[Tensor, Tensor]]:
