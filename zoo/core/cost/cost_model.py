@@ -10,6 +10,7 @@ biases, and products of two activations are not. Latency is predicted from a mea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ class CostModel:
     """Cost of configurations of one space.
 
     The size of every dimension is linear in the widths of the groups, and a layer's MACs are the
-    product of a few of them: whole populations cost two matrix products.
+    product of a few of them, hardly ever more than two: whole populations cost a matrix product.
 
     Args:
         space: the channel space.
@@ -43,6 +44,7 @@ class CostModel:
 
     def __init__(self, space: ChannelSpace, latency: LatencyTable | None = None) -> None:
         self.space = space
+        self._sizes = np.asarray(space.sizes)
         self._latency = latency
         table = space.table
         groups = len(space.groups)
@@ -50,10 +52,9 @@ class CostModel:
         fixed = np.zeros(len(table.axes), dtype=np.int64)
         for index, axis in enumerate(table.axes):
             slopes[index], fixed[index] = axis.slopes(space.sizes)
-        self._macs = _Products(
-            slopes, fixed, [(factor, axes) for _, factor, axes in table.products]
-        )
-        self._params = _Products(slopes, fixed, _parameter_products(space))
+        layers = [(factor, axes) for _, factor, axes in table.products]
+        self._macs = _sum_of_products(slopes, fixed, layers)
+        self._params = _sum_of_products(slopes, fixed, _parameter_products(space))
         self.full_macs = self.macs(SubnetConfig.full())
         self.full_params = self.params(SubnetConfig.full())
         if max(self.full_macs, self.full_params) >= _EXACT:
@@ -114,46 +115,89 @@ class CostModel:
                 f"widths have shape {array.shape}; it must be (n, {len(self.space.groups)}), "
                 "a column for each group"
             )
-        if not np.issubdtype(array.dtype, np.integer):
+        if array.dtype.kind not in "iu":
             raise ValueError(f"widths are {array.dtype}; they must be integers")
-        if array.size and (array.min() < 1 or (array.max(axis=0) > self.space.sizes).any()):
+        if ((array < 1) | (array > self._sizes)).any():
             raise ValueError("a width is below 1 or above the size of its group")
         return array
 
 
-class _Products:
-    """Sums of products of dimensions that are linear in the widths."""
+def _sum_of_products(
+    slopes: np.ndarray, fixed: np.ndarray, products: list[tuple[int, tuple[int, ...]]]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from widths, shape (n, G), to the summed products, int64, shape (n,).
 
-    def __init__(
-        self, slopes: np.ndarray, fixed: np.ndarray, products: list[tuple[int, tuple[int, ...]]]
-    ) -> None:
-        # Products of equal dimensions are added up, and constant dimensions leave the sum.
-        merged: dict[tuple[int, ...], int] = {}
-        for factor, axes in products:
-            moving = tuple(sorted(axis for axis in axes if slopes[axis].any()))
-            factor *= math.prod(int(fixed[axis]) for axis in axes if not slopes[axis].any())
-            merged[moving] = merged.get(moving, 0) + factor
-        self._constant = merged.pop((), 0)
-        order = max((len(axes) for axes in merged), default=0)
-        one = len(fixed)  # an appended dimension of size 1 pads short products
-        self._factors = np.array(list(merged.values()), dtype=np.float64)
-        padded = [axes + (one,) * (order - len(axes)) for axes in merged]
-        slope = np.pad(slopes, ((0, 1), (0, 0))).T.astype(np.float64)
-        columns = [np.array(axes, dtype=np.int64) for axes in zip(*padded, strict=True)]
-        self._slopes = [slope[:, axes] for axes in columns]  # for every factor (G, products)
-        self._fixed = [np.append(fixed, 1).astype(np.float64)[axes] for axes in columns]
+    Args:
+        slopes: of every dimension in every width, int64, shape (D, G).
+        fixed: what dimensions have beside, int64, shape (D,).
+        products: a factor and the dimensions that it multiplies, once for each layer.
+    """
+    # Products of equal dimensions are added up, and constant dimensions leave the product.
+    merged: dict[tuple[int, ...], int] = {}
+    for factor, axes in products:
+        moving = tuple(sorted(axis for axis in axes if slopes[axis].any()))
+        factor *= math.prod(int(fixed[axis]) for axis in axes if not slopes[axis].any())
+        merged[moving] = merged.get(moving, 0) + factor
+    one = len(fixed)  # an appended dimension of size 1 pads short products
+    order = max(2, *map(len, merged), 0)
+    padded = [axes + (one,) * (order - len(axes)) for axes in merged]
+    columns = [np.array(axes, dtype=np.int64) for axes in zip(*padded, strict=True)]
+    slopes, fixed = np.pad(slopes, ((0, 1), (0, 0))), np.append(fixed, 1)
+    factors = np.array(list(merged.values()), dtype=np.int64)
+    sides = [(slopes[axes], fixed[axes]) for axes in columns]
+    # Without negative terms no partial sum of the quadratic form is above the sum of all.
+    is_quadratic = order == 2 and slopes.min(initial=0) >= 0 and fixed.min(initial=0) >= 0
+    return _Quadratic(factors, sides) if is_quadratic else _Products(factors, sides)
+
+
+# By place in the products: slopes, int64, shape (products, G), and what is fixed, (products,).
+_Sides = list[tuple[np.ndarray, np.ndarray]]
+
+
+class _Quadratic:
+    """Sums of products of two dimensions that are linear in the widths w: w Q w + l w + c.
+
+    One small product of matrices in place of one for each side. In float64, since numpy has no
+    fast product of integer matrices; exact up to _EXACT.
+    """
+
+    def __init__(self, factors: np.ndarray, sides: _Sides) -> None:
+        (first, fixed_first), (second, fixed_second) = sides
+        scaled = first * factors[:, None]
+        self._square = (scaled.T @ second).astype(np.float64)
+        linear = scaled.T @ fixed_second + (second * factors[:, None]).T @ fixed_first
+        self._linear = linear.astype(np.float64)
+        self._constant = int((factors * fixed_first * fixed_second).sum())
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
-        total = np.full(len(widths), self._constant, dtype=np.int64)
-        for start in range(0, len(widths) if self._slopes else 0, _CHUNK):
-            # In float64, since numpy has no fast product of integer matrices; exact up to _EXACT.
+        total = np.empty(len(widths), dtype=np.int64)
+        for start in range(0, len(widths), _CHUNK):
             chunk = widths[start : start + _CHUNK].astype(np.float64)
-            product = chunk @ self._slopes[0] + self._fixed[0]
-            for slopes, fixed in zip(self._slopes[1:], self._fixed[1:], strict=True):
+            slope = chunk @ self._square
+            slope += self._linear
+            total[start : start + _CHUNK] = np.einsum("ng,ng->n", slope, chunk)
+        total += self._constant
+        return total
+
+
+class _Products:
+    """Sums of products of any number of dimensions that are linear in the widths."""
+
+    def __init__(self, factors: np.ndarray, sides: _Sides) -> None:
+        self._factors = factors.astype(np.float64)
+        self._sides = [(slopes.T.astype(np.float64), fixed.astype(np.float64))
+                       for slopes, fixed in sides]  # fmt: skip
+
+    def __call__(self, widths: np.ndarray) -> np.ndarray:
+        total = np.empty(len(widths), dtype=np.int64)
+        for start in range(0, len(widths), _CHUNK):
+            chunk = widths[start : start + _CHUNK].astype(np.float64)
+            product = np.ones((len(chunk), len(self._factors)))
+            for slopes, fixed in self._sides:
                 size = chunk @ slopes
                 size += fixed
                 product *= size
-            total[start : start + _CHUNK] += (product @ self._factors).astype(np.int64)
+            total[start : start + _CHUNK] = product @ self._factors
         return total
 
 
