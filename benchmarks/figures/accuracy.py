@@ -36,7 +36,7 @@ __all__ = [
 
 Number = Callable[[Record], float | None]
 
-NOTE_WIDTH = 44
+NOTE_WIDTH = 52
 """Characters in a line of a panel's note."""
 LONGEST_NOTE = 400
 
@@ -148,8 +148,8 @@ def _figure(panels: Sequence[Panel]) -> Figure:
         axis.set_xlabel(panel.label)
         axis.set_ylabel("Test top-1, %")
         title = figure_text(panel.comparison.title)
-        set_title(axis, f"{title}\n{_seeds(panel.comparison)}", fontsize=9)
-        _name_lost(axis, panel.comparison)
+        notes = [title, _seeds(panel.comparison), _lost(panel.comparison)]
+        set_title(axis, "\n".join(filter(None, notes)), fontsize=9)
         axis.grid(alpha=0.3)
         # A panel without a point has no limits.
         if panel.is_from_zero and math.isfinite(axis.dataLim.x1) and axis.dataLim.x1 > 0:
@@ -239,17 +239,14 @@ def _draw_published(axis: Axes, panel: Panel, known: Sequence[object]) -> list[L
     return handles
 
 
-def _name_lost(axis: Axes, comparison: Comparison) -> None:
-    """Name the rows that have no point, since seeds failed, in the lower right corner."""
-    lost = [f"{comparison.label(row)} {row.budget}" for row in comparison.rows if row.lost]
-    if not lost:
-        return
-    told = figure_text(f"no mean, seeds failed: {', '.join(lost)}", LONGEST_NOTE)
-    note = axis.text(
-        0.98, 0.02, textwrap.fill(told, NOTE_WIDTH), transform=axis.transAxes,
-        ha="right", va="bottom", fontsize=6, color="#444444", zorder=4,
-    )  # fmt: skip
-    note.set_in_layout(False)  # inside the panel
+def _lost(comparison: Comparison) -> str:
+    """Names the rows that have no point, since seeds of theirs failed; empty if there are none."""
+    budgets: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.lost:
+            budgets.setdefault(comparison.label(row), []).append(row.budget)
+    told = "; ".join(f"{label} {', '.join(found)}" for label, found in sorted(budgets.items()))
+    return textwrap.fill(figure_text(f"no mean: {told}", LONGEST_NOTE), NOTE_WIDTH) if told else ""
 
 
 def _seeds(comparison: Comparison) -> str:

@@ -112,9 +112,8 @@ def _name(axis: Axes, comparison: Comparison, rows: Sequence[Row]) -> None:
 
 
 def _by_budget(comparison: Comparison) -> list[Row]:
-    """Rows that ran, in an order that does not depend on the results."""
-    rows = [row for row in comparison.rows if row.ok]
-    return sorted(rows, key=lambda row: (row.cell.metric, -row.cell.budget, row.method))
+    """Its rows in an order that does not depend on the results."""
+    return sorted(comparison.rows, key=lambda row: (row.cell.metric, -row.cell.budget, row.method))
 
 
 def _mean_tmacs(row: Row, phase: Phase) -> float:

@@ -199,17 +199,19 @@ def test_a_critical_difference_is_drawn_for_five_networks_and_not_for_ten_tasks_
 
 def test_a_row_that_lost_a_seed_has_no_point_and_no_bar_and_is_named():
     lost = record("taylor", 0.5, 1, status="failed", reason="x")
-    comparisons = compare([record("taylor", 0.5), record("taylor", 0.25), lost])
+    never = record("taylor", 0.125, status="infeasible", reason="x")
+    comparisons = compare([record("taylor", 0.5), record("taylor", 0.25), lost, never])
     (axis,) = accuracy_against_macs(comparisons).axes
     line = next(x for x in axis.get_lines() if x.get_marker() == look("taylor")[1])
     assert line.get_xdata().tolist() == [0.25]
-    assert [text.get_text() for text in axis.texts] == ["no mean, seeds failed: taylor 0.5"]
+    assert axis.get_title().splitlines()[1:] == ["one seed", "no mean: taylor 0.5, 0.125"]
     (axis,) = training_cost(comparisons).axes
-    first, second = (label.get_text() for label in axis.get_yticklabels())
+    first, second, third = (label.get_text() for label in axis.get_yticklabels())
     assert (first, second) == ("taylor, 1 of 2 failed  0.5", "taylor  0.25")
+    assert third == "taylor, 1 of 1 infeasible  0.125"
     assert {bar.get_y() + 0.35 for bar in axis.patches if bar.get_width()} == {1.0}
     (image,) = kept_widths(comparisons).axes[0].get_images()
-    assert image.get_array().mask.tolist() == [[True, True], [False, False]]
+    assert image.get_array().mask.tolist() == [[True, True], [False, False], [True, True]]
 
 
 def test_variants_of_a_method_have_its_look_but_are_hollow():
