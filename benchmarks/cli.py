@@ -409,6 +409,7 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":
     from benchmarks.analysis.findings import Findings
     from benchmarks.figures.all_figures import draw_figures
     from benchmarks.page.page import write_page
+    from benchmarks.tables.contrast_lines import contrast_lines
     from benchmarks.tables.tables import write_tables
     from benchmarks.tables.unread import show_unread
 
@@ -417,6 +418,8 @@ def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":
     if plan:
         keys = {cell.key for cell in plan.cells}
         shown = compare(record for record in findings.records if record.cell.key in keys)
+    for line in contrast_lines(shown):
+        console.print(in_markup(line, LONGEST_ERROR), soft_wrap=True)
     for comparison in shown:
         console.print(terminal_table(comparison))
     show_unread(console, findings.unread)

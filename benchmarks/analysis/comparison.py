@@ -7,10 +7,10 @@ records and nothing else.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from benchmarks.analysis.uncertainty import Estimate, estimate, paired
+from benchmarks.analysis.uncertainty import ERROR, Estimate, differences, estimate, holm
 from benchmarks.records.cell import PARENT, REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records
 from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
@@ -40,11 +40,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Row:
-    """One method at one budget: the records of its seeds and what they give on average."""
+    """One method at one budget: the records of its seeds and what they give on average.
+
+    `uniform` are the accuracies of uniform width at that budget, by seed; None if it was not run.
+
+    A row that lost a seed has no mean: which seeds fail depends on the method, so the mean of the
+    others is one of something else.
+    """
 
     cell: Cell
     records: tuple[Record, ...]
-    uniform: Mapping[int, float]
+    uniform: Mapping[int, float] | None = None
 
     @cached_property
     def ok(self) -> tuple[Record, ...]:
@@ -58,7 +64,9 @@ class Row:
 
     @cached_property
     def top1_by_seed(self) -> dict[int, float]:
-        """Final test accuracy of each seed that has one."""
+        """Final test accuracy of each seed that has one; none if a seed was lost."""
+        if self.lost:
+            return {}
         found = {record.cell.seed: record.top1.finetuned for record in self.ok}
         return {seed: top1 for seed, top1 in found.items() if top1 is not None}
 
@@ -89,21 +97,26 @@ class Row:
         return "one seed" if len(self.records) == 1 else f"{len(self.records)} seeds"
 
     def mean(self, value: Callable[[Record], float | None]) -> Estimate | None:
-        """A number averaged over the seeds that have it; None if none has."""
+        """A number averaged over the seeds that have it; None if none has or a seed was lost."""
+        if self.lost:
+            return None
         values = [found for record in self.ok if (found := value(record)) is not None]
         return estimate(values) if values else None
 
     @cached_property
     def gain(self) -> Estimate | None:
         """Difference of final top-1 to uniform width, paired by seed."""
-        if self.method == REFERENCE:
-            return None
-        return paired(self.top1_by_seed, self.uniform)
+        return estimate([*self.gain_by_seed.values()]) if self.gain_by_seed else None
+
+    @cached_property
+    def gain_by_seed(self) -> dict[int, float]:
+        """The same for each seed that both have; none if either lost a seed."""
+        return differences(self.top1_by_seed, self.uniform or {}) if self.is_compared else {}
 
     @property
-    def is_clear_gain(self) -> bool:
-        """Whether it is more accurate than uniform width beyond the interval; no seed was lost."""
-        return self.gain is not None and self.gain.sign > 0 and not self.lost
+    def is_compared(self) -> bool:
+        """Whether uniform width stands beside it, at its budget."""
+        return self.method != REFERENCE and self.uniform is not None
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,7 @@ class Comparison:
         return short_name(row.cell, [other.cell for other in self.rows])
 
     def noted(self, row: Row) -> str:
-        """The label, and how many failed seeds the row's numbers leave out."""
+        """The label, and how many seeds failed, for which the row has no mean."""
         return f"{self.label(row)}, {row.seeds}" if row.lost else self.label(row)
 
     @property
@@ -132,26 +145,27 @@ class Comparison:
         """All records that ran to the end."""
         return [record for row in self.rows for record in row.ok]
 
-    def is_best(self, row: Row) -> bool:
-        """Whether a row is clearly more accurate than every other one at its budget.
+    def p_value(self, row: Row) -> float | None:
+        """Of a row's gain, Holm-corrected over all gains of the comparison; None if untested."""
+        if row.gain is None or row.gain.p_value is None:
+            return None
+        return self._corrected[row.cell.variant]
 
-        The differences are paired by seed, and each must lie outside its interval. One seed is
-        never enough, and neither is a row that lost seeds.
-        """
-        return any(row is best for best in self._best)
+    def is_clear_gain(self, row: Row) -> bool:
+        """Whether a row is more accurate than uniform width at a family-wise level of 5 %."""
+        p_value = self.p_value(row)
+        return p_value is not None and p_value <= ERROR and bool(row.gain and row.gain.mean > 0)
+
+    def detectable(self, row: Row) -> float | None:
+        """The true gain that Holm's first step, the hardest, would find with 80 % power."""
+        return row.gain.detectable(ERROR / len(self._corrected)) if row.gain else None
 
     @cached_property
-    def _best(self) -> list[Row]:
-        return [row for row in self.rows if self._beats_all_others(row)]
-
-    def _beats_all_others(self, row: Row) -> bool:
-        budget = (row.cell.metric, row.cell.budget)
-        others = [
-            paired(row.top1_by_seed, other.top1_by_seed)
-            for other in self.rows
-            if other is not row and (other.cell.metric, other.cell.budget) == budget and other.ok
-        ]
-        return bool(others) and not row.lost and all(found and found.sign > 0 for found in others)
+    def _corrected(self) -> Mapping[str, float]:
+        """Corrected p-values by variant; a row that lost seeds or has one counts in the family."""
+        rows = [row for row in self.rows if row.is_compared]
+        corrected = holm([row.gain.p_value if row.gain else None for row in rows])
+        return {row.cell.variant: p for row, p in zip(rows, corrected, strict=True)}
 
     def control(self, smallest: bool) -> Estimate | None:
         """Speed-up of the parent over itself, one value for each record: the noise floor."""
@@ -266,20 +280,16 @@ def _comparison(records: Sequence[Record]) -> Comparison:
     variants: dict[str, list[Record]] = {}
     for record in records:
         variants.setdefault(record.cell.variant, []).append(record)
+    alone = [
+        Row(group[0].cell, tuple(sorted(group, key=lambda r: r.cell.seed)))
+        for group in variants.values()
+    ]
     uniform = {
-        (record.cell.metric, record.cell.budget, record.cell.seed): record.top1.finetuned
-        for record in records
-        if method_name(record.cell) == REFERENCE and record.status == "ok"
+        (row.cell.metric, row.cell.budget): row.top1_by_seed
+        for row in alone
+        if row.method == REFERENCE
     }
-    rows = []
-    for group in variants.values():
-        cell = group[0].cell
-        reference = {
-            seed: top1
-            for (metric, budget, seed), top1 in uniform.items()
-            if (metric, budget) == (cell.metric, cell.budget) and top1 is not None
-        }
-        rows.append(Row(cell, tuple(sorted(group, key=lambda r: r.cell.seed)), reference))
+    rows = [replace(row, uniform=uniform.get((row.cell.metric, row.cell.budget))) for row in alone]
     return Comparison(records[0].cell, hardware(records[0]), tuple(sorted(rows, key=_row_order)))
 
 

@@ -1,8 +1,8 @@
 """What a set of records says, worked out once for tables, figures and page.
 
-Comparisons, rankings and standing are found on first use and kept, so that a report, which shows
-them in a dozen places, groups its records and draws its resamples once. Reads records and nothing
-else.
+Comparisons, effects, rankings and standing are found on first use and kept, so that a report, which
+shows them in a dozen places, groups its records and draws its resamples once. Reads records and
+nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from benchmarks.analysis.comparison import Comparison, compare
+from benchmarks.analysis.effects import Effect, overall_effects
 from benchmarks.analysis.ranking import Ranking, collect_rankings
 from benchmarks.analysis.standing import Stability, Standing, average_ranks, stability
 from benchmarks.records.files import Unread
@@ -46,6 +47,11 @@ class Findings:
     def rankings(self) -> Sequence[Ranking]:
         """Samples trained alone, and how methods score them."""
         return collect_rankings(self.records)
+
+    @cached_property
+    def effects(self) -> Sequence[Effect]:
+        """What each method gains over uniform width, over all comparisons."""
+        return overall_effects(self.comparisons)
 
     @cached_property
     def standing(self) -> Standing | None:

@@ -1,50 +1,66 @@
 """Standing of methods over many tasks: average ranks, critical difference, stability over budgets.
 
 A task is a network with data, recipe and budget on which several methods ran; each gets a rank by
-its mean final accuracy over seeds, the best rank 1, ties shared, and a method that did not end
-there is last. Friedman's test asks whether the ranks differ at all, Nemenyi's critical difference
-by how much two average ranks must differ (Demsar 2006). Reads records and nothing else.
+its mean final accuracy over seeds, the best rank 1, ties shared. Tasks that share a network and its
+data are not independent, so ranks are averaged over the budgets of a network first, then over
+networks. Friedman's test asks whether the ranks differ at all, Nemenyi's critical difference by how
+much two average ranks must differ (Demsar 2006); both count networks and need five of them. Reads
+records and nothing else.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from benchmarks.analysis.comparison import Comparison, Row
+from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.ranking import drawn_counts, interval_of, kendall_tau, kendall_taus
 from benchmarks.analysis.uncertainty import LEVEL
 
-__all__ = ["Stability", "Standing", "average_ranks", "stability"]
+__all__ = ["FEWEST_NETWORKS", "Stability", "Standing", "average_ranks", "stability"]
 
 RESAMPLES = 1000
+
+FEWEST_NETWORKS = 5
+"""Independent tasks below which neither test is made."""
 
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """Ranks of methods over tasks.
+    """Ranks of methods over networks.
 
     Attributes:
         methods: names, the best average rank first.
-        ranks: shape (tasks, methods), columns as `methods`.
+        ranks: averages over the budgets of each network, shape (networks, methods), columns as
+            `methods`.
         names: what each method is called without settings, for its colour.
+        tasks: how many tasks the ranks are from.
         left_out: tasks that not all of these methods were run on.
+        unranked: methods that were run on all tasks and lost seeds, and in how many tasks.
     """
 
     methods: tuple[str, ...]
     ranks: np.ndarray
     names: tuple[str, ...]
+    tasks: int
     left_out: int = 0
+    unranked: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def tasks(self) -> int:
-        """How many tasks the ranks are averaged over."""
+    def networks(self) -> int:
+        """How many networks with data there are: the independent tasks."""
         return len(self.ranks)
+
+    @property
+    def is_testable(self) -> bool:
+        """Whether the networks are enough for the two tests."""
+        return self.networks >= FEWEST_NETWORKS
 
     @property
     def average(self) -> np.ndarray:
@@ -54,17 +70,21 @@ class Standing:
 
     @cached_property
     def critical_difference(self) -> float:
-        """Difference of two average ranks that Nemenyi's test calls significant at 5 %."""
+        """Difference of two average ranks that Nemenyi's test calls significant at 5 %.
+
+        Averages over budgets spread less than the ranks that its formula is for, so it is rather
+        too large than too small.
+        """
         from scipy.stats import studentized_range  # slow to import
 
         count = len(self.methods)
         quantile = float(studentized_range.ppf(LEVEL, count, np.inf)) / math.sqrt(2)
-        return quantile * math.sqrt(count * (count + 1) / (6 * self.tasks))
+        return quantile * math.sqrt(count * (count + 1) / (6 * self.networks))
 
     @property
     def p_value(self) -> float | None:
-        """Friedman's test that all methods rank alike; None for fewer than three or one task."""
-        if len(self.methods) < 3 or self.tasks < 2:
+        """Friedman's test that all methods rank alike; None for fewer than three methods."""
+        if len(self.methods) < 3:
             return None
         if not np.ptp(self.ranks, axis=1).any():
             return 1.0  # all tie in every task, which the formula divides by zero for
@@ -93,6 +113,7 @@ class Stability:
         title: network and data.
         budgets: the two.
         methods: how many were ranked.
+        left_out: how many others were run at both and lost seeds.
         seeds: behind each mean.
         tau: Kendall's tau-b of the mean final accuracies.
         low: lower end of its bootstrap interval over methods and seeds.
@@ -102,6 +123,7 @@ class Stability:
     title: str
     budgets: tuple[str, str]
     methods: int
+    left_out: int
     seeds: int
     tau: float
     low: float
@@ -111,36 +133,46 @@ class Stability:
 def average_ranks(comparisons: Iterable[Comparison]) -> Standing | None:
     """Ranks of the methods of the fullest task over all tasks that have them all.
 
+    A method that lost a seed in one of these tasks has no mean there and no rank.
+
     Returns:
-        None if there are no two tasks that have the same methods.
+        None if there are no two tasks that have the same methods, or no two methods with ranks.
     """
-    tasks = [task for comparison in comparisons for task in _tasks(comparison)]
+    tasks = [(each.title, task) for each in distinct(comparisons) for task in _tasks(each)]
     if not tasks:
         return None
-    methods = max((sorted(task) for task in tasks), key=len)
-    shared = [task for task in tasks if all(name in task for name in methods)]
-    if len(shared) < 2:
+    names = max((sorted(task) for _, task in tasks), key=len)
+    shared = [(title, task) for title, task in tasks if all(name in task for name in names)]
+    lost = {name: sum(not task[name].top1_by_seed for _, task in shared) for name in names}
+    methods = [name for name in names if not lost[name]]
+    if len(shared) < 2 or len(methods) < 2:
         return None
-    ranks = np.array([_ranks([_score(task[name]) for name in methods]) for task in shared])
+    by_network: dict[str, list[np.ndarray]] = {}
+    for title, task in shared:
+        by_network.setdefault(title, []).append(_ranks([task[name] for name in methods]))
+    ranks = np.array([np.mean(found, axis=0) for found in by_network.values()])
     order = np.lexsort((methods, ranks.mean(axis=0)))
     return Standing(
         tuple(methods[i] for i in order),
         ranks[:, order],
-        tuple(shared[0][methods[i]].cell.method for i in order),
+        tuple(shared[0][1][methods[i]].cell.method for i in order),
+        len(shared),
         len(tasks) - len(shared),
+        {name: count for name, count in lost.items() if count},
     )
 
 
 def stability(comparisons: Iterable[Comparison]) -> list[Stability]:
     """Every pair of budgets of every comparison that at least three methods share."""
     found = []
-    for comparison in comparisons:
+    for comparison in distinct(comparisons):
         tasks = {next(iter(task.values())).budget: task for task in _tasks(comparison)}
         for first, second in itertools.combinations(tasks, 2):
-            rows = [(tasks[first][m], tasks[second][m]) for m in tasks[first] if m in tasks[second]]
-            rows = [(a, b) for a, b in rows if a.ok and b.ok]
+            both = [(tasks[first][m], tasks[second][m]) for m in tasks[first] if m in tasks[second]]
+            rows = [(a, b) for a, b in both if a.top1_by_seed and b.top1_by_seed]
             if len(rows) >= 3 and _shared_seeds(rows):
-                found.append(_stability(comparison, (first, second), rows))
+                left_out = len(both) - len(rows)
+                found.append(_stability(comparison, (first, second), rows, left_out))
     return found
 
 
@@ -153,21 +185,20 @@ def _tasks(comparison: Comparison) -> Iterator[dict[str, Row]]:
             yield task
 
 
-def _score(row: Row) -> float:
-    top1 = row.mean(lambda record: record.top1.finetuned)
-    return top1.mean if top1 and not row.lost else -math.inf
-
-
-def _ranks(scores: Sequence[float]) -> np.ndarray:
-    """Ranks from 1 for the best score, the mean rank for ties, shape (methods,)."""
+def _ranks(rows: Sequence[Row]) -> np.ndarray:
+    """Ranks from 1 for the best mean accuracy, the mean rank for ties, shape (methods,)."""
     from scipy.stats import rankdata  # slow to import
 
-    ranks: np.ndarray = rankdata(-np.array(scores))
+    means = [np.mean([*row.top1_by_seed.values()]) for row in rows]
+    ranks: np.ndarray = rankdata(np.negative(means))
     return ranks
 
 
 def _stability(
-    comparison: Comparison, budgets: tuple[str, str], rows: Sequence[tuple[Row, Row]]
+    comparison: Comparison,
+    budgets: tuple[str, str],
+    rows: Sequence[tuple[Row, Row]],
+    left_out: int,
 ) -> Stability:
     seeds = _shared_seeds(rows)
     # Shape (2 budgets, methods, seeds).
@@ -188,7 +219,7 @@ def _stability(
     low, high = interval_of(taus)
     first, second = top1.mean(axis=2)
     tau = kendall_tau(first, second)
-    return Stability(comparison.title, budgets, count, repeats, tau, low, high)
+    return Stability(comparison.title, budgets, count, left_out, repeats, tau, low, high)
 
 
 def _shared_seeds(rows: Iterable[tuple[Row, Row]]) -> set[int]:

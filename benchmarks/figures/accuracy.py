@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -34,6 +35,10 @@ __all__ = [
 ]
 
 Number = Callable[[Record], float | None]
+
+NOTE_WIDTH = 52
+"""Characters in a line of a panel's note."""
+LONGEST_NOTE = 400
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,8 @@ def _figure(panels: Sequence[Panel]) -> Figure:
         axis.set_xlabel(panel.label)
         axis.set_ylabel("Test top-1, %")
         title = figure_text(panel.comparison.title)
-        set_title(axis, f"{title}\n{_seeds(panel.comparison)}", fontsize=9)
+        notes = [title, _seeds(panel.comparison), _lost(panel.comparison)]
+        set_title(axis, "\n".join(filter(None, notes)), fontsize=9)
         axis.grid(alpha=0.3)
         # A panel without a point has no limits.
         if panel.is_from_zero and math.isfinite(axis.dataLim.x1) and axis.dataLim.x1 > 0:
@@ -200,7 +206,7 @@ def _draw_line(axis: Axes, rows: Sequence[Row], cost: Number, *, is_plain: bool)
 
 
 def _draw_parent(axis: Axes, panel: Panel) -> None:
-    everything = Row(panel.comparison.cell, tuple(panel.comparison.ok), {})
+    everything = Row(panel.comparison.cell, tuple(panel.comparison.ok))  # lost none
     x = everything.mean(panel.parent_cost)
     y = everything.mean(lambda record: record.top1.parent)
     if x and y:
@@ -233,9 +239,21 @@ def _draw_published(axis: Axes, panel: Panel, known: Sequence[object]) -> list[L
     return handles
 
 
+def _lost(comparison: Comparison) -> str:
+    """Names the rows that have no point, since seeds of theirs failed; empty if there are none."""
+    budgets: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.lost:
+            budgets.setdefault(comparison.label(row), []).append(row.budget)
+    told = "; ".join(f"{label} {', '.join(found)}" for label, found in sorted(budgets.items()))
+    return textwrap.fill(figure_text(f"no mean: {told}", LONGEST_NOTE), NOTE_WIDTH) if told else ""
+
+
 def _seeds(comparison: Comparison) -> str:
     """How many seeds stand behind a point, and what its bars are."""
-    seeds = {len(row.ok) for row in comparison.rows if row.ok}
+    seeds = {len(row.ok) for row in comparison.rows if row.ok and not row.lost}
+    if not seeds:
+        return "no mean"
     low, high = min(seeds), max(seeds)
     if high == 1:
         return "one seed"

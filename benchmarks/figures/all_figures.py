@@ -166,7 +166,7 @@ def _drawings(findings: Findings) -> Iterator[tuple[str, Draw]]:
         yield "proxy_accuracy", lambda: proxy_against_accuracy(rankings)
     if with_traces := list(traced(comparisons)):
         yield "search_traces", lambda: search_traces(with_traces)
-    if standing := findings.standing:
+    if (standing := findings.standing) and standing.is_testable:
         yield "critical_difference", lambda: critical_difference(standing)
 
 

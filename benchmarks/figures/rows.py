@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.figures.style import LABEL, name_rows, new_panels, set_title
 from benchmarks.records.plain import figure_text
-from benchmarks.records.record import Group, Phase
+from benchmarks.records.record import Group, Phase, spent_macs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ PHASE_NAMES: dict[Phase, str] = {"finetune": "fine-tuning", "baseline": "parent 
 
 
 def training_cost(comparisons: Sequence[Comparison]) -> Figure:
-    """MACs by phase, stacked, a bar for each method and budget."""
+    """MACs by phase, stacked, a bar for each method and budget; none for one that lost seeds."""
     bars = max(len(comparison.rows) for comparison in comparisons)
     figure, axes = new_panels(len(comparisons), height=0.9 + 0.2 * bars)
     for axis, comparison in zip(axes, comparisons, strict=True):
@@ -65,7 +65,10 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
 
 
 def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
-    """Share of channels kept in each group, stages apart, a row for each method and budget."""
+    """Share of channels kept in each group, stages apart, a row for each method and budget.
+
+    The row of a method that lost seeds is blank.
+    """
     groups = max(len(_groups(comparison)) for comparison in comparisons)
     heights = [2.1 + 0.17 * len(comparison.rows) for comparison in comparisons]
     figure = Figure((max(6.0, 2.6 + 0.2 * groups), sum(heights)), layout="constrained")
@@ -104,19 +107,18 @@ def _mark_stages(axis: Axes, groups: Sequence[Group]) -> None:
 
 
 def _name(axis: Axes, comparison: Comparison, rows: Sequence[Row]) -> None:
-    names = [f"{comparison.label(row)}  {row.budget}" for row in rows]
+    names = [f"{comparison.noted(row)}  {row.budget}" for row in rows]
     name_rows(axis, names, [row.cell.method for row in rows])
 
 
 def _by_budget(comparison: Comparison) -> list[Row]:
-    """Rows that ran, in an order that does not depend on the results."""
-    rows = [row for row in comparison.rows if row.ok]
-    return sorted(rows, key=lambda row: (row.cell.metric, -row.cell.budget, row.method))
+    """Its rows in an order that does not depend on the results."""
+    return sorted(comparison.rows, key=lambda row: (row.cell.metric, -row.cell.budget, row.method))
 
 
 def _mean_tmacs(row: Row, phase: Phase) -> float:
-    spent = [record.spent[phase].macs for record in row.ok if phase in record.spent]
-    return sum(spent) / len(row.ok) / 1e12
+    spent = row.mean(lambda record: spent_macs(record, [phase]))
+    return spent.mean / 1e12 if spent else 0.0
 
 
 def _has_phase(comparison: Comparison, phase: Phase) -> bool:
@@ -130,6 +132,7 @@ def _groups(comparison: Comparison) -> Sequence[Group]:
 
 def _kept_shares(row: Row, names: Sequence[str]) -> list[float]:
     """Averages over the seeds that have a group; NaN, which is drawn as a blank, if none has."""
-    shares = [{group.name: group.kept / group.size for group in r.groups} for r in row.ok]
+    records = () if row.lost else row.ok
+    shares = [{group.name: group.kept / group.size for group in r.groups} for r in records]
     known = [[share[name] for share in shares if name in share] for name in names]
     return [sum(found) / len(found) if found else math.nan for found in known]

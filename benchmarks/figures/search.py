@@ -23,6 +23,7 @@ from benchmarks.figures.style import legend_below, look, new_panels
 from benchmarks.records.bounds import numbers
 from benchmarks.records.plain import figure_text
 from benchmarks.records.record import Record
+from benchmarks.tables.standing_table import tests_of_ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +132,10 @@ def _plain(comparison: Comparison) -> list[Row]:
 
 
 def critical_difference(standing: Standing) -> Figure:
-    """Average ranks on a line; a bar joins methods that do not differ significantly."""
+    """Average ranks on a line; a bar joins methods that do not differ significantly.
+
+    Only for a standing that is testable.
+    """
     count, average = len(standing.methods), standing.average
     labels = [textwrap.fill(figure_text(method), LABEL_WIDTH) for method in standing.methods]
     step = 0.4 * max(1.0, 0.65 * max(1 + label.count("\n") for label in labels))
@@ -174,15 +178,9 @@ def _draw_rank(
 
 
 def _draw_scale(axis: Axes, standing: Standing) -> None:
-    width, count = standing.critical_difference, len(standing.methods)
-    shown = min(width, count * 1.3)
+    shown = min(standing.critical_difference, len(standing.methods) * 1.3)
     axis.plot([1, 1 + shown], [-1.0, -1.0], color="black", lw=2, marker="|", ms=7)
-    p_value = standing.p_value
-    test = "" if p_value is None else f"; Friedman p = {p_value:.2g}"
-    axis.text(
-        1, -1.15, f"critical difference {width:.2f} (Nemenyi, 5 %) over "
-        f"{standing.tasks} tasks{test}", fontsize=8, va="bottom",
-    )  # fmt: skip
+    axis.text(1, -1.15, tests_of_ranks(standing), fontsize=8, va="bottom")
 
 
 def _best_first(ranking: Ranking) -> list[Scorer]:

@@ -38,6 +38,8 @@ from benchmarks.records.files import current_records
 from benchmarks.records.plain import visible
 from benchmarks.records.record import Record
 from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.contrast_lines import contrast_lines
+from benchmarks.tables.standing_table import standing_lines
 from benchmarks.tables.tables import CONTROL, LEGEND
 from benchmarks.tables.unread import unread_lines
 
@@ -61,7 +63,7 @@ class Column:
     value: Callable[[Comparison, Row], Estimate | str | None]
     pattern: str = ""
     scale: float = 1.0
-    is_best: Callable[[Comparison, Row], bool] = lambda comparison, row: False
+    is_clear: Callable[[Comparison, Row], bool] = lambda comparison, row: False
     control: Callable[[Comparison], Estimate | None] = lambda comparison: None
 
 
@@ -104,8 +106,9 @@ def build_page(findings: Findings, *, title: str, figures: Iterable[Path] = ()) 
         headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
         rows=rows,
         legend=LEGEND,
+        contrasts=contrast_lines(comparisons),
         unread=unread_lines(findings.unread),
-        ranks=_ranks(findings),
+        standing=standing_lines(findings),
         figures=[_figure(path) for path in figures if path.suffix == ".png"],
         records=[_record(r) for r in sorted(current_records(findings.records), key=lambda r: r.id)],
     )
@@ -124,16 +127,21 @@ def _mean(
     return lambda comparison, row: row.mean(value)
 
 
+def _one(value: float | None) -> Estimate | None:
+    """A number that is not one over seeds, as a cell takes it."""
+    return None if value is None else Estimate((value,))
+
+
 COLUMNS: tuple[Column, ...] = (
     Column("Method", lambda c, row: c.label(row)),
-    Column("Budget", lambda c, row: Estimate((float(row.cell.budget),)), "g"),
+    Column("Budget", lambda c, row: _one(float(row.cell.budget)), "g"),
     Column("Of", lambda c, row: row.cell.metric),
     Column(
-        "Top-1 %", _mean(lambda r: r.top1.finetuned), ".1f", 100,
-        lambda c, row: c.is_best(row),
-        lambda c: c.parent_top1,
+        "Top-1 %", lambda c, row: row.seeds if row.lost else row.mean(lambda r: r.top1.finetuned),
+        ".1f", 100, control=lambda c: c.parent_top1,
     ),
-    Column("To uniform", lambda c, row: row.gain, "+.1f", 100, lambda c, row: row.is_clear_gain),
+    Column("To uniform", lambda c, row: row.gain, "+.1f", 100, lambda c, row: c.is_clear_gain(row)),
+    Column("Detectable", lambda c, row: _one(c.detectable(row)), ".1f", 100),
     Column("Seeds", lambda c, row: row.seeds),
     Column("Network", lambda c, row: c.cell.model.name),
     Column("Data", lambda c, row: c.cell.data.name),
@@ -157,14 +165,14 @@ def _heading(column: Column) -> dict[str, str]:
     return {"text": column.heading, "classes": _classes(column)}
 
 
-def _classes(column: Column, is_best: bool = False) -> str:
+def _classes(column: Column, is_clear: bool = False) -> str:
     names = ["stays"] if column.heading == "Method" else []
-    return " ".join([*names, *([] if column.pattern else ["text"]), *(["best"] * is_best)])
+    return " ".join([*names, *([] if column.pattern else ["text"]), *(["clear"] * is_clear)])
 
 
 def _row(comparison: Comparison, row: Row) -> dict[str, Any]:  # Any: what the template reads
     cells = [
-        _cell(column, column.value(comparison, row), column.is_best(comparison, row))
+        _cell(column, column.value(comparison, row), column.is_clear(comparison, row))
         for column in COLUMNS
     ]
     links = [{"anchor": _anchor(record), "text": f"s{record.cell.seed}"} for record in row.records]
@@ -198,12 +206,12 @@ def _fields(comparison: Comparison, method: str, budget: str) -> dict[str, str]:
 
 
 def _cell(
-    column: Column, found: Estimate | str | None, is_best: bool = False
+    column: Column, found: Estimate | str | None, is_clear: bool = False
 ) -> dict[str, str | float | None]:
     """Text, and the number to sort by: empty where it is not known, none for a text."""
-    classes = _classes(column, is_best)
+    classes = _classes(column, is_clear)
     if isinstance(found, str):
-        return {"text": found, "value": None, "classes": classes}
+        return {"text": found, "value": "" if column.pattern else None, "classes": classes}
     if found is None:
         return {"text": "–", "value": "", "classes": classes}
     is_main = column.heading in ("Top-1 %", "To uniform")
@@ -217,24 +225,6 @@ def _choices(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:  # Any: as
     names = ("network", "data", "budget", "method", "device")
     found = {name: sorted({row["fields"][name] for row in rows} - {""}) for name in names}
     return {name: values for name, values in found.items() if len(values) > 1}
-
-
-def _ranks(findings: Findings) -> list[str]:
-    lines = []
-    if standing := findings.standing:
-        ranked = zip(standing.methods, standing.average, strict=True)
-        lines.append(
-            f"Average ranks over {standing.tasks} tasks: "
-            + ", ".join(f"{name} {rank:.2f}" for name, rank in ranked)
-            + f". Differences below {standing.critical_difference:.2f} are not significant "
-            "(Nemenyi, 5 %)."
-        )  # fmt: skip
-    lines += [
-        f"{pair.title}: the rankings at budgets {pair.budgets[0]} and {pair.budgets[1]} agree with "
-        f"Kendall's tau {pair.tau:.2f}, 95 % interval {pair.low:.2f} to {pair.high:.2f}."
-        for pair in findings.stability
-    ]
-    return lines
 
 
 def _figure(path: Path) -> dict[str, Any]:  # Any: as above

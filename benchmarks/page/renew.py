@@ -24,7 +24,7 @@ def special_tables(findings: Findings) -> dict[str, Callable[[], str]]:
     from benchmarks.tables.supernets import reach_table, sharing_table, supernet_table
 
     return {
-        "standing": lambda: standing_table(findings.standing, findings.stability),
+        "standing": lambda: standing_table(findings.effects, findings.standing, findings.stability),
         "ablation": lambda: ablation_table(findings.comparisons),
         "ranking": lambda: ranking_table(findings.rankings),
         "supernets": lambda: supernet_table(findings.rankings),

@@ -1,46 +1,152 @@
-"""Average ranks and their stability, as a table."""
+"""Effects over networks, average ranks and their stability, as tables and in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.analysis.standing import Stability, Standing
+from benchmarks.analysis.effects import Effect
+from benchmarks.analysis.findings import Findings
+from benchmarks.analysis.standing import FEWEST_NETWORKS, Stability, Standing
+from benchmarks.records.cell import REFERENCE
 from benchmarks.tables.markdown import markdown_table
 
-__all__ = ["standing_table"]
+__all__ = ["standing_lines", "standing_table", "tests_of_ranks"]
+
+GAINS = (
+    f"Gain over {REFERENCE} in points, paired by network, budget and seed: a seed's budgets are "
+    "averaged first, then the seeds of a network, then networks."
+)
+OVER_NETWORKS = (
+    "The 95 % interval draws networks, then seeds in each; of few networks it is hardly more than "
+    "their range, too narrow."
+)
+ONE_NETWORK = "One network says nothing of others, so there is no interval."
 
 
-def standing_table(standing: Standing | None, pairs: Sequence[Stability]) -> str:
-    """Markdown: average ranks with the critical difference, then tau between budgets."""
+def standing_table(
+    effects: Sequence[Effect], standing: Standing | None, pairs: Sequence[Stability]
+) -> str:
+    """Markdown: gains over all networks beside average ranks, then tau between budgets."""
     parts = []
-    if standing is not None:
-        p_value = standing.p_value
-        test = "" if p_value is None else f" Friedman's test: p = {p_value:.2g}."
-        ranks = [f"{rank:.2f}" for rank in standing.average]
-        rows = zip(standing.methods, ranks, strict=True)
-        table = markdown_table(("Method", "Average rank"), "lr", rows)
-        parts.append(
-            f"### Average ranks over {standing.tasks} tasks\n\n"
-            f"Average ranks that differ by less than {standing.critical_difference:.2f} do not "
-            f"differ significantly (Nemenyi, 5 %).{test}\n\n{table}"
-        )
+    if _is_over_tasks(effects) or standing is not None:
+        words = " ".join([*_words_of_gains(effects), *_words_of_ranks(standing)])
+        parts.append(f"### Over all networks and budgets\n\n{words}\n\n{_gains(effects, standing)}")
     if pairs:
-        table = markdown_table(
-            ("Network and data", "Budgets", "Methods", "Seeds", "Tau", "95 % interval"),
-            "llrlrr",
-            [
-                (pair.title, " and ".join(pair.budgets), f"{pair.methods}", _n_seeds(pair.seeds),
-                 f"{pair.tau:.2f}", f"{pair.low:.2f} to {pair.high:.2f}")
-                for pair in pairs
-            ],
-        )  # fmt: skip
         parts.append(
             "### Stability of the ranking between budgets\n\n"
             "Kendall's tau-b between the methods' final accuracies at two budgets, 95 % interval "
-            f"from resampled methods and seeds.\n\n{table}"
+            "from resampled methods and seeds. Left out are methods of which a seed has no result "
+            f"at one.\n\n{_stabilities(pairs)}"
         )
     return "\n".join(parts)
 
 
-def _n_seeds(count: int) -> str:
-    return "one seed" if count == 1 else f"{count} seeds"
+def standing_lines(findings: Findings) -> list[str]:
+    """The same in sentences."""
+    effects, standing = findings.effects, findings.standing
+    lines = []
+    if _is_over_tasks(effects):
+        told = [f"{effect.method} {_points(effect.mean)}{_bracket(effect)}" for effect in effects]
+        lines += [*_words_of_gains(effects), f"{'; '.join(told)}."]
+    if standing is not None:
+        ranked = zip(standing.methods, standing.average, strict=True)
+        told = [f"{name} {rank:.2f}" for name, rank in ranked]
+        lines += [f"Average ranks: {', '.join(told)}.", *_words_of_ranks(standing)]
+    lines += [
+        f"{pair.title}: the rankings at budgets {pair.budgets[0]} and {pair.budgets[1]} agree with "
+        f"Kendall's tau {pair.tau:.2f}, 95 % interval {pair.low:.2f} to {pair.high:.2f}."
+        for pair in findings.stability
+    ]
+    return lines
+
+
+def tests_of_ranks(standing: Standing) -> str:
+    """Critical difference and Friedman's test, or why there are none."""
+    networks = _count(standing.networks, "network")
+    if not standing.is_testable:
+        return f"{networks}; a critical difference needs {FEWEST_NETWORKS}"
+    p_value = standing.p_value
+    test = "" if p_value is None else f"; Friedman p = {p_value:.2g}"
+    return (
+        f"critical difference {standing.critical_difference:.2f} (Nemenyi, 5 %) over "
+        f"{networks}{test}"
+    )
+
+
+def _is_over_tasks(effects: Sequence[Effect]) -> bool:
+    """Whether any effect is over more than one task, which its comparison tells already."""
+    return any(effect.tasks + effect.left_out > 1 for effect in effects)
+
+
+def _words_of_gains(effects: Sequence[Effect]) -> list[str]:
+    if not effects:
+        return []
+    words = [GAINS, OVER_NETWORKS if any(each.interval for each in effects) else ONE_NETWORK]
+    if lost := [f"{each.method} {each.left_out}" for each in effects if each.left_out]:
+        words.append(
+            f"Tasks left out, since a seed has no result there: {', '.join(lost)}; "
+            "these means are over other tasks than the rest."
+        )
+    return words
+
+
+def _words_of_ranks(standing: Standing | None) -> list[str]:
+    if standing is None:
+        return []
+    words = [
+        f"Ranks are averaged over the budgets of a network, then over networks: "
+        f"{tests_of_ranks(standing)}."
+    ]
+    if standing.left_out:
+        words.append(
+            f"Without ranks: {_count(standing.left_out, 'task')} that not all of these methods "
+            "were run on."
+        )
+    if standing.unranked:
+        named = [f"{name} in {_count(n, 'task')}" for name, n in standing.unranked.items()]
+        words.append(f"Not ranked, since a seed has no result: {', '.join(named)}.")
+    return words
+
+
+def _gains(effects: Sequence[Effect], standing: Standing | None) -> str:
+    ranks = dict(zip(standing.methods, standing.average, strict=True)) if standing else {}
+    rows = [
+        (each.method, _points(each.mean), _interval(each), f"{each.networks}", f"{each.tasks}",
+         f"{each.left_out}", _rank(ranks.pop(each.method, None)))
+        for each in effects
+    ]  # fmt: skip
+    rows += [(name, "–", "–", "–", "–", "–", _rank(rank)) for name, rank in ranks.items()]
+    head = ("Method", f"To {REFERENCE}", "95 % interval", "Networks", "Tasks", "Left out",
+            "Average rank")  # fmt: skip
+    return markdown_table(head, "lrrrrrr", rows)
+
+
+def _stabilities(pairs: Sequence[Stability]) -> str:
+    rows = [
+        (pair.title, " and ".join(pair.budgets), f"{pair.methods}", f"{pair.left_out}",
+         "one seed" if pair.seeds == 1 else f"{pair.seeds} seeds", f"{pair.tau:.2f}",
+         f"{pair.low:.2f} to {pair.high:.2f}")
+        for pair in pairs
+    ]  # fmt: skip
+    head = ("Network and data", "Budgets", "Methods", "Left out", "Seeds", "Tau", "95 % interval")
+    return markdown_table(head, "llrrlrr", rows)
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _interval(effect: Effect) -> str:
+    return " to ".join(map(_points, effect.interval)) if effect.interval else "–"
+
+
+def _bracket(effect: Effect) -> str:
+    return f" [{', '.join(map(_points, effect.interval))}]" if effect.interval else ""
+
+
+def _rank(rank: float | None) -> str:
+    return "–" if rank is None else f"{rank:.2f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"one {what}" if number == 1 else f"{number} {what}s"

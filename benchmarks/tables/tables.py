@@ -1,7 +1,8 @@
 """Comparisons to tables: Markdown, CSV and LaTeX, whole for the record and short for the README.
 
-Each table ends with the parent timed against itself, the noise floor of its speed-ups, and bold
-marks only what lies outside the interval. Reads records and nothing else.
+What was named before the run is told first. Each table ends with the parent timed against itself,
+the noise floor of its speed-ups, and bold marks only what Holm's correction over the table leaves.
+Reads records and nothing else.
 """
 
 import csv
@@ -31,11 +32,13 @@ from benchmarks.records.files import Unread
 from benchmarks.records.plain import in_csv, in_html, in_markdown, in_tex
 from benchmarks.records.record import TOTAL, Record
 from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.contrast_lines import contrast_lines, points
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.unread import unread_markdown, unread_tex
 
 __all__ = [
     "LEGEND",
+    "accuracy_text",
     "to_csv",
     "to_latex",
     "to_markdown",
@@ -49,14 +52,14 @@ CONTROL = "parent twice (A/A)"
 
 LEGEND = (
     "Over several seeds: mean ± sample standard deviation [bootstrap 95 % interval of the mean]; "
-    "one seed has neither. Differences to uniform are paired by seed. Bold, where there are "
-    "several seeds: more accurate than every other method at the budget, or than uniform, with "
-    "the paired difference outside both its bootstrap and Student's 95 % interval, and every seed "
-    "run to its end; where some were not, the row says so and its numbers are of the others. MACs "
-    "ratio is the speed-up if time went with MACs, realised the share of that gain which became a "
-    "gain in time, x8 the share of channel groups whose width is a multiple of 8. The A/A row "
-    "times the parent against itself, ± over the records of the table: differences of that size "
-    "are noise."
+    "one seed has neither. Differences to uniform are paired by seed. Bold: more accurate than "
+    "uniform by a paired t-test at 5 % family-wise, Holm-corrected over all differences of the "
+    "table; the best of all methods is not marked. Detectable is the true difference, in points, "
+    "that the first step of this correction finds with 80 % power, were the deviation the one "
+    "observed. A row that lost a seed has no mean: it says how many failed. MACs ratio is the "
+    "speed-up if time went with MACs, realised the share of that gain which became a gain in time, "
+    "x8 the share of channel groups whose width is a multiple of 8. The A/A row times the parent "
+    "against itself, ± over the records of the table: differences of that size are noise."
 )
 
 
@@ -115,7 +118,7 @@ def to_markdown(comparisons: Sequence[Comparison]) -> str:
         f"{_markdown(comparison, COLUMNS)}"
         for comparison in comparisons
     ]
-    return "\n".join([*parts, f"{_legend(comparisons)}\n"] if parts else [])
+    return _framed(parts, comparisons)
 
 
 def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -130,12 +133,20 @@ def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
         else:
             summary = f"<summary><b>{in_html(comparison.title)}</b>, {seeds}</summary>"
             parts.append(f"<details>\n{summary}\n\n{table}\n</details>\n")
-    return "\n".join([*parts, f"{_legend(comparisons)}\n"] if parts else [])
+    return _framed(parts, comparisons)
+
+
+def _framed(parts: Sequence[str], comparisons: Sequence[Comparison]) -> str:
+    """Markdown tables after what was named before the run, and before the legend."""
+    if not parts:
+        return ""
+    first = [f"{in_markdown(line)}\n" for line in contrast_lines(comparisons)]
+    return "\n".join([*first, *parts, f"{_legend(comparisons)}\n"])
 
 
 def to_latex(comparisons: Sequence[Comparison]) -> str:
     """One booktabs table for each comparison."""
-    parts = []
+    parts = [f"{in_tex(line)}\n" for line in contrast_lines(comparisons) if comparisons]
     for comparison in comparisons:
         lines = [
             " & ".join(line.marked(in_tex, lambda text: rf"\textbf{{{in_tex(text)}}}")) + r" \\"
@@ -193,6 +204,16 @@ def with_unread(text: str, unread: Sequence[Unread]) -> str:
     return "\n".join(filter(None, [text, unread_markdown(unread)]))
 
 
+def accuracy_text(
+    row: Row, value: Callable[[Record], float | None], *, has_interval: bool = False
+) -> str:
+    """An accuracy averaged over the seeds of a row, in per cent; how many failed if some did."""
+    if row.lost:
+        return row.seeds
+    found = row.mean(value)
+    return found.with_interval(".1f", 100) if found and has_interval else shown(found, ".1f", 100)
+
+
 def _lines(comparison: Comparison, columns: Sequence[Column]) -> list[Line]:
     """The rows of a table, the A/A row last."""
     columns = _standing(comparison, columns)
@@ -246,14 +267,21 @@ def _number(name: str, pattern: str, scale: float = 1.0) -> Callable[[Comparison
     return lambda comparison, row: shown(row.mean(value), pattern, scale)
 
 
-def _with_interval(
-    value: Callable[[Row], Estimate | None], pattern: str
-) -> Callable[[Comparison, Row], str]:
-    def text(comparison: Comparison, row: Row) -> str:
-        found = value(row)
-        return found.with_interval(pattern, 100) if found else "–"
+def _accuracy(name: str) -> Callable[[Comparison, Row], str]:
+    return lambda comparison, row: accuracy_text(row, NUMBERS[name])
 
-    return text
+
+def _final_accuracy(name: str) -> Callable[[Comparison, Row], str]:
+    return lambda comparison, row: accuracy_text(row, NUMBERS[name], has_interval=True)
+
+
+def _gain(comparison: Comparison, row: Row) -> str:
+    return row.gain.with_interval("+.1f", 100) if row.gain else "–"
+
+
+def _p_value(comparison: Comparison, row: Row) -> str:
+    found = comparison.p_value(row)
+    return "–" if found is None else f"{found:.2g}"
 
 
 def _top1(row: Row) -> Estimate | None:
@@ -310,21 +338,17 @@ NUMBERS: dict[str, Callable[[Record], float | None]] = {
 """What the CSV holds of each row, averaged over seeds."""
 
 BUDGET = Column("Budget", _budget)
-LABEL = Column("Method", lambda c, row: c.noted(row), False, control=lambda c: CONTROL)
+LABEL = Column("Method", lambda c, row: c.label(row), False, control=lambda c: CONTROL)
 TOP1 = Column(
-    "Top-1 %, fine-tuned", _with_interval(_top1, ".1f"), is_bold=lambda c, row: c.is_best(row),
+    "Top-1 %, fine-tuned", _final_accuracy("finetuned_top1"),
     control=lambda c: shown(c.parent_top1, ".1f", 100),
 )  # fmt: skip
 OWN = Column(
-    "Own finish", _with_interval(lambda row: row.mean(lambda r: r.top1.own), ".1f"),
-    stands_in=_has_finishes,
+    "Own finish", _final_accuracy("own_top1"), stands_in=_has_finishes,
 )  # fmt: skip
 TOTAL_COST = Column("Total TMACs", _number("total_macs", ".2f", 1e-12), stands_in=_has_finishes)
-GAIN = Column(
-    f"To {REFERENCE}",
-    _with_interval(lambda row: row.gain, "+.1f"),
-    is_bold=lambda c, row: row.is_clear_gain,
-)
+GAIN = Column(f"To {REFERENCE}", _gain, is_bold=lambda c, row: c.is_clear_gain(row))
+DETECTABLE = Column("Detectable", lambda c, row: points(c.detectable(row)))
 SPEED: tuple[Column, ...] = (
     Column("MACs ratio", _number("macs_ratio", ".2f"), control=lambda c: "1.00"),
     Column("x8 %", _number("aligned_share", ".0f", 100)),
@@ -342,10 +366,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("Seeds", lambda c, row: row.seeds, is_number=False),
     Column("MACs %", _number("macs_share", ".1f", 100), control=lambda c: "100.0"),
     Column("Params %", _number("params_share", ".1f", 100), control=lambda c: "100.0"),
-    Column("Top-1 %, pruned", _number("pruned_top1", ".1f", 100)),
-    Column("Recalibrated", _number("recalibrated_top1", ".1f", 100)),
+    Column("Top-1 %, pruned", _accuracy("pruned_top1")),
+    Column("Recalibrated", _accuracy("recalibrated_top1")),
     TOP1,
     GAIN,
+    Column("p, Holm", _p_value),
+    DETECTABLE,
     OWN,
     *SPEED,
     Column("Search TMACs", _number("search_macs", ".2f", 1e-12)),
@@ -360,6 +386,7 @@ SHORT_COLUMNS: tuple[Column, ...] = (
     LABEL,
     TOP1,
     GAIN,
+    DETECTABLE,
     OWN,
     *SPEED[:2],
     *SPEED[4:],
@@ -371,7 +398,8 @@ CSV_HEADINGS = (
     "comparison", "model", "data", "hardware", "metric", "budget", "method", "seeds", "ok",
     *NUMBERS, "finetuned_top1_sd", "finetuned_top1_low", "finetuned_top1_high",
     "top1_to_uniform", "top1_to_uniform_sd", "top1_to_uniform_low", "top1_to_uniform_high",
-    "is_clearly_best", "records",
+    "top1_to_uniform_p_holm", "top1_to_uniform_detectable", "is_clear_gain", "lost_seeds",
+    "records",
 )  # fmt: skip
 
 
@@ -386,7 +414,10 @@ def _csv_row(row: Row, comparison: Comparison) -> list[object]:
         *_spread(final),
         gain.mean if gain else None,
         *_spread(gain),
-        comparison.is_best(row),
+        comparison.p_value(row),
+        comparison.detectable(row),
+        comparison.is_clear_gain(row),
+        row.seeds if row.lost else None,
         " ".join(record.id for record in row.records),
     ]  # fmt: skip
     return [in_csv(field) for field in fields]

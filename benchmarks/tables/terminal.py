@@ -28,7 +28,7 @@ def terminal_table(comparison: Comparison) -> Table:
     for heading in ("MACs", "top-1", "Δ unif.", "speed"):
         table.add_column(heading, justify="right")
     for row in comparison.rows:
-        if not row.ok:
+        if row.lost:
             table.add_row(row.budget, in_cell(comparison.label(row)), f"[red]{row.seeds}[/]")
             continue
         top1 = row.mean(lambda record: record.top1.finetuned)
@@ -40,7 +40,7 @@ def terminal_table(comparison: Comparison) -> Table:
             row.gain.shown("+.1f", 100) if row.gain else "",
             speed.shown(".2f") + "x" if speed else "",
         )
-        table.add_row(row.budget, in_cell(comparison.noted(row)), *cells)
+        table.add_row(row.budget, in_cell(comparison.label(row)), *cells)
     if control := comparison.control(smallest=False):
         parent = shown(comparison.parent_top1, ".1f", 100)
         table.add_row("", "A/A", "100 %", parent, "", control.shown(".2f") + "x")

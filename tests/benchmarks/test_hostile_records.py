@@ -256,7 +256,12 @@ def test_a_name_stays_a_name_in_every_figure(text):
         for name in ("uniform", text, "taylor")
         for budget in (0.5, 0.25)
     ]
-    assert drawn(records) >= {"kept_widths", "critical_difference"}
+    assert "kept_widths" in drawn(records)
+    networks = [Model(name=f"net_{place}") for place in range(5)]
+    five = [each.model_copy(update={"cell": each.cell.model_copy(update={"model": network})})
+            for each in records for network in networks]  # fmt: skip
+    with _odd_names_allowed():
+        figures_of(Findings.of(five))["critical_difference"]().savefig(io.BytesIO(), dpi=30)
     require_text(report(Loaded(records, []), records))
 
 

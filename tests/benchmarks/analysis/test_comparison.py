@@ -1,11 +1,15 @@
 import csv
 import io
 
+import numpy as np
 import pytest
+from rich.console import Console
+from scipy.stats import ttest_rel
 
 from benchmarks.analysis.comparison import aligned, compare, macs_ratio, realised
 from benchmarks.analysis.findings import Findings
 from benchmarks.records.runtime import Quartiles
+from benchmarks.tables.contrast_lines import NONE
 from benchmarks.tables.marked_blocks import block_of, replace_block
 from benchmarks.tables.tables import (
     LEGEND,
@@ -15,6 +19,7 @@ from benchmarks.tables.tables import (
     to_short_markdown,
     write_tables,
 )
+from benchmarks.tables.terminal import terminal_table
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 
 BEGIN, END = "<!-- zoo report: begin -->", "<!-- zoo report: end -->"
@@ -29,6 +34,8 @@ FROZEN = [
 ]
 
 MARKDOWN = f"""\
+{NONE}
+
 ### tiny_net on digits
 
 Parent: 1,000,000 MACs, 2,000 parameters, top-1 90.0 %. Parent trained for 3 epochs, every pruned \
@@ -36,26 +43,28 @@ network fine-tuned for 2 epochs. Latency on Abacus 3000, 1 thread, float32, chan
 side by side; speed-up is the parent's time over the pruned network's, median of paired rounds.
 
 | Budget | Method | Seeds | MACs % | Params % | Top-1 %, pruned | Recalibrated \
-| Top-1 %, fine-tuned | To uniform | MACs ratio | x8 % | Speed-up, batch 1 | Realised % \
+| Top-1 %, fine-tuned | To uniform | p, Holm | Detectable | MACs ratio | x8 % \
+| Speed-up, batch 1 | Realised % \
 | Speed-up, batch 8 | Realised % | Search TMACs | Fine-tune TMACs | Search s |
-|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
-| 0.5 MACs | taylor | one seed | 50.0 | 50.0 | 10.0 | 30.0 | 82.5 | +2.5 \
+|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+| 0.5 MACs | taylor | one seed | 50.0 | 50.0 | 10.0 | 30.0 | 82.5 | +2.5 | – | – \
 | 2.00 | 0 | 1.25 | 25 | 2.00 | 100 | 1.50 | 0.30 | 2.0 |
-| 0.5 MACs | uniform | one seed | 50.0 | 50.0 | 10.0 | 30.0 | 80.0 | – \
+| 0.5 MACs | uniform | one seed | 50.0 | 50.0 | 10.0 | 30.0 | 80.0 | – | – | – \
 | 2.00 | 0 | 1.25 | 25 | 2.00 | 100 | 1.50 | 0.30 | 2.0 |
-| 0.25 MACs | uniform | one seed | 25.0 | 25.0 | 10.0 | 30.0 | 70.0 | – \
+| 0.25 MACs | uniform | one seed | 25.0 | 25.0 | 10.0 | 30.0 | 70.0 | – | – | – \
 | 4.00 | 0 | 1.25 | 8 | 2.00 | 33 | 1.50 | 0.30 | 2.0 |
-| 0.25 MACs | taylor | 1 of 1 failed | – | – | – | – | – | – \
+| 0.25 MACs | taylor | 1 of 1 failed | – | – | 1 of 1 failed | 1 of 1 failed | 1 of 1 failed \
+| – | – | – \
 | – | – | – | – | – | – | – | – | – |
-| – | parent twice (A/A) | – | 100.0 | 100.0 | – | – | 90.0 | – \
+| – | parent twice (A/A) | – | 100.0 | 100.0 | – | – | 90.0 | – | – | – \
 | 1.00 | – | 1.00 ± 0.00 | – | 1.00 ± 0.00 | – | – | – | – |
 
 {LEGEND}
 """
 
 LATEX_ROW = (
-    r"0.5 MACs & taylor & one seed & 50.0 & 50.0 & 10.0 & 30.0 & 82.5 & +2.5 & 2.00 & 0 & 1.25 & "
-    r"25 & 2.00 & 100 & 1.50 & 0.30 & 2.0 \\"
+    r"0.5 MACs & taylor & one seed & 50.0 & 50.0 & 10.0 & 30.0 & 82.5 & +2.5 & -- & -- & 2.00 & 0 "
+    r"& 1.25 & 25 & 2.00 & 100 & 1.50 & 0.30 & 2.0 \\"
 )
 
 
@@ -120,17 +129,54 @@ def seeds(method, *top1):
     return [record(method, seed=seed, top1=value) for seed, value in enumerate(top1)]
 
 
-def test_bold_marks_only_what_is_better_than_every_other_outside_the_interval():
+def test_bold_follows_holm_over_all_differences_of_the_table():
     uniform = seeds("uniform", 0.50, 0.60, 0.70)
-    clear = seeds("taylor", 0.60, 0.71, 0.80)
-    noisy = seeds("fpgm", 0.59, 0.60, 0.89)  # higher on average than uniform, but not clearly
-    text = to_short_markdown(compare(uniform + clear + noisy))
-    (line,) = [line for line in text.splitlines() if "taylor" in line]
-    assert "| **+10.3 ± 0.6 [+10.0, +10.8]** |" in line  # than uniform
-    assert "| 70.3 ± 10.0" in line  # but not than fpgm
-    assert not [line for line in text.splitlines() if "fpgm" in line and "**" in line]
-    text = to_short_markdown(compare(uniform + clear))
-    assert [line for line in text.splitlines() if "| **70.3 ± 10.0" in line]
+    clear = seeds("taylor", 0.53, 0.635, 0.73)  # differences of 3, 3.5 and 3 points: p = 0.0027
+    noisy = seeds("fpgm", 0.59, 0.60, 0.89)
+    found = uniform + clear + noisy
+    (line,) = [line for line in to_short_markdown(compare(found)).splitlines() if "taylor" in line]
+    p_value = ttest_rel([0.53, 0.635, 0.73], [0.50, 0.60, 0.70]).pvalue
+    assert "| **+3.2 ± 0.3 [+3.0, +3.4]** |" in line and p_value < 0.05 / 2
+    (row,) = [row for row in rows(found) if row["method"] == "taylor"]
+    assert float(row["top1_to_uniform_p_holm"]) == pytest.approx(2 * p_value)
+    assert row["is_clear_gain"] == "True"
+    # Another budget makes a family of 20 of the same differences, which one at 5 % is not clear in.
+    many = [record(f"m{i}", 0.25, s, top1=0.5) for i in range(18) for s in range(3)]
+    many += [record("uniform", 0.25, s, top1=0.5) for s in range(3)]
+    assert "**" not in to_short_markdown(compare(found + many)) and 20 * p_value > 0.05
+    worse = seeds("taylor", 0.47, 0.565, 0.67)
+    assert "**" not in to_short_markdown(compare(uniform + worse))  # clear, and no gain
+
+
+def test_a_row_that_lost_seeds_makes_no_other_row_s_test_easier():
+    found = seeds("uniform", 0.50, 0.60, 0.70) + seeds("taylor", 0.53, 0.635, 0.73)
+    lost = [*seeds("fpgm", 0.6, 0.6), record("fpgm", seed=2, status="failed", reason="x")]
+    alone, beside = (
+        next(row["top1_to_uniform_p_holm"] for row in rows(each) if row["method"] == "taylor")
+        for each in (found, found + lost)
+    )
+    assert float(beside) == pytest.approx(2 * float(alone))
+
+
+def test_without_any_true_difference_few_tables_have_a_bold_row():
+    names = ("uniform", *(f"m{i}" for i in range(10)))
+    some = [record(name, seed=seed) for name in names for seed in range(5)]
+    rng = np.random.default_rng(0)
+    tables = 200
+    bold, clear, uncorrected = np.zeros((3, tables), dtype=bool)
+    for table in range(tables):
+        drawn = rng.normal(0.5, 0.02, size=len(some))
+        (comparison,) = compare(
+            each.model_copy(update={"top1": each.top1.model_copy(update={"finetuned": top1})})
+            for each, top1 in zip(some, drawn, strict=True)
+        )
+        rows = [row for row in comparison.rows if row.gain]
+        bold[table] = any(map(comparison.is_clear_gain, rows))
+        clear[table] = any(comparison.p_value(row) <= 0.05 for row in rows)
+        uncorrected[table] = any(row.gain.p_value <= 0.05 for row in rows)
+    # 5 % of the tables, and two standard errors; of bold, which marks one direction, half.
+    assert clear.mean() <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / tables)
+    assert bold.mean() <= 0.05 and uncorrected.mean() > 0.2
 
 
 def test_one_seed_is_never_bold():
@@ -244,13 +290,29 @@ def test_a_label_names_settings_only_where_there_are_variants():
     assert labels == {"taylor", "bnp", "bnp (steps=3)"}
 
 
-def test_a_row_that_lost_a_seed_says_so_and_is_never_bold():
+def test_a_row_that_lost_a_seed_has_no_mean_anywhere_and_says_how_many_failed():
     seeds = range(4)
     found = [record("uniform", 0.5, seed=s, top1=0.5 + 0.01 * s) for s in seeds]
     found += [record("taylor", 0.5, seed=s, top1=0.7 + 0.01 * s) for s in seeds]
+    found[0] = record("uniform", 0.5, top1=0.49)
     assert "**" in line_of(found)
     found[-1] = record("taylor", 0.5, seed=3, status="failed", reason="Diverged")
-    assert "| taylor, 1 of 4 failed |" in line_of(found) and "**" not in line_of(found)
+    assert "| taylor | 1 of 4 failed | – | – |" in line_of(found) and "**" not in line_of(found)
+    for text in (to_markdown(compare(found)), to_latex(compare(found))):
+        assert text.count("1 of 4 failed") == 4  # the seeds, and three accuracies
+    row = next(row for row in rows(found) if row["method"] == "taylor")
+    assert (row["finetuned_top1"], row["recalibrated_top1"], row["top1_to_uniform"]) == ("",) * 3
+    assert (row["lost_seeds"], row["ok"]) == ("1 of 4 failed", "3")
+    terminal = Console(width=100, file=io.StringIO())
+    terminal.print(terminal_table(compare(found)[0]))
+    (line,) = [x for x in terminal.file.getvalue().splitlines() if "taylor" in x]
+    assert "1 of 4 failed" in line and "%" not in line
+
+
+def test_where_uniform_lost_a_seed_there_is_no_difference_to_it():
+    found = [*seeds("uniform", 0.5, 0.6), record("uniform", seed=2, status="failed", reason="x")]
+    (taylor, _) = rows(found + seeds("taylor", 0.6, 0.71, 0.8))
+    assert taylor["finetuned_top1"] != "" and taylor["top1_to_uniform"] == ""
 
 
 def line_of(found):

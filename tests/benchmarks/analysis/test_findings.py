@@ -28,7 +28,7 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(module, name, counting)
 
-    for name in ("compare", "collect_rankings", "average_ranks", "stability"):
+    for name in ("compare", "collect_rankings", "average_ranks", "overall_effects", "stability"):
         count(findings, name)
     count(ranking, "agreement")
     count(standing, "_stability")
@@ -42,7 +42,8 @@ def test_a_report_works_everything_out_once(calls, tmp_path):
     write_tables(found, tmp_path)
     assert "".join(make() for make in special_tables(found).values())
     assert build_page(found, title="t", figures=draw_figures(found, tmp_path))
-    once = ("compare", "collect_rankings", "average_ranks", "stability", "_stability")
+    once = ("compare", "collect_rankings", "average_ranks", "overall_effects", "stability",
+            "_stability")  # fmt: skip
     # Of the rankings, the scorer's and the ceiling's.
     assert calls == {**dict.fromkeys(once, 1), "agreement": 2}
 

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, ttest_rel
 
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.ranking import agreement, collect_rankings, kendall_tau, kendall_taus
@@ -173,9 +173,24 @@ def test_an_ablation_pairs_variants_with_the_plain_method_by_seed():
     table = ablation_table(compare(found))
     lines = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
     assert [line[0] for line in lines] == ["| plain", "| steps=7", "| solver=random, steps=7"]
-    assert lines[1][4].startswith("-15.0 ±") and lines[2][4].startswith("**-20.0 ±")
-    assert [line[5] for line in lines] == ["–", "2.00 ± 0.00", "500.00 ± 0.00"]
+    assert lines[1][4].startswith("-15.0 ±") and lines[2][4].startswith("-20.0 ±")
+    assert [line[6] for line in lines] == ["–", "2.00 ± 0.00", "500.00 ± 0.00"]
     assert "uniform" not in table
+
+
+def test_a_variant_is_bold_if_holm_over_the_table_leaves_its_difference():
+    plain, clear = (0.5, 0.6, 0.7), (0.46, 0.57, 0.66)  # p = 0.0082
+    variants = {"kd": clear, **{f"other{i}": (0.5, 0.62, 0.69) for i in range(7)}}
+    found = [record(cell=cell("bnp", 0.5, s), top1=top1) for s, top1 in enumerate(plain)]
+    for count, is_bold in ((6, True), (7, False)):
+        tried = [
+            record(cell=cell("bnp", 0.5, s, settings={name: 1}), top1=top1)
+            for name in list(variants)[:count]
+            for s, top1 in enumerate(variants[name])
+        ]
+        text = ablation_table(compare([*found, *tried]))
+        (line,) = [line for line in text.splitlines() if line.startswith("| kd=1")]
+        assert ("**" in line) == is_bold, ttest_rel(clear, plain)
 
 
 def test_the_plain_method_of_an_ablation_may_have_settings_of_its_suite():

@@ -18,19 +18,20 @@ def results(table, **changes):
     ]
 
 
-def test_ranks_are_averaged_over_tasks_and_ties_share_theirs():
+def test_ranks_are_averaged_over_budgets_then_networks_and_ties_share_theirs():
     table = {
         ("a", 0.5): {"x": [0.9], "y": [0.8], "z": [0.7]},
         ("a", 0.25): {"x": [0.6], "y": [0.6], "z": [0.5]},
         ("b", 0.5): {"x": [0.3, 0.5], "y": [0.5, 0.5], "z": [0.1, 0.1]},
     }
     standing = average_ranks(compare(results(table)))
-    # x: 1, 1.5, 2; y: 2, 1.5, 1; z: 3, 3, 3.
-    assert standing.methods == ("x", "y", "z") and standing.tasks == 3
-    assert standing.average.tolist() == [1.5, 1.5, 3.0]
+    # x: 1 and 1.5 of a, 2 of b; y: 2 and 1.5, 1; z: 3 and 3, 3.
+    assert standing.methods == ("y", "x", "z")
+    assert (standing.tasks, standing.networks) == (3, 2)
+    assert standing.average.tolist() == [1.375, 1.625, 3.0]
 
 
-def test_a_method_that_failed_is_last_and_one_that_was_not_run_leaves_the_task_out():
+def test_a_method_that_failed_has_no_rank_and_one_that_was_not_run_leaves_the_task_out():
     table = {
         ("a", 0.5): {"x": [0.9], "y": [0.8], "z": [0.7]},
         ("a", 0.25): {"x": [0.9], "y": [0.8]},
@@ -40,18 +41,21 @@ def test_a_method_that_failed_is_last_and_one_that_was_not_run_leaves_the_task_o
     failed = record(status="failed", reason="x", cell=cell("x", 0.5, 0, model=Model(name="b")))
     standing = average_ranks(compare([*results(table), failed]))
     assert standing.tasks == 3 and standing.left_out == 1
-    assert dict(zip(standing.methods, standing.average, strict=True)) == pytest.approx(
-        {"x": 5 / 3, "y": 5 / 3, "z": 8 / 3}
-    )
+    assert standing.methods == ("y", "z") and standing.average.tolist() == [1.0, 2.0]
+    assert standing.unranked == {"x": 1}
+    text = standing_table([], standing, [])
+    assert "Without ranks: one task that not all of these methods were run on." in text
+    assert "Not ranked, since a seed has no result: x in one task." in text
 
 
-def test_a_method_that_lost_a_seed_is_last_however_good_the_others_were():
-    table = {("a", b): {"x": [0.9], "y": [0.8, 0.8]} for b in (0.5, 0.25)}
+def test_a_method_that_lost_a_seed_has_no_rank_however_good_the_others_were():
+    table = {("a", b): {"x": [0.9], "y": [0.8, 0.8], "z": [0.7, 0.7]} for b in (0.5, 0.25)}
     lost = [
         record(status="failed", reason="x", cell=cell("x", b, 1, model=Model(name="a")))
         for b in (0.5, 0.25)
     ]
-    assert average_ranks(compare([*results(table), *lost])).methods == ("y", "x")
+    standing = average_ranks(compare([*results(table), *lost]))
+    assert standing.methods == ("y", "z") and standing.unranked == {"x": 2}
 
 
 def test_critical_difference_is_the_published_one():
@@ -67,6 +71,24 @@ def test_critical_difference_is_the_published_one():
     assert standing.cliques == [(0, 1), (1, 2), (2, 3)]
 
 
+@pytest.mark.parametrize("networks", [3, 4, 5])
+def test_a_critical_difference_needs_five_networks_however_many_budgets(networks):
+    task = {"p": [0.4], "q": [0.3], "r": [0.2]}
+    table = {(f"net{i}", b): task for i in range(networks) for b in (0.5, 0.25, 0.125)}
+    standing = average_ranks(compare(results(table)))
+    assert (standing.networks, standing.tasks) == (networks, 3 * networks)
+    assert standing.is_testable == (networks >= 5)
+    text = standing_table([], standing, [])
+    if networks < 5:
+        assert f"networks: {networks} networks; a critical difference needs 5." in text
+    else:
+        # Three ranks that never change: chi-square of 2 x 5 with 2 degrees of freedom.
+        assert standing.p_value == pytest.approx(np.exp(-5))
+        assert (
+            "critical difference 1.48 (Nemenyi, 5 %) over 5 networks; Friedman p = 0.0067" in text
+        )
+
+
 def test_a_single_task_has_no_average_rank():
     assert average_ranks(compare(results({("a", 0.5): {"x": [0.9], "y": [0.8]}}))) is None
     assert average_ranks([]) is None
@@ -79,8 +101,17 @@ def test_stability_is_one_for_the_same_order_and_minus_one_for_the_reverse():
     same, turned = stability(compare(results(table)))
     assert (same.tau, same.high, same.methods, same.seeds) == (1.0, 1.0, 6, 2)
     assert turned.tau == -1.0 and turned.low == -1.0
-    text = standing_table(None, [same, turned])
-    assert "| a on digits | 0.5 and 0.25 | 6 | 2 seeds | 1.00 |" in text
+    text = standing_table([], None, [same, turned])
+    assert "| a on digits | 0.5 and 0.25 | 6 | 0 | 2 seeds | 1.00 |" in text
+
+
+def test_a_method_that_lost_a_seed_takes_no_seed_from_the_others_stability():
+    order = {f"m{i}": [0.1 * i, 0.1 * i + 0.01] for i in range(4)}
+    lost = record(status="failed", reason="x", cell=cell("m3", 0.5, 1, model=Model(name="a")))
+    found = [each for each in results({("a", b): order for b in (0.5, 0.25)})
+             if each.cell.key != lost.cell.key]  # fmt: skip
+    (stable,) = stability(compare([*found, lost]))
+    assert (stable.methods, stable.left_out, stable.seeds) == (3, 1, 2)
 
 
 def test_interval_of_a_stability_holds_its_tau_and_is_wide_for_few_methods():

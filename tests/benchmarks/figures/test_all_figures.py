@@ -67,7 +67,7 @@ def searched(**changes):
 
 def test_every_figure_is_written_as_png_and_pdf_and_shows_something(tmp_path):
     paths = draw_figures(Findings.of([*RECORDS, *ranked(), searched()]), tmp_path)
-    assert len(paths) == 2 * (len(ALL) + 3)
+    assert len(paths) == 2 * (len(ALL) + 2)
     for path in paths:
         if path.suffix == ".png":
             pixels = matplotlib.image.imread(path)[..., :3]
@@ -175,13 +175,43 @@ def test_a_trace_shows_the_best_so_far_and_the_losses():
 
 
 def test_methods_stand_at_their_average_ranks_and_bars_join_those_that_do_not_differ():
-    standing = average_ranks(compare(RECORDS))
+    standing = average_ranks(compare(on_networks(5)))
     (axis,) = critical_difference(standing).axes
     texts = {text.get_text() for text in axis.texts}
     for name, rank in zip(standing.methods, standing.average, strict=True):
         assert f"{name}  {rank:.2f}" in texts
     bars = [line for line in axis.get_lines() if line.get_linewidth() == 3]
     assert len(bars) == len(standing.cliques) == 1  # all three tie in every task
+
+
+def on_networks(count):
+    return [
+        record(cell=cell(method, budget, model=Model(name=f"net_{place}")))
+        for method, budget in itertools.product(("uniform", "taylor", "fpgm"), (0.5, 0.25))
+        for place in range(count)
+    ]
+
+
+def test_a_critical_difference_is_drawn_for_five_networks_and_not_for_ten_tasks_of_four():
+    assert "critical_difference" in figures_of(Findings.of(on_networks(5)))
+    assert "critical_difference" not in figures_of(Findings.of(on_networks(4)))
+
+
+def test_a_row_that_lost_a_seed_has_no_point_and_no_bar_and_is_named():
+    lost = record("taylor", 0.5, 1, status="failed", reason="x")
+    never = record("taylor", 0.125, status="infeasible", reason="x")
+    comparisons = compare([record("taylor", 0.5), record("taylor", 0.25), lost, never])
+    (axis,) = accuracy_against_macs(comparisons).axes
+    line = next(x for x in axis.get_lines() if x.get_marker() == look("taylor")[1])
+    assert line.get_xdata().tolist() == [0.25]
+    assert axis.get_title().splitlines()[1:] == ["one seed", "no mean: taylor 0.5, 0.125"]
+    (axis,) = training_cost(comparisons).axes
+    first, second, third = (label.get_text() for label in axis.get_yticklabels())
+    assert (first, second) == ("taylor, 1 of 2 failed  0.5", "taylor  0.25")
+    assert third == "taylor, 1 of 1 infeasible  0.125"
+    assert {bar.get_y() + 0.35 for bar in axis.patches if bar.get_width()} == {1.0}
+    (image,) = kept_widths(comparisons).axes[0].get_images()
+    assert image.get_array().mask.tolist() == [[True, True], [False, False], [True, True]]
 
 
 def test_variants_of_a_method_have_its_look_but_are_hollow():

@@ -10,6 +10,7 @@ from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import draw_figures
 from benchmarks.page.page import build_page, write_page
 from benchmarks.records.cell import Model
+from benchmarks.tables.contrast_lines import NONE
 from tests.benchmarks.fabricate import cell, record
 from tests.benchmarks.figures.test_all_figures import ranked
 
@@ -54,6 +55,22 @@ def test_what_a_record_says_stays_text(page):
     assert html.escape(EVIL, quote=False).replace('"', "&#34;").replace("'", "&#39;") in page
     assert page.count("<script>") == 1 and "onerror=&#34;" in page and "49" not in page.split(
         "<title>")[1].split("</title>")[0]  # fmt: skip
+
+
+def test_what_was_named_before_and_what_holds_over_networks_is_told():
+    records = [
+        record(cell=cell(method, 0.5, seed, model=Model(name=model)), top1=top1 + 0.01 * seed)
+        for method, top1 in (("uniform", 0.7), ("taylor", 0.9))
+        for model in ("net_a", "net_b")
+        for seed in (0, 1)
+    ]
+    lost = record(cell=cell("fpgm", 0.25, model=Model(name="net_a")), status="failed", reason="x")
+    page = build_page(Findings.of([*records, lost]), title="t")
+    assert page.index(NONE) < page.index("<table")
+    assert "taylor +20.0 [+20.0, +20.0]." in page
+    assert "2 networks; a critical difference needs 5." in page
+    # Unknown to the sorting script.
+    assert '<td class="" data-value="">1 of 1 failed</td>' in page
 
 
 def test_nothing_is_fetched(page):

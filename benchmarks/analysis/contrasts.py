@@ -1,0 +1,103 @@
+"""Primary contrasts: what records say of the comparisons that were named before they were made.
+
+A contrast is confirmatory only if all records of its two sides carry it, seeds and all, and if all
+of these seeds ended; else it was named or changed after the first results, or is not finished. Each
+is tried on every network and data set, and Holm's correction goes over them all. Reads records and
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmarks.analysis.comparison import Comparison, Row
+from benchmarks.analysis.effects import distinct
+from benchmarks.analysis.uncertainty import ERROR, Estimate, holm, paired
+from benchmarks.records.contrast import Arm, Primary
+from benchmarks.records.record import Record
+
+__all__ = ["Confirmed", "primary_contrasts"]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What came of a primary contrast on one network and data set.
+
+    Attributes:
+        title: network and data.
+        primary: what was asked.
+        gain: difference of final accuracies, paired by seed; None if it cannot be told.
+        problem: why it is not confirmatory or cannot be told; empty if it is and can.
+        p_value: Holm-corrected over all primary contrasts; 1 if there is no test.
+    """
+
+    title: str
+    primary: Primary
+    gain: Estimate | None
+    problem: str
+    p_value: float = 1.0
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the two sides differ at a family-wise level of 5 %."""
+        return not self.problem and self.p_value <= ERROR
+
+    @property
+    def detectable(self) -> float | None:
+        """The true difference that a test at 5 % finds with 80 % power."""
+        return self.gain.detectable(ERROR) if self.gain else None
+
+
+def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
+    """Every contrast that a record carries, in the order of the comparisons."""
+    found = [
+        _confirmed(comparison, primary)
+        for comparison in distinct(comparisons)
+        for primary in _named(comparison)
+    ]
+    tests = [each.gain.p_value if each.gain and not each.problem else None for each in found]
+    return [
+        Confirmed(each.title, each.primary, each.gain, each.problem, p_value)
+        for each, p_value in zip(found, holm(tests), strict=True)
+    ]
+
+
+def _named(comparison: Comparison) -> list[Primary]:
+    """Contrasts that any record of a comparison carries, each once."""
+    named: list[Primary] = []
+    for row in comparison.rows:
+        for record in row.records:
+            named += [primary for primary in record.primary if primary not in named]
+    return named
+
+
+def _confirmed(comparison: Comparison, primary: Primary) -> Confirmed:
+    sides = [_row(comparison, primary, arm) for arm in primary.contrast.arms]
+    rows = [row for row in sides if row is not None]
+    if len(rows) < 2:
+        return Confirmed(comparison.title, primary, None, "not run yet")
+    gain = paired(rows[0].top1_by_seed, rows[1].top1_by_seed)
+    return Confirmed(comparison.title, primary, gain, _problem(primary, rows))
+
+
+def _row(comparison: Comparison, primary: Primary, arm: Arm) -> Row | None:
+    wanted = (primary.metric, primary.contrast.budget)
+    for row in comparison.rows:
+        if arm.holds(row.cell) and (row.cell.metric, row.cell.budget) == wanted:
+            return row
+    return None
+
+
+def _problem(primary: Primary, rows: list[Row]) -> str:
+    """Why the rows do not confirm anything; empty if they do."""
+    records: list[Record] = [record for row in rows for record in row.records]
+    others = sum(primary not in record.primary for record in records)
+    if others:
+        return f"{others} of its {len(records)} records were made when it was not named like this"
+    if lost := [f"{row.method}: {row.seeds}" for row in rows if row.lost]:
+        return "; ".join(lost)
+    for row in rows:
+        if missing := sorted({*primary.seeds} - {*row.top1_by_seed}):
+            return f"{row.method}: not all planned seeds are there, seed {missing[0]} is not"
+    return ""

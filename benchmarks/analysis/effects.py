@@ -1,0 +1,107 @@
+"""The effect of each method over all networks and budgets, against uniform width.
+
+An effect is a difference of final accuracies paired by network, data, budget and seed. Networks are
+what varies most, and the budgets and seeds of one network share its weights and its data; so an
+interval is that of a bootstrap which draws networks, then seeds in each of them, and keeps all
+budgets of a seed together. Reads records and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.analysis.comparison import Comparison, Row
+from benchmarks.analysis.uncertainty import LEVEL, RESAMPLES
+
+__all__ = ["Effect", "cluster_interval", "distinct", "overall_effects"]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Mean gain of a method over uniform width.
+
+    Attributes:
+        method: its name, with the settings in which variants differ.
+        mean: over networks, of the mean over a network's seeds, of the mean over a seed's budgets.
+        interval: over networks and seeds; None for one network, which says nothing of others.
+        networks: networks with data that the mean is over.
+        tasks: budgets of these networks.
+        left_out: tasks without a gain, since a seed of the method or of uniform width failed.
+    """
+
+    method: str
+    mean: float
+    interval: tuple[float, float] | None
+    networks: int
+    tasks: int
+    left_out: int
+
+
+def overall_effects(comparisons: Iterable[Comparison]) -> list[Effect]:
+    """The effect of every method that has a gain, the largest first.
+
+    Methods with tasks left out come last: their means are over other tasks than the others'.
+    """
+    rows: dict[str, list[tuple[str, Row]]] = {}
+    for comparison in distinct(comparisons):
+        for row in comparison.rows:
+            if row.is_compared:
+                rows.setdefault(comparison.label(row), []).append((comparison.title, row))
+    effects = [effect for name, found in rows.items() if (effect := _effect(name, found))]
+    return sorted(effects, key=_order)
+
+
+def _order(effect: Effect) -> tuple[bool, float, str]:
+    return effect.left_out > 0, -effect.mean, effect.method
+
+
+def distinct(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """One of the comparisons that hold the same accuracies beside the times of several devices."""
+    fullest: dict[str, Comparison] = {}
+    for comparison in comparisons:
+        known = fullest.get(comparison.cell.comparison)
+        if known is None or len(comparison.ok) > len(known.ok):
+            fullest[comparison.cell.comparison] = comparison
+    return list(fullest.values())
+
+
+def cluster_interval(clusters: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Percentile interval of the mean of cluster means; the same in every call.
+
+    Args:
+        clusters: values of each cluster; clusters are drawn, then values in each that was drawn.
+    """
+    rng = np.random.default_rng(0)
+    count = len(clusters)
+    drawn = rng.integers(count, size=(RESAMPLES, count))
+    means = np.empty(drawn.shape)
+    for place, cluster in enumerate(clusters):
+        values, here = np.asarray(cluster), drawn == place
+        again = rng.integers(len(values), size=(int(here.sum()), len(values)))
+        means[here] = values[again].mean(axis=1)
+    low, high = np.quantile(means.mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _effect(name: str, rows: Sequence[tuple[str, Row]]) -> Effect | None:
+    """The effect of one method from its rows and the networks with data that they are of."""
+    gains: dict[str, list[Mapping[int, float]]] = {}
+    for network, row in rows:
+        if found := row.gain_by_seed:
+            gains.setdefault(network, []).append(found)
+    clusters = [_seed_means(found) for found in gains.values()]
+    if not clusters:
+        return None
+    tasks = sum(map(len, gains.values()))
+    interval = cluster_interval(clusters) if len(clusters) > 1 else None
+    mean = float(np.mean([np.mean(values) for values in clusters]))
+    return Effect(name, mean, interval, len(clusters), tasks, len(rows) - tasks)
+
+
+def _seed_means(gains: Sequence[Mapping[int, float]]) -> list[float]:
+    """Gains of each seed, averaged over the budgets of a network that have it."""
+    seeds = sorted({seed for gain in gains for seed in gain})
+    return [float(np.mean([gain[seed] for gain in gains if seed in gain])) for seed in seeds]

@@ -1,0 +1,45 @@
+"""Primary contrasts in words: what a report says first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmarks.analysis.comparison import Comparison
+from benchmarks.analysis.contrasts import Confirmed, primary_contrasts
+
+__all__ = ["contrast_lines", "points"]
+
+NONE = (
+    "No primary contrast was named before these records were made: all comparisons are exploratory."
+)
+OTHERS = "All other comparisons are exploratory."
+
+
+def contrast_lines(comparisons: Iterable[Comparison]) -> list[str]:
+    """A sentence for each primary contrast, and one on what all other comparisons are."""
+    found = primary_contrasts(comparisons)
+    if not found:
+        return [NONE]
+    return [*map(_told, found), OTHERS]
+
+
+def points(difference: float | None) -> str:
+    """A difference of accuracies without its sign, in points; a dash for None."""
+    return "–" if difference is None else f"{100 * difference:.1f}"
+
+
+def _told(found: Confirmed) -> str:
+    contrast = found.primary.contrast
+    new, base = (arm.name for arm in contrast.arms)
+    asked = (
+        f"Primary contrast: {new} against {base} at {contrast.budget:g} of {found.primary.metric}, "
+        f"{found.title}"
+    )
+    number = f"{found.gain.with_interval('+.1f', 100)} points" if found.gain else "no difference"
+    if found.problem:
+        return f"{asked}: {number}, not confirmatory ({found.problem})."
+    verdict = "a clear difference" if found.is_clear else "no clear difference"
+    return (
+        f"{asked}, named before the run: {number}, {verdict} (p = {found.p_value:.2g}; "
+        f"detectable: {points(found.detectable)})."
+    )

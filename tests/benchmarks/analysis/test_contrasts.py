@@ -1,0 +1,98 @@
+"""Primary contrasts: confirmatory only where they were named before, and told first."""
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.contrasts import primary_contrasts
+from benchmarks.analysis.uncertainty import estimate
+from benchmarks.records.cell import Model
+from benchmarks.records.contrast import Contrast, Primary
+from benchmarks.tables.contrast_lines import NONE, OTHERS, contrast_lines
+from benchmarks.tables.tables import to_latex, to_markdown, to_short_markdown
+from tests.benchmarks.fabricate import cell, record
+
+NAMED = Primary(contrast=Contrast(method="taylor", budget=0.5), metric="macs", seeds=(0, 1, 2))
+UNIFORM, TAYLOR = (0.50, 0.60, 0.70), (0.53, 0.635, 0.73)
+
+
+def run(*, model="tiny_net", primary=(NAMED,), taylor=TAYLOR, uniform=UNIFORM):
+    return [
+        record(cell=cell(method, 0.5, seed, model=Model(name=model)), top1=top1, primary=primary)
+        for method, row in (("taylor", taylor), ("uniform", uniform))
+        for seed, top1 in enumerate(row)
+    ]
+
+
+def test_a_contrast_is_tested_by_itself_and_told_before_every_table():
+    others = [
+        record(f"m{i}", 0.5, s, top1=0.5 + 0.001 * s * i) for i in range(30) for s in range(3)
+    ]
+    comparisons = compare([*run(), *others])
+    (found,) = primary_contrasts(comparisons)
+    assert found.p_value == pytest.approx(ttest_rel(TAYLOR, UNIFORM).pvalue)  # not of 31 tests
+    assert found.is_clear and not found.problem
+    assert found.detectable == estimate(np.subtract(TAYLOR, UNIFORM)).detectable(0.05)
+    line, rest = contrast_lines(comparisons)
+    assert line.startswith("Primary contrast: taylor against uniform at 0.5 of macs, tiny_net on")
+    assert "named before the run: +3.2 ± 0.3 [+3.0, +3.4] points, a clear difference" in line
+    assert rest == OTHERS
+    for write in (to_markdown, to_short_markdown, to_latex):
+        assert write(comparisons).startswith("Primary contrast: taylor against uniform")
+
+
+def test_contrasts_on_several_networks_are_corrected_together():
+    first, second = primary_contrasts(compare([*run(), *run(model="other", taylor=UNIFORM)]))
+    assert first.title.startswith("other") and first.p_value == 1.0 and not first.is_clear
+    assert second.p_value == pytest.approx(2 * ttest_rel(TAYLOR, UNIFORM).pvalue)
+
+
+def test_records_that_carry_none_have_none():
+    comparisons = compare(run(primary=()))
+    assert primary_contrasts(comparisons) == [] and contrast_lines(comparisons) == [NONE]
+    assert to_markdown(comparisons).startswith(NONE)
+
+
+LATER = NAMED.model_copy(update={"seeds": (0, 1, 2, 3)})
+
+
+@pytest.mark.parametrize(
+    ("records", "problem"),
+    [
+        # Named when some results were there.
+        ([*run()[:5], *run(primary=())[5:]], "1 of its 6 records were made when it was not named"),
+        # A seed added when three had been seen.
+        (
+            [*run(), record("taylor", seed=3, primary=(LATER,)), record(seed=3, primary=(LATER,))],
+            "2 of its 8 records",
+        ),
+        ([*run(taylor=TAYLOR[:2])], "taylor: not all planned seeds are there, seed 2 is not"),
+        (
+            [*run(taylor=TAYLOR[:2]),
+             record("taylor", 0.5, 2, status="failed", reason="x", primary=(NAMED,))],
+            "taylor: 1 of 3 failed",
+        ),
+        (run()[:3], "not run yet"),
+    ],
+)  # fmt: skip
+def test_what_was_not_named_before_or_did_not_end_confirms_nothing(records, problem):
+    found = primary_contrasts(compare(records))[0]
+    assert problem in found.problem and not found.is_clear and found.p_value == 1.0
+    assert f"not confirmatory ({found.problem})" in contrast_lines(compare(records))[0]
+
+
+def test_a_contrast_may_be_between_variants_of_a_method():
+    against = Contrast(
+        method="bnp", settings={"kd": 0.1}, against="bnp", against_settings={"steps": 0}, budget=0.5
+    )
+    primary = NAMED.model_copy(update={"contrast": against})
+    rows = {"kd": (0.1, TAYLOR), "steps": (0, UNIFORM), "beta": (0.0, (0.1, 0.2, 0.3))}
+    records = [
+        record(cell=cell("bnp", 0.5, seed, settings={key: value}), top1=top1, primary=(primary,))
+        for key, (value, row) in rows.items()
+        for seed, top1 in enumerate(row)
+    ]
+    (found,) = primary_contrasts(compare(records))
+    assert found.gain.values == pytest.approx(tuple(np.subtract(TAYLOR, UNIFORM)))
+    assert "bnp (kd=0.1) against bnp (steps=0)" in contrast_lines(compare(records))[0]

@@ -1,0 +1,82 @@
+"""Effects over networks against counting by hand, and their intervals against all resamples."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.effects import cluster_interval, overall_effects
+from benchmarks.records.cell import Model
+from benchmarks.tables.standing_table import standing_table
+from tests.benchmarks.analysis.test_standing import results
+from tests.benchmarks.fabricate import cell, record
+
+# Gains of x in points: 2 and 4 of the first seed of a, 6 and 8 of its second; 1 of b.
+GAINS = {
+    ("a", 0.5): {"x": [0.52, 0.86], "uniform": [0.50, 0.80]},
+    ("a", 0.25): {"x": [0.34, 0.68], "uniform": [0.30, 0.60]},
+    ("b", 0.5): {"x": [0.91], "uniform": [0.90]},
+}
+
+
+def quantile(clusters, share):
+    """Of the means of all resamples: all draws of clusters, then all draws of values in each."""
+    chances = Counter()
+    for drawn in itertools.product(clusters, repeat=len(clusters)):
+        parts = [[*itertools.product(values, repeat=len(values))] for values in drawn]
+        for values in itertools.product(*parts):
+            mean = round(float(np.mean([np.mean(each) for each in values])), 9)
+            chances[mean] += 1 / len(clusters) ** len(clusters) / np.prod([*map(len, parts)])
+    means = sorted(chances)
+    below = np.cumsum([chances[mean] for mean in means])
+    return means[int(np.searchsorted(below, share))]
+
+
+@pytest.mark.parametrize(
+    "clusters", [([0.0, 1.0], [3.0, 5.0]), ([0.0, 1.0, 5.0], [2.0]), ([1.0], [2.0], [7.0])]
+)
+def test_the_interval_is_that_of_all_resamples_of_clusters_and_of_values_in_them(clusters):
+    # There are few different means, so the quantiles of 10,000 draws are those of all.
+    exact = (quantile(clusters, 0.025), quantile(clusters, 0.975))
+    assert cluster_interval(clusters) == pytest.approx(exact)
+
+
+def test_an_effect_is_paired_by_network_budget_and_seed_and_each_network_counts_once():
+    (effect,) = overall_effects(compare(results(GAINS)))
+    # a: seeds of 3 and 7 points; b: 1.
+    assert effect.mean == pytest.approx((0.05 + 0.01) / 2)
+    assert (effect.networks, effect.tasks, effect.left_out) == (2, 3, 0)
+    assert effect.interval == pytest.approx(cluster_interval([[0.03, 0.07], [0.01]]))
+
+
+def test_one_network_has_no_interval_over_networks_and_the_text_says_so():
+    effects = overall_effects(compare(results({k: v for k, v in GAINS.items() if k[0] == "a"})))
+    assert effects[0].interval is None and effects[0].mean == pytest.approx(0.05)
+    text = standing_table(effects, None, [])
+    assert "One network says nothing of others" in text
+    assert "| x | +5.0 | – | 1 | 2 | 0 | – |" in text
+
+
+def test_a_task_with_a_lost_seed_is_left_out_told_and_last():
+    lost = record(status="failed", reason="x", cell=cell("x", 0.5, 1, model=Model(name="b")))
+    worse = {task: {"y": [0.1] * len(row["x"])} for task, row in GAINS.items()}
+    effects = overall_effects(compare([*results(GAINS), *results(worse), lost]))
+    assert [(effect.method, effect.left_out) for effect in effects] == [("y", 0), ("x", 1)]
+    assert effects[1].networks == 1 and effects[1].mean == pytest.approx(0.05)
+    assert "a seed has no result there: x 1;" in standing_table(effects, None, [])
+
+
+def test_where_uniform_lost_a_seed_every_method_leaves_the_task_out():
+    lost = record(status="failed", reason="x", cell=cell("uniform", 0.5, 1, model=Model(name="b")))
+    (effect,) = overall_effects(compare([*results(GAINS), lost]))
+    assert (effect.tasks, effect.left_out) == (2, 1)
+
+
+def test_accuracies_beside_the_times_of_a_second_device_count_once_and_the_most_of_them():
+    here = results(GAINS)
+    there = [each.model_copy(update={"fingerprint": "cpu-12345678"}) for each in here[:4]]
+    comparisons = compare([*here, *there])
+    assert len(comparisons) == 3
+    assert overall_effects(comparisons) == overall_effects(compare(here))
