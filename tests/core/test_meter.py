@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from zoo.core.meter import Meter
+from zoo.core.meter import Meter, _Collector
 
 
 def test_charges_go_to_the_open_phase() -> None:
@@ -87,7 +88,7 @@ def test_a_negative_charge_is_refused() -> None:
 
 PEAKS = """
 import json, numpy as np
-from zoo.core.meter import Meter
+from zoo.core.meter import Meter, _Collector
 seen = Meter()
 with seen.phase("scoring"):
     np.ones(64 << 20, dtype=np.uint8)
@@ -126,6 +127,19 @@ def test_peak_bytes_sees_memory_that_an_earlier_phase_has_freed(peaks: list[list
     first, second = peaks[1]
     assert first >= 45 << 20
     assert second >= 45 << 20
+
+
+def test_short_phases_look_at_young_objects_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda generation=2: looked.append(generation) or 0)
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now.__setitem__(0, now[0] + 0.1) or now[0])
+    monkeypatch.setattr("zoo.core.meter._collector", _Collector())
+    for _ in range(30):  # a phase takes three ticks here, a look at every object one
+        with Meter().phase("search"):
+            pass
+    assert looked[0] == 2
+    assert looked.count(2) <= len(looked) / 5 and looked.count(2) > 1
 
 
 def test_missing_numbers_stay_missing_in_json() -> None:
