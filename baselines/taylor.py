@@ -23,6 +23,9 @@ Deviations:
     - Layers tied by a skip, or by a depthwise convolution, add their squares. Expected effect:
       small.
     - A group keeps a minimum width, and what is left of the budget is filled up.
+    - Scores know no cost. Where late channels are many, cheap and of little score each, as in
+      EfficientNets, a limit on MACs empties the late layers down to their minimum widths before the
+      dear early ones lose much. Expected effect: far below uniform width there.
 
 Unknowns:
     - Number of images: the paper averages over the batches between two removals; our default is

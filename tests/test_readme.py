@@ -90,7 +90,7 @@ def test_pictures_that_a_text_shows_are_there(text: Path) -> None:
     [
         ("bnp", "bnp-ablation", ["ablation", "ranking"]),
         ("bnp_headline", "bnp-headline", ["report"]),
-        ("clutter16", "clutter16", ["standing", "report"]),
+        ("fashion", "fashion", ["standing", "report"]),
         ("stagewise", "ranking", ["ablation", "ranking"]),
         ("supernets", "ranking", ["supernets", "supernet-reach"]),
         ("supernets", "reference", ["supernet-sharing"]),

@@ -34,15 +34,17 @@ records of other seeds.
   suite is run in parts by giving the same command with the same `--results` again. Trained parents
   and supernets lie in the hidden folder `.cache` of the results; where parts run on different
   machines it has to go along, or they are trained anew.
+- `--model NAME` runs one network of the suite. All cells of a network and seed are run one after
+  the other and belong on one machine: the same seed on another kind of processor is another parent,
+  and its rows stand in a table of their own.
 - `--workers N` with `--device cuda` runs N cells beside each other on one GPU, which a single small
-  network leaves mostly idle. Times are then those of a shared device: every record holds the number
-  of workers, and speed-ups are to be taken from runs with one.
+  network leaves mostly idle. Networks are timed at the end, one process alone.
 - `--dataset NAME --data PATH` puts another data set in the place of the suite's.
 
 **Costs.** Training a network counts three times its MACs for every image and epoch, in tera-MACs
 (T) below; a pruned network counts with all that its budget leaves. Time follows from a stated
 rate: 2 tera-MACs a second of a GPU, 25 giga-MACs a second of a core. Networks as small as those of
-`quick` and `clutter16` are bound by overhead and stay far below the rate of a core, and searches,
+`quick` and `fashion` are bound by overhead and stay far below the rate of a core, and searches,
 tests and timing come on top: plan several times as much. Methods that keep the interfaces of blocks
 whole (`bnp`, and `stagewise` where it keeps them) cannot go below the second of the two smallest
 subnets; at such budgets their records say *infeasible*, and so do the tables.
@@ -60,7 +62,8 @@ def suite_section(name: str, suite: Suite) -> str:
     options = suite.options.split()
     device = _option(options, "--device", "cpu")
     workers = int(_option(options, "--workers", str(CORES)))
-    command = f"zoo run {name} --results results/{name} " + (suite.options or f"--workers {CORES}")
+    results = "" if "--results" in options else f"--results results/{name} "
+    command = f"zoo run {name} {results}" + (suite.options or f"--workers {CORES}")
     cells = plan_suite(name, suite, device=device).cells
     costs = forecast(cells)
     table = markdown_table(HEADINGS, "l" + "r" * (len(HEADINGS) - 1), map(cost_row, costs))

@@ -32,7 +32,7 @@ SIDE = 16
 
 PUBLISHED = sorted(
     path
-    for folder in ("clutter16", "reference", "ranking", "bnp-headline", "smoke")
+    for folder in ("earlier/clutter16", "reference", "ranking", "bnp-headline", "smoke")
     for path in sorted((ROOT / "results" / folder / "records").glob("*.json"))[::40]
 )
 

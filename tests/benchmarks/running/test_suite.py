@@ -203,7 +203,7 @@ def test_contrasts_of_the_suites_that_come_along_are_run(name):
 
 
 def test_the_reference_suites_are_as_announced():
-    at_cifar_size, small = load_suite("clutter32"), load_suite("clutter16")
+    at_cifar_size, small = load_suite("clutter32"), load_suite("fashion")
     assert at_cifar_size.budgets == (0.75, 0.5, 0.25, 0.125)
     assert at_cifar_size.datasets[0].train_size == 50_000
     families = ["resnet56_cifar", "mobilenetv2", "mobilenetv3", "efficientnet"]
