@@ -9,7 +9,7 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.analysis.effects import distinct
@@ -26,6 +26,7 @@ class Confirmed:
 
     Attributes:
         title: network and data.
+        sides: names of the method and of what it is compared with, as in the comparison's table.
         primary: what was asked.
         gain: difference of final accuracies, paired by seed; None if it cannot be told.
         problem: why it is not confirmatory or cannot be told; empty if it is and can.
@@ -33,6 +34,7 @@ class Confirmed:
     """
 
     title: str
+    sides: tuple[str, str]
     primary: Primary
     gain: Estimate | None
     problem: str
@@ -58,8 +60,7 @@ def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
     ]
     tests = [each.gain.p_value if each.gain and not each.problem else None for each in found]
     return [
-        Confirmed(each.title, each.primary, each.gain, each.problem, p_value)
-        for each, p_value in zip(found, holm(tests), strict=True)
+        replace(each, p_value=p_value) for each, p_value in zip(found, holm(tests), strict=True)
     ]
 
 
@@ -73,12 +74,17 @@ def _named(comparison: Comparison) -> list[Primary]:
 
 
 def _confirmed(comparison: Comparison, primary: Primary) -> Confirmed:
-    sides = [_row(comparison, primary, arm) for arm in primary.contrast.arms]
-    rows = [row for row in sides if row is not None]
+    arms = primary.contrast.arms
+    found = [_row(comparison, primary, arm) for arm in arms]
+    new, base = (
+        arm.name if row is None else comparison.label(row)
+        for arm, row in zip(arms, found, strict=True)
+    )
+    rows = [row for row in found if row is not None]
     if len(rows) < 2:
-        return Confirmed(comparison.title, primary, None, "not run yet")
+        return Confirmed(comparison.title, (new, base), primary, None, "not run yet")
     gain = paired(rows[0].top1_by_seed, rows[1].top1_by_seed)
-    return Confirmed(comparison.title, primary, gain, _problem(primary, rows))
+    return Confirmed(comparison.title, (new, base), primary, gain, _problem(primary, rows))
 
 
 def _row(comparison: Comparison, primary: Primary, arm: Arm) -> Row | None:

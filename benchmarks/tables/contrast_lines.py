@@ -30,7 +30,7 @@ def points(difference: float | None) -> str:
 
 def _told(found: Confirmed) -> str:
     contrast = found.primary.contrast
-    new, base = (arm.name for arm in contrast.arms)
+    new, base = found.sides
     asked = (
         f"Primary contrast: {new} against {base} at {contrast.budget:g} of {found.primary.metric}, "
         f"{found.title}"

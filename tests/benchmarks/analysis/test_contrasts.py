@@ -82,6 +82,22 @@ def test_what_was_not_named_before_or_did_not_end_confirms_nothing(records, prob
     assert f"not confirmatory ({found.problem})" in contrast_lines(compare(records))[0]
 
 
+def test_settings_that_tell_no_rows_apart_are_left_out_of_the_names():
+    settings = {"calibration": 0.2}
+    named = Primary(
+        contrast=Contrast(method="taylor", settings=settings, budget=0.5),
+        metric="macs",
+        seeds=(0, 1, 2),
+    )
+    records = [
+        record(cell=cell(method, 0.5, seed, settings=own), top1=top1, primary=(named,))
+        for method, own, row in (("taylor", settings, TAYLOR), ("uniform", {}, UNIFORM))
+        for seed, top1 in enumerate(row)
+    ]
+    (found,) = primary_contrasts(compare(records))
+    assert found.sides == ("taylor", "uniform") and found.is_clear
+
+
 def test_a_contrast_may_be_between_variants_of_a_method():
     against = Contrast(
         method="bnp", settings={"kd": 0.1}, against="bnp", against_settings={"steps": 0}, budget=0.5
