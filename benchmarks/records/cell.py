@@ -264,8 +264,13 @@ class Cell(Strict):
 
     @property
     def variant(self) -> str:
-        """Names the cell without its seed: records that share it are repetitions of each other."""
-        return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"seed"}))
+        """Names the cell without its seed: records that share it are repetitions of each other.
+
+        How much longer a control is fine-tuned follows from what its seed's methods cost.
+        """
+        of_the_seed = {"seed", "longer"}
+        named = self.model_dump(mode="json", exclude_defaults=True, exclude=of_the_seed)
+        return _digest(named if self.longer is None else {**named, "longer": True})
 
     @property
     def comparison(self) -> str:

@@ -229,6 +229,15 @@ def test_other_recipes_never_share_a_table():
     assert len(compare([record(), record(cell=longer)])) == 2
 
 
+def test_seeds_of_the_longer_control_are_one_row_whatever_its_length():
+    controls = [
+        record(cell=cell(seed=seed, longer=longer)) for seed, longer in enumerate((7, 8, 7))
+    ]
+    (comparison,) = compare([*controls, *(record(seed=seed) for seed in range(3))])
+    assert sorted(len(row.records) for row in comparison.rows) == [3, 3]
+    assert {row.cell.longer is None for row in comparison.rows} == {True, False}
+
+
 def test_times_of_different_processors_never_share_a_table():
     elsewhere = ENVIRONMENT.model_copy(update={"cpu": "Slide Rule 2"})
     assert len(compare([record(), record("taylor", environment=elsewhere)])) == 2
