@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-RENEW = "stale; renew it with: zoo report --results results/quick --readme README.md"
+RENEW = "stale; renew it with: zoo report --results results/{} --readme README.md"
 
 
 @cache
@@ -44,26 +44,27 @@ def findings_of(folder: str) -> Findings:
 
 
 def test_result_table_is_the_one_of_the_published_records() -> None:
-    shown = to_short_markdown(compare(records_of("quick")))
-    assert block_of(README, "report").strip() == shown.strip(), RENEW
+    shown = to_short_markdown(compare(records_of("fashion")))
+    assert block_of(README, "report").strip() == shown.strip(), RENEW.format("fashion")
 
 
-def test_tables_are_those_of_the_published_records() -> None:
-    comparisons = compare(records_of("quick"))
+@pytest.mark.parametrize("name", ["quick", "fashion"])
+def test_tables_are_those_of_the_published_records(name: str) -> None:
+    comparisons, renew = compare(records_of(name)), RENEW.format(name)
     tables = {
         "results.md": to_markdown(comparisons),
         "results.csv": to_csv(comparisons),
         "results.tex": to_latex(comparisons),
         **{
-            f"{name}.md": text
-            for name, make in special_tables(findings_of("quick")).items()
+            f"{special}.md": text
+            for special, make in special_tables(findings_of(name)).items()
             if (text := make())
         },
     }
-    folder = ROOT / "results" / "quick" / "tables"
-    assert {path.name for path in folder.iterdir()} == set(tables), RENEW
-    for name, text in tables.items():
-        assert (folder / name).read_text("utf-8") == text, f"{name} is {RENEW}"
+    folder = ROOT / "results" / name / "tables"
+    assert {path.name for path in folder.iterdir()} == set(tables), renew
+    for file, text in tables.items():
+        assert (folder / file).read_text("utf-8") == text, f"{file} is {renew}"
 
 
 DRAWN = sorted(ROOT.glob("results/*/figures"))

@@ -28,7 +28,7 @@ DECISIONS = (REFERENCE, "bnp", "knapsack")
 PLAIN, TAUGHT, OWN = "cross-entropy", "with distillation", "own"
 FINISHES = (PLAIN, TAUGHT, OWN)
 HEADINGS = (
-    "Budget", "Decision", *(f"Top-1 %, {finish}" for finish in FINISHES),
+    "Share of MACs", "Decision", *(f"Top-1 %, {finish}" for finish in FINISHES),
     "To uniform, both plain", "To uniform, both taught", "Own, to plain uniform",
 )  # fmt: skip
 
@@ -160,7 +160,7 @@ def _by_network(tasks: Sequence[Task]) -> Iterator[tuple[str, list[Task]]]:
 def _table(tasks: Iterable[Task]) -> str:
     rows = [
         [
-            f"{task.cell.budget:g} {task.cell.metric}",
+            f"{task.cell.budget:g}",
             decision,
             *(shown(task.mean(decision, finish), ".1f", 100) for finish in FINISHES),
             *_gains(task, decision),
