@@ -95,7 +95,7 @@ def _kept_atoms(trace: Trace, table: ChannelTable, config: SubnetConfig) -> np.n
     for (name, dim), axis in table.tensors.items():
         kept = positions[axis]
         if kept is not None:
-            atoms = trace.tensors[name][dim].numpy()
+            atoms = trace.tensors[name][dim]
             alive[atoms] = False
             alive[atoms[kept]] = True
     component = trace.atoms.components()
@@ -110,7 +110,7 @@ def _first_difference(trace: Trace, kept: np.ndarray, found: Sequence[Any]) -> i
     for step, (op, other) in enumerate(zip(trace.ops, found, strict=False)):
         expected = [
             tuple(
-                int(kept[labels[dim].numpy()].sum()) if dim in labels else size
+                int(kept[labels[dim]].sum()) if dim in labels else size
                 for dim, size in enumerate(shape)
             )
             for shape, labels in op.outputs
@@ -134,10 +134,10 @@ def _wrong_connections(trace: Trace, kept: np.ndarray, found: Trace) -> tuple[st
     names, lengths = [""], [0]
     for name, labels in trace.tensors.items():
         for dim, label in labels.items():
-            atoms = label.numpy()
+            atoms = label
             atoms = atoms[kept[atoms]]
             if len(atoms) > 1:
-                pairs.append(np.stack([before[atoms], after[found.tensors[name][dim].numpy()]]))
+                pairs.append(np.stack([before[atoms], after[found.tensors[name][dim]]]))
                 names.append(name)
                 lengths.append(len(atoms))
     # One number for each pair of components, from which both are read back below.
@@ -158,7 +158,7 @@ def _lonely(trace: Trace, kept: np.ndarray, component: np.ndarray) -> np.ndarray
     in_flight = [labels for op in trace.ops for _, labels in (*op.inputs, *op.outputs)]
     for labels in (*trace.tensors.values(), *in_flight):
         for label in labels.values():
-            atoms = label.numpy()
+            atoms = label
             atoms = atoms[kept[atoms]]
             if len(atoms) == 1 and atoms[0] >= 0:
                 lonely.append(component[atoms])

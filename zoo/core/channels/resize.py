@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.core.channels.channel_table import ChannelTable
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.tracing.copies import copy_with, memory_format_of
+from zoo.core.tracing.copies import copy_with, memory_format_of, named_modules, named_tensors
 
 __all__ = [
     "Place",
@@ -126,7 +126,7 @@ class SizedAttributes:
         full = axis_sizes(table, [None] * len(table.axes))
         self._layers = [
             (path, module)
-            for path, module in model.named_modules()
+            for path, module in named_modules(model)
             if _layer_sizes(path, module, table, full)
         ]
         self._held = [
@@ -190,7 +190,7 @@ def copy_resized(
         resize: gives the new value of a parameter or buffer, from its state-dict name and value.
     """
     memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in named_tensors(model):
         new = resize(name, tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new

@@ -182,12 +182,12 @@ def _pin_channels(trace: Trace, ops: Sequence[Op], where: str) -> bool:
     known = np.zeros(trace.atoms.count + 1, dtype=bool)
     known[-1] = True  # fixed positions
     for label, _ in trace.atoms.pinned:
-        known[label.numpy()] = True
+        known[label] = True
     is_new = False
     for op in ops:
         for _, labels in (*op.inputs, *op.outputs):
             for label in labels.values():
-                is_new = is_new or not known[label.numpy()].all()
+                is_new = is_new or not known[label].all()
                 trace.atoms.pin(label, f"{where} holds its number of channels in code")
     return is_new
 

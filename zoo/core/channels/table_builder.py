@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from torch import Tensor
 
 from zoo.core.channels.channel_group import ChannelGroup, Member, Pinned
 from zoo.core.channels.channel_table import Axis, ChannelTable, Follower
@@ -52,10 +51,10 @@ class _Builder:
         self.made_by = self._makers()
         self.group = self._group()
 
-    def _first_reason(self, facts: Iterable[tuple[Tensor, str]]) -> np.ndarray:
+    def _first_reason(self, facts: Iterable[tuple[np.ndarray, str]]) -> np.ndarray:
         reasons = np.full(self.count, "", dtype=object)
         for label, reason in facts:
-            found = np.unique(self.component[label.numpy()])
+            found = np.unique(self.component[label])
             empty = found[reasons[found] == ""]
             reasons[empty] = reason
         return reasons
@@ -63,7 +62,7 @@ class _Builder:
     def _at(self, place: tuple[str, int]) -> np.ndarray:
         """Return the component at every position of a dimension of a tensor."""
         name, dim = place
-        found: np.ndarray = self.component[self.trace.tensors[name][dim].numpy()]
+        found: np.ndarray = self.component[self.trace.tensors[name][dim]]
         return found
 
     def _makers(self) -> np.ndarray:
@@ -171,7 +170,7 @@ class _Builder:
                 size = len(np.unique(axis.channel[here]))
                 positions = here[order].reshape(size, -1)
                 members[index].append(Member(*place, positions, role))  # type: ignore[arg-type]
-        joined = np.concatenate([a.numpy() for a in self.trace.atoms.added] or [np.empty(0, int)])
+        joined = np.concatenate(self.trace.atoms.added or [np.empty(0, int)])
         added = set(self.group[self.component[joined[joined != FIXED]]].tolist())
         makers = [[m for m in found if m.role == "out"] for found in members]
         names = _names([found[0].tensor for found in makers])
@@ -239,8 +238,7 @@ class _Axes:
         self._known: dict[bytes, int] = {}
         self.distinct: list[Axis] = []
 
-    def of(self, label: Tensor) -> int:
-        atoms = label.numpy()
+    def of(self, atoms: np.ndarray) -> int:
         axis = Axis(self._group[atoms], self._channel[atoms])
         key = axis.group.tobytes() + axis.channel.tobytes()
         if key not in self._known:

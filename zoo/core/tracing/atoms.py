@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor
 
 __all__ = ["FIXED", "Atoms", "Labels", "Op", "Product", "Trace"]
 
 FIXED = -1
-Labels = dict[int, Tensor]  # dimension -> atom of every position, int64, shape (size,)
+Labels = dict[int, np.ndarray]  # dimension -> atom of every position, int64, shape (size,)
 
 
 @dataclass
@@ -21,44 +19,54 @@ class Atoms:
     """Positions along channel dimensions, and the facts that the operators state about them."""
 
     count: int = 0
-    united: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    pinned: list[tuple[Tensor, str]] = field(default_factory=list)
-    mixed: list[tuple[Tensor, str]] = field(default_factory=list)
-    added: list[Tensor] = field(default_factory=list)
+    united: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    pinned: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    mixed: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    added: list[np.ndarray] = field(default_factory=list)
     _known: tuple[int, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
     def components(self) -> np.ndarray:
         """Return the component of every atom, int64, shape (atoms,); counted anew after a union."""
         # scipy's search, not a union-find in Python: a large network has 100,000 atoms.
         if self._known is None or self._known[0] != len(self.united):
-            left = np.concatenate([a.numpy() for a, _ in self.united] or [np.empty(0, np.int64)])
-            right = np.concatenate([b.numpy() for _, b in self.united] or [np.empty(0, np.int64)])
+            left = np.concatenate([a for a, _ in self.united] or [np.empty(0, np.int64)])
+            right = np.concatenate([b for _, b in self.united] or [np.empty(0, np.int64)])
             ones = np.ones(len(left), dtype=np.int8)
             graph = coo_array((ones, (left, right)), shape=(self.count, self.count))
             found = connected_components(graph, directed=False)[1].astype(np.int64)
             self._known = (len(self.united), found)
         return self._known[1]
 
-    def new(self, size: int) -> Tensor:
-        """Return ``size`` fresh atoms, shape (size,)."""
+    def new(self, size: int) -> np.ndarray:
+        """Return ``size`` fresh atoms, int64, shape (size,)."""
         self.count += size
-        return torch.arange(self.count - size, self.count)
+        return np.arange(self.count - size, self.count, dtype=np.int64)
 
-    def unite(self, left: Tensor, right: Tensor, where: str) -> None:
+    def unite(self, left: np.ndarray, right: np.ndarray, where: str) -> None:
         """Declare two labels to be the same channels, position by position.
 
         Args:
             left: atoms, any shape; FIXED positions pin what they meet.
             right: atoms, same shape.
             where: module that says so, for the reason of a pin.
+
+        Raises:
+            ValueError: if they differ in number.
         """
-        left, right = left.flatten(), right.flatten()
+        if left is right:
+            return
+        left, right = left.ravel(), right.ravel()
+        if len(left) != len(right):
+            raise ValueError(f"{len(left)} channels meet {len(right)} in {where}")
+        if not left.size or (left.min() != FIXED and right.min() != FIXED):  # nearly always
+            self.united.append((left, right))
+            return
         free = (left != FIXED) & (right != FIXED)
         self.united.append((left[free], right[free]))
         self.pin(left[right == FIXED], f"joined with fixed channels in {where}")
         self.pin(right[left == FIXED], f"joined with fixed channels in {where}")
 
-    def tie(self, label: Tensor, parts: int, where: str) -> Tensor:
+    def tie(self, label: np.ndarray, parts: int, where: str) -> np.ndarray:
         """Unite position j of all equal parts of a label.
 
         Args:
@@ -70,16 +78,17 @@ class Atoms:
             The first part, shape (size / parts,).
         """
         rows = label.reshape(parts, -1)
-        self.unite(rows[1:], rows[:1].expand_as(rows[1:]), where)
-        return rows[0]
+        self.unite(rows[1:], np.broadcast_to(rows[:1], rows[1:].shape), where)
+        first: np.ndarray = rows[0]
+        return first
 
-    def pin(self, label: Tensor, reason: str) -> None:
+    def pin(self, label: np.ndarray, reason: str) -> None:
         """Declare atoms, any shape, unremovable; the first reason given is the one reported."""
         label = label[label != FIXED]
         if len(label):
             self.pinned.append((label, reason))
 
-    def mix(self, label: Tensor, reason: str) -> None:
+    def mix(self, label: np.ndarray, reason: str) -> None:
         """Declare that an operator computes each atom, any shape, from its neighbours."""
         label = label[label != FIXED]
         if len(label):
@@ -109,7 +118,7 @@ class Product:
 
     module: str
     factor: int
-    labels: tuple[Tensor, ...]
+    labels: tuple[np.ndarray, ...]
 
 
 @dataclass

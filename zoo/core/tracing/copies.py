@@ -8,7 +8,10 @@ every pass hides the parameters that are to be pruned: it is refused, with the w
 from __future__ import annotations
 
 import copy
+import copyreg
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,11 +29,15 @@ __all__ = [
     "copy_with",
     "float_dtype",
     "memory_format_of",
+    "named_modules",
+    "named_tensors",
     "require_plain_weights",
+    "without_data",
 ]
 
 _TORCH = ("_parameters", "_buffers", "_modules")
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+_CONTAINERS = frozenset((dict, OrderedDict, set, list))
 
 
 def copy_network(model: nn.Module) -> nn.Module:
@@ -60,12 +67,53 @@ def copy_with(
         if id(tensor) not in memo:
             memo[id(tensor)] = replace(tensor)
     try:
-        return copy.deepcopy(model, dict(memo))
+        return _copied(model, dict(memo))
     except (RuntimeError, TypeError) as error:
         raise UnsupportedModel(
             f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {said(error)}. "
             "Remove what that attribute holds, or keep it outside of the network"
         ) from error
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """What `copy.deepcopy(module, memo)` returns, without a walk through what needs no copy."""
+    if id(module) in memo:
+        known: nn.Module = memo[id(module)]
+        return known
+    kind: Any = type(module)  # mypy doubts that classes of modules can be hashed
+    given = kind.__getstate__(module) if _is_copied_by_state(kind) else None
+    if not isinstance(given, dict):
+        return copy.deepcopy(module, memo)
+    twin: nn.Module = kind.__new__(kind)
+    memo[id(module)] = twin
+    state: dict[str, Any] = {}
+    for name, value in given.items():
+        if _is_plain(value):
+            state[name] = value
+        elif type(value) in _CONTAINERS and not value:  # hooks, mostly
+            state[name] = memo.setdefault(id(value), type(value)())
+        elif name == "_modules" and type(value) is dict:
+            state[name] = {
+                key: None if part is None else _copied(part, memo) for key, part in value.items()
+            }
+        else:
+            state[name] = copy.deepcopy(value, memo)
+    kind.__setstate__(twin, state)
+    return twin
+
+
+@cache
+def _is_copied_by_state(kind: type) -> bool:
+    """Whether a deep copy of a module is a new one with copies of its attributes, and no more."""
+    special = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getnewargs__", "__getnewargs_ex__")
+    is_usual = all(getattr(kind, name, None) is getattr(object, name, None) for name in special)
+    has_slots = any(vars(base).get("__slots__") for base in kind.__mro__)
+    return is_usual and not has_slots and kind not in copyreg.dispatch_table
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a deep copy of a value is the value itself, and holds no tensor."""
+    return type(value) in _PLAIN or (type(value) is tuple and all(map(_is_plain, value)))
 
 
 def require_plain_weights(model: nn.Module) -> None:
@@ -75,7 +123,7 @@ def require_plain_weights(model: nn.Module) -> None:
         UnsupportedModel: if a hook computes a weight, or a lazy module has no weights yet; the
             message names the module and the remedy.
     """
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         for name, parameter in (*module._parameters.items(), *module._buffers.items()):
             if parameter is not None and is_lazy(parameter):
                 raise UnsupportedModel(
@@ -93,10 +141,58 @@ def require_plain_weights(model: nn.Module) -> None:
                 )
 
 
+def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Path and module of all parts of a network, as its own `named_modules` yields them.
+
+    That one climbs through as many generators as the module lies deep, for each module.
+    """
+    found: dict[int, tuple[str, nn.Module]] = {}
+    waiting = [("", model)]
+    while waiting:
+        path, module = waiting.pop()
+        if type(module).named_modules is not nn.Module.named_modules:
+            return list(model.named_modules())
+        if id(module) in found:
+            continue
+        found[id(module)] = path, module
+        prefix = f"{path}." if path else ""
+        parts = reversed(module._modules.items())
+        waiting += [(f"{prefix}{name}", part) for name, part in parts if part is not None]
+    return list(found.values())
+
+
+def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Name and tensor, any shape, of all parameters, then of all buffers of a network."""
+    kind = type(model)
+    own = kind.named_parameters, kind.named_buffers
+    if own != (nn.Module.named_parameters, nn.Module.named_buffers):
+        return [*model.named_parameters(), *model.named_buffers()]
+    parameters: dict[int, tuple[str, Tensor]] = {}
+    buffers: dict[int, tuple[str, Tensor]] = {}
+    for path, module in named_modules(model):
+        prefix = f"{path}." if path else ""
+        for found, held in ((parameters, module._parameters), (buffers, module._buffers)):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    found.setdefault(id(tensor), (f"{prefix}{name}", tensor))
+    return [*parameters.values(), *buffers.values()]
+
+
 def float_dtype(model: nn.Module) -> torch.dtype:
     """The floating-point type of a network's first weight; single precision if it has none."""
     found = (p.dtype for p in model.parameters() if p.is_floating_point())
     return next(found, torch.float32)
+
+
+def without_data(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape, type and layout on the meta device."""
+    if tensor.layout == torch.strided and _is_dense(tensor):  # `empty_like` decomposes in Python
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor, device="meta")
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or memory_format_of(tensor) == torch.channels_last
 
 
 def memory_format_of(tensor: Tensor) -> torch.memory_format:
@@ -121,7 +217,7 @@ def _remedy(hook: object) -> str:
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Path and value of all attributes other than parameters, buffers and modules."""
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         for name, value in vars(module).items():
             if name not in _TORCH:
                 yield f"{path or type(model).__name__}.{name}", value
@@ -129,14 +225,21 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _computed(model: nn.Module) -> list[Tensor]:
     """Tensors that a pass computed and a module keeps, alone or in lists and dictionaries."""
-    values = [value for _, value in _attributes(model) if not _holds_nothing(value)]
+    modules = [module for _, module in named_modules(model)]
+    values = [
+        value
+        for module in modules
+        for name, value in vars(module).items()
+        if name not in _TORCH and not _holds_nothing(value)
+    ]
     held = [leaf for value in values for leaf in tree_leaves(value)]
-    return [t for t in (*held, *model.buffers()) if isinstance(t, Tensor) and not t.is_leaf]
+    buffers = [buffer for module in modules for buffer in module._buffers.values()]
+    return [t for t in (*held, *buffers) if isinstance(t, Tensor) and not t.is_leaf]
 
 
 def _holds_nothing(value: object) -> bool:
     """Whether an attribute plainly holds no tensor, as most do: a number, a name, no hooks."""
-    return isinstance(value, _PLAIN) or (isinstance(value, dict) and not value)
+    return _is_plain(value) or (type(value) in _CONTAINERS and not value)
 
 
 def _culprit(model: nn.Module, memo: dict[int, Any]) -> str:

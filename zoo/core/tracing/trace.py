@@ -27,17 +27,27 @@ import torch
 from torch import Tensor, nn
 
 from zoo.core.errors import UnsupportedModel, said
-from zoo.core.tracing.arguments import plain_arguments
+from zoo.core.tracing.arguments import Scalars, is_same_value, plain_arguments
 from zoo.core.tracing.atoms import Op, Trace
-from zoo.core.tracing.copies import copy_with, float_dtype, require_plain_weights
-from zoo.core.tracing.flow import Call, Flow, bind
+from zoo.core.tracing.copies import (
+    copy_with,
+    float_dtype,
+    named_modules,
+    named_tensors,
+    require_plain_weights,
+    without_data,
+)
+from zoo.core.tracing.flow import Call, Flow
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
+from zoo.core.tracing.operators import bind, operator_of
 from zoo.core.tracing.outputs import pin_outputs, returned_tensors
 from zoo.core.tracing.products import note_product
 from zoo.core.tracing.rules import apply_rule
 from zoo.core.tracing.sources import Constants, Sources, outliving
 
 __all__ = ["TraceFailed", "blank_images", "on_meta", "trace_model", "training_mode"]
+
+Signature = tuple[str, str, Scalars, tuple[str | None, ...], tuple[torch.Size, ...]]
 
 
 class TraceFailed(UnsupportedModel):
@@ -72,11 +82,10 @@ def on_meta(model: nn.Module) -> nn.Module:
     """
     require_plain_weights(model)
     memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for _, tensor in named_tensors(model):
+        empty = without_data(tensor)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
     return copy_with(model, memo, lambda held: torch.empty_like(held, device="meta")).eval()
 
 
@@ -141,7 +150,7 @@ def training_mode(meta: nn.Module) -> Iterator[None]:
     Those do to channels what they do in eval mode, and one image may be too few for the norms.
     """
     meta.train()
-    for module in meta.modules():
+    for _, module in named_modules(meta):
         if isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd):
             module.eval()
     try:
@@ -202,11 +211,11 @@ def _pin_training_only(trace: Trace, made: set[tuple[str, int]]) -> None:
     component = trace.atoms.components()
     known = np.zeros(component.max(initial=0) + 1, dtype=bool)
     for name, dim in made:
-        known[component[trace.tensors[name][dim].numpy()]] = True
+        known[component[trace.tensors[name][dim]]] = True
     for place, role in trace.roles.items():
         label = trace.tensors[place[0]][place[1]]
         if role == "out" and place not in made:
-            is_new = torch.from_numpy(~known[component[label.numpy()]])
+            is_new = ~known[component[label]]
             trace.atoms.pin(label[is_new], "made in training mode only")
 
 
@@ -216,18 +225,18 @@ class _Tracer(OperatorMode):
     def __init__(self, meta: nn.Module, depthwise: frozenset[str] | None) -> None:
         super().__init__()
         self.flow = Flow(where=type(meta).__name__, depthwise=depthwise)
-        self.calls: list[tuple[Any, ...]] = []  # the `signature` of each, for `_Comparison`
+        self.calls: list[Signature] = []  # of each call, for `_Comparison`
         self.used: set[str] = set()  # names of the parameters and buffers that were read
         self._stack = [self.flow.where]
         self._is_silent = False
-        named = [*meta.named_parameters(), *meta.named_buffers()]
+        named = named_tensors(meta)
         self._named = {id(tensor): name for name, tensor in named}
         for name, tensor in named:
             self.flow.enter(name, tensor)
         self.own = [tensor for _, tensor in named]
         self.sources = Sources(named)
         self.constants = Constants(self.sources)
-        for path, module in meta.named_modules():
+        for path, module in named_modules(meta):
             if path:
                 module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
                 module.register_forward_hook(lambda _module, _inputs, out: self._leave(out))
@@ -257,16 +266,15 @@ class _Tracer(OperatorMode):
             self.flow.where = self._stack[0]
 
     def signature(
-        self, func: Any, bound: dict[str, Any], inputs: Sequence[Tensor], outputs: Any
-    ) -> tuple[Any, ...]:
+        self, name: str, scalars: Scalars, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> Signature:
         """Identifies a call: operator, module, numbers, parameters read, shapes made."""
         names = tuple(self._named.get(id(tensor)) for tensor in inputs)
-        shapes = tuple(t.shape for t in tensors_in(outputs))
-        return str(func), self.flow.where, repr(plain_arguments(bound)), names, shapes
+        return name, self.flow.where, scalars, names, tuple(tensor.shape for tensor in outputs)
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inputs = tensors_in((args, kwargs))
-        if any(isinstance(t, nn.Parameter) and not t.is_meta for t in inputs):
+        if any(not t.is_meta and isinstance(t, nn.Parameter) for t in inputs):
             raise UnsupportedModel(
                 "it reads a parameter that the network does not know as its own, so it is neither "
                 "trained nor saved; hold modules in an nn.ModuleList, parameters in an "
@@ -275,12 +283,14 @@ class _Tracer(OperatorMode):
         read = tuple((tuple(t.shape), self.flow.get(t)) for t in inputs)
         origins = tuple(self.sources.of(tensor) for tensor in inputs)
         bound = bind(func, args, kwargs)
+        scalars = plain_arguments(bound)
         result = run_on_meta(func, args, kwargs)
-        if not self._is_silent:
-            self.calls.append(self.signature(func, bound, inputs, result))
-        self.used.update(self._named[id(t)] for t in inputs if id(t) in self._named)
         outputs = tensors_in(result)
-        if "norm" in str(func):  # statistics of the batch, which nobody reads
+        name = operator_of(func).name
+        if not self._is_silent:
+            self.calls.append(self.signature(name, scalars, inputs, outputs))
+        self.used.update(self._named[id(t)] for t in inputs if id(t) in self._named)
+        if "norm" in name:  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
         shapes = [shape for shape, _ in read]
         call = Call(func, inputs, shapes, outputs, bound)
@@ -291,8 +301,7 @@ class _Tracer(OperatorMode):
             return result  # computes nothing; whether `reshape` makes one depends on the widths
         self.sources.note_call(len(self.flow.trace.ops), inputs, outputs)
         made = tuple((tuple(t.shape), self.flow.get(t)) for t in outputs)
-        scalars = plain_arguments(call.bound)
-        name = str(func).replace("_unsafe_view", "view")  # the one that `reshape` takes of a copy
+        name = name.replace("_unsafe_view", "view")  # the one that `reshape` takes of a copy
         self.flow.trace.ops.append(Op(name, self.flow.where, read, made, scalars, origins))
         return result
 
@@ -320,14 +329,16 @@ class _Comparison(OperatorMode):
         inputs = tensors_in((args, kwargs))
         bound = bind(func, args, kwargs)
         result = run_on_meta(func, args, kwargs)
-        signature = self._tracer.signature(func, bound, inputs, result)
-        if self.step >= len(self._tracer.calls) or signature != self._tracer.calls[self.step]:
+        outputs = tensors_in(result)
+        name, scalars = operator_of(func).name, plain_arguments(bound)
+        signature = self._tracer.signature(name, scalars, inputs, outputs)
+        calls = self._tracer.calls
+        if self.step >= len(calls) or not is_same_value(signature, calls[self.step]):
             raise _OtherCall
         before = self._tracer.flow.trace.ops[self.step]
         for tensor, source in zip(inputs, before.sources, strict=True):
             if id(tensor) in self._made and self._made[id(tensor)][1] != source:
                 raise _OtherCall
-        outputs = tensors_in(result)
         for place, tensor in enumerate(outputs[: len(before.outputs)]):
             self._made[id(tensor)] = tensor, (self.step, place)
         self.step += 1
