@@ -15,31 +15,14 @@ from zoo.core.tracing.shapes import shape_rule
 
 ATEN = torch.ops.aten
 SHAPES = [
-    (1, 1, 1, 1), (1, 3, 1, 1), (1, 1, 5, 5), (1, 4, 5, 6), (2, 4, 5, 1), (1, 4, 1, 6), (3, 1, 5, 6),
-    (2, 4, 5, 6), (4, 5), (1, 5), (1, 1), (2, 3, 4), (5,), (0, 3, 2, 2),
+    (1, 1, 1, 1), (1, 3, 1, 1), (1, 1, 5, 5), (1, 4, 5, 6), (2, 4, 5, 1), (1, 4, 1, 6),
+    (3, 1, 5, 6), (2, 4, 5, 6), (4, 5), (1, 5), (1, 1), (2, 3, 4), (5,), (0, 3, 2, 2),
 ]  # fmt: skip
-ACTIVATIONS = [
-    "relu",
-    "gelu",
-    "hardtanh",
-    "hardswish",
-    "hardsigmoid",
-    "leaky_relu",
-    "elu",
-    "sigmoid",
-    "silu",
+PLAIN = (
+    "relu", "gelu", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "elu", "sigmoid", "silu",
     "tanh",
-    "relu_",
-    "gelu_",
-    "hardtanh_",
-    "hardswish_",
-    "hardsigmoid_",
-    "leaky_relu_",
-    "elu_",
-    "sigmoid_",
-    "silu_",
-    "tanh_",
-]
+)  # fmt: skip
+ACTIVATIONS = (*PLAIN, *(f"{name}_" for name in PLAIN))
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -22,6 +22,7 @@ __all__ = [
     "is_sized_layer",
     "resize_tensor",
     "resized_copy",
+    "resized_on_meta",
 ]
 
 Attribute = tuple[str, str, Any]  # module path, attribute name, new value of the attribute's type
@@ -175,11 +176,44 @@ def resized_copy(
     return copy_resized(model, table, axis_sizes(table, kept), smaller)
 
 
+def resized_on_meta(model: nn.Module, table: ChannelTable, config: SubnetConfig) -> nn.Module:
+    """Return a smaller copy of ``model`` in eval mode whose tensors hold no data.
+
+    Args:
+        model: the full network; not touched.
+        table: its table.
+        config: what to keep.
+    """
+    sizes = axis_sizes(table, table.kept_positions(config))
+
+    def smaller(name: str, tensor: Tensor) -> Tensor:
+        shape = list(tensor.shape)
+        for dim in range(min(tensor.ndim, 2)):
+            axis = table.tensors.get((name, dim))
+            shape[dim] = shape[dim] if axis is None else sizes[axis]
+        if memory_format_of(tensor) == torch.contiguous_format:
+            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+        return torch.empty(
+            shape, dtype=tensor.dtype, device="meta", memory_format=torch.channels_last
+        )
+
+    meta = copy_resized(
+        model, table, sizes, smaller, lambda held: torch.empty_like(held, device="meta")
+    )
+    # As `on_meta` does it: what a product of matrices calls depends on its gradients, too.
+    return meta.eval().requires_grad_(False)
+
+
+def _without_graph(held: Tensor) -> Tensor:
+    return held.detach().clone()
+
+
 def copy_resized(
     model: nn.Module,
     table: ChannelTable,
     sizes: Sequence[int],
     resize: Callable[[str, Tensor], Tensor],
+    replace: Callable[[Tensor], Tensor] = _without_graph,
 ) -> nn.Module:
     """Return a copy of ``model`` with other tensors and the attributes that belong to them.
 
@@ -188,6 +222,7 @@ def copy_resized(
         table: its table.
         sizes: new size of every axis.
         resize: gives the new value of a parameter or buffer, from its state-dict name and value.
+        replace: gives a new tensor, same shape, for one that a pass computed and a module keeps.
     """
     memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
     for name, tensor in named_tensors(model):
@@ -195,7 +230,7 @@ def copy_resized(
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
     changes = SizedAttributes(model, table).at(sizes)
-    resized = copy_with(model, memo, lambda held: held.detach().clone())
+    resized = copy_with(model, memo, replace)
     for path, name, value in changes:
         setattr(resized.get_submodule(path), name, value)
     return resized

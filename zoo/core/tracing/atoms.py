@@ -8,10 +8,11 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["FIXED", "Atoms", "Labels", "Op", "Product", "Trace"]
+__all__ = ["FIXED", "Atoms", "Labels", "ModuleCalls", "Op", "Product", "Seen", "Trace"]
 
 FIXED = -1
 Labels = dict[int, np.ndarray]  # dimension -> atom of every position, int64, shape (size,)
+Seen = tuple[tuple[int, ...], Labels]  # shape and labels that a tensor had
 
 
 @dataclass
@@ -106,8 +107,8 @@ class Op:
 
     name: str
     module: str
-    inputs: tuple[tuple[tuple[int, ...], Labels], ...]
-    outputs: tuple[tuple[tuple[int, ...], Labels], ...]
+    inputs: tuple[Seen, ...]
+    outputs: tuple[Seen, ...]
     scalars: tuple[tuple[str, object], ...] = ()
     sources: tuple[object, ...] = ()
 
@@ -119,6 +120,14 @@ class Product:
     module: str
     factor: int
     labels: tuple[np.ndarray, ...]
+
+
+@dataclass
+class ModuleCalls:
+    """The tensors that entered a module, and those that it returned, call by call."""
+
+    entering: list[tuple[Seen, ...]] = field(default_factory=list)
+    leaving: list[tuple[Seen, ...]] = field(default_factory=list)
 
 
 @dataclass
@@ -136,7 +145,10 @@ class Trace:
         eval_ops: how many of ``ops`` belong to the pass in eval mode.
         unused: names of the parameters that no pass read.
         outputs: (shape, labels) of what each module that returns one tensor put out last, by
-            path, in order of execution.
+            path, in order of execution; as `calls` and `features`, of the pass in eval mode, and
+            empty in the trace of a network that was made smaller.
+        calls: what went through every module, by path.
+        features: what the method ``forward_features`` of modules returned, by path.
         products: MACs of convolutions and of products with what is no image, in eval mode.
         depthwise: paths of modules that ran a depthwise convolution.
     """
@@ -147,7 +159,9 @@ class Trace:
     tensors: dict[str, Labels] = field(default_factory=dict)
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
-    outputs: dict[str, tuple[tuple[int, ...], Labels]] = field(default_factory=dict)
+    outputs: dict[str, Seen] = field(default_factory=dict)
+    calls: dict[str, ModuleCalls] = field(default_factory=dict)
+    features: dict[str, tuple[Seen, ...]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
     depthwise: set[str] = field(default_factory=set)
     eval_ops: int = 0

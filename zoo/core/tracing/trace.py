@@ -38,6 +38,7 @@ from zoo.core.tracing.copies import (
     without_data,
 )
 from zoo.core.tracing.flow import Call, Flow
+from zoo.core.tracing.module_log import module_log
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.operators import bind, operator_of
 from zoo.core.tracing.outputs import pin_outputs, returned_tensors
@@ -45,7 +46,7 @@ from zoo.core.tracing.products import note_product
 from zoo.core.tracing.rules import apply_rule
 from zoo.core.tracing.sources import Constants, Sources, outliving
 
-__all__ = ["TraceFailed", "blank_images", "on_meta", "trace_model", "training_mode"]
+__all__ = ["TraceFailed", "blank_images", "on_meta", "retrace", "trace_model", "training_mode"]
 
 Signature = tuple[str, str, Scalars, tuple[str | None, ...], tuple[torch.Size, ...]]
 
@@ -100,36 +101,50 @@ def blank_images(model: nn.Module, input_size: Sequence[int], count: int = 1) ->
     return torch.empty(count, *input_size, device="meta", dtype=float_dtype(model))
 
 
-def trace_model(
-    meta: nn.Module,
-    input_size: Sequence[int],
-    depthwise: frozenset[str] | None = None,
-    is_trained: bool | None = None,
-) -> Trace:
+def trace_model(meta: nn.Module, input_size: Sequence[int]) -> Trace:
     """Return the trace of a network that is on the meta device.
+
+    A pass in training mode follows if the one in eval mode left a parameter or buffer unread, or if
+    the two modes call different operators or hand out other tensors.
 
     Args:
         meta: the network, as ``on_meta`` makes it; hooks are added to it.
         input_size: (C, H, W) of one image.
-        depthwise: paths of the modules whose convolutions are depthwise; None to tell by shape.
-        is_trained: whether a pass in training mode follows; None where it does if the pass in eval
-            mode left a parameter or buffer unread, or if the two modes call different operators or
-            hand out other tensors.
 
     Raises:
-        UnsupportedModel: if the pass fails; the message names the module that was running.
+        UnsupportedModel: if a pass fails; the message names the module that was running.
+    """
+    tracer = _Tracer(meta, None)
+    images = blank_images(meta, input_size)
+    with module_log(meta, tracer.flow):
+        handed_out = _run(meta, images, tracer)
+    tracer.flow.trace.eval_ops = len(tracer.flow.trace.ops)
+    if _is_other_in_training(meta, images, tracer, handed_out):
+        _run_training(meta, images, tracer)
+    return tracer.finished()
+
+
+def retrace(
+    meta: nn.Module, input_size: Sequence[int], depthwise: frozenset[str], *, is_trained: bool
+) -> Trace:
+    """Return the trace of a network that was made from one whose trace is known.
+
+    Args:
+        meta: the network, as ``on_meta`` makes it; hooks are added to it.
+        input_size: (C, H, W) of one image.
+        depthwise: paths of the modules whose convolutions are depthwise.
+        is_trained: whether a pass in training mode follows.
+
+    Raises:
+        UnsupportedModel: if a pass fails; the message names the module that was running.
     """
     tracer = _Tracer(meta, depthwise)
     images = blank_images(meta, input_size)
-    trace = tracer.flow.trace
-    handed_out = _run(meta, images, tracer)
-    trace.eval_ops = len(trace.ops)
-    if is_trained is None:
-        is_trained = _is_other_in_training(meta, images, tracer, handed_out)
+    _run(meta, images, tracer)
+    tracer.flow.trace.eval_ops = len(tracer.flow.trace.ops)
     if is_trained:
         _run_training(meta, images, tracer)
-    trace.unused = tuple(n for n in trace.parameters if n not in tracer.used)
-    return trace
+    return tracer.finished()
 
 
 def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> set[object]:
@@ -239,22 +254,25 @@ class _Tracer(OperatorMode):
         for path, module in named_modules(meta):
             if path:
                 module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
-                module.register_forward_hook(lambda _module, _inputs, out: self._leave(out))
+                module.register_forward_hook(lambda *_: self._leave())
 
     def _enter(self, path: str) -> None:
         self._stack.append(path)
         self.flow.where = path
 
-    def _leave(self, output: object) -> None:
-        path = self._stack.pop()
-        if isinstance(output, Tensor) and not self._is_silent:
-            self.flow.trace.outputs.pop(path, None)
-            self.flow.trace.outputs[path] = tuple(output.shape), self.flow.get(output)
+    def _leave(self) -> None:
+        self._stack.pop()
         self.flow.where = self._stack[-1]
+
+    def finished(self) -> Trace:
+        """The trace, once all passes have run."""
+        trace = self.flow.trace
+        trace.unused = tuple(name for name in trace.parameters if name not in self.used)
+        return trace
 
     @contextmanager
     def silenced(self) -> Iterator[None]:
-        """Keep the outputs of modules that are known; a failed pass leaves no module open."""
+        """Note no more calls for `_Comparison`; a failed pass leaves no module open."""
         self._is_silent = True
         self._stack = self._stack[:1]
         self.flow.where = self._stack[0]
