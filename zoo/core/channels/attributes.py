@@ -37,8 +37,9 @@ def with_held(
 ) -> ChannelTable:
     """Return the table with the attributes that must follow the widths.
 
-    Modules of the same class are treated alike. Attributes are added where the smaller network
-    differs first, as few at a time as bring it further.
+    A network whose code meets no number of channels has none. Modules of the same class are treated
+    alike. Attributes are added where the smaller network differs first, as few at a time as bring
+    it further.
 
     Args:
         model: the network; not touched.
@@ -52,8 +53,9 @@ def with_held(
         Mismatch: if the smaller network differs from the prediction whatever is changed, or if
             several ways to change attributes bring it equally far.
     """
-    candidates = _candidates(model, table)
-    attempt = _Attempt(model, trace, table, configs, size, candidates)
+    if trace.is_blind and not trace.is_trained:
+        return table
+    attempt = _Attempt(model, trace, table, configs, size, _candidates(model, table))
     chosen: frozenset[_Kind] = frozenset()
     mismatch = attempt.mismatch(chosen, configs[0])
     while mismatch is not None:

@@ -17,6 +17,7 @@ from zoo.core.channels.proof import Mismatch
 from zoo.core.channels.table_builder import build_table
 from zoo.core.errors import UnsupportedModel, unknown_name
 from zoo.core.tracing.atoms import Op, Trace
+from zoo.core.tracing.collector import collector_paused
 from zoo.core.tracing.trace import on_meta, trace_model
 
 __all__ = ["ChannelSpace", "timm_ordinals"]
@@ -45,6 +46,7 @@ class ChannelSpace:
     stages: tuple[str, ...]
 
     @classmethod
+    @collector_paused()
     def trace(
         cls, model: nn.Module, input_size: Sequence[int] = (3, 224, 224), inexact: bool = False
     ) -> ChannelSpace:

@@ -11,10 +11,12 @@ from zoo.core.channels.proof import Kept, kept_atoms, prove
 from zoo.core.channels.resize import resized_copy
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.networks.metadata import Shapes, refresh_metadata
+from zoo.core.tracing.collector import collector_paused
 
 __all__ = ["rebuild"]
 
 
+@collector_paused()
 def rebuild(
     model: nn.Module,
     space: ChannelSpace,

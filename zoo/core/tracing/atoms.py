@@ -143,6 +143,8 @@ class Trace:
         ops: the operator calls in order: those of the pass in eval mode, then those of the pass in
             training mode, if there was one.
         eval_ops: how many of ``ops`` belong to the pass in eval mode.
+        is_blind: whether the code of the network meets no number of channels: it neither reads a
+            shape nor gives one to torch, so it runs in the same way at all widths.
         unused: names of the parameters that no pass read.
         outputs: (shape, labels) of what each module that returns one tensor put out last, by
             path, in order of execution; as `calls` and `features`, of the pass in eval mode, and
@@ -165,6 +167,7 @@ class Trace:
     products: list[Product] = field(default_factory=list)
     depthwise: set[str] = field(default_factory=set)
     eval_ops: int = 0
+    is_blind: bool = False
     unused: tuple[str, ...] = ()
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo.core.tracing.atoms import ModuleCalls, Seen
@@ -74,4 +75,6 @@ class _Log:
             self._trace.outputs[path] = seen[0]
 
     def _seen(self, values: object) -> tuple[Seen, ...]:
-        return tuple([(tuple(t.shape), self._flow.get(t)) for t in tensors_in(values)])
+        # Not to be taken for code of the network that reads a shape.
+        with torch._C.DisableTorchFunction():
+            return tuple([(tuple(t.shape), self._flow.get(t)) for t in tensors_in(values)])

@@ -38,13 +38,14 @@ from zoo.core.tracing.copies import (
     without_data,
 )
 from zoo.core.tracing.flow import Call, Flow
+from zoo.core.tracing.functions import FunctionCalls
 from zoo.core.tracing.module_log import module_log
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.operators import bind, operator_of
 from zoo.core.tracing.outputs import pin_outputs, returned_tensors
 from zoo.core.tracing.products import note_product
 from zoo.core.tracing.rules import apply_rule
-from zoo.core.tracing.sources import Constants, Sources, outliving
+from zoo.core.tracing.sources import Sources, outliving
 
 __all__ = ["TraceFailed", "blank_images", "on_meta", "retrace", "trace_model", "training_mode"]
 
@@ -118,10 +119,22 @@ def trace_model(meta: nn.Module, input_size: Sequence[int]) -> Trace:
     images = blank_images(meta, input_size)
     with module_log(meta, tracer.flow):
         handed_out = _run(meta, images, tracer)
-    tracer.flow.trace.eval_ops = len(tracer.flow.trace.ops)
+    trace = tracer.flow.trace
+    trace.eval_ops = len(trace.ops)
+    trace.is_blind = tracer.functions.is_blind and not _is_grouped_by_code(meta, trace.ops)
     if _is_other_in_training(meta, images, tracer, handed_out):
         _run_training(meta, images, tracer)
     return tracer.finished()
+
+
+def _is_grouped_by_code(meta: nn.Module, ops: Sequence[Op]) -> bool:
+    """Whether a grouped convolution is none of torch's layers, whose groups follow the widths."""
+    modules = dict(named_modules(meta))
+    return any(
+        not isinstance(modules.get(op.module), nn.modules.conv._ConvNd)
+        for op in ops
+        if op.name == "aten.convolution.default" and dict(op.scalars)["groups"] != 1
+    )
 
 
 def retrace(
@@ -151,7 +164,7 @@ def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> set[object]:
     """Run one pass with its rules; what reaches the outside is pinned, its origins returned."""
     tracer.sources.enter_images(images)
     try:
-        with torch.no_grad(), tracer, tracer.constants:
+        with torch.no_grad(), tracer, tracer.functions:
             outputs = meta(images)
     except Exception as error:  # whatever a foreign forward pass may raise
         raise TraceFailed(tracer.flow.where, tracer.flow.trace.ops, error) from error
@@ -250,7 +263,7 @@ class _Tracer(OperatorMode):
             self.flow.enter(name, tensor)
         self.own = [tensor for _, tensor in named]
         self.sources = Sources(named)
-        self.constants = Constants(self.sources)
+        self.functions = FunctionCalls(self.sources)
         for path, module in named_modules(meta):
             if path:
                 module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
@@ -291,6 +304,8 @@ class _Tracer(OperatorMode):
         return name, self.flow.where, scalars, names, tuple(tensor.shape for tensor in outputs)
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.functions.is_inside:  # called past torch's functions
+            self.functions.is_blind = False
         inputs = tensors_in((args, kwargs))
         if any(not t.is_meta and isinstance(t, nn.Parameter) for t in inputs):
             raise UnsupportedModel(
