@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.core.channels.channel_table import ChannelTable
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.tracing.copies import copy_with, memory_format_of, named_modules, named_tensors
+from zoo.core.tracing.copies import copy_with, memory_format_of, named_modules
 
 __all__ = [
     "Place",
@@ -171,7 +171,12 @@ def resized_copy(
     def smaller(name: str, tensor: Tensor) -> Tensor:
         source = (weights or {}).get(name, tensor).detach().to(tensor)
         part = resize_tensor(table, kept, name, source)
-        return part.clone(memory_format=memory_format_of(tensor))
+        layout = memory_format_of(tensor)
+        # What was gathered is a copy already.
+        is_copy = part.untyped_storage()._cdata != source.untyped_storage()._cdata
+        if is_copy and memory_format_of(part) == layout:
+            return part
+        return part.clone(memory_format=layout)
 
     return copy_resized(model, table, axis_sizes(table, kept), smaller)
 
@@ -224,14 +229,14 @@ def copy_resized(
         resize: gives the new value of a parameter or buffer, from its state-dict name and value.
         replace: gives a new tensor, same shape, for one that a pass computed and a module keeps.
     """
-    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
-    for name, tensor in named_tensors(model):
+
+    def renewed(name: str, tensor: Tensor) -> Tensor:
         new = resize(name, tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
-    changes = SizedAttributes(model, table).at(sizes)
-    resized = copy_with(model, memo, replace)
-    for path, name, value in changes:
+        return nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+
+    resized = copy_with(model, renewed, replace)
+    for path, name, value in SizedAttributes(model, table).at(sizes):
         setattr(resized.get_submodule(path), name, value)
     return resized
 

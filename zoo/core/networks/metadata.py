@@ -17,6 +17,7 @@ from torch import nn
 
 from zoo.core.channels.proof import Kept, Mismatch
 from zoo.core.tracing.atoms import Op, Seen, Trace
+from zoo.core.tracing.copies import named_modules
 from zoo.core.tracing.operator_mode import tensors_in
 from zoo.core.tracing.trace import blank_images, on_meta
 
@@ -40,7 +41,7 @@ class Shapes:
     """The shapes that go through the modules of a network, as a trace tells them.
 
     Args:
-        model: the network, that was traced or whose channels are the kept ones of it.
+        model: the network that was traced, or one whose channels are the kept ones of it.
         trace: of the larger network.
         input_size: (C, H, W) of one image.
         kept: counts the channels that ``model`` has; None if it has all.
@@ -50,6 +51,7 @@ class Shapes:
         self, model: nn.Module, trace: Trace, input_size: Sequence[int], kept: Kept | None = None
     ) -> None:
         self.model = model
+        self.modules = dict(named_modules(model))
         self._trace = trace
         self._input_size = input_size
         self._kept = kept
@@ -116,7 +118,7 @@ def refresh_metadata(
             undone = _at_fault(changes, mismatch, where) or changes
         changes = [change for change in changes if change not in undone]
         _set(resized, [(path, name, held[path][name]) for path, name, _ in undone])
-    for path, module in resized.named_modules():
+    for path, module in after.modules.items():
         for index, info in enumerate(_feature_infos(module)):
             info["num_chs"] = _feature_width(before, after, path, index)
 
@@ -155,19 +157,19 @@ def _only(found: Iterable[int | None]) -> int | None:
 
 def _stated(network: Shapes, path: str) -> dict[str, int]:
     """The widths with a known meaning that a module states."""
-    held = vars(network.model.get_submodule(path))
+    held = vars(network.modules[path])
     return {n: v for n, v in held.items() if n in _KNOWN and type(v) is int and v > 1}
 
 
 def _changes(before: Shapes, after: Shapes) -> Iterator[Change]:
     """The stated widths that are out of date, with their new values."""
     owners: dict[int, str] = {}
-    for path, module in before.model.named_modules():
+    for path, module in before.modules.items():
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter):  # surgery has set the sizes of its first owner
             yield from _tied(before, after, path, owners.setdefault(id(weight), path))
             continue
-        held = vars(after.model.get_submodule(path))
+        held = vars(after.modules[path])
         for name, stated in _stated(before, path).items():
             new = _new_width(before, after, path, name, stated)
             if new is not None and new != held[name]:
@@ -177,8 +179,7 @@ def _changes(before: Shapes, after: Shapes) -> Iterator[Change]:
 def _tied(before: Shapes, after: Shapes, path: str, owner: str) -> Iterator[Change]:
     """The sizes of a layer that shares its weight with the layer ``owner``, which has its own."""
     old, new = (
-        [vars(network.model.get_submodule(name)) for name in (path, owner)]
-        for network in (before, after)
+        [vars(network.modules[name]) for name in (path, owner)] for network in (before, after)
     )
     for name in ("groups", *_LAYER_READ, *_LAYER_MADE) if path != owner else ():
         if name in old[0] and old[0][name] == old[1].get(name) and new[0][name] != new[1][name]:
@@ -190,7 +191,7 @@ def _new_width(before: Shapes, after: Shapes, path: str, name: str, stated: int)
 
     What goes through the module tells it, or else its own layers, if they agree.
     """
-    module, small = before.model.get_submodule(path), after.model.get_submodule(path)
+    module, small = before.modules[path], after.modules[path]
     features = before.features(path), after.features(path)
     if name == "num_features" and features[0] is not None and features[1] is not None:
         told = _followed_one(features[0], features[1], stated)
@@ -218,11 +219,11 @@ def _new_width(before: Shapes, after: Shapes, path: str, name: str, stated: int)
 
 def _hidden_width(before: Shapes, after: Shapes, path: str, stated: int) -> int | None:
     """The new width of what enters the classifier of a network or head."""
-    module: Any = before.model.get_submodule(path)
+    module: Any = before.modules[path]
     classifier = module.get_classifier() if hasattr(module, "get_classifier") else None
-    paths = [name for name, part in before.model.named_modules() if part is classifier]
+    paths = [name for name, part in before.modules.items() if part is classifier]
     found = [_through(before, after, name, "entering", stated) for name in paths]
-    small = after.model.get_submodule(path)
+    small = after.modules[path]
     read = _of_layers(module, small, _LAYER_READ, stated)
     made = _of_layers(module, small, _LAYER_MADE, stated)
     found += [*reversed([*read]), *reversed([*made])]  # the layer nearest to the end
@@ -266,7 +267,7 @@ def _feature_width(before: Shapes, after: Shapes, path: str, index: int) -> int 
     Looked for in what a feature extractor returns, at the module that the entry names, and in what
     ``forward_intermediates`` returns, in this order.
     """
-    module: Any = before.model.get_submodule(path)
+    module: Any = before.modules[path]
     infos = _feature_infos(module)
     info, stated = infos[index], infos[index]["num_chs"]
     found: list[int | None] = []

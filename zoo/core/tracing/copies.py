@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import copyreg
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -46,28 +46,34 @@ def copy_network(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModel: if the network cannot be copied; the message names the module.
     """
-    return copy_with(model, {}, lambda tensor: tensor.detach().clone())
+    require_plain_weights(model)
+    return _copy(model, {}, lambda tensor: tensor.detach().clone())
 
 
 def copy_with(
-    model: nn.Module, memo: dict[int, Any], replace: Callable[[Tensor], Tensor]
+    model: nn.Module,
+    renew: Callable[[str, Tensor], Tensor],
+    replace: Callable[[Tensor], Tensor],
 ) -> nn.Module:
     """Return a deep copy of a network with other tensors.
 
     Args:
         model: the network; not touched.
-        memo: deepcopy's own form: id of an original -> what stands for it in the copy.
+        renew: gives what stands for a parameter or buffer, from its state-dict name and value.
         replace: gives a new tensor, same shape, for one that a pass computed and a module keeps.
 
     Raises:
         UnsupportedModel: if the network cannot be copied; the message names the module.
     """
     require_plain_weights(model)
-    for tensor in _computed(model):
-        if id(tensor) not in memo:
-            memo[id(tensor)] = replace(tensor)
+    memo: dict[int, Any] = {id(own): renew(name, own) for name, own in named_tensors(model)}
+    return _copy(model, memo, replace)
+
+
+def _copy(model: nn.Module, memo: dict[int, Any], replace: Callable[[Tensor], Tensor]) -> nn.Module:
+    """The deep copy; ``memo`` is deepcopy's own form: id of an original -> what stands for it."""
     try:
-        return _copied(model, dict(memo))
+        return _Copier(dict(memo), replace).module(model)
     except (RuntimeError, TypeError) as error:
         raise UnsupportedModel(
             f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {said(error)}. "
@@ -75,31 +81,53 @@ def copy_with(
         ) from error
 
 
-def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """What `copy.deepcopy(module, memo)` returns, without a walk through what needs no copy."""
-    if id(module) in memo:
-        known: nn.Module = memo[id(module)]
-        return known
-    kind: Any = type(module)  # mypy doubts that classes of modules can be hashed
-    given = kind.__getstate__(module) if _is_copied_by_state(kind) else None
-    if not isinstance(given, dict):
-        return copy.deepcopy(module, memo)
-    twin: nn.Module = kind.__new__(kind)
-    memo[id(module)] = twin
-    state: dict[str, Any] = {}
-    for name, value in given.items():
+class _Copier:
+    """Copies modules as `copy.deepcopy` does, without a walk through what needs no copy."""
+
+    def __init__(self, memo: dict[int, Any], replace: Callable[[Tensor], Tensor]) -> None:
+        self._memo = memo
+        self._replace = replace
+
+    def module(self, module: nn.Module) -> nn.Module:
+        known: nn.Module | None = self._memo.get(id(module))
+        if known is not None:
+            return known
+        kind: Any = type(module)  # mypy doubts that classes of modules can be hashed
+        state = kind.__getstate__(module) if _is_copied_by_state(kind) else None
+        if not isinstance(state, dict):
+            self._note_computed(_computed(module))
+            return copy.deepcopy(module, self._memo)
+        twin: nn.Module = kind.__new__(kind)
+        self._memo[id(module)] = twin
+        kind.__setstate__(twin, {name: self._attribute(name, v) for name, v in state.items()})
+        return twin
+
+    def _attribute(self, name: str, value: Any) -> Any:
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if kind in _CONTAINERS and not value:  # hooks, mostly
+            return self._memo.setdefault(id(value), kind())
+        if name == "_modules" and kind is dict:
+            parts = value.items()
+            return {key: None if part is None else self.module(part) for key, part in parts}
+        if name in _TORCH and kind is dict:
+            return {key: self._tensor(tensor) for key, tensor in value.items()}
         if _is_plain(value):
-            state[name] = value
-        elif type(value) in _CONTAINERS and not value:  # hooks, mostly
-            state[name] = memo.setdefault(id(value), type(value)())
-        elif name == "_modules" and type(value) is dict:
-            state[name] = {
-                key: None if part is None else _copied(part, memo) for key, part in value.items()
-            }
-        else:
-            state[name] = copy.deepcopy(value, memo)
-    kind.__setstate__(twin, state)
-    return twin
+            return value
+        self._note_computed(_computed_in([value]))
+        return copy.deepcopy(value, self._memo)
+
+    def _tensor(self, tensor: Tensor | None) -> Any:
+        if tensor is None or id(tensor) in self._memo:
+            return tensor if tensor is None else self._memo[id(tensor)]
+        self._note_computed(_computed_in([tensor]))
+        return copy.deepcopy(tensor, self._memo)
+
+    def _note_computed(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            if id(tensor) not in self._memo:
+                self._memo[id(tensor)] = self._replace(tensor)
 
 
 @cache
@@ -225,16 +253,13 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _computed(model: nn.Module) -> list[Tensor]:
     """Tensors that a pass computed and a module keeps, alone or in lists and dictionaries."""
-    modules = [module for _, module in named_modules(model)]
-    values = [
-        value
-        for module in modules
-        for name, value in vars(module).items()
-        if name not in _TORCH and not _holds_nothing(value)
-    ]
-    held = [leaf for value in values for leaf in tree_leaves(value)]
-    buffers = [buffer for module in modules for buffer in module._buffers.values()]
-    return [t for t in (*held, *buffers) if isinstance(t, Tensor) and not t.is_leaf]
+    values = [value for _, value in _attributes(model) if not _holds_nothing(value)]
+    return _computed_in([*values, *model.buffers()])
+
+
+def _computed_in(values: Sequence[Any]) -> list[Tensor]:
+    leaves = [leaf for value in values for leaf in tree_leaves(value)]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_leaf]
 
 
 def _holds_nothing(value: object) -> bool:

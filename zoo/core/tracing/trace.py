@@ -34,7 +34,6 @@ from zoo.core.tracing.copies import (
     float_dtype,
     named_modules,
     named_tensors,
-    require_plain_weights,
     without_data,
 )
 from zoo.core.tracing.flow import Call, Flow
@@ -82,13 +81,14 @@ def on_meta(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModel: if the model cannot be copied.
     """
-    require_plain_weights(model)
-    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
-    for _, tensor in named_tensors(model):
+
+    def emptied(_: str, tensor: Tensor) -> Tensor:
         empty = without_data(tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
-    return copy_with(model, memo, lambda held: torch.empty_like(held, device="meta")).eval()
+        return nn.Parameter(empty, requires_grad=False) if is_parameter else empty
+
+    meta = copy_with(model, emptied, lambda held: torch.empty_like(held, device="meta"))
+    return meta.eval()
 
 
 def blank_images(model: nn.Module, input_size: Sequence[int], count: int = 1) -> Tensor:
