@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo.core.channels.channel_table import ChannelTable
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.tracing.copies import copy_with, memory_format_of, named_modules
+from zoo.core.tracing.layers import SIZED_LAYERS
 
 __all__ = [
     "Place",
@@ -241,18 +242,9 @@ def copy_resized(
     return resized
 
 
-_LAYERS = (
-    nn.modules.conv._ConvNd,
-    nn.Linear,
-    nn.modules.batchnorm._BatchNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-)
-
-
 def is_sized_layer(module: nn.Module) -> bool:
     """Whether a module is one of torch's layers that state their sizes."""
-    return isinstance(module, _LAYERS)
+    return isinstance(module, SIZED_LAYERS)
 
 
 def _layer_sizes(
@@ -265,7 +257,7 @@ def _layer_sizes(
         axis = table.tensors.get((name, dim))
         return table.shapes[name][dim] if axis is None else sizes[axis]
 
-    if not isinstance(module, _LAYERS) or getattr(module, "weight", None) is None:
+    if not isinstance(module, SIZED_LAYERS) or getattr(module, "weight", None) is None:
         return {}
     if f"{path}.weight".lstrip(".") not in table.shapes:  # shared with a layer seen before
         return {}

@@ -53,7 +53,8 @@ class FunctionCalls(TorchFunctionMode):
         sources: where values made from Python numbers are noted.
 
     Attributes:
-        is_blind: whether none of the functions, up to now, tells a number of channels or takes one.
+        is_blind: whether no code has met a number of channels up to now: no function tells one or
+            takes one.
         is_inside: whether a function is running.
     """
 
@@ -62,6 +63,10 @@ class FunctionCalls(TorchFunctionMode):
         self.is_blind = True
         self.is_inside = False
         self._sources = sources
+
+    def note_width(self) -> None:
+        """Note that code has met a number of channels, or may have."""
+        self.is_blind = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

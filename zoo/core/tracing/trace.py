@@ -38,6 +38,7 @@ from zoo.core.tracing.copies import (
 )
 from zoo.core.tracing.flow import Call, Flow
 from zoo.core.tracing.functions import FunctionCalls
+from zoo.core.tracing.layers import watch_widths
 from zoo.core.tracing.module_log import module_log
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.operators import bind, operator_of
@@ -117,6 +118,7 @@ def trace_model(meta: nn.Module, input_size: Sequence[int]) -> Trace:
     """
     tracer = _Tracer(meta, None)
     images = blank_images(meta, input_size)
+    watch_widths(meta, tracer.functions.note_width)
     with module_log(meta, tracer.flow):
         handed_out = _run(meta, images, tracer)
     trace = tracer.flow.trace
@@ -265,7 +267,7 @@ class _Tracer(OperatorMode):
         self.sources = Sources(named)
         self.functions = FunctionCalls(self.sources)
         for path, module in named_modules(meta):
-            if path:
+            if path and type(module) is not nn.Identity:  # which calls nothing
                 module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
                 module.register_forward_hook(lambda *_: self._leave())
 
@@ -305,7 +307,7 @@ class _Tracer(OperatorMode):
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.functions.is_inside:  # called past torch's functions
-            self.functions.is_blind = False
+            self.functions.note_width()
         inputs = tensors_in((args, kwargs))
         if any(not t.is_meta and isinstance(t, nn.Parameter) for t in inputs):
             raise UnsupportedModel(
