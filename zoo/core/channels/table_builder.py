@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -47,7 +47,7 @@ class _Builder:
         self.places = [(n, d) for n, labels in trace.tensors.items() for d in labels]
         order = {place: i for i, place in enumerate(trace.roles)}
         self.places.sort(key=lambda place: order.get(place, len(order)))
-        self.made = self._concatenated(lambda place: trace.roles.get(place) == "out")
+        self.made = self._made()
         self.mixed = self._first_reason(trace.atoms.mixed)
         self.reason = self._first_reason(trace.atoms.pinned)
         if not inexact:
@@ -62,14 +62,13 @@ class _Builder:
             reasons[self.component[label]] = reason
         return reasons
 
-    def _concatenated(self, is_wanted: Callable[[Place], bool]) -> _Positions:
-        """Component and place of every position of the wanted places, in order."""
-        wanted = [index for index, place in enumerate(self.places) if is_wanted(place)]
-        labels = [
-            self.trace.tensors[name][dim] for name, dim in map(self.places.__getitem__, wanted)
-        ]
+    def _made(self) -> _Positions:
+        """Component and place of every position at which a layer makes channels, in order."""
+        roles = self.trace.roles
+        made = [i for i, place in enumerate(self.places) if roles.get(place) == "out"]
+        labels = [self.trace.tensors[self.places[i][0]][self.places[i][1]] for i in made]
         atoms = np.concatenate([np.empty(0, dtype=np.int64), *labels])
-        return _Positions(self.component[atoms], np.repeat(wanted, [len(a) for a in labels]))
+        return _Positions(self.component[atoms], np.repeat(made, [len(a) for a in labels]))
 
     def _makers(self) -> np.ndarray:
         """Return for every component the place of the first layer that makes it, -1 if none."""
@@ -94,10 +93,14 @@ class _Builder:
 
     def _classes(self) -> np.ndarray:
         """Number equal components alike: those that lie equally often in every place."""
-        every = self._concatenated(lambda place: True)
-        where = every.component * len(self.places) + every.place
-        lies, often = np.unique(where, return_counts=True)
-        component, place = np.divmod(lies, max(len(self.places), 1))
+        # Many places hold the same components in the same order: one of them tells it all.
+        labels = [label for found in self.trace.tensors.values() for label in found.values()]
+        places = [self.component[label] for label in labels]
+        distinct = list({place.tobytes(): place for place in places}.values())
+        component = np.concatenate([np.empty(0, dtype=np.int64), *distinct])
+        place = np.repeat(np.arange(len(distinct)), [len(each) for each in distinct])
+        lies, often = np.unique(component * len(distinct) + place, return_counts=True)
+        component, place = np.divmod(lies, max(len(distinct), 1))
         told = np.stack([place, often], axis=1).astype(np.int64)
         text, width = told.tobytes(), told.itemsize * 2
         ends = (np.searchsorted(component, np.arange(self.count + 1)) * width).tolist()

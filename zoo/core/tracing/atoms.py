@@ -28,13 +28,10 @@ class Atoms:
 
     def components(self) -> np.ndarray:
         """Return the component of every atom, int64, shape (atoms,); counted anew after a union."""
-        # scipy's search, not a union-find in Python: a large network has 100,000 atoms.
         if self._known is None or self._known[0] != len(self.united):
             left = np.concatenate([a for a, _ in self.united] or [np.empty(0, np.int64)])
             right = np.concatenate([b for _, b in self.united] or [np.empty(0, np.int64)])
-            ones = np.ones(len(left), dtype=np.int8)
-            graph = coo_array((ones, (left, right)), shape=(self.count, self.count))
-            found = connected_components(graph, directed=False)[1].astype(np.int64)
+            found = _components(self.count, left, right)
             self._known = (len(self.united), found)
         return self._known[1]
 
@@ -94,6 +91,54 @@ class Atoms:
         label = label[label != FIXED]
         if len(label):
             self.mixed.append((label, reason))
+
+
+def _components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Number the components of a graph by their first node.
+
+    Args:
+        count: of the nodes.
+        left: one end of every edge, int64, shape (edges,).
+        right: the other end, same shape.
+
+    Returns:
+        Component of every node, int64, shape (count,).
+    """
+    # Most atoms meet one other in all, as those of a batch norm do: only the rest is searched.
+    degree = np.bincount(left, minlength=count) + np.bincount(right, minlength=count)
+    is_leaf = degree[left] == 1
+    leads_to_leaf = (degree[right] == 1) & ~is_leaf
+    is_inner = ~(is_leaf | leads_to_leaf)
+    root = np.arange(count)
+    left_in, right_in = left[is_inner], right[is_inner]
+    is_node = np.zeros(count, dtype=bool)
+    is_node[left_in] = is_node[right_in] = True
+    nodes, place = np.flatnonzero(is_node), np.cumsum(is_node) - 1
+    root[nodes] = nodes[_roots(len(nodes), place[left_in], place[right_in])]
+    root[left[is_leaf]] = root[right[is_leaf]]
+    root[right[leads_to_leaf]] = root[left[leads_to_leaf]]
+    first = _first_of(root, count)[root]
+    numbers = np.cumsum(first == np.arange(count)) - 1
+    found: np.ndarray = numbers[first]
+    return found
+
+
+def _roots(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """One node of its component for every node of a graph, shape (count,)."""
+    if not count:
+        return np.empty(0, dtype=np.int64)
+    # scipy's search, not a union-find in Python: a large network has 100,000 atoms.
+    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(count, count))
+    labels = connected_components(graph, directed=False)[1]
+    roots: np.ndarray = _first_of(labels, count)[labels]
+    return roots
+
+
+def _first_of(values: np.ndarray, count: int) -> np.ndarray:
+    """The first place of each value below ``count``, shape (count,); any for those in none."""
+    first = np.zeros(count, dtype=np.int64)
+    first[values[::-1]] = np.arange(len(values))[::-1]  # of several, the last one written stays
+    return first
 
 
 @dataclass(frozen=True)
