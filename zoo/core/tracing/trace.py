@@ -39,6 +39,7 @@ from zoo.core.tracing.copies import (
 from zoo.core.tracing.flow import Call, Flow
 from zoo.core.tracing.functions import FunctionCalls
 from zoo.core.tracing.layers import watch_widths
+from zoo.core.tracing.mode_reads import MODELESS, mode_reads
 from zoo.core.tracing.module_log import module_log
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.operators import bind, operator_of
@@ -119,7 +120,7 @@ def trace_model(meta: nn.Module, input_size: Sequence[int]) -> Trace:
     tracer = _Tracer(meta, None)
     images = blank_images(meta, input_size)
     watch_widths(meta, tracer.functions.note_width)
-    with module_log(meta, tracer.flow):
+    with module_log(meta, tracer.flow), mode_reads(meta, tracer.note_mode):
         handed_out = _run(meta, images, tracer)
     trace = tracer.flow.trace
     trace.eval_ops = len(trace.ops)
@@ -181,7 +182,7 @@ def training_mode(meta: nn.Module) -> Iterator[None]:
     """
     meta.train()
     for _, module in named_modules(meta):
-        if isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd):
+        if isinstance(module, MODELESS):
             module.eval()
     try:
         yield
@@ -196,6 +197,8 @@ def _is_other_in_training(
     trace = tracer.flow.trace
     if any(shape and name not in tracer.used for name, shape in trace.shapes.items()):
         return True
+    if not tracer.asks_for_mode:
+        return False
     check = _Comparison(tracer)
     try:
         with torch.no_grad(), tracer.silenced(), training_mode(meta), check:
@@ -259,6 +262,7 @@ class _Tracer(OperatorMode):
         self.used: set[str] = set()  # names of the parameters and buffers that were read
         self._stack = [self.flow.where]
         self._is_silent = False
+        self.asks_for_mode = False
         named = named_tensors(meta)
         self._named = {id(tensor): name for name, tensor in named}
         for name, tensor in named:
@@ -284,6 +288,10 @@ class _Tracer(OperatorMode):
         trace = self.flow.trace
         trace.unused = tuple(name for name in trace.parameters if name not in self.used)
         return trace
+
+    def note_mode(self) -> None:
+        """Note that code has asked whether the network is trained, or may have."""
+        self.asks_for_mode = True
 
     @contextmanager
     def silenced(self) -> Iterator[None]:
