@@ -52,8 +52,9 @@ class ChannelSpace:
     ) -> ChannelSpace:
         """Return the space of ``model``, which is not touched.
 
-        The network runs once on the meta device. Then a copy in which every group has lost some
-        channels is traced, too; an operator that does not follow pins the channels it reads.
+        The network runs once on the meta device. If its code meets numbers of channels, copies in
+        which groups have lost some channels are traced, too; an operator that does not follow pins
+        the channels it reads.
 
         Args:
             model: any network that maps a batch of images (N, C, H, W) to a tensor.
@@ -102,7 +103,10 @@ class ChannelSpace:
 
     @property
     def tried(self) -> SubnetConfig:
-        """A configuration that keeps less of every group, and was proved while tracing."""
+        """A configuration that keeps less of every group.
+
+        It was proved while tracing, unless the code of the network meets no number of channels.
+        """
         return _Probes(self.table)[0]
 
     def group(self, name: str) -> ChannelGroup:

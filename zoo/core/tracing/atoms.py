@@ -56,7 +56,7 @@ class Atoms:
         left, right = left.ravel(), right.ravel()
         if len(left) != len(right):
             raise ValueError(f"{len(left)} channels meet {len(right)} in {where}")
-        if not left.size or (left.min() != FIXED and right.min() != FIXED):  # nearly always
+        if not left.size or min(left.min(), right.min()) != FIXED:  # nearly always
             self.united.append((left, right))
             return
         free = (left != FIXED) & (right != FIXED)

@@ -156,7 +156,8 @@ def retrace(
     """
     tracer = _Tracer(meta, depthwise)
     images = blank_images(meta, input_size)
-    _run(meta, images, tracer)
+    with tracer.silenced():
+        _run(meta, images, tracer)
     tracer.flow.trace.eval_ops = len(tracer.flow.trace.ops)
     if is_trained:
         _run_training(meta, images, tracer)
@@ -271,7 +272,7 @@ class _Tracer(OperatorMode):
         self.sources = Sources(named)
         self.functions = FunctionCalls(self.sources)
         for path, module in named_modules(meta):
-            if path and type(module) is not nn.Identity:  # which calls nothing
+            if path and type(module) not in (nn.Identity, nn.Sequential):  # they call no operator
                 module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
                 module.register_forward_hook(lambda *_: self._leave())
 
@@ -316,15 +317,15 @@ class _Tracer(OperatorMode):
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self.functions.is_inside:  # called past torch's functions
             self.functions.note_width()
-        inputs = tensors_in((args, kwargs))
+        inputs = tensors_in((args, kwargs) if kwargs else args)
         if any(not t.is_meta and isinstance(t, nn.Parameter) for t in inputs):
             raise UnsupportedModel(
                 "it reads a parameter that the network does not know as its own, so it is neither "
                 "trained nor saved; hold modules in an nn.ModuleList, parameters in an "
                 "nn.ParameterList, not in a plain list"
             )
-        read = tuple((tuple(t.shape), self.flow.get(t)) for t in inputs)
-        origins = tuple(self.sources.of(tensor) for tensor in inputs)
+        read = tuple([(tuple(t.shape), self.flow.get(t)) for t in inputs])
+        origins = tuple([self.sources.of(tensor) for tensor in inputs])
         bound = bind(func, args, kwargs)
         scalars = plain_arguments(bound)
         result = run_on_meta(func, args, kwargs)
@@ -332,7 +333,7 @@ class _Tracer(OperatorMode):
         name = operator_of(func).name
         if not self._is_silent:
             self.calls.append(self.signature(name, scalars, inputs, outputs))
-        self.used.update(self._named[id(t)] for t in inputs if id(t) in self._named)
+        self.used.update([self._named[id(t)] for t in inputs if id(t) in self._named])
         if "norm" in name:  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
         shapes = [shape for shape, _ in read]
@@ -343,7 +344,7 @@ class _Tracer(OperatorMode):
             self.sources.note_copy(inputs[0], outputs[0])
             return result  # computes nothing; whether `reshape` makes one depends on the widths
         self.sources.note_call(len(self.flow.trace.ops), inputs, outputs)
-        made = tuple((tuple(t.shape), self.flow.get(t)) for t in outputs)
+        made = tuple([(tuple(t.shape), self.flow.get(t)) for t in outputs])
         name = name.replace("_unsafe_view", "view")  # the one that `reshape` takes of a copy
         self.flow.trace.ops.append(Op(name, self.flow.where, read, made, scalars, origins))
         return result
