@@ -165,7 +165,7 @@ def _changes(before: Shapes, after: Shapes) -> Iterator[Change]:
     """The stated widths that are out of date, with their new values."""
     owners: dict[int, str] = {}
     for path, module in before.modules.items():
-        weight = getattr(module, "weight", None)
+        weight = module._parameters.get("weight")
         if isinstance(weight, nn.Parameter):  # surgery has set the sizes of its first owner
             yield from _tied(before, after, path, owners.setdefault(id(weight), path))
             continue
@@ -222,12 +222,14 @@ def _hidden_width(before: Shapes, after: Shapes, path: str, stated: int) -> int 
     module: Any = before.modules[path]
     classifier = module.get_classifier() if hasattr(module, "get_classifier") else None
     paths = [name for name, part in before.modules.items() if part is classifier]
-    found = [_through(before, after, name, "entering", stated) for name in paths]
+    through = (_through(before, after, name, "entering", stated) for name in paths)
+    told = next((width for width in through if width is not None), None)
+    if told is not None:
+        return told
     small = after.modules[path]
     read = _of_layers(module, small, _LAYER_READ, stated)
     made = _of_layers(module, small, _LAYER_MADE, stated)
-    found += [*reversed([*read]), *reversed([*made])]  # the layer nearest to the end
-    return next((width for width in found if width is not None), None)
+    return next(iter([*reversed([*read]), *reversed([*made])]), None)  # nearest to the end
 
 
 def _through(before: Shapes, after: Shapes, path: str, side: Side, stated: int) -> int | None:
@@ -246,8 +248,8 @@ def _of_layers(
     module: nn.Module, small: nn.Module, names: Sequence[str], stated: int
 ) -> Iterator[int]:
     """The new sizes of the layers within a module that have the stated one in the parent."""
-    for layer, other in zip(module.modules(), small.modules(), strict=True):
-        if isinstance(getattr(layer, "weight", None), nn.Parameter):
+    for (_, layer), (_, other) in zip(named_modules(module), named_modules(small), strict=True):
+        if layer._parameters.get("weight") is not None:
             for name in names:
                 if getattr(layer, name, None) == stated:
                     yield getattr(other, name)

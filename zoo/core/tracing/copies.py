@@ -175,17 +175,22 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     That one climbs through as many generators as the module lies deep, for each module.
     """
     found: dict[int, tuple[str, nn.Module]] = {}
+    usual: set[Any] = set()  # classes that list their parts as torch does
     waiting = [("", model)]
     while waiting:
         path, module = waiting.pop()
-        if type(module).named_modules is not nn.Module.named_modules:
-            return list(model.named_modules())
         if id(module) in found:
             continue
+        kind = type(module)
+        if kind not in usual:
+            if kind.named_modules is not nn.Module.named_modules:
+                return list(model.named_modules())
+            usual.add(kind)
         found[id(module)] = path, module
-        prefix = f"{path}." if path else ""
-        parts = reversed(module._modules.items())
-        waiting += [(f"{prefix}{name}", part) for name, part in parts if part is not None]
+        if module._modules:
+            prefix = f"{path}." if path else ""
+            parts = reversed(module._modules.items())
+            waiting += [(f"{prefix}{name}", part) for name, part in parts if part is not None]
     return list(found.values())
 
 
@@ -198,6 +203,8 @@ def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     parameters: dict[int, tuple[str, Tensor]] = {}
     buffers: dict[int, tuple[str, Tensor]] = {}
     for path, module in named_modules(model):
+        if not (module._parameters or module._buffers):
+            continue
         prefix = f"{path}." if path else ""
         for found, held in ((parameters, module._parameters), (buffers, module._buffers)):
             for name, tensor in held.items():
