@@ -17,8 +17,8 @@ from torch import nn
 
 from zoo.core.channels.channel_table import ChannelTable, Follower, Held
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.channels.proof import Mismatch, prove
-from zoo.core.channels.resize import is_sized_layer, resized_copy
+from zoo.core.channels.proof import Mismatch, prove_on_meta
+from zoo.core.channels.resize import is_sized_layer, resized_on_meta
 from zoo.core.tracing.atoms import Trace
 
 __all__ = ["with_held"]
@@ -29,7 +29,7 @@ _TOGETHER = 2  # attributes of one module that one call may need at once
 
 
 def with_held(
-    meta: nn.Module,
+    model: nn.Module,
     trace: Trace,
     table: ChannelTable,
     configs: Sequence[SubnetConfig],
@@ -37,11 +37,12 @@ def with_held(
 ) -> ChannelTable:
     """Return the table with the attributes that must follow the widths.
 
-    Modules of the same class are treated alike. Attributes are added where the smaller network
-    differs first, as few at a time as bring it further.
+    A network whose code meets no number of channels has none. Modules of the same class are treated
+    alike. Attributes are added where the smaller network differs first, as few at a time as bring
+    it further.
 
     Args:
-        meta: the network on the meta device.
+        model: the network; not touched.
         trace: its trace.
         table: made from the trace.
         configs: what smaller networks keep, the first less than all of every group. It is tried,
@@ -52,8 +53,9 @@ def with_held(
         Mismatch: if the smaller network differs from the prediction whatever is changed, or if
             several ways to change attributes bring it equally far.
     """
-    candidates = _candidates(meta, table)
-    attempt = _Attempt(meta, trace, table, configs, size, candidates)
+    if trace.is_blind and not trace.is_trained:
+        return table
+    attempt = _Attempt(model, trace, table, configs, size, _candidates(model, table))
     chosen: frozenset[_Kind] = frozenset()
     mismatch = attempt.mismatch(chosen, configs[0])
     while mismatch is not None:
@@ -72,7 +74,7 @@ def with_held(
 class _Attempt:
     """Builds and proves the smaller network with some attributes changed."""
 
-    meta: nn.Module
+    model: nn.Module
     trace: Trace
     plain_table: ChannelTable  # without attributes
     configs: Sequence[SubnetConfig]
@@ -88,8 +90,8 @@ class _Attempt:
         """First difference of the smaller network from the prediction; None if there is none."""
         table = self.table(chosen)
         try:
-            smaller = resized_copy(self.meta, table, config)
-            prove(self.trace, table, config, smaller, self.size)
+            smaller = resized_on_meta(self.model, table, config)
+            prove_on_meta(self.trace, table, config, smaller, self.size)
         except Mismatch as mismatch:
             return mismatch
         return None
@@ -135,7 +137,7 @@ def _furthest(found: list[_Found], reached: list[int]) -> list[_Found]:
 
 def _nearby(attempt: _Attempt, chosen: frozenset[_Kind], where: str) -> Iterator[list[_Kind]]:
     """Kinds of attributes of the module that ran, then those of the modules around it."""
-    path = "" if where == type(attempt.meta).__name__ else where
+    path = "" if where == type(attempt.model).__name__ else where
     around = [path.rsplit(".", n)[0] if n else path for n in range(path.count(".") + 1)]
     for paths in ({path}, {*around[1:], ""} - {path}):
         yield [
@@ -145,14 +147,14 @@ def _nearby(attempt: _Attempt, chosen: frozenset[_Kind], where: str) -> Iterator
         ]
 
 
-def _candidates(meta: nn.Module, table: ChannelTable) -> dict[_Kind, list[Held]]:
+def _candidates(model: nn.Module, table: ChannelTable) -> dict[_Kind, list[Held]]:
     """The attributes that equal a size which their module meets, by kind."""
-    root = type(meta).__name__
+    root = type(model).__name__
     kinds: dict[_Kind, list[Held]] = {}
     ranks: dict[tuple[str, str], int] = {}
     for follower in dict.fromkeys(table.followers):
         path = "" if follower.module == root else follower.module
-        module = meta.get_submodule(path)
+        module = model.get_submodule(path)
         if is_sized_layer(module):
             continue
         for name, value in vars(module).items():

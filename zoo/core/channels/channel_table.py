@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,13 +32,20 @@ class Axis:
         Args:
             masks: for every group its boolean keep mask, shape (size of the group,), or None.
         """
+        moving = [index for index in self.groups if masks[index] is not None]
+        if not moving:
+            return None
         mask = np.ones(len(self.group), dtype=bool)
-        for index in np.unique(self.group):
-            chosen = masks[index] if index >= 0 else None
-            if chosen is not None:
-                here = self.group == index
-                mask[here] = chosen[self.channel[here]]
+        for index in moving:
+            here = self.group == index
+            mask[here] = masks[index][self.channel[here]]  # type: ignore[index]  # not None
         return None if mask.all() else np.flatnonzero(mask)
+
+    @cached_property
+    def groups(self) -> tuple[int, ...]:
+        """Indices of the groups whose channels lie along the dimension, ascending."""
+        found: list[int] = np.unique(self.group).tolist()
+        return tuple(index for index in found if index >= 0)
 
     def slopes(self, sizes: np.ndarray) -> tuple[np.ndarray, int]:
         """Return how the size of the dimension follows from the widths of the groups.

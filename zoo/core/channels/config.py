@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from operator import lt
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -40,11 +40,11 @@ class SubnetConfig:
     keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        keep = {name: tuple(int(i) for i in self.keep[name]) for name in sorted(self.keep)}
+        keep = {name: tuple(map(int, self.keep[name])) for name in sorted(self.keep)}
         for name, kept in keep.items():
             if not kept:
                 raise ValueError(f"group {name!r} keeps no channel; keep at least one")
-            if kept[0] < 0 or any(a >= b for a, b in pairwise(kept)):
+            if kept[0] < 0 or not all(map(lt, kept, kept[1:])):
                 raise ValueError(
                     f"group {name!r}: kept channels must be unique, ascending and not negative, "
                     f"got {kept[:8]}{'...' if len(kept) > 8 else ''}"

@@ -9,7 +9,6 @@ connected as the kept channels of the parent were.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -18,10 +17,10 @@ from zoo.core.channels.channel_table import ChannelTable
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
 from zoo.core.tracing.arguments import arguments_agree
-from zoo.core.tracing.atoms import Trace
-from zoo.core.tracing.trace import TraceFailed, on_meta, trace_model
+from zoo.core.tracing.atoms import Op, Seen, Trace
+from zoo.core.tracing.trace import TraceFailed, on_meta, retrace
 
-__all__ = ["Mismatch", "compare_traces", "prove"]
+__all__ = ["Kept", "Mismatch", "compare_traces", "kept_atoms", "prove", "prove_on_meta"]
 
 
 class Mismatch(UnsupportedModel):
@@ -47,14 +46,29 @@ def prove(
         trace: the trace of the parent.
         table: the table made from it.
         config: what was kept.
-        smaller: the smaller network.
+        smaller: the smaller network; not touched.
         size: (C, H, W) of one image.
     """
-    kept = _kept_atoms(trace, table, config)
+    prove_on_meta(trace, table, config, on_meta(smaller), size)
+
+
+def prove_on_meta(
+    trace: Trace, table: ChannelTable, config: SubnetConfig, smaller: nn.Module, size: Sequence[int]
+) -> None:
+    """Do as ``prove`` does with a network on the meta device, which gets hooks and runs.
+
+    Args:
+        trace: the trace of the parent.
+        table: the table made from it.
+        config: what was kept.
+        smaller: the smaller network, as ``on_meta`` or ``resized_on_meta`` makes it.
+        size: (C, H, W) of one image.
+    """
+    kept = kept_atoms(trace, table, config)
     try:
-        found = trace_model(on_meta(smaller), size, table.depthwise, trace.is_trained)
+        found = retrace(smaller, size, table.depthwise, is_trained=trace.is_trained)
     except TraceFailed as error:
-        step = _first_difference(trace, kept, error.ops)
+        step = _first_difference(trace, Kept(kept), error.ops)
         raise Mismatch(str(error), len(error.ops) if step is None else step) from error
     compare_traces(trace, kept, found)
 
@@ -67,7 +81,8 @@ def compare_traces(trace: Trace, kept: np.ndarray, found: Trace) -> None:
         kept: for every atom whether it stays, with a True appended, shape (atoms + 1,).
         found: the trace of the smaller network.
     """
-    step = _first_difference(trace, kept, found.ops)
+    counted = Kept(kept)
+    step = _first_difference(trace, counted, found.ops)
     if step is None and len(found.ops) != len(trace.ops):
         step = min(len(found.ops), len(trace.ops)) - 1
     if step is not None:
@@ -78,7 +93,7 @@ def compare_traces(trace: Trace, kept: np.ndarray, found: Trace) -> None:
             "computes with one.",
             step,
         )
-    wrong = _wrong_connections(trace, kept, found)
+    wrong = _wrong_connections(trace, counted, found)
     if wrong:
         raise Mismatch(
             f"the channels of {', '.join(wrong[:3])} are connected in another way in the smaller "
@@ -88,14 +103,23 @@ def compare_traces(trace: Trace, kept: np.ndarray, found: Trace) -> None:
         )
 
 
-def _kept_atoms(trace: Trace, table: ChannelTable, config: SubnetConfig) -> np.ndarray:
-    """Return for every atom whether it stays, with a True appended for fixed positions."""
+def kept_atoms(trace: Trace, table: ChannelTable, config: SubnetConfig) -> np.ndarray:
+    """Return for every atom whether it stays, with a True appended for fixed positions.
+
+    Args:
+        trace: the trace of the network.
+        table: the table made from it.
+        config: what is kept.
+
+    Returns:
+        Booleans, shape (atoms + 1,).
+    """
     alive = np.ones(trace.atoms.count + 1, dtype=bool)
     positions = table.kept_positions(config)
     for (name, dim), axis in table.tensors.items():
         kept = positions[axis]
         if kept is not None:
-            atoms = trace.tensors[name][dim].numpy()
+            atoms = trace.tensors[name][dim]
             alive[atoms] = False
             alive[atoms[kept]] = True
     component = trace.atoms.components()
@@ -105,61 +129,101 @@ def _kept_atoms(trace: Trace, table: ChannelTable, config: SubnetConfig) -> np.n
     return alive
 
 
-def _first_difference(trace: Trace, kept: np.ndarray, found: Sequence[Any]) -> int | None:
+class Kept:
+    """Counts the kept positions of labels, each label once: many tensors carry the same.
+
+    Args:
+        atoms: for every atom whether it stays, as ``kept_atoms`` returns it, shape (atoms + 1,).
+    """
+
+    def __init__(self, atoms: np.ndarray) -> None:
+        self.atoms = atoms
+        self._counts: dict[int, tuple[np.ndarray, int]] = {}  # by id, which the label keeps in use
+
+    def count(self, label: np.ndarray) -> int:
+        """How many positions of a label, shape (size,), stay."""
+        if id(label) not in self._counts:
+            self._counts[id(label)] = label, int(np.count_nonzero(self.atoms[label]))
+        return self._counts[id(label)][1]
+
+    def shape(self, seen: Seen) -> tuple[int, ...]:
+        """The shape of a tensor in the smaller network."""
+        shape, labels = seen
+        if not labels:
+            return shape
+        sizes = enumerate(shape)
+        return tuple([self.count(labels[d]) if d in labels else size for d, size in sizes])
+
+
+def _first_difference(trace: Trace, kept: Kept, found: Sequence[Op]) -> int | None:
     """Return the first call whose operator, shapes, numbers or sources are not as predicted."""
     for step, (op, other) in enumerate(zip(trace.ops, found, strict=False)):
-        expected = [
-            tuple(
-                int(kept[labels[dim].numpy()].sum()) if dim in labels else size
-                for dim, size in enumerate(shape)
-            )
-            for shape, labels in op.outputs
-        ]
-        is_same = op.name == other.name and op.sources == other.sources
-        if not is_same or expected != [shape for shape, _ in other.outputs]:
-            return step
-        if not arguments_agree(op, other, kept):
+        is_same = (
+            op.name == other.name
+            and op.sources == other.sources
+            and [kept.shape(seen) for seen in op.outputs] == [shape for shape, _ in other.outputs]
+            and arguments_agree(op, other, kept.atoms)
+        )
+        if not is_same:
             return step
     return None
 
 
-def _wrong_connections(trace: Trace, kept: np.ndarray, found: Trace) -> tuple[str, ...]:
+def _wrong_connections(trace: Trace, kept: Kept, found: Trace) -> tuple[str, ...]:
     """Return the parameters whose channels are not tied to the same others as before.
 
     Components of the two traces must correspond one to one. Dimensions that were left with one
     channel carry no label, so the ties that ran through them cannot be seen any more.
     """
-    before, after = trace.atoms.components(), found.atoms.components()
-    pairs = [np.empty((2, 0), dtype=np.int64)]
-    names, lengths = [""], [0]
-    for name, labels in trace.tensors.items():
-        for dim, label in labels.items():
-            atoms = label.numpy()
-            atoms = atoms[kept[atoms]]
-            if len(atoms) > 1:
-                pairs.append(np.stack([before[atoms], after[found.tensors[name][dim].numpy()]]))
-                names.append(name)
-                lengths.append(len(atoms))
-    # One number for each pair of components, from which both are read back below.
-    parents, children = np.concatenate(pairs, axis=1)
-    base = int(children.max(initial=0)) + 1
-    distinct = np.unique(parents * base + children)
-    is_split = np.bincount(distinct // base, minlength=len(before)) > 1
-    is_split[_lonely(trace, kept, before)] = False
-    is_joined = np.bincount(distinct % base) > 1
+    places = [
+        (name, dim)
+        for name, labels in trace.tensors.items()
+        for dim, label in labels.items()
+        if kept.count(label) > 1
+    ]
+    if not places:
+        return ()
+    atoms = np.concatenate([trace.tensors[name][dim] for name, dim in places])
+    parents = trace.atoms.components()[atoms[kept.atoms[atoms]]]
+    children = np.concatenate([found.tensors[name][dim] for name, dim in places])
+    children = found.atoms.components()[children]
+    is_split = _is_divided(parents, children, trace.atoms.count)
+    is_joined = _is_divided(children, parents, found.atoms.count)
+    if not is_split.any() and not is_joined.any():
+        return ()
+    is_split[_lonely(trace, kept)] = False
     wrong = is_split[parents] | is_joined[children]
-    owners = np.repeat(np.arange(len(names)), lengths)
-    return tuple(dict.fromkeys(names[i] for i in owners[wrong]))
+    lengths = [kept.count(trace.tensors[name][dim]) for name, dim in places]
+    owners = np.repeat(np.arange(len(places)), lengths)
+    return tuple(dict.fromkeys(places[owner][0] for owner in owners[wrong].tolist()))
 
 
-def _lonely(trace: Trace, kept: np.ndarray, component: np.ndarray) -> np.ndarray:
+def _is_divided(left: np.ndarray, right: np.ndarray, count: int) -> np.ndarray:
+    """Tell for each of ``count`` values whether it meets several values of the other array.
+
+    Args:
+        left: non-negative integers below ``count``, shape (n,).
+        right: what they meet, position by position, shape (n,).
+        count: of the values.
+
+    Returns:
+        Booleans, shape (count,).
+    """
+    one = np.zeros(count, dtype=np.int64)
+    one[left] = right  # any one of those that it meets
+    is_divided = np.zeros(count, dtype=bool)
+    is_divided[left[one[left] != right]] = True
+    return is_divided
+
+
+def _lonely(trace: Trace, kept: Kept) -> np.ndarray:
     """Return the components that are alone along some dimension of the smaller network."""
-    lonely = [np.empty(0, dtype=np.int64)]
+    component = trace.atoms.components()
     in_flight = [labels for op in trace.ops for _, labels in (*op.inputs, *op.outputs)]
+    lonely = []
     for labels in (*trace.tensors.values(), *in_flight):
         for label in labels.values():
-            atoms = label.numpy()
-            atoms = atoms[kept[atoms]]
-            if len(atoms) == 1 and atoms[0] >= 0:
-                lonely.append(component[atoms])
-    return np.concatenate(lonely)
+            if kept.count(label) == 1:
+                atom = label[kept.atoms[label]][0]
+                lonely += [component[atom]] if atom >= 0 else []
+    return np.array(lonely, dtype=np.int64)

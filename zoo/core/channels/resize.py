@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from zoo.core.channels.channel_table import ChannelTable
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.tracing.copies import copy_with, memory_format_of
+from zoo.core.tracing.copies import copy_with, memory_format_of, named_modules
+from zoo.core.tracing.layers import SIZED_LAYERS
 
 __all__ = [
     "Place",
@@ -22,6 +23,7 @@ __all__ = [
     "is_sized_layer",
     "resize_tensor",
     "resized_copy",
+    "resized_on_meta",
 ]
 
 Attribute = tuple[str, str, Any]  # module path, attribute name, new value of the attribute's type
@@ -126,7 +128,7 @@ class SizedAttributes:
         full = axis_sizes(table, [None] * len(table.axes))
         self._layers = [
             (path, module)
-            for path, module in model.named_modules()
+            for path, module in named_modules(model)
             if _layer_sizes(path, module, table, full)
         ]
         self._held = [
@@ -170,9 +172,46 @@ def resized_copy(
     def smaller(name: str, tensor: Tensor) -> Tensor:
         source = (weights or {}).get(name, tensor).detach().to(tensor)
         part = resize_tensor(table, kept, name, source)
-        return part.clone(memory_format=memory_format_of(tensor))
+        layout = memory_format_of(tensor)
+        # What was gathered is a copy already.
+        is_copy = part.untyped_storage()._cdata != source.untyped_storage()._cdata
+        if is_copy and memory_format_of(part) == layout:
+            return part
+        return part.clone(memory_format=layout)
 
     return copy_resized(model, table, axis_sizes(table, kept), smaller)
+
+
+def resized_on_meta(model: nn.Module, table: ChannelTable, config: SubnetConfig) -> nn.Module:
+    """Return a smaller copy of ``model`` in eval mode whose tensors hold no data.
+
+    Args:
+        model: the full network; not touched.
+        table: its table.
+        config: what to keep.
+    """
+    sizes = axis_sizes(table, table.kept_positions(config))
+
+    def smaller(name: str, tensor: Tensor) -> Tensor:
+        shape = list(tensor.shape)
+        for dim in range(min(tensor.ndim, 2)):
+            axis = table.tensors.get((name, dim))
+            shape[dim] = shape[dim] if axis is None else sizes[axis]
+        if memory_format_of(tensor) == torch.contiguous_format:
+            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+        return torch.empty(
+            shape, dtype=tensor.dtype, device="meta", memory_format=torch.channels_last
+        )
+
+    meta = copy_resized(
+        model, table, sizes, smaller, lambda held: torch.empty_like(held, device="meta")
+    )
+    # As `on_meta` does it: what a product of matrices calls depends on its gradients, too.
+    return meta.eval().requires_grad_(False)
+
+
+def _without_graph(held: Tensor) -> Tensor:
+    return held.detach().clone()
 
 
 def copy_resized(
@@ -180,6 +219,7 @@ def copy_resized(
     table: ChannelTable,
     sizes: Sequence[int],
     resize: Callable[[str, Tensor], Tensor],
+    replace: Callable[[Tensor], Tensor] = _without_graph,
 ) -> nn.Module:
     """Return a copy of ``model`` with other tensors and the attributes that belong to them.
 
@@ -188,31 +228,23 @@ def copy_resized(
         table: its table.
         sizes: new size of every axis.
         resize: gives the new value of a parameter or buffer, from its state-dict name and value.
+        replace: gives a new tensor, same shape, for one that a pass computed and a module keeps.
     """
-    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+
+    def renewed(name: str, tensor: Tensor) -> Tensor:
         new = resize(name, tensor)
         is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if is_parameter else new
-    changes = SizedAttributes(model, table).at(sizes)
-    resized = copy_with(model, memo, lambda held: held.detach().clone())
-    for path, name, value in changes:
+        return nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+
+    resized = copy_with(model, renewed, replace)
+    for path, name, value in SizedAttributes(model, table).at(sizes):
         setattr(resized.get_submodule(path), name, value)
     return resized
 
 
-_LAYERS = (
-    nn.modules.conv._ConvNd,
-    nn.Linear,
-    nn.modules.batchnorm._BatchNorm,
-    nn.LayerNorm,
-    nn.GroupNorm,
-)
-
-
 def is_sized_layer(module: nn.Module) -> bool:
     """Whether a module is one of torch's layers that state their sizes."""
-    return isinstance(module, _LAYERS)
+    return isinstance(module, SIZED_LAYERS)
 
 
 def _layer_sizes(
@@ -225,7 +257,7 @@ def _layer_sizes(
         axis = table.tensors.get((name, dim))
         return table.shapes[name][dim] if axis is None else sizes[axis]
 
-    if not isinstance(module, _LAYERS) or getattr(module, "weight", None) is None:
+    if not isinstance(module, SIZED_LAYERS) or getattr(module, "weight", None) is None:
         return {}
     if f"{path}.weight".lstrip(".") not in table.shapes:  # shared with a layer seen before
         return {}

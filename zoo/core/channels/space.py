@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from torch import nn
@@ -17,6 +17,7 @@ from zoo.core.channels.proof import Mismatch
 from zoo.core.channels.table_builder import build_table
 from zoo.core.errors import UnsupportedModel, unknown_name
 from zoo.core.tracing.atoms import Op, Trace
+from zoo.core.tracing.collector import collector_paused
 from zoo.core.tracing.trace import on_meta, trace_model
 
 __all__ = ["ChannelSpace", "timm_ordinals"]
@@ -45,13 +46,15 @@ class ChannelSpace:
     stages: tuple[str, ...]
 
     @classmethod
+    @collector_paused()
     def trace(
         cls, model: nn.Module, input_size: Sequence[int] = (3, 224, 224), inexact: bool = False
     ) -> ChannelSpace:
         """Return the space of ``model``, which is not touched.
 
-        The network runs once on the meta device. Then a copy in which every group has lost some
-        channels is traced, too; an operator that does not follow pins the channels it reads.
+        The network runs once on the meta device. If its code meets numbers of channels, copies in
+        which groups have lost some channels are traced, too; an operator that does not follow pins
+        the channels it reads.
 
         Args:
             model: any network that maps a batch of images (N, C, H, W) to a tensor.
@@ -66,8 +69,7 @@ class ChannelSpace:
             raise ValueError(f"input_size is {tuple(input_size)}; it must be (C, H, W)")
         channels, height, width = (int(size) for size in input_size)
         size = (channels, height, width)
-        meta = on_meta(model)
-        trace = trace_model(on_meta(meta), size)
+        trace = trace_model(on_meta(model), size)
         ordinals = {
             "stages": timm_ordinals(model, coarse=True),
             "blocks": timm_ordinals(model, coarse=False),
@@ -75,9 +77,9 @@ class ChannelSpace:
         for _ in range(_PROBES):
             table = build_table(trace, inexact=inexact, **ordinals)
             try:
-                table = with_held(meta, trace, table, _probes(table), size)
+                table = with_held(model, trace, table, _Probes(table), size)
             except Mismatch as mismatch:
-                _pin(trace, mismatch, meta)
+                _pin(trace, mismatch, model)
             else:
                 return cls(size, inexact, table, trace, _stages(model, trace))
         raise UnsupportedModel(
@@ -101,8 +103,11 @@ class ChannelSpace:
 
     @property
     def tried(self) -> SubnetConfig:
-        """A configuration that keeps less of every group, and was proved while tracing."""
-        return _probes(self.table)[0]
+        """A configuration that keeps less of every group.
+
+        It was proved while tracing, unless the code of the network meets no number of channels.
+        """
+        return _Probes(self.table)[0]
 
     def group(self, name: str) -> ChannelGroup:
         """Return the group called ``name``.
@@ -116,28 +121,47 @@ class ChannelSpace:
         raise unknown_name("channel group", name, [group.name for group in self.groups])
 
 
-def _probes(table: ChannelTable) -> list[SubnetConfig]:
-    """Configurations to try; the first keeps less than all of every group, about half.
+class _Probes(Sequence[SubnetConfig]):
+    """Configurations to try, made when asked for; the first keeps about half of every group.
 
     The second keeps an odd number of first channels: no halves and quarters of these are alike. The
     others are random, as the first.
     """
-    configs = []
-    for seed in range(_CONFIGS):
-        rng = np.random.default_rng(seed)
-        keep = {}
-        for group in table.groups:
-            least, most = max(1, group.size // 3), max(2, group.size * 3 // 4)
-            width = int(rng.integers(1, group.size + 1) if seed else rng.integers(least, most))
-            chosen = np.sort(rng.choice(group.size, size=width, replace=False))
-            if seed == 1:
-                chosen = np.arange(min(group.size * 2 // 3 | 1, group.size))
-            keep[group.name] = tuple(chosen.tolist())
-        configs.append(SubnetConfig(keep))
-    return configs
+
+    def __init__(self, table: ChannelTable) -> None:
+        self._table = table
+        self._made: dict[int, SubnetConfig] = {}
+
+    def __len__(self) -> int:
+        return _CONFIGS
+
+    @overload
+    def __getitem__(self, index: int) -> SubnetConfig: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[SubnetConfig]: ...
+    def __getitem__(self, index: int | slice) -> SubnetConfig | Sequence[SubnetConfig]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(_CONFIGS))]
+        seed = range(_CONFIGS)[index]
+        if seed not in self._made:
+            self._made[seed] = _probe(self._table, seed)
+        return self._made[seed]
 
 
-def _pin(trace: Trace, mismatch: Mismatch, meta: nn.Module) -> None:
+def _probe(table: ChannelTable, seed: int) -> SubnetConfig:
+    rng = np.random.default_rng(seed)
+    keep = {}
+    for group in table.groups:
+        least, most = max(1, group.size // 3), max(2, group.size * 3 // 4)
+        width = int(rng.integers(1, group.size + 1) if seed else rng.integers(least, most))
+        chosen = np.sort(rng.choice(group.size, size=width, replace=False))
+        if seed == 1:
+            chosen = np.arange(min(group.size * 2 // 3 | 1, group.size))
+        keep[group.name] = tuple(chosen.tolist())
+    return SubnetConfig(keep)
+
+
+def _pin(trace: Trace, mismatch: Mismatch, model: nn.Module) -> None:
     """Pin the channels of the operator that did not follow, in all modules of its kind."""
     if mismatch.step is None:
         for name in mismatch.tensors:
@@ -146,14 +170,14 @@ def _pin(trace: Trace, mismatch: Mismatch, meta: nn.Module) -> None:
         return
     # The call that stopped may have no channels left to pin: then what it depends on in its module.
     for step in (_first_with_channels(trace.ops, mismatch.step), mismatch.step):
-        if _pin_around(trace, trace.ops[step], meta):
+        if _pin_around(trace, trace.ops[step], model):
             return
     raise mismatch
 
 
-def _pin_around(trace: Trace, culprit: Op, meta: nn.Module) -> bool:
+def _pin_around(trace: Trace, culprit: Op, model: nn.Module) -> bool:
     """Pin what a call touches, or else more and more around it; tell whether any of it was free."""
-    kinds = {path or type(meta).__name__: type(module) for path, module in meta.named_modules()}
+    kinds = {path or type(model).__name__: type(module) for path, module in model.named_modules()}
     alike = [op for op in trace.ops if kinds.get(op.module) == kinds.get(culprit.module)]
     scopes = [[op for op in alike if op.name == culprit.name], alike]
     path = culprit.module
@@ -182,12 +206,12 @@ def _pin_channels(trace: Trace, ops: Sequence[Op], where: str) -> bool:
     known = np.zeros(trace.atoms.count + 1, dtype=bool)
     known[-1] = True  # fixed positions
     for label, _ in trace.atoms.pinned:
-        known[label.numpy()] = True
+        known[label] = True
     is_new = False
     for op in ops:
         for _, labels in (*op.inputs, *op.outputs):
             for label in labels.values():
-                is_new = is_new or not known[label.numpy()].all()
+                is_new = is_new or not known[label].all()
                 trace.atoms.pin(label, f"{where} holds its number of channels in code")
     return is_new
 

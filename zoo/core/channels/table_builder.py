@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from torch import Tensor
 
 from zoo.core.channels.channel_group import ChannelGroup, Member, Pinned
 from zoo.core.channels.channel_table import Axis, ChannelTable, Follower
 from zoo.core.tracing.atoms import FIXED, Trace
 
 __all__ = ["build_table"]
+
+Place = tuple[str, int]  # name of a tensor, dimension
 
 # Operators that are given sizes, which their module may hold as attributes.
 _SIZED = frozenset(
@@ -44,6 +47,7 @@ class _Builder:
         self.places = [(n, d) for n, labels in trace.tensors.items() for d in labels]
         order = {place: i for i, place in enumerate(trace.roles)}
         self.places.sort(key=lambda place: order.get(place, len(order)))
+        self.made = self._made()
         self.mixed = self._first_reason(trace.atoms.mixed)
         self.reason = self._first_reason(trace.atoms.pinned)
         if not inexact:
@@ -52,80 +56,78 @@ class _Builder:
         self.made_by = self._makers()
         self.group = self._group()
 
-    def _first_reason(self, facts: Iterable[tuple[Tensor, str]]) -> np.ndarray:
+    def _first_reason(self, facts: Sequence[tuple[np.ndarray, str]]) -> np.ndarray:
         reasons = np.full(self.count, "", dtype=object)
-        for label, reason in facts:
-            found = np.unique(self.component[label.numpy()])
-            empty = found[reasons[found] == ""]
-            reasons[empty] = reason
+        for label, reason in reversed(facts):
+            reasons[self.component[label]] = reason
         return reasons
 
-    def _at(self, place: tuple[str, int]) -> np.ndarray:
-        """Return the component at every position of a dimension of a tensor."""
-        name, dim = place
-        found: np.ndarray = self.component[self.trace.tensors[name][dim].numpy()]
-        return found
+    def _made(self) -> _Positions:
+        """Component and place of every position at which a layer makes channels, in order."""
+        roles = self.trace.roles
+        made = [i for i, place in enumerate(self.places) if roles.get(place) == "out"]
+        labels = [self.trace.tensors[self.places[i][0]][self.places[i][1]] for i in made]
+        atoms = np.concatenate([np.empty(0, dtype=np.int64), *labels])
+        return _Positions(self.component[atoms], np.repeat(made, [len(a) for a in labels]))
 
     def _makers(self) -> np.ndarray:
         """Return for every component the place of the first layer that makes it, -1 if none."""
         makers = np.full(self.count, -1)
-        for index, place in reversed(list(enumerate(self.places))):
-            if self.trace.roles.get(place) == "out":
-                makers[self._at(place)] = index
+        # Of several values for one index the last stays.
+        makers[self.made.component[::-1]] = self.made.place[::-1]
         return makers
 
     def _group(self) -> np.ndarray:
         """Return the group of every component, shape (components,), -1 where it is pinned.
 
-        Two components share a group if they occupy the same positions in every tensor. Starts with
-        one class and splits it place by place by how often a component lies there.
+        Two components share a group if they occupy the same positions in every tensor, that is if
+        they lie equally often in every place.
         """
-        classes = np.zeros(self.count, dtype=np.int64)
-        following = 1
-        for place in self.places:
-            found, counts = np.unique(self._at(place), return_counts=True)
-            keys = np.stack([classes[found], counts])
-            _, inverse = np.unique(keys, axis=1, return_inverse=True)
-            classes[found] = following + inverse.ravel()
-            following += len(found)
+        classes = self._classes()
         free = (self.reason == "") & (self.made_by >= 0)
-        exactness = self.mixed != ""
-        names, group = np.unique(np.stack([classes, exactness]), axis=1, return_inverse=True)
-        group = group.ravel()
-        sizes = np.bincount(group[free], minlength=names.shape[1])
-        single = free & (sizes[group] == 1)
+        group = 2 * classes + (self.mixed != "")
+        single = free & (np.bincount(group[free], minlength=2 * self.count)[group] == 1)
         self.reason[single] = "a single channel"
         group[~free | single] = -1
         return self._in_order(group)
 
+    def _classes(self) -> np.ndarray:
+        """Number equal components alike: those that lie equally often in every place."""
+        # Many places hold the same components in the same order: one of them tells it all.
+        labels = [label for found in self.trace.tensors.values() for label in found.values()]
+        places = [self.component[label] for label in labels]
+        distinct = list({place.tobytes(): place for place in places}.values())
+        component = np.concatenate([np.empty(0, dtype=np.int64), *distinct])
+        place = np.repeat(np.arange(len(distinct)), [len(each) for each in distinct])
+        lies, often = np.unique(component * len(distinct) + place, return_counts=True)
+        component, place = np.divmod(lies, max(len(distinct), 1))
+        told = np.stack([place, often], axis=1).astype(np.int64)
+        text, width = told.tobytes(), told.itemsize * 2
+        ends = (np.searchsorted(component, np.arange(self.count + 1)) * width).tolist()
+        known: dict[bytes, int] = {}
+        numbers = [known.setdefault(text[a:b], len(known)) for a, b in pairwise(ends)]
+        return np.array(numbers, dtype=np.int64)
+
     def _in_order(self, group: np.ndarray) -> np.ndarray:
         """Number the groups by the place and position at which they are made first."""
-        numbers: dict[int, int] = {}
-        for place in self.places:
-            if self.trace.roles.get(place) == "out":
-                here = group[self._at(place)]
-                for old in here[np.sort(np.unique(here, return_index=True)[1])]:
-                    if old >= 0:
-                        numbers.setdefault(int(old), len(numbers))
-        renumbered = np.full_like(group, -1)
-        for old, new in numbers.items():
-            renumbered[group == old] = new
+        found, first = np.unique(group[self.made.component], return_index=True)
+        order = found[np.argsort(first)]
+        order = order[order >= 0]
+        numbers = np.full(2 * self.count + 1, -1)  # the last entry serves -1
+        numbers[order] = np.arange(len(order))
+        renumbered: np.ndarray = numbers[group]
         return renumbered
 
     def _channels(self) -> np.ndarray:
         """Return the index of every component within its group, in order of position."""
         channel = np.full(self.count, -1)
-        following = np.zeros(self.group.max(initial=-1) + 1, dtype=np.int64)
-        for place in self.places:
-            if self.trace.roles.get(place) != "out":
-                continue
-            here = self._at(place)
-            here = here[np.sort(np.unique(here, return_index=True)[1])]
-            here = here[(self.group[here] >= 0) & (channel[here] < 0)]
-            for index in np.unique(self.group[here]):
-                new = here[self.group[here] == index]
-                channel[new] = following[index] + np.arange(len(new))
-                following[index] += len(new)
+        found, first = np.unique(self.made.component, return_index=True)
+        order = found[np.argsort(first)]
+        order = order[self.group[order] >= 0]
+        order = order[np.argsort(self.group[order], kind="stable")]
+        sizes = np.bincount(self.group[order])
+        starts = np.cumsum(sizes) - sizes
+        channel[order] = np.arange(len(order)) - np.repeat(starts, sizes)
         return channel
 
     def table(self, stages: dict[str, int], blocks: dict[str, int]) -> ChannelTable:
@@ -163,15 +165,10 @@ class _Builder:
         count = self.group.max(initial=-1) + 1
         members: list[list[Member]] = [[] for _ in range(count)]
         for place in self.places:
-            axis = axes.distinct[tensors[place]]
             role = self.trace.roles.get(place, "other")
-            for index in np.unique(axis.group[axis.group >= 0]):
-                here = np.flatnonzero(axis.group == index)
-                order = np.argsort(axis.channel[here], kind="stable")
-                size = len(np.unique(axis.channel[here]))
-                positions = here[order].reshape(size, -1)
+            for index, positions in axes.positions(tensors[place]):
                 members[index].append(Member(*place, positions, role))  # type: ignore[arg-type]
-        joined = np.concatenate([a.numpy() for a in self.trace.atoms.added] or [np.empty(0, int)])
+        joined = np.concatenate(self.trace.atoms.added or [np.empty(0, int)])
         added = set(self.group[self.component[joined[joined != FIXED]]].tolist())
         makers = [[m for m in found if m.role == "out"] for found in members]
         names = _names([found[0].tensor for found in makers])
@@ -211,15 +208,16 @@ class _Builder:
     def _followers(self, axes: _Axes) -> Iterable[Follower]:
         """Yield the sizes that code outside of layers may hold as numbers: parts and groups."""
         for op in self.trace.ops:
-            kind = op.name.split(".")[1]
-            if kind not in _SIZED:
+            if op.name.split(".")[1] not in _SIZED:
                 continue
             parts: dict[int, list[tuple[int, int]]] = {}
             for shape, labels in (*op.inputs, *op.outputs):
                 for dim, label in labels.items():
                     axis = axes.of(label)
-                    if (axes.distinct[axis].group >= 0).any():
+                    if axes.distinct[axis].groups:
                         yield Follower(op.module, (shape[dim],), (axis,))
+            if len(op.outputs) < 2:
+                continue
             for shape, labels in op.outputs:
                 for dim, label in labels.items():
                     parts.setdefault(dim, []).append((shape[dim], axes.of(label)))
@@ -230,6 +228,14 @@ class _Builder:
                     )
 
 
+@dataclass(frozen=True)
+class _Positions:
+    """Positions along dimensions of tensors: which component lies there, and in which place."""
+
+    component: np.ndarray
+    place: np.ndarray
+
+
 class _Axes:
     """Gives equal dimensions the same axis."""
 
@@ -237,16 +243,35 @@ class _Axes:
         self._group = np.append(group[component], -1)  # the last entry serves FIXED
         self._channel = np.append(channel[component], -1)
         self._known: dict[bytes, int] = {}
+        self._of: dict[int, tuple[np.ndarray, int]] = {}  # by id, which the label keeps in use
+        self._positions: dict[int, list[tuple[int, np.ndarray]]] = {}
         self.distinct: list[Axis] = []
 
-    def of(self, label: Tensor) -> int:
-        atoms = label.numpy()
-        axis = Axis(self._group[atoms], self._channel[atoms])
+    def of(self, label: np.ndarray) -> int:
+        if id(label) in self._of:
+            return self._of[id(label)][1]
+        axis = Axis(self._group[label], self._channel[label])
         key = axis.group.tobytes() + axis.channel.tobytes()
         if key not in self._known:
             self._known[key] = len(self.distinct)
             self.distinct.append(axis)
+        self._of[id(label)] = label, self._known[key]
         return self._known[key]
+
+    def positions(self, index: int) -> list[tuple[int, np.ndarray]]:
+        """The groups along an axis, each with its positions, shape (size, positions each)."""
+        if index not in self._positions:
+            axis = self.distinct[index]
+            found = [(group, _positions(axis, group)) for group in axis.groups]
+            self._positions[index] = found
+        return self._positions[index]
+
+
+def _positions(axis: Axis, group: int) -> np.ndarray:
+    here = np.flatnonzero(axis.group == group)
+    channels = axis.channel[here]
+    each = np.count_nonzero(channels == channels[0])  # channels of a group lie equally often
+    return here[np.argsort(channels, kind="stable")].reshape(-1, each)
 
 
 def _layer(tensor: str) -> str:

@@ -195,7 +195,7 @@ def _group_of_atoms(space: ChannelSpace) -> np.ndarray:
     component = trace.atoms.components()
     groups = np.full(component.max(initial=-1) + 1, -1)
     for (name, dim), axis in table.tensors.items():
-        groups[component[trace.tensors[name][dim].numpy()]] = table.axes[axis].group
+        groups[component[trace.tensors[name][dim]]] = table.axes[axis].group
     return np.append(groups[component], -1)
 
 
@@ -232,7 +232,7 @@ def _moving(groups: np.ndarray, op: Op) -> Iterable[_Moving]:
 
     def found(tensor: int, labels: Labels) -> Iterable[_Moving]:
         for dim, label in labels.items():
-            axis = Axis(groups[label.numpy()], label.numpy())
+            axis = Axis(groups[label], label)
             if (axis.group >= 0).any():
                 yield _Moving(tensor, dim, axis)
 

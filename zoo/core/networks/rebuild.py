@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.channels.proof import prove
+from zoo.core.channels.proof import Kept, kept_atoms, prove
 from zoo.core.channels.resize import resized_copy
 from zoo.core.channels.space import ChannelSpace
-from zoo.core.networks.metadata import refresh_metadata
+from zoo.core.networks.metadata import Shapes, refresh_metadata
+from zoo.core.tracing.collector import collector_paused
 
 __all__ = ["rebuild"]
 
 
+@collector_paused()
 def rebuild(
     model: nn.Module,
     space: ChannelSpace,
@@ -40,8 +42,14 @@ def rebuild(
     config.check(space)
     _check_shapes(model, space)
     smaller = resized_copy(model, space.table, config, weights)
-    prove(space.trace_record, space.table, config, smaller, space.input_size)
-    refresh_metadata(model, smaller, space.input_size, is_trained=space.trace_record.is_trained)
+    trace, size = space.trace_record, space.input_size
+    kept = Kept(kept_atoms(trace, space.table, config))
+    refresh_metadata(
+        Shapes(model, trace, size),
+        Shapes(smaller, trace, size, kept),
+        lambda: prove(trace, space.table, config, smaller, size),
+        trace.ops,
+    )
     return smaller
 
 

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from zoo.core.channels.channel_table import Axis, ChannelTable
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.channels.proof import prove
+from zoo.core.channels.proof import Kept, kept_atoms, prove
 from zoo.core.channels.resize import copy_resized
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import UnsupportedModel
-from zoo.core.networks.metadata import refresh_metadata
+from zoo.core.networks.metadata import Shapes, refresh_metadata
 from zoo.core.randomness import stream_generator
-from zoo.core.tracing.trace import on_meta
 
 __all__ = ["widen"]
 
@@ -59,8 +58,14 @@ def widen(
         sizes,
         lambda name, tensor: _grown(space.table, sources, name, tensor.detach(), generator),
     )
-    _prove_inverse(model, space, wide, widths)
-    refresh_metadata(model, wide, space.input_size, is_trained=space.trace_record.is_trained)
+    found, old = _proved_inverse(model, space, wide, widths)
+    trace, size = found.trace_record, found.input_size
+    refresh_metadata(
+        Shapes(model, trace, size, Kept(kept_atoms(trace, found.table, old))),
+        Shapes(wide, trace, size),
+        lambda: prove(trace, found.table, SubnetConfig.full(), wide, size),
+        trace.ops,
+    )
     return wide
 
 
@@ -160,10 +165,14 @@ def _grown(
     return grown
 
 
-def _prove_inverse(
+def _proved_inverse(
     model: nn.Module, space: ChannelSpace, wide: nn.Module, widths: np.ndarray
-) -> None:
-    """Raise unless pruning the wide network to the old widths must give the old network."""
+) -> tuple[ChannelSpace, SubnetConfig]:
+    """Raise unless pruning the wide network to the old widths must give the old network.
+
+    Returns:
+        The space of the wide network, and what of it the old one keeps.
+    """
     found = ChannelSpace.trace(wide, space.input_size, inexact=space.inexact)
     names = [group.name for group in space.groups]
     if [g.name for g in found.groups] != names or found.sizes.tolist() != widths.tolist():
@@ -171,4 +180,5 @@ def _prove_inverse(
             f"{type(model).__name__} has other channel groups when it is wider; it was not widened"
         )
     old = SubnetConfig.from_widths(found, dict(zip(names, space.sizes.tolist(), strict=True)))
-    prove(found.trace_record, found.table, old, on_meta(model), space.input_size)
+    prove(found.trace_record, found.table, old, model, space.input_size)
+    return found, old

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.core.channels.channel_group import ChannelGroup, Member, Role
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.problem import Problem
+from zoo.core.tracing.copies import named_tensors
 from zoo.core.training.gradients import gradients
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "producers",
     "weight_gradient_products",
 ]
+
+_CACHED = 2**15  # numbers in double precision, 256 KiB
 
 PRODUCERS: tuple[Role, ...] = ("out", "depthwise")  # roles of the weights that make a channel
 
@@ -71,7 +74,32 @@ def channel_scores(
 
 def magnitude_scores(model: nn.Module, space: ChannelSpace) -> dict[str, np.ndarray]:
     """L1 norm of the weights that make each channel, by group name, shape (size,)."""
-    return channel_scores(space, model.state_dict(), lambda rows: rows.abs().sum(1))
+    tensors = dict(named_tensors(model))
+    norms: dict[tuple[str, int], np.ndarray] = {}
+    scores = {}
+    for group in space.groups:
+        total = np.zeros(group.size)
+        for member in producers(group):
+            place = member.tensor, member.dim
+            if place not in norms:
+                norms[place] = _position_norms(tensors[member.tensor].detach(), member.dim)
+            total += norms[place][member.index].sum(1)
+        scores[group.name] = total
+    return scores
+
+
+def _position_norms(tensor: Tensor, dim: int) -> np.ndarray:
+    """L1 norm of what lies at each position of a dimension, float64, shape (size,)."""
+    rows = tensor.movedim(dim, 0).flatten(1)
+    norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    # Some rows at a time: their copy in double precision then stays in a processor's cache.
+    count = max(1, _CACHED // max(1, rows.shape[1]))
+    copy = torch.empty_like(rows[:count], dtype=torch.float64)
+    for start in range(0, len(rows), count):
+        part = rows[start : start + count]
+        magnitudes = copy[: len(part)].copy_(part).abs_()
+        torch.sum(magnitudes, 1, out=norms[start : start + count])
+    return norms.cpu().numpy()
 
 
 def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarray]:

@@ -50,12 +50,7 @@ def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
 
 def next_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
     """The next wider legal width of every group, shape (G,); the size where it is full already."""
-    steps = []
-    for group, width in zip(problem.space.groups, widths, strict=True):
-        legal = _legal(problem.rules, group.size)
-        position = np.searchsorted(legal, width, side="right")
-        steps.append(legal[min(position, len(legal) - 1)])
-    return np.array(steps, dtype=np.int64)
+    return np.asarray(_next_table(problem)[np.arange(len(widths)), widths])
 
 
 def largest_feasible(problem: Problem, candidates: np.ndarray) -> np.ndarray:
@@ -87,8 +82,9 @@ def fill_up(
     Returns:
         Widths from which no single legal step fits, shape (G,).
     """
+    wider, groups = _next_table(problem), np.arange(len(widths))
     while True:
-        steps = next_widths(problem, widths)
+        steps = wider[groups, widths]
         candidates = np.where(np.eye(len(widths), dtype=bool), steps, widths)
         costs = problem.cost_of(candidates)
         fits = (costs <= problem.budget.limit) & (steps > widths)
@@ -235,6 +231,24 @@ def keep_best(
         best = np.argsort(-scores[group.name], kind="stable")[:width]
         keep[group.name] = tuple(sorted(best.tolist()))
     return SubnetConfig(keep)
+
+
+def _next_table(problem: Problem) -> np.ndarray:
+    """The next legal width of every group at every width, int64, shape (G, largest size + 1)."""
+    groups = problem.space.groups
+    table = np.zeros((len(groups), problem.space.sizes.max(initial=0) + 1), dtype=np.int64)
+    for row, group in zip(table, groups, strict=True):
+        row[: group.size + 1] = _next_legal(problem.rules, group.size)
+    return table
+
+
+@cache
+def _next_legal(rules: WidthRules, size: int) -> np.ndarray:
+    """The next wider legal width at every width of a group; the size where there is none."""
+    legal = _legal(rules, size)
+    place = np.searchsorted(legal, np.arange(size + 1), side="right")
+    found: np.ndarray = legal[np.minimum(place, len(legal) - 1)]
+    return found
 
 
 @cache

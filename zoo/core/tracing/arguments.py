@@ -16,7 +16,9 @@ from torch import Tensor
 
 from zoo.core.tracing.atoms import Labels, Op
 
-__all__ = ["arguments_agree", "plain_arguments"]
+__all__ = ["Scalars", "arguments_agree", "is_same_value", "plain_arguments"]
+
+Scalars = tuple[tuple[str, object], ...]  # the arguments of a call by name
 
 _PLAIN = (
     int, float, complex, bool, str, type(None),
@@ -40,17 +42,31 @@ _TOLD_BY_SHAPES = {
 _ALWAYS_TOLD = {"size"}
 
 
-def plain_arguments(bound: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
+def plain_arguments(bound: Mapping[str, Any]) -> Scalars:
     """Return the arguments of a call by name, a tensor as ``Tensor``."""
-    return tuple((name, _plain(value)) for name, value in bound.items())
+    return tuple([(name, _plain(value)) for name, value in bound.items()])
 
 
 def _plain(value: Any) -> object:
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Tensor):
         return Tensor
     if isinstance(value, list | tuple):
-        return tuple(_plain(part) for part in value)
+        return tuple([_plain(part) for part in value])
     return value if isinstance(value, _PLAIN) else type(value).__name__
+
+
+def is_same_value(left: object, right: object) -> bool:
+    """Whether two arguments, or tuples of them, are equal in type, too: True is not 1."""
+    if left is right:
+        return True
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(is_same_value, left, right))
+    # As written: -0.0 is not 0.0, and one that is no number equals itself.
+    return repr(left) == repr(right) if isinstance(left, float | complex) else left == right
 
 
 def arguments_agree(op: Op, other: Op, kept: np.ndarray) -> bool:
@@ -66,7 +82,7 @@ def arguments_agree(op: Op, other: Op, kept: np.ndarray) -> bool:
     told = _ALWAYS_TOLD | _TOLD_BY_SHAPES.get(kind, set())
     if ours.keys() != theirs.keys():
         return False
-    if any(repr(ours[name]) != repr(theirs[name]) for name in ours if name not in told):
+    if any(not is_same_value(ours[n], theirs[n]) for n in ours if n not in told):
         return False
     if kind == "roll" and not ours["dims"]:  # all elements as one row
         return ours == theirs and op.inputs[0][0] == other.inputs[0][0]
@@ -118,7 +134,7 @@ def _taken(op: Op, place: int, size: int) -> np.ndarray:
 
 def _stays(labels: Labels, dim: int, size: int, kept: np.ndarray) -> np.ndarray:
     label = labels.get(dim)
-    return np.ones(size, dtype=bool) if label is None else kept[label.numpy()]
+    return np.ones(size, dtype=bool) if label is None else kept[label]
 
 
 def _same_norm_groups(op: Op, other: Op) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zoo.core.tracing.atoms import FIXED, Labels, Trace
+from zoo.core.tracing.operators import operator_of
 
-__all__ = ["Call", "Flow", "bind"]
+__all__ = ["Call", "Flow"]
 
 
 @dataclass
@@ -47,10 +49,10 @@ class Flow:
         """Return the labels of a tensor, shape (size,) each; dimensions without one are fixed."""
         return {} if tensor is None else self._labels.get(id(tensor), {})
 
-    def along(self, tensor: Tensor, dim: int) -> Tensor:
+    def along(self, tensor: Tensor, dim: int) -> np.ndarray:
         """Return the label of one dimension, all fixed where there is none, shape (size,)."""
-        fixed = torch.full((tensor.shape[dim],), FIXED)
-        return self.get(tensor).get(dim, fixed)
+        label = self.get(tensor).get(dim)
+        return np.full(tensor.shape[dim], FIXED) if label is None else label
 
     def set(self, tensor: Tensor, labels: Labels) -> None:
         """Attach labels, each of shape (size,), to a tensor; dimensions of one element get none."""
@@ -107,17 +109,4 @@ class Call:
     @property
     def name(self) -> str:
         """The operator without namespace and overload, as "convolution"."""
-        return str(self.func.overloadpacket).removeprefix("aten.")
-
-
-def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an operator by their names in its schema, defaults filled in.
-
-    Args:
-        func: the operator.
-        args: its positional arguments.
-        kwargs: its named arguments.
-    """
-    names = [argument.name for argument in func._schema.arguments]
-    bound = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-    return bound | dict(zip(names, args, strict=False)) | kwargs
+        return operator_of(self.func).kind

@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from zoo.core.tracing.operators import operator_of
+from zoo.core.tracing.shapes import shape_rule
+
 __all__ = ["OperatorMode", "run_on_meta", "tensors_in"]
 
 
@@ -45,31 +48,35 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
 def tensors_in(values: object) -> list[Tensor]:
     """The tensors in nested lists, tuples and dictionaries, in order; of any shape."""
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+    _collect(values, found)
+    return found
 
 
-# Of these torch computes the shapes in Python, which takes a millisecond each.
-_KEEPS_SHAPE = frozenset(
-    f"aten.{name}.default"
-    for name in ("relu", "gelu", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu", "elu")
-)
-_IN_PLACE = frozenset(name.replace(".default", "_.default") for name in _KEEPS_SHAPE)
+def _collect(values: object, found: list[Tensor]) -> None:
+    if isinstance(values, Tensor):
+        found.append(values)
+    elif type(values) in (tuple, list):
+        for value in values:  # type: ignore[attr-defined]  # it is a tuple or a list
+            _collect(value, found)
+    elif type(values) is dict:
+        for value in values.values():
+            _collect(value, found)
+    elif type(values) not in _NO_TENSORS:
+        found += [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+_NO_TENSORS = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
 
 
 def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator on the meta device, without the slow decompositions of frequent ones.
+    """Run an operator on the meta device; the shapes of frequent ones are computed here.
 
     Args:
         func: the operator.
         args: its positional arguments, tensors without data.
         kwargs: its named arguments.
     """
-    name = str(func)
-    if name == "aten.native_batch_norm.default":
-        images = args[0]
-        return torch.empty_like(images), images.new_empty(0), images.new_empty(0)
-    if name in _KEEPS_SHAPE and args[0].is_meta and args[0].is_floating_point():
-        return torch.empty_like(args[0])
-    if name in _IN_PLACE and args[0].is_meta and args[0].is_floating_point():
-        return args[0]
-    return func(*args, **kwargs)
+    rule = shape_rule(operator_of(func).name)
+    result = None if rule is None else rule(args, kwargs)
+    return func(*args, **kwargs) if result is None else result

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import accumulate
 from math import prod
 from operator import mul
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zoo.core.tracing.atoms import FIXED, Labels
 from zoo.core.tracing.flow import Call, Flow
+from zoo.core.tracing.operators import Operator, operator_of
 
 __all__ = ["apply_rule", "labels_after_view"]
 
@@ -40,12 +43,16 @@ def apply_rule(flow: Flow, call: Call) -> None:
     """Run the rule of ``call``: labels of its outputs are set, facts about atoms are stated."""
     if call.name != "expand" and not any(flow.get(tensor) for tensor in call.inputs):
         return
-    rule = _RULES.get(call.name)
-    if rule is None and torch.Tag.pointwise in call.func.tags:
-        rule = _pointwise
-    if rule is None and _SPATIAL.fullmatch(call.name):
-        rule = _spatial
-    (rule or _no_rule)(flow, call)
+    _rule_of(operator_of(call.func))(flow, call)
+
+
+@cache
+def _rule_of(operator: Operator) -> Rule:
+    if operator.kind in _RULES:
+        return _RULES[operator.kind]
+    if operator.is_pointwise:
+        return _pointwise
+    return _spatial if _SPATIAL.fullmatch(operator.kind) else _no_rule
 
 
 def labels_after_view(label: Tensor, dim: int, old: Sequence[int], new: Sequence[int]) -> Tensor:
@@ -109,7 +116,7 @@ def _connect_inputs(
     is_depthwise = groups > 1 and weight.shape[1] == 1 and groups == channels
     if is_depthwise and (flow.depthwise is None or where in flow.depthwise):
         rows = made.reshape(channels, -1)
-        atoms.unite(rows, entering[:, None].expand_as(rows), where)
+        atoms.unite(rows, np.broadcast_to(entering[:, None], rows.shape), where)
         flow.role(weight, make, "depthwise")
         flow.trace.depthwise.add(where)
         return
@@ -122,7 +129,7 @@ def _connect_inputs(
         atoms.unite(flow.along(weight, read), entering, where)
 
 
-def _add_vector(flow: Flow, vector: Tensor | None, label: Tensor, role: str) -> None:
+def _add_vector(flow: Flow, vector: Tensor | None, label: np.ndarray, role: str) -> None:
     """Tie a per-channel parameter, shape (C,), to the channels it belongs to."""
     if vector is not None and vector.shape[0] > 1:
         flow.trace.atoms.unite(flow.along(vector, 0), label, flow.where)
@@ -306,8 +313,8 @@ def _cat(flow: Flow, call: Call) -> None:
         merged[other] = next(flow.get(t)[other] for t in tensors if other in flow.get(t))
         for tensor in tensors:
             flow.trace.atoms.unite(merged[other], flow.along(tensor, other), flow.where)
-    joined = torch.cat([flow.along(tensor, dim) for tensor in tensors])
-    if bool((joined != FIXED).any()):
+    joined = np.concatenate([flow.along(tensor, dim) for tensor in tensors])
+    if (joined != FIXED).any():
         merged[dim] = joined
     flow.set(call.outputs[0], merged)
 
@@ -365,11 +372,12 @@ def _rearranged(flow: Flow, call: Call) -> list[Labels]:
     for dim, label in flow.get(tensor).items():
         shape = [1] * tensor.ndim
         shape[dim] = len(label)
-        atoms = label.reshape(shape).expand(tensor.shape)
+        row = torch.from_numpy(label)
+        atoms = row.reshape(shape).expand(tensor.shape)
         if call.name in ("_to_copy", "clone"):
             moved = [atoms]
         elif call.name in ("view", "_unsafe_view", "reshape"):
-            moved = [labels_after_view(label, dim, tensor.shape, call.outputs[0].shape)]
+            moved = [labels_after_view(row, dim, tensor.shape, call.outputs[0].shape)]
         else:
             returned = call.func(**{first: atoms}, **arguments)
             moved = [returned] if isinstance(returned, Tensor) else list(returned)
@@ -393,11 +401,11 @@ def _settle(flow: Flow, labels: Labels, atoms: Tensor) -> None:
             atoms = start
     varying = [dim for dim in range(atoms.ndim) if atoms.shape[dim] > 1]
     if not varying:
-        flow.trace.atoms.pin(atoms.flatten(), f"a single channel is taken in {flow.where}")
+        flow.trace.atoms.pin(atoms.flatten().numpy(), f"a single channel is taken in {flow.where}")
         return
     last = varying[-1]
     label = flow.trace.atoms.tie(
-        atoms.flatten(), prod(atoms.shape[d] for d in varying[:-1]), flow.where
+        atoms.flatten().numpy(), prod(atoms.shape[d] for d in varying[:-1]), flow.where
     )
     if last in labels:
         flow.trace.atoms.pin(label, f"two kinds of channels merged in {flow.where}")
@@ -433,9 +441,9 @@ def _pad(flow: Flow, call: Call) -> None:
     for step in range(len(pad) // 2):
         dim = tensor.ndim - 1 - step
         if dim in labels and (pad[2 * step] or pad[2 * step + 1]):
-            fixed = [torch.full((max(0, n),), FIXED) for n in pad[2 * step : 2 * step + 2]]
+            fixed = [np.full(max(0, n), FIXED) for n in pad[2 * step : 2 * step + 2]]
             if min(pad[2 * step : 2 * step + 2]) < 0:
                 _no_rule(flow, call)
                 return
-            labels[dim] = torch.cat([fixed[0], labels[dim], fixed[1]])
+            labels[dim] = np.concatenate([fixed[0], labels[dim], fixed[1]])
     flow.set(call.outputs[0], labels)

@@ -1,7 +1,7 @@
 """Where every tensor of a pass comes from: which call made it, and whether it holds the images.
 
 Two passes do the same only if each call reads what the same earlier calls made. Values that no
-operator shows (`torch.tensor(3.0, device=x.device)`) are noted where they are made.
+operator shows (`torch.tensor(3.0, device=x.device)`) are noted by `zoo.core.tracing.functions`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
 
-__all__ = ["Constants", "Sources", "outliving"]
-
-_FROM_VALUES = (
-    torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, Tensor.new_tensor,
-)  # fmt: skip
+__all__ = ["Sources", "digest", "outliving", "values_of"]
 
 
 class Sources:
@@ -86,35 +81,17 @@ class Sources:
         self._alive.clear()
 
 
-class Constants(TorchFunctionMode):
-    """Notes the values of tensors made from Python numbers, which no operator call shows."""
-
-    def __init__(self, sources: Sources) -> None:
-        super().__init__()
-        self._sources = sources
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in _FROM_VALUES and isinstance(result, Tensor):
-            given = args[1:] if func is Tensor.new_tensor else args
-            values = given[0] if given else (kwargs or {}).get("data", (kwargs or {}).get("obj"))
-            if not isinstance(values, Tensor) and result.device.type == "meta":
-                self._sources.note(result, _digest(np.asarray(values)))
-        return result
-
-
 def values_of(tensor: Tensor) -> object:
     """Return a digest of a constant of any shape; None on the meta device, without values."""
     if tensor.device.type == "meta":
         return None
     values = tensor.detach().cpu()
     is_known = values.dtype not in (torch.bfloat16, torch.complex32)  # to numpy
-    return str(values.dtype), _digest((values if is_known else values.to(torch.complex64)).numpy())
+    return str(values.dtype), digest((values if is_known else values.to(torch.complex64)).numpy())
 
 
-def _digest(values: np.ndarray) -> tuple[str, tuple[int, ...], str]:
+def digest(values: np.ndarray) -> tuple[str, tuple[int, ...], str]:
+    """Return what tells values of any shape from others: their type, their shape and a hash."""
     return str(values.dtype), values.shape, hashlib.sha256(values.tobytes()).hexdigest()
 
 

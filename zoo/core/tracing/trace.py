@@ -27,17 +27,30 @@ import torch
 from torch import Tensor, nn
 
 from zoo.core.errors import UnsupportedModel, said
-from zoo.core.tracing.arguments import plain_arguments
+from zoo.core.tracing.arguments import Scalars, is_same_value, plain_arguments
 from zoo.core.tracing.atoms import Op, Trace
-from zoo.core.tracing.copies import copy_with, float_dtype, require_plain_weights
-from zoo.core.tracing.flow import Call, Flow, bind
+from zoo.core.tracing.copies import (
+    copy_with,
+    float_dtype,
+    named_modules,
+    named_tensors,
+    without_data,
+)
+from zoo.core.tracing.flow import Call, Flow
+from zoo.core.tracing.functions import FunctionCalls
+from zoo.core.tracing.layers import watch_widths
+from zoo.core.tracing.mode_reads import MODELESS, mode_reads
+from zoo.core.tracing.module_log import module_log
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
+from zoo.core.tracing.operators import bind, operator_of
 from zoo.core.tracing.outputs import pin_outputs, returned_tensors
 from zoo.core.tracing.products import note_product
 from zoo.core.tracing.rules import apply_rule
-from zoo.core.tracing.sources import Constants, Sources, outliving
+from zoo.core.tracing.sources import Sources, outliving
 
-__all__ = ["TraceFailed", "blank_images", "on_meta", "trace_model", "training_mode"]
+__all__ = ["TraceFailed", "blank_images", "on_meta", "retrace", "trace_model", "training_mode"]
+
+Signature = tuple[str, str, Scalars, tuple[str | None, ...], tuple[torch.Size, ...]]
 
 
 class TraceFailed(UnsupportedModel):
@@ -70,14 +83,14 @@ def on_meta(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModel: if the model cannot be copied.
     """
-    require_plain_weights(model)
-    memo: dict[int, Any] = {}  # deepcopy's own form: id of the original -> its copy
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy_with(model, memo, lambda held: torch.empty_like(held, device="meta")).eval()
+
+    def emptied(_: str, tensor: Tensor) -> Tensor:
+        empty = without_data(tensor)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        return nn.Parameter(empty, requires_grad=False) if is_parameter else empty
+
+    meta = copy_with(model, emptied, lambda held: torch.empty_like(held, device="meta"))
+    return meta.eval()
 
 
 def blank_images(model: nn.Module, input_size: Sequence[int], count: int = 1) -> Tensor:
@@ -91,43 +104,71 @@ def blank_images(model: nn.Module, input_size: Sequence[int], count: int = 1) ->
     return torch.empty(count, *input_size, device="meta", dtype=float_dtype(model))
 
 
-def trace_model(
-    meta: nn.Module,
-    input_size: Sequence[int],
-    depthwise: frozenset[str] | None = None,
-    is_trained: bool | None = None,
-) -> Trace:
+def trace_model(meta: nn.Module, input_size: Sequence[int]) -> Trace:
     """Return the trace of a network that is on the meta device.
+
+    A pass in training mode follows if the one in eval mode left a parameter or buffer unread, or if
+    the two modes call different operators or hand out other tensors.
 
     Args:
         meta: the network, as ``on_meta`` makes it; hooks are added to it.
         input_size: (C, H, W) of one image.
-        depthwise: paths of the modules whose convolutions are depthwise; None to tell by shape.
-        is_trained: whether a pass in training mode follows; None where it does if the pass in eval
-            mode left a parameter or buffer unread, or if the two modes call different operators or
-            hand out other tensors.
 
     Raises:
-        UnsupportedModel: if the pass fails; the message names the module that was running.
+        UnsupportedModel: if a pass fails; the message names the module that was running.
+    """
+    tracer = _Tracer(meta, None)
+    images = blank_images(meta, input_size)
+    watch_widths(meta, tracer.functions.note_width)
+    with module_log(meta, tracer.flow), mode_reads(meta, tracer.note_mode):
+        handed_out = _run(meta, images, tracer)
+    trace = tracer.flow.trace
+    trace.eval_ops = len(trace.ops)
+    trace.is_blind = tracer.functions.is_blind and not _is_grouped_by_code(meta, trace.ops)
+    if _is_other_in_training(meta, images, tracer, handed_out):
+        _run_training(meta, images, tracer)
+    return tracer.finished()
+
+
+def _is_grouped_by_code(meta: nn.Module, ops: Sequence[Op]) -> bool:
+    """Whether a grouped convolution is none of torch's layers, whose groups follow the widths."""
+    modules = dict(named_modules(meta))
+    return any(
+        not isinstance(modules.get(op.module), nn.modules.conv._ConvNd)
+        for op in ops
+        if op.name == "aten.convolution.default" and dict(op.scalars)["groups"] != 1
+    )
+
+
+def retrace(
+    meta: nn.Module, input_size: Sequence[int], depthwise: frozenset[str], *, is_trained: bool
+) -> Trace:
+    """Return the trace of a network that was made from one whose trace is known.
+
+    Args:
+        meta: the network, as ``on_meta`` makes it; hooks are added to it.
+        input_size: (C, H, W) of one image.
+        depthwise: paths of the modules whose convolutions are depthwise.
+        is_trained: whether a pass in training mode follows.
+
+    Raises:
+        UnsupportedModel: if a pass fails; the message names the module that was running.
     """
     tracer = _Tracer(meta, depthwise)
     images = blank_images(meta, input_size)
-    trace = tracer.flow.trace
-    handed_out = _run(meta, images, tracer)
-    trace.eval_ops = len(trace.ops)
-    if is_trained is None:
-        is_trained = _is_other_in_training(meta, images, tracer, handed_out)
+    with tracer.silenced():
+        _run(meta, images, tracer)
+    tracer.flow.trace.eval_ops = len(tracer.flow.trace.ops)
     if is_trained:
         _run_training(meta, images, tracer)
-    trace.unused = tuple(n for n in trace.parameters if n not in tracer.used)
-    return trace
+    return tracer.finished()
 
 
 def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> set[object]:
     """Run one pass with its rules; what reaches the outside is pinned, its origins returned."""
     tracer.sources.enter_images(images)
     try:
-        with torch.no_grad(), tracer, tracer.constants:
+        with torch.no_grad(), tracer, tracer.functions:
             outputs = meta(images)
     except Exception as error:  # whatever a foreign forward pass may raise
         raise TraceFailed(tracer.flow.where, tracer.flow.trace.ops, error) from error
@@ -141,8 +182,8 @@ def training_mode(meta: nn.Module) -> Iterator[None]:
     Those do to channels what they do in eval mode, and one image may be too few for the norms.
     """
     meta.train()
-    for module in meta.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd):
+    for _, module in named_modules(meta):
+        if isinstance(module, MODELESS):
             module.eval()
     try:
         yield
@@ -157,6 +198,8 @@ def _is_other_in_training(
     trace = tracer.flow.trace
     if any(shape and name not in tracer.used for name, shape in trace.shapes.items()):
         return True
+    if not tracer.asks_for_mode:
+        return False
     check = _Comparison(tracer)
     try:
         with torch.no_grad(), tracer.silenced(), training_mode(meta), check:
@@ -202,11 +245,11 @@ def _pin_training_only(trace: Trace, made: set[tuple[str, int]]) -> None:
     component = trace.atoms.components()
     known = np.zeros(component.max(initial=0) + 1, dtype=bool)
     for name, dim in made:
-        known[component[trace.tensors[name][dim].numpy()]] = True
+        known[component[trace.tensors[name][dim]]] = True
     for place, role in trace.roles.items():
         label = trace.tensors[place[0]][place[1]]
         if role == "out" and place not in made:
-            is_new = torch.from_numpy(~known[component[label.numpy()]])
+            is_new = ~known[component[label]]
             trace.atoms.pin(label[is_new], "made in training mode only")
 
 
@@ -216,36 +259,44 @@ class _Tracer(OperatorMode):
     def __init__(self, meta: nn.Module, depthwise: frozenset[str] | None) -> None:
         super().__init__()
         self.flow = Flow(where=type(meta).__name__, depthwise=depthwise)
-        self.calls: list[tuple[Any, ...]] = []  # the `signature` of each, for `_Comparison`
+        self.calls: list[Signature] = []  # of each call, for `_Comparison`
         self.used: set[str] = set()  # names of the parameters and buffers that were read
         self._stack = [self.flow.where]
         self._is_silent = False
-        named = [*meta.named_parameters(), *meta.named_buffers()]
+        self.asks_for_mode = False
+        named = named_tensors(meta)
         self._named = {id(tensor): name for name, tensor in named}
         for name, tensor in named:
             self.flow.enter(name, tensor)
         self.own = [tensor for _, tensor in named]
         self.sources = Sources(named)
-        self.constants = Constants(self.sources)
-        for path, module in meta.named_modules():
-            if path:
+        self.functions = FunctionCalls(self.sources)
+        for path, module in named_modules(meta):
+            if path and type(module) not in (nn.Identity, nn.Sequential):  # they call no operator
                 module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
-                module.register_forward_hook(lambda _module, _inputs, out: self._leave(out))
+                module.register_forward_hook(lambda *_: self._leave())
 
     def _enter(self, path: str) -> None:
         self._stack.append(path)
         self.flow.where = path
 
-    def _leave(self, output: object) -> None:
-        path = self._stack.pop()
-        if isinstance(output, Tensor) and not self._is_silent:
-            self.flow.trace.outputs.pop(path, None)
-            self.flow.trace.outputs[path] = tuple(output.shape), self.flow.get(output)
+    def _leave(self) -> None:
+        self._stack.pop()
         self.flow.where = self._stack[-1]
+
+    def finished(self) -> Trace:
+        """The trace, once all passes have run."""
+        trace = self.flow.trace
+        trace.unused = tuple(name for name in trace.parameters if name not in self.used)
+        return trace
+
+    def note_mode(self) -> None:
+        """Note that code has asked whether the network is trained, or may have."""
+        self.asks_for_mode = True
 
     @contextmanager
     def silenced(self) -> Iterator[None]:
-        """Keep the outputs of modules that are known; a failed pass leaves no module open."""
+        """Note no more calls for `_Comparison`; a failed pass leaves no module open."""
         self._is_silent = True
         self._stack = self._stack[:1]
         self.flow.where = self._stack[0]
@@ -257,30 +308,33 @@ class _Tracer(OperatorMode):
             self.flow.where = self._stack[0]
 
     def signature(
-        self, func: Any, bound: dict[str, Any], inputs: Sequence[Tensor], outputs: Any
-    ) -> tuple[Any, ...]:
+        self, name: str, scalars: Scalars, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> Signature:
         """Identifies a call: operator, module, numbers, parameters read, shapes made."""
         names = tuple(self._named.get(id(tensor)) for tensor in inputs)
-        shapes = tuple(t.shape for t in tensors_in(outputs))
-        return str(func), self.flow.where, repr(plain_arguments(bound)), names, shapes
+        return name, self.flow.where, scalars, names, tuple(tensor.shape for tensor in outputs)
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        inputs = tensors_in((args, kwargs))
-        if any(isinstance(t, nn.Parameter) and not t.is_meta for t in inputs):
+        if not self.functions.is_inside:  # called past torch's functions
+            self.functions.note_width()
+        inputs = tensors_in((args, kwargs) if kwargs else args)
+        if any(not t.is_meta and isinstance(t, nn.Parameter) for t in inputs):
             raise UnsupportedModel(
                 "it reads a parameter that the network does not know as its own, so it is neither "
                 "trained nor saved; hold modules in an nn.ModuleList, parameters in an "
                 "nn.ParameterList, not in a plain list"
             )
-        read = tuple((tuple(t.shape), self.flow.get(t)) for t in inputs)
-        origins = tuple(self.sources.of(tensor) for tensor in inputs)
+        read = tuple([(tuple(t.shape), self.flow.get(t)) for t in inputs])
+        origins = tuple([self.sources.of(tensor) for tensor in inputs])
         bound = bind(func, args, kwargs)
+        scalars = plain_arguments(bound)
         result = run_on_meta(func, args, kwargs)
-        if not self._is_silent:
-            self.calls.append(self.signature(func, bound, inputs, result))
-        self.used.update(self._named[id(t)] for t in inputs if id(t) in self._named)
         outputs = tensors_in(result)
-        if "norm" in str(func):  # statistics of the batch, which nobody reads
+        name = operator_of(func).name
+        if not self._is_silent:
+            self.calls.append(self.signature(name, scalars, inputs, outputs))
+        self.used.update([self._named[id(t)] for t in inputs if id(t) in self._named])
+        if "norm" in name:  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
         shapes = [shape for shape, _ in read]
         call = Call(func, inputs, shapes, outputs, bound)
@@ -290,9 +344,8 @@ class _Tracer(OperatorMode):
             self.sources.note_copy(inputs[0], outputs[0])
             return result  # computes nothing; whether `reshape` makes one depends on the widths
         self.sources.note_call(len(self.flow.trace.ops), inputs, outputs)
-        made = tuple((tuple(t.shape), self.flow.get(t)) for t in outputs)
-        scalars = plain_arguments(call.bound)
-        name = str(func).replace("_unsafe_view", "view")  # the one that `reshape` takes of a copy
+        made = tuple([(tuple(t.shape), self.flow.get(t)) for t in outputs])
+        name = name.replace("_unsafe_view", "view")  # the one that `reshape` takes of a copy
         self.flow.trace.ops.append(Op(name, self.flow.where, read, made, scalars, origins))
         return result
 
@@ -320,14 +373,16 @@ class _Comparison(OperatorMode):
         inputs = tensors_in((args, kwargs))
         bound = bind(func, args, kwargs)
         result = run_on_meta(func, args, kwargs)
-        signature = self._tracer.signature(func, bound, inputs, result)
-        if self.step >= len(self._tracer.calls) or signature != self._tracer.calls[self.step]:
+        outputs = tensors_in(result)
+        name, scalars = operator_of(func).name, plain_arguments(bound)
+        signature = self._tracer.signature(name, scalars, inputs, outputs)
+        calls = self._tracer.calls
+        if self.step >= len(calls) or not is_same_value(signature, calls[self.step]):
             raise _OtherCall
         before = self._tracer.flow.trace.ops[self.step]
         for tensor, source in zip(inputs, before.sources, strict=True):
             if id(tensor) in self._made and self._made[id(tensor)][1] != source:
                 raise _OtherCall
-        outputs = tensors_in(result)
         for place, tensor in enumerate(outputs[: len(before.outputs)]):
             self._made[id(tensor)] = tensor, (self.step, place)
         self.step += 1
