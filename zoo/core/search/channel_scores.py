@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.core.channels.channel_group import ChannelGroup, Member, Role
+from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup, Member, Role
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.problem import Problem
 from zoo.core.training.gradients import gradients
@@ -23,8 +23,6 @@ __all__ = [
     "producers",
     "weight_gradient_products",
 ]
-
-PRODUCERS: tuple[Role, ...] = ("out", "depthwise")  # roles of the weights that make a channel
 
 
 def producers(group: ChannelGroup) -> tuple[Member, ...]:
