@@ -13,7 +13,7 @@ import shutil
 import sys
 import time as clock
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -28,18 +28,22 @@ from benchmarks.options import (
     DataPath,
     Device,
     Distill,
+    Divisor,
     Epochs,
     Export,
     Fold,
     ImageSize,
+    Keep,
     LatencyMs,
     LatencyRatio,
     Macs,
+    MinKeep,
     Minutes,
     Models,
     Params,
     ParentEpochs,
     QuietCore,
+    Ratio,
     Results,
     Seed,
     Seeds,
@@ -56,7 +60,7 @@ from benchmarks.tables.terminal import terminal_table
 
 if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
-    from benchmarks.records.cell import BudgetMetric
+    from benchmarks.records.cell import BudgetMetric, Rules
     from benchmarks.running.plan import Plan
 
 __all__ = ["app", "main"]
@@ -251,10 +255,16 @@ def prune(
     export: Export = None,
     fold_batch_norm: Fold = False,
     distill: Distill = None,
+    keep: Keep = None,
+    ratio: Ratio = None,
+    min_keep: MinKeep = 0.1,
+    divisor: Divisor = 1,
     results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
     """Prune one network with one method to one budget and save the smaller network.
+
+    What may go: --keep 'layer4.*' --keep stem --ratio 'layer1.*=0.8' --ratio 'layer2.*=0.5:1'
 
     Exit status: 0 if it is saved, 130 after Ctrl-C, 2 if the request cannot be met.
     """
@@ -281,6 +291,7 @@ def prune(
         export=export,
         is_folded=fold_batch_norm,
         distill=distill,
+        rules=_rules(keep or (), ratio or (), min_keep, divisor),
     )
     cache = Job(results).cache
     prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))
@@ -465,6 +476,28 @@ def _budget(**given: float | None) -> "tuple[float, BudgetMetric]":
         raise ValueError(f"{options} are {len(found)} budgets; give one")
     value, name = found[0] if found else (0.5, "macs")
     return value, cast("BudgetMetric", name)
+
+
+def _rules(keep: Sequence[str], given: Sequence[str], min_keep: float, divisor: int) -> "Rules":
+    """The legal widths that options ask for.
+
+    Raises:
+        ValueError: if a pattern has no ratio, or two, or its ratio is none.
+    """
+    from benchmarks.records.cell import Rules
+    from zoo.core.channels.config import WidthRules
+    from zoo.core.channels.width_bounds import parse_ratio
+
+    ratios: dict[str, float | tuple[float, float]] = {}
+    for text in given:
+        pattern, equals, ratio = text.rpartition("=")
+        if not (pattern and equals):
+            raise ValueError(f"--ratio {text} names no share; give GLOB=SHARE, 'layer1.*=0.8'")
+        if pattern in ratios:
+            raise ValueError(f"--ratio {pattern!r} stands twice; give its bounds once, 0.5:0.9")
+        ratios[pattern] = parse_ratio(ratio)
+    WidthRules(min_keep, divisor, tuple(keep), ratios)  # refuses what cannot be, in a line
+    return Rules(min_keep=min_keep, divisor=divisor, keep=tuple(keep), ratios=ratios)
 
 
 def _require_device(device: str, *, is_used: bool = True) -> None:

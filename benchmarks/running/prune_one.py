@@ -1,24 +1,24 @@
 """Prune one network and save it with its record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
-from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Schedule
+from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Rules, Schedule
 from benchmarks.records.files import write_record
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
-from benchmarks.running.costs import cost_model
+from benchmarks.running.costs import cost_model, rules_of
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.out_folder import claimed
 from benchmarks.running.parent import Places, parent_for
 from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, run_cell
 from benchmarks.running.suite import PROTOCOL
-from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.budget import Budget
 from zoo.core.method.discovery import create_pruner
@@ -62,6 +62,7 @@ class Request:
     export: str | None = None
     is_folded: bool = False
     distill: float | None = None
+    rules: Rules = field(default_factory=Rules)
 
     def cell(self, places: Places) -> Cell:
         """The cell that answers the request.
@@ -91,6 +92,7 @@ class Request:
             parent=Schedule(epochs=self.parent_epochs, batch_size=batch_size),
             finetune=Schedule(epochs=self.epochs, batch_size=batch_size, lr=FINETUNE.lr),
             latency=Latency(fold_batch_norm=self.is_folded),
+            rules=self.rules,
             device=self.device,
             finishes=("own",) if self.distill is None else ("common",),
             distill=self.distill or 0.0,
@@ -161,8 +163,10 @@ def _check_budget(cell: Cell, places: Places) -> None:
     space = ChannelSpace.trace(model, known.input_size)
     cost = cost_model(cell, model, space, places.cache / "latency")
     budget = Budget.parse(cell.budget, cost, metric=cell.metric)
-    budget.require_pruning(cell.budget, cost)
-    require_feasible(budget, cost, WidthRules(**cell.rules.model_dump()))
+    rules = rules_of(cell.rules)
+    if rules.allow_whole(space):
+        budget.require_pruning(cell.budget, cost)
+    require_feasible(budget, cost, rules)
 
 
 def _saveable(cell: Cell, findings: Findings) -> _Pruned:

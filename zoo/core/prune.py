@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.channels.width_bounds import Ratio
 from zoo.core.cost.budget import Budget, BudgetUnit
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel
 from zoo.core.cost.latency_table import LatencyTable
@@ -111,7 +113,10 @@ def prune(
     settings: Mapping[str, object] | None = None,
     recipe: Recipe = FINETUNE,
     distill: float | None = None,
-    rules: WidthRules = _RULES,
+    keep: str | Sequence[str] = (),
+    ratios: Mapping[str, Ratio] = MappingProxyType({}),
+    min_keep: float = _RULES.min_keep,
+    divisor: int = _RULES.divisor,
     inexact: bool = False,
     seed: int = 0,
     progress: bool = True,
@@ -139,7 +144,12 @@ def prune(
         recipe: how to fine-tune.
         distill: fine-tune with cross-entropy and so much of the divergence from the logits of
             ``model``, on its weights; None takes what weights and loss the method hands on.
-        rules: the widths that are allowed.
+        keep: patterns of what is never pruned, such as ``["layer4.*", "stem"]``: globs over groups
+            and modules, "stem" and "skips" for the first stage and what additions join.
+        ratios: bounds on what is kept by pattern: 0.8 keeps the width nearest to that share,
+            (0.5, 0.9) at least and at most so much. Where patterns meet in a group, all hold.
+        min_keep: least share that any group keeps.
+        divisor: widths are multiples of it, or whole.
         inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
         seed: of everything random.
         progress: show a bar on a terminal.
@@ -147,21 +157,25 @@ def prune(
             ``load_pruned`` can make it again; not ``pretrained``.
 
     Raises:
-        ValueError: if budget, method or a loader's batches cannot work, or nothing is pruned.
-        InfeasibleBudget: if no allowed subnet is small enough.
+        ValueError: if budget, method or a loader's batches cannot work, nothing is pruned, a
+            pattern matches nothing, or patterns contradict each other.
+        InfeasibleBudget: if no allowed subnet is small enough; it names the bound in the way.
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
     """
     value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
     _check_weight(distill)
+    rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact)
+        may_stay = rules.allow_whole(space)  # refuses patterns before anything is timed
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
         budget = Budget.parse(value, cost := CostModel(space, table), metric)
-        budget.require_pruning(value, cost)
+        if may_stay:
+            budget.require_pruning(value, cost)
         problem = _problem(ready, pruner, space, cost, budget, rules, seed)
         subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
         small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)

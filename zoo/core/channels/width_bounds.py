@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup
+from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup, Member
 from zoo.core.errors import unknown_name
 
 __all__ = ["WORDS", "Bound", "Ratio", "bounded_widths", "found_groups", "parse_ratio"]
@@ -147,10 +147,14 @@ def _names(group: ChannelGroup) -> Iterator[str]:
     """The names that a pattern may match: of the group, its makers, and what holds them."""
     yield group.name
     for member in group.members:
-        path = member.tensor.rpartition(".")[0] if member.role in PRODUCERS else ""
+        path = member.tensor.rpartition(".")[0] if _makes(member) else ""
         while path:
             yield path
             path = path.rpartition(".")[0]
+
+
+def _makes(member: Member) -> bool:
+    return member.role in PRODUCERS
 
 
 def _common(
@@ -173,9 +177,10 @@ def _common(
             for i in range(j)
             if not set(allowed[i]) & set(allowed[j])
         )
+        makers = dict.fromkeys(m.tensor.rpartition(".")[0] for m in group.members if _makes(m))
         raise ValueError(
             f"{one.told} and {other.told} leave group {group.name!r} of {group.size} channels no "
-            "common width; change one of them"
+            f"common width; change one of them. What makes these channels: {', '.join(makers)}"
         )
     return common
 
