@@ -13,10 +13,10 @@ import shutil
 import sys
 import time as clock
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -60,7 +60,6 @@ from benchmarks.tables.terminal import terminal_table
 
 if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
-    from benchmarks.records.cell import BudgetMetric, Rules
     from benchmarks.running.plan import Plan
 
 __all__ = ["app", "main"]
@@ -269,10 +268,10 @@ def prune(
     Exit status: 0 if it is saved, 130 after Ctrl-C, 2 if the request cannot be met.
     """
     from benchmarks.running.plan import Job
-    from benchmarks.running.prune_one import Request, prune_one
+    from benchmarks.running.prune_one import Request, asked_budget, asked_rules, prune_one
 
     _require_device(device)
-    budget, metric = _budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
+    budget, metric = asked_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     request = Request(
         model=model,
         width=width,
@@ -291,7 +290,7 @@ def prune(
         export=export,
         is_folded=fold_batch_norm,
         distill=distill,
-        rules=_rules(keep or (), ratio or (), min_keep, divisor),
+        rules=asked_rules(keep or (), ratio or (), min_keep, divisor),
     )
     cache = Job(results).cache
     prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))
@@ -466,38 +465,6 @@ def _paper(method: str) -> str:
     from zoo.core.method.discovery import get_pruner
 
     return " ".join(card(get_pruner(method))["Paper"].split())
-
-
-def _budget(**given: float | None) -> "tuple[float, BudgetMetric]":
-    """The budget that was given, and what it limits; half the MACs if none was."""
-    found = [(value, name) for name, value in given.items() if value is not None]
-    if len(found) > 1:
-        options = " and ".join(f"--{name.replace('_', '-')}" for _, name in found)
-        raise ValueError(f"{options} are {len(found)} budgets; give one")
-    value, name = found[0] if found else (0.5, "macs")
-    return value, cast("BudgetMetric", name)
-
-
-def _rules(keep: Sequence[str], given: Sequence[str], min_keep: float, divisor: int) -> "Rules":
-    """The legal widths that options ask for.
-
-    Raises:
-        ValueError: if a pattern has no ratio, or two, or its ratio is none.
-    """
-    from benchmarks.records.cell import Rules
-    from zoo.core.channels.config import WidthRules
-    from zoo.core.channels.width_bounds import parse_ratio
-
-    ratios: dict[str, float | tuple[float, float]] = {}
-    for text in given:
-        pattern, equals, ratio = text.rpartition("=")
-        if not (pattern and equals):
-            raise ValueError(f"--ratio {text} names no share; give GLOB=SHARE, 'layer1.*=0.8'")
-        if pattern in ratios:
-            raise ValueError(f"--ratio {pattern!r} stands twice; give its bounds once, 0.5:0.9")
-        ratios[pattern] = parse_ratio(ratio)
-    WidthRules(min_keep, divisor, tuple(keep), ratios)  # refuses what cannot be, in a line
-    return Rules(min_keep=min_keep, divisor=divisor, keep=tuple(keep), ratios=ratios)
 
 
 def _require_device(device: str, *, is_used: bool = True) -> None:

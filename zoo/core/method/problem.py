@@ -211,6 +211,18 @@ class Problem:
         """Cost of the smallest legal subnet, in the budget's unit."""
         return smallest_cost(self.budget, self.cost, self.rules)
 
+    def require_pruning(self, value: float) -> None:
+        """Refuse a budget that the whole network meets, unless bounds narrow it all the same.
+
+        Args:
+            value: the number that the budget was parsed from, for the message.
+
+        Raises:
+            ValueError: if nothing would be pruned.
+        """
+        if self.is_full:
+            self.budget.require_pruning(value, self.cost)
+
     def check_decision(self, config: SubnetConfig) -> None:
         """Refuse what a foreign pruner may return: an illegal or too costly subnet.
 
