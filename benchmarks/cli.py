@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -28,18 +28,22 @@ from benchmarks.options import (
     DataPath,
     Device,
     Distill,
+    Divisor,
     Epochs,
     Export,
     Fold,
     ImageSize,
+    Keep,
     LatencyMs,
     LatencyRatio,
     Macs,
+    MinKeep,
     Minutes,
     Models,
     Params,
     ParentEpochs,
     QuietCore,
+    Ratio,
     Results,
     Seed,
     Seeds,
@@ -56,7 +60,6 @@ from benchmarks.tables.terminal import terminal_table
 
 if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
-    from benchmarks.records.cell import BudgetMetric
     from benchmarks.running.plan import Plan
 
 __all__ = ["app", "main"]
@@ -251,18 +254,24 @@ def prune(
     export: Export = None,
     fold_batch_norm: Fold = False,
     distill: Distill = None,
+    keep: Keep = None,
+    ratio: Ratio = None,
+    min_keep: MinKeep = 0.1,
+    divisor: Divisor = 1,
     results: Results = Path("results"),
     device: Device = "cpu",
 ) -> None:
     """Prune one network with one method to one budget and save the smaller network.
 
+    What may go: --keep 'layer4.*' --keep stem --ratio 'layer1.*=0.8' --ratio 'layer2.*=0.5:1'
+
     Exit status: 0 if it is saved, 130 after Ctrl-C, 2 if the request cannot be met.
     """
     from benchmarks.running.plan import Job
-    from benchmarks.running.prune_one import Request, prune_one
+    from benchmarks.running.prune_one import Request, asked_budget, asked_rules, prune_one
 
     _require_device(device)
-    budget, metric = _budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
+    budget, metric = asked_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     request = Request(
         model=model,
         width=width,
@@ -281,6 +290,7 @@ def prune(
         export=export,
         is_folded=fold_batch_norm,
         distill=distill,
+        rules=asked_rules(keep or (), ratio or (), min_keep, divisor),
     )
     cache = Job(results).cache
     prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))
@@ -455,16 +465,6 @@ def _paper(method: str) -> str:
     from zoo.core.method.discovery import get_pruner
 
     return " ".join(card(get_pruner(method))["Paper"].split())
-
-
-def _budget(**given: float | None) -> "tuple[float, BudgetMetric]":
-    """The budget that was given, and what it limits; half the MACs if none was."""
-    found = [(value, name) for name, value in given.items() if value is not None]
-    if len(found) > 1:
-        options = " and ".join(f"--{name.replace('_', '-')}" for _, name in found)
-        raise ValueError(f"{options} are {len(found)} budgets; give one")
-    value, name = found[0] if found else (0.5, "macs")
-    return value, cast("BudgetMetric", name)
 
 
 def _require_device(device: str, *, is_used: bool = True) -> None:

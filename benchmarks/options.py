@@ -14,17 +14,21 @@ __all__ = [
     "BatchSize",
     "DataPath",
     "Device",
+    "Divisor",
     "Epochs",
     "Export",
     "Fold",
     "ImageSize",
+    "Keep",
     "LatencyMs",
     "LatencyRatio",
     "Macs",
+    "MinKeep",
     "Minutes",
     "Models",
     "Params",
     "ParentEpochs",
+    "Ratio",
     "Results",
     "Seed",
     "Seeds",
@@ -86,6 +90,28 @@ Fold = Annotated[
         "--fold-batch-norm",
         help="Fold batch norms into the convolutions before timing and in the export.",
     ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Never prune these: a glob over channel groups and modules, such as 'layer4.*', or "
+        "stem, or skips. May be given several times.",
+        show_default=False,
+    ),
+]
+Ratio = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB=SHARE",
+        help="How much of these is kept: 'layer1.*=0.8' the nearest width to that, "
+        "'layer2.*=0.5:0.9' at least and at most, 0.5: at least, :0.9 at most. May be given "
+        "several times; where patterns meet, all hold.",
+        show_default=False,
+    ),
+]
+MinKeep = Annotated[float, typer.Option(help="Least share that any group keeps.", callback=finite)]
+Divisor = Annotated[
+    int, typer.Option(help="Widths are multiples of it, or whole.", min=1, max=1_000_000)
 ]
 QuietCore = Annotated[
     int | None,

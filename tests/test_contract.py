@@ -23,8 +23,8 @@ from zoo.core.method.discovery import get_pruner, list_pruners
 NETWORK_CHECKS = [check for check in CHECKS if check.scope == "network"]
 CLASS_CHECKS = [check for check in CHECKS if check.scope == "class"]
 GPU_CHECKS = [check for check in CHECKS if check.scope == "gpu"]
-# These search again: by other rules, and by the same seed.
-REPEATING = ("config_fits_the_space", "search_is_reproducible")
+# These search again: by other rules, by the same seed, and within bounds.
+REPEATING = ("config_fits_the_space", "search_is_reproducible", "bounds_are_met")
 ONE_SEARCH_CHECKS = [check for check in NETWORK_CHECKS if check.name not in REPEATING]
 
 
@@ -65,12 +65,12 @@ def test_gpu_decides_as_the_cpu(name: str, network: str) -> None:
     assert not broken(GPU_CHECKS, name, network)
 
 
-def test_checks_are_numbered_from_1_to_17() -> None:
-    assert [check.number for check in CHECKS] == list(range(1, 18))
+def test_checks_are_numbered_from_1_to_18() -> None:
+    assert [check.number for check in CHECKS] == list(range(1, 19))
 
 
 def test_outsiders_run_the_whole_contract_in_one_call() -> None:
     outcomes = check_pruner(get_pruner("uniform"), networks=["residual"])
     assert len(REPEATING) == len(NETWORK_CHECKS) - len(ONE_SEARCH_CHECKS)
-    assert {outcome.number for outcome in outcomes} == set(range(1, 18))
+    assert {outcome.number for outcome in outcomes} == set(range(1, 19))
     assert {outcome.status for outcome in outcomes} <= {"passed", "skipped"}

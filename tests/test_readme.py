@@ -131,7 +131,7 @@ def test_python_examples_run(tmp_path: Path) -> None:
         "train_loader": loader,
         "val_loader": loader,
     }
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for snippet in snippets:
         code = snippet.replace('"pruned"', repr(str(tmp_path / "pruned")))
         exec(compile(code, "README.md", "exec"), names)

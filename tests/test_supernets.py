@@ -320,8 +320,7 @@ def test_a_state_and_its_complement_use_every_channel_equally_often() -> None:
             for group in task.space.groups:
                 used[group.name][list(side.indices(group))] += 1
     # Widths run from the minimum m to n, so a state and its complement add up to n + m channels.
-    for group in task.space.groups:
-        lowest = task.rules.minimum(group.size)
+    for group, lowest in zip(task.space.groups, task.narrowest.tolist(), strict=True):
         assert used[group.name].sum() == 2 * (group.size + lowest)
         assert used[group.name].max() - used[group.name].min() <= 2
 

@@ -26,7 +26,8 @@ Unknowns:
     - Blocks: the paper says "small blocks". Ours are residual units, inverted residuals and plain
       runs, from the network's own modules and timm's grouping. Groups that reach beyond a block
       keep all channels, so a budget can be out of reach that other methods meet. A stem or head
-      joins in where whole groups lie in its run of layers.
+      joins in where whole groups lie in its run of layers. Where bounds narrow such a group, blocks
+      are scored between interfaces of all channels, and the network keeps the most important ones.
     - Shrinkage: channels inside a block at the rates 0.1, 0.2, ..., 1. A block with many widths
       gets fewer rates for each, at most `candidates` combinations. A squeeze-excite reduction
       shrinks with the channels that it gates. The largest L1 norms stay, once for all rates.
@@ -296,8 +297,8 @@ def score_blocks(
 ) -> ChoiceTable:
     """Energy, which is minus the score s_b, and cost of every candidate of every block.
 
-    A candidate's cost is what it adds to the network with full blocks, so it is never positive,
-    and costs add up to the exact cost of the network.
+    A candidate's cost is what it adds to the network with the widest blocks, so it is never
+    positive, and costs add up to the exact cost of the network.
 
     Args:
         problem: gives teacher, batch, cost and budget.
@@ -313,17 +314,17 @@ def score_blocks(
         joint = np.min([states[b][at] for b in active], axis=0)  # each state is full elsewhere
         rounds.append((grid.config(problem.space, joint.tolist()), active))
     errors = block_errors(problem, runner, weights, rounds, settings)
-    full_cost = problem.full_cost
+    full_cost, widest_cost = problem.full_cost, problem.widest_cost
     lengths = dict(zip(grid.coordinates, map(len, grid.rates), strict=True))
     energies, costs = [], []
     for b, (block, each) in enumerate(zip(grid.blocks, states, strict=True)):
         shape = tuple(lengths[names] for names in block.coordinates)
         widths = np.stack([grid.widths(problem.space, state) for state in each])
-        added = problem.cost_of(widths) - full_cost
+        added = problem.cost_of(widths) - widest_cost
         share = settings.lambda_cost * added / full_cost
         energies.append((errors[: len(each), b] + share).reshape(shape))
         costs.append(added.reshape(shape))
-    return ChoiceTable(tuple(energies), tuple(costs), problem.budget.limit - full_cost)
+    return ChoiceTable(tuple(energies), tuple(costs), problem.budget.limit - widest_cost)
 
 
 def block_errors(
@@ -395,7 +396,7 @@ def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State
         optimum=optimum,
         gap=energy - optimum,
         greedy_gap=table.energy(greedy_state(table)) - optimum,
-        cost=table.cost(states[0]) + problem.full_cost,
+        cost=table.cost(states[0]) + problem.widest_cost,
         limit=problem.budget.limit,
     )
     return states

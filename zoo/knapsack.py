@@ -86,6 +86,7 @@ from torch import Tensor, nn
 from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.channels.width_bounds import found_groups
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
@@ -131,7 +132,8 @@ class Knapsack(Pruner):
         normalisation: what a distillation term is divided by: the teacher's variance at the
             position, or nothing ([official code]).
         maps: where the learned maps start: at the embedding of the kept channels, or random.
-        protect: groups that stay whole: the "stem" and the streams that "skips" join.
+        protect: groups that stay whole, in the words of the rules' `keep`: the "stem" and the
+            streams that "skips" join; without effect where a network has none.
         scope: whether all channels of the "network" compete, or those of "isomorphic" groups, of
             which every class then loses the same share.
     """
@@ -252,23 +254,18 @@ def make_items(
     Args:
         problem: gives groups, costs and legal widths.
         values: by group name, shape (size,).
-        protect: "stem" and "skips" stay whole.
+        protect: "stem" and "skips" stay whole, or as wide as bounds allow.
     """
     groups = problem.space.groups
-    legal = [
-        (group.size,) if _is_protected(group, protect) else problem.rules.legal(group.size)
-        for group in groups
-    ]
+    protected = {ordinal for word in protect for ordinal in found_groups(word, groups)}
     return Items(
         tuple(np.sort(values[group.name])[::-1] for group in groups),
         channel_costs(problem),
-        tuple(legal),
+        tuple(
+            tuple(widths[-1:].tolist() if ordinal in protected else widths.tolist())
+            for ordinal, widths in enumerate(problem.legal)
+        ),
     )
-
-
-def _is_protected(group: ChannelGroup, protect: Collection[str]) -> bool:
-    is_stem = "stem" in protect and group.stage == 0
-    return is_stem or ("skips" in protect and group.residual)
 
 
 def isomorphic_values(problem: Problem, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -313,7 +310,7 @@ def channel_costs(problem: Problem) -> np.ndarray:
     """
     space, table = problem.space, problem.space.table
     if problem.budget.metric == "latency":
-        return problem.cost.latency.making_costs(space.sizes, problem.rules.minimums(space))
+        return problem.cost.latency.making_costs(space.sizes, problem.narrowest)
     costs: dict[str, int] = {}
     if problem.budget.metric == "params":
         costs = {name: math.prod(shape) for name, shape in table.shapes.items()}

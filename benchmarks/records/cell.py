@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Strict as Typed
 
 from benchmarks.records.bounds import (
     Name,
     Options,
+    Share,
 )
 from benchmarks.records.runtime import (
     Latency,
@@ -141,11 +143,26 @@ class Schedule(Strict):
     clip_grad: float | None = Field(default=None, gt=0, le=1e12)
 
 
+Pair = Annotated[tuple[Share, Share], Typed(False)]
+"""The lowest and the highest; also from the list that JSON and TOML give."""
+
+
 class Rules(Strict):
-    """Which widths are legal: smallest keep ratio, and divisor of every width."""
+    """Which widths are legal: smallest keep ratio, divisor of every width, bounds by pattern.
+
+    `keep` are patterns of groups and modules that are never pruned. `ratios` are keep ratios by
+    pattern: a number, or the lowest and the highest. What a pattern means, the library says.
+    """
 
     min_keep: float = Field(default=0.1, gt=0, le=1)
     divisor: int = Field(default=1, ge=1, le=1_000_000)
+    keep: Many[Name] = Field(default=(), max_length=1000)
+    ratios: dict[Name, Share | Pair] = Field(default={}, max_length=1000)
+
+    def __repr_args__(self) -> list[tuple[str | None, object]]:
+        # Names of supernets are made of it, and those without patterns were there before these.
+        bounds = ("keep", "ratios")
+        return [(n, value) for n, value in super().__repr_args__() if value or n not in bounds]
 
 
 class Sample(Strict):

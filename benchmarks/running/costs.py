@@ -5,16 +5,16 @@ from pathlib import Path
 
 from torch import nn
 
-from benchmarks.records.cell import Cell
+from benchmarks.records.cell import Cell, Rules
 from benchmarks.records.record import Size
 from benchmarks.records.runtime import Measured, PredictedLatency
-from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel
 from zoo.core.cost.measure_latency import Timing, measure_latency
 from zoo.core.method.problem import Problem
 
-__all__ = ["cost_model", "predicted_latency", "size_of", "timing_of"]
+__all__ = ["cost_model", "predicted_latency", "rules_of", "size_of", "timing_of"]
 
 
 def timing_of(cell: Cell) -> Timing:
@@ -37,6 +37,15 @@ def cost_model(cell: Cell, model: nn.Module, space: ChannelSpace, folder: Path |
     divisor = cell.rules.divisor
     table = measure_latency(model, space, timing_of(cell), divisor=divisor, folder=folder)
     return CostModel(space, table)
+
+
+def rules_of(rules: Rules) -> WidthRules:
+    """The legal widths that a cell or a suite asks for.
+
+    Raises:
+        ValueError: if a ratio is none.
+    """
+    return WidthRules(**rules.model_dump())
 
 
 def size_of(problem: Problem, config: SubnetConfig | None) -> Size:

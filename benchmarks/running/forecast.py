@@ -18,9 +18,9 @@ from benchmarks.records.files import current_records, read_folder
 from benchmarks.records.plain import in_cell, in_markup
 from benchmarks.records.rates import MACS_PER_SECOND, hours, training_macs
 from benchmarks.records.record import Record
+from benchmarks.running.costs import rules_of
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.plan import Job
-from zoo.core.channels.config import WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.budget import Budget
 from zoo.core.cost.cost_model import CostModel
@@ -155,7 +155,7 @@ def _network_cost(
         for cell in parents.values()
         if cache is None or not (cache / cell.parent_file).is_file()
     ]
-    least = WidthRules(**cells[0].rules.model_dump()).minimums(space)
+    least = rules_of(cells[0].rules).minimums(space)
     inner = {name for block in cut_blocks(model, space) for name in block.groups}
     whole = [
         int(width) if group.name in inner else group.size

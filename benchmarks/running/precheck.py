@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from benchmarks.records.cell import Cell, Data, Schedule
+from benchmarks.records.cell import Cell, Data, Rules, Schedule
 from benchmarks.records.strict import suggest
 from benchmarks.running.suite import Suite
 
@@ -80,6 +80,7 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
                     f"unknown dataset {data.name!r}; {suggest(data.name, list_datasets())}"
                 )
             outline(**_sizes(suite.seen_by(model, data)))
+    _check_rules(suite.rules)
     given = suite.model_dump(exclude={"budgets", "seeds", "datasets"})
     for place, number in _whole_numbers(given):
         if number > MOST:
@@ -176,8 +177,8 @@ def _check_group(cells: Sequence[Cell], places: Sources | None) -> None:
         return
     _check_image_size(cell, model, known.input_size)
     absolute = [each for each in cells if each.metric in ("macs", "params") and each.budget > 1]
-    if absolute:
-        _check_budgets(absolute, model, known.input_size)
+    if absolute or any(each.rules.keep or each.rules.ratios for each in cells):
+        _check_control(cells, absolute, model, known.input_size)
 
 
 def outlined(data: Data, places: Sources | None) -> "Outline | None":
@@ -238,8 +239,24 @@ def _check_image_size(cell: Cell, model: "nn.Module", input_size: tuple[int, int
         ) from error
 
 
-def _check_budgets(cells: Sequence[Cell], model: "nn.Module", size: tuple[int, int, int]) -> None:
-    """Refuse a budget above the network's cost."""
+def _check_control(
+    cells: Sequence[Cell],
+    absolute: Sequence[Cell],
+    model: "nn.Module",
+    size: tuple[int, int, int],
+) -> None:
+    """Refuse budgets above the network's cost, and patterns that mean nothing in it.
+
+    Args:
+        cells: of one network on one data set.
+        absolute: those whose budget is a number of what it limits.
+        model: the network.
+        size: (C, H, W) of an image.
+
+    Raises:
+        ValueError: naming the network, what is wrong, and the way out.
+    """
+    from benchmarks.running.costs import rules_of
     from zoo.core.channels.space import ChannelSpace
     from zoo.core.cost.budget import Budget
     from zoo.core.cost.cost_model import CostModel
@@ -249,11 +266,24 @@ def _check_budgets(cells: Sequence[Cell], model: "nn.Module", size: tuple[int, i
         cost = CostModel(ChannelSpace.trace(model, size))
     except UnsupportedModel:
         return
-    for cell in cells:
-        try:
+    title = f"{cells[0].model.title} on {cells[0].data.name}"
+    distinct = {repr(cell.rules): cell.rules for cell in cells}
+    try:
+        for cell in absolute:
             Budget.parse(cell.budget, cost, metric=cell.metric)
-        except ValueError as error:
-            raise ValueError(f"{cell.model.title} on {cell.data.name}: {error}") from error
+        for rules in distinct.values():
+            rules_of(rules).legal(cost.space)
+    except ValueError as error:
+        raise ValueError(f"{title}: {error}") from error
+
+
+def _check_rules(rules: Rules) -> None:
+    from benchmarks.running.costs import rules_of
+
+    try:
+        rules_of(rules)
+    except ValueError as error:
+        raise ValueError(f"rules: {error}") from error
 
 
 def _check_recipe(place: str, schedule: Schedule) -> None:

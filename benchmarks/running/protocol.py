@@ -45,7 +45,7 @@ from benchmarks.records.record import (
 )
 from benchmarks.records.runtime import Environment, PredictedLatency, fingerprint
 from benchmarks.records.strict import explain
-from benchmarks.running.costs import cost_model, predicted_latency, size_of
+from benchmarks.running.costs import cost_model, predicted_latency, rules_of, size_of
 from benchmarks.running.network import seeded, untrained
 from benchmarks.running.parent import (
     Places,
@@ -183,7 +183,8 @@ def build_problem(
         cost=cost,
         budget=Budget.parse(cell.budget, cost, metric=cell.metric),
         data=_metered(cell, splits, meter),
-        rules=WidthRules(**cell.rules.model_dump()),
+        # The control is the whole parent, whatever the bounds of the methods beside it.
+        rules=WidthRules() if cell.method == PARENT else rules_of(cell.rules),
         seed=cell.seed,
         meter=meter,
         method=cell.method,

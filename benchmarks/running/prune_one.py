@@ -1,17 +1,19 @@
 """Prune one network and save it with its record."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 from torch import nn
 
-from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Schedule
+from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Rules, Schedule
 from benchmarks.records.files import write_record
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
-from benchmarks.running.costs import cost_model
+from benchmarks.running.costs import cost_model, rules_of
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.out_folder import claimed
 from benchmarks.running.parent import Places, parent_for
@@ -20,6 +22,7 @@ from benchmarks.running.protocol import Findings, run_cell
 from benchmarks.running.suite import PROTOCOL
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.channels.width_bounds import Ratio, parse_ratio
 from zoo.core.cost.budget import Budget
 from zoo.core.method.discovery import create_pruner
 from zoo.core.method.problem import require_feasible
@@ -28,7 +31,7 @@ from zoo.core.networks.export import SUFFIXES, Exported, ExportFormat, export_ne
 from zoo.core.networks.save import save_pruned
 from zoo.core.training.train import FINETUNE
 
-__all__ = ["Request", "prune_one"]
+__all__ = ["Request", "asked_budget", "asked_rules", "prune_one"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Request:
     export: str | None = None
     is_folded: bool = False
     distill: float | None = None
+    rules: Rules = field(default_factory=Rules)
 
     def cell(self, places: Places) -> Cell:
         """The cell that answers the request.
@@ -91,10 +95,49 @@ class Request:
             parent=Schedule(epochs=self.parent_epochs, batch_size=batch_size),
             finetune=Schedule(epochs=self.epochs, batch_size=batch_size, lr=FINETUNE.lr),
             latency=Latency(fold_batch_norm=self.is_folded),
+            rules=self.rules,
             device=self.device,
             finishes=("own",) if self.distill is None else ("common",),
             distill=self.distill or 0.0,
         )
+
+
+def asked_budget(**given: float | None) -> tuple[float, BudgetMetric]:
+    """The budget that options give, and what it limits; half the MACs if there is none.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    found = [(value, name) for name, value in given.items() if value is not None]
+    if len(found) > 1:
+        options = " and ".join(f"--{name.replace('_', '-')}" for _, name in found)
+        raise ValueError(f"{options} are {len(found)} budgets; give one")
+    value, name = found[0] if found else (0.5, "macs")
+    return value, cast(BudgetMetric, name)
+
+
+def asked_rules(keep: Sequence[str], ratios: Sequence[str], min_keep: float, divisor: int) -> Rules:
+    """The legal widths that options of `zoo prune` ask for.
+
+    Args:
+        keep: patterns of what is never pruned.
+        ratios: texts `PATTERN=SHARE`, see `zoo.core.channels.width_bounds.parse_ratio`.
+        min_keep: least share that any group keeps.
+        divisor: of all widths.
+
+    Raises:
+        ValueError: if a pattern has no ratio, or two, or its ratio is none.
+    """
+    found: dict[str, Ratio] = {}
+    for text in ratios:
+        pattern, _, ratio = text.rpartition("=")
+        if not pattern:
+            raise ValueError(f"--ratio {text} names no share; give GLOB=SHARE, 'layer1.*=0.8'")
+        if pattern in found:
+            raise ValueError(f"--ratio {pattern!r} stands twice; give its bounds once, 0.5:0.9")
+        found[pattern] = parse_ratio(ratio)
+    WidthRules(min_keep, divisor, tuple(keep), found)  # refuses what cannot be, in a line
+    return Rules(min_keep=min_keep, divisor=divisor, keep=tuple(keep), ratios=found)
 
 
 def prune_one(
@@ -161,8 +204,10 @@ def _check_budget(cell: Cell, places: Places) -> None:
     space = ChannelSpace.trace(model, known.input_size)
     cost = cost_model(cell, model, space, places.cache / "latency")
     budget = Budget.parse(cell.budget, cost, metric=cell.metric)
-    budget.require_pruning(cell.budget, cost)
-    require_feasible(budget, cost, WidthRules(**cell.rules.model_dump()))
+    rules = rules_of(cell.rules)
+    if rules.allow_whole(space):
+        budget.require_pruning(cell.budget, cost)
+    require_feasible(budget, cost, rules)
 
 
 def _saveable(cell: Cell, findings: Findings) -> _Pruned:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from fnmatch import fnmatch
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -223,6 +224,22 @@ def test_prune_saves_a_smaller_network_that_loads(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_prune_keeps_to_the_patterns_that_options_give(run, tmp_path):
+    status, _, err = run("prune", "test_resnet", "--method", "l1_norm", "--macs", "0.7",
+                         "--keep", "stem", "--ratio", "layer3.*.conv1=0.75",
+                         "--ratio", "layer4=0.5:", "--divisor", "2", *SMALL)  # fmt: skip
+    assert status == 0, err
+    record = load_record(next((tmp_path / "pruned").glob("*-l1_norm-*.json")))
+    assert record.cell.rules.ratios == {"layer3.*.conv1": 0.75, "layer4": (0.5, 1.0)}
+    stem = [group for group in record.groups if group.stage == 0]
+    assert stem and all(group.kept == group.size for group in stem)
+    inner = [group for group in record.groups if fnmatch(group.name, "layer3.*.conv1")]
+    assert inner and all(group.kept == group.size * 3 // 4 for group in inner)
+    second = [group for group in record.groups if group.name.startswith("layer4.")]
+    assert second and all(2 * group.kept >= group.size for group in second)
+    assert all(group.kept in (group.size, group.kept // 2 * 2) for group in record.groups)
+
+
 def test_ctrl_c_ends_prune_as_it_ends_any_command(run, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -255,6 +272,13 @@ def test_prune_from_a_wider_network_to_an_absolute_budget(run, tmp_path):
         (("test_resnet", "--dataset", "digit"), "digits"),
         (("test_resnet", "--macs", "0.5", "--params", "0.5"), "--macs and --params are 2 budgets"),
         (("test_resnet", "--latency", "0.5", "--latency-ms", "3"), "--latency and --latency-ms"),
+        (("test_resnet", "--ratio", "0.8"), "--ratio 0.8 names no share"),
+        (("test_resnet", "--ratio", "stem=1.5"), "'1.5' is no ratio of what is kept"),
+        (("test_resnet", "--ratio", "stem=0.5", "--ratio", "stem=0.6"), "'stem' stands twice"),
+        (("test_resnet", "--min-keep", "0"), "min_keep is 0"),
+        (("test_resnet", "--keep", ""), "keep"),
+        (("test_resnet", "--dataset", "digits", "--keep", "stme"), "did you mean 'stem'"),
+        (("test_resnet", "--dataset", "digits", "--keep", "*"), "keep '*' is most in the way"),
     ],
 )
 def test_prune_refuses_what_is_not_there_and_leaves_no_folder(run, tmp_path, arguments, message):

@@ -261,3 +261,38 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
     structure.unlink()
     with pytest.raises(FileNotFoundError, match="no pruned network"):
         zoo.load_pruned(tmp_path, Plain())
+
+
+def test_prune_keeps_to_patterns_floor_and_divisor() -> None:
+    result = pruned(
+        Plain(), macs=0.7, keep="second", ratios={"first": (0.5, 0.8)}, min_keep=0.2, divisor=4
+    )
+    kept = {name: len(channels) for name, channels in result.config.keep.items()}
+    assert kept["second"] == 24
+    assert kept["first"] in (8, 12)
+
+
+def test_prune_to_ratios_alone_needs_no_smaller_budget() -> None:
+    result = pruned(Plain(), macs=1, ratios={"*": 0.75})
+    assert [len(channels) for channels in result.config.keep.values()] == [12, 18]
+    with pytest.raises(ValueError, match="nothing would be pruned"):
+        pruned(Plain(), macs=1, ratios={"*": (0.75, 1)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep": ["frist"]}, "unknown channel group or module 'frist'; did you mean 'first'"),
+        ({"ratios": {"secnd": 0.5}}, "'secnd'; did you mean 'second'"),
+        ({"keep": ["*"], "ratios": {"first": 0.5}}, "keep '\\*' and ratio 'first' = 0.5 leave"),
+        ({"ratios": {"first": "half"}}, "'half' is no ratio of what is kept"),
+        ({"keep": ["*"]}, "is below the smallest subnet within the bounds.* keep '\\*' is most"),
+    ],
+)
+def test_prune_refuses_bounds_that_cannot_be_before_it_searches(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, object], message: str
+) -> None:
+    method = type(zoo.create_pruner("l1_norm"))
+    monkeypatch.setattr(method, "search", lambda *_: pytest.fail("the search began"))
+    with pytest.raises(ValueError, match=message):
+        pruned(Plain(), **arguments)

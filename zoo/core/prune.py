@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.channels.width_bounds import Ratio
 from zoo.core.cost.budget import Budget, BudgetUnit
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel
 from zoo.core.cost.latency_table import LatencyTable
@@ -111,7 +113,10 @@ def prune(
     settings: Mapping[str, object] | None = None,
     recipe: Recipe = FINETUNE,
     distill: float | None = None,
-    rules: WidthRules = _RULES,
+    keep: str | Sequence[str] = (),
+    ratios: Mapping[str, Ratio] = MappingProxyType({}),
+    min_keep: float = _RULES.min_keep,
+    divisor: int = _RULES.divisor,
     inexact: bool = False,
     seed: int = 0,
     progress: bool = True,
@@ -119,50 +124,47 @@ def prune(
 ) -> PruneResult:
     """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
 
-    First, a batch goes through the network in both modes. One in half precision is searched and
-    fine-tuned in single precision.
-
     Args:
-        model: trained network, on the device to work on; of what it returns, logits are used.
+        model: trained network, on the device to work on; of what it returns, logits are used. A
+            batch first goes through it in both modes; half precision is worked on in single.
         train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
         method: a pruner, or its name (``zoo.list_pruners()``).
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
         params: the same in parameters.
-        latency: the budget as a share of the parent's latency instead, at most 1, predicted from
-            operator times, measured first on the device of ``model``.
+        latency: a share of the parent's latency, from operator times that are measured first.
         latency_ms: the same in milliseconds a pass; one of the four is needed.
         timing: batch, threads and layout that latency is measured with.
         cache: folder of operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
         recipe: how to fine-tune.
-        distill: fine-tune with cross-entropy and so much of the divergence from the logits of
-            ``model``, on its weights; None takes what weights and loss the method hands on.
-        rules: the widths that are allowed.
+        distill: weight of ``model``'s logits in a common loss; None: the method's weights and loss.
+        keep: patterns of what is never pruned, ``["layer4.*", "stem"]``; see `WidthRules`.
+        ratios: what is kept by pattern: ``{"layer1.*": 0.8}``, or at least and most (0.5, 0.9).
+        min_keep: least share that any group keeps.
+        divisor: widths are multiples of it, or whole.
         inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
         seed: of everything random.
         progress: show a bar on a terminal.
-        model_args: what timm made ``model`` with, beside ``num_classes`` and ``in_chans``, so that
-            ``load_pruned`` can make it again; not ``pretrained``.
+        model_args: what timm made ``model`` with beside its classes, so that it can be loaded.
 
     Raises:
-        ValueError: if budget, method or a loader's batches cannot work, or nothing is pruned.
-        InfeasibleBudget: if no allowed subnet is small enough.
+        ValueError: if budget, method, patterns or batches cannot work, or nothing is pruned.
+        InfeasibleBudget: if no allowed subnet is small enough; it names the bound in the way.
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
     """
     value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
     _check_weight(distill)
+    rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
-        space = _prunable_space(ready, inexact)
+        space = _prunable_space(ready, inexact, rules)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
-        budget = Budget.parse(value, cost := CostModel(space, table), metric)
-        budget.require_pruning(value, cost)
-        problem = _problem(ready, pruner, space, cost, budget, rules, seed)
+        problem = _problem(ready, pruner, CostModel(space, table), value, metric, rules, seed)
         subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
         small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
         return _result(problem, subnet.config, small, ready, timing, architecture)
@@ -171,16 +173,20 @@ def prune(
 def _problem(
     ready: Preflight,
     pruner: Pruner,
-    space: ChannelSpace,
     cost: CostModel,
-    budget: Budget,
+    value: float,
+    metric: BudgetUnit,
     rules: WidthRules,
     seed: int,
 ) -> Problem:
+    """What the pruner is asked; a budget that prunes nothing is refused."""
     meter = Meter(ready.train.device)
     name = type(pruner).__module__.rpartition(".")[2]
     data = ready.metered(meter)
-    return Problem(ready.parent, space, cost, budget, data, rules, seed, meter, name)
+    budget = Budget.parse(value, cost, metric)
+    problem = Problem(ready.parent, cost.space, cost, budget, data, rules, seed, meter, name)
+    problem.require_pruning(value)
+    return problem
 
 
 def _finished(
@@ -334,7 +340,8 @@ def _finetune(
         )
 
 
-def _prunable_space(ready: Preflight, inexact: bool) -> ChannelSpace:
+def _prunable_space(ready: Preflight, inexact: bool, rules: WidthRules) -> ChannelSpace:
+    """The groups of the parent; patterns are held against them before anything is timed."""
     parent = ready.parent
     space = ChannelSpace.trace(parent, ready.input_size, inexact=inexact)
     if not space.groups:
@@ -350,6 +357,7 @@ def _prunable_space(ready: Preflight, inexact: bool) -> ChannelSpace:
             f"{type(parent).__name__} has no prunable channels ({reasons}){remedy}"
         )
     ready.check_smaller(space)
+    rules.legal(space)
     return space
 
 

@@ -28,7 +28,10 @@ def recorded(schema: type[cell.Strict]) -> dict[str, object]:
 
 
 def of_library(kind: type) -> dict[str, object]:
-    found = {field.name: field.default for field in fields(kind)}
+    found = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(kind)
+    }
     return {name: REQUIRED if each is MISSING else each for name, each in found.items()}
 
 

@@ -1,10 +1,13 @@
 import pytest
 
-from benchmarks.records.cell import PARENT, Data, Model, Schedule
+from benchmarks.records.cell import PARENT, Cell, Data, Model, Schedule
 from benchmarks.records.contrast import Contrast
+from benchmarks.running.costs import rules_of
 from benchmarks.running.plan import plan_suite
+from benchmarks.running.precheck import check_cells
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking, list_suites, load_suite
 from tests.benchmarks.fabricate import cell
+from zoo.core.channels.config import WidthRules
 
 MINIMAL = """
 title = "t"
@@ -300,3 +303,51 @@ def test_a_variant_trained_from_scratch_stands_beside_the_fine_tuned_ones() -> N
     assert all(cell.is_redrawn and cell.last_training == cell.scratch for cell in anew)
     assert not plain.is_redrawn and plain.last_training == plain.finetune
     assert len({cell.key for cell in cells}) == len(cells)
+
+
+BOUNDS = """[rules]
+keep = ["layer4.*"]
+[rules.ratios]
+"layer1.*" = [0.5, 1.0]
+stem = 0.8
+"""
+
+
+def test_a_suite_bounds_what_is_kept_by_pattern(tmp_path):
+    rules = read(tmp_path, MINIMAL + BOUNDS).rules
+    assert rules.keep == ("layer4.*",)
+    assert rules.ratios == {"layer1.*": (0.5, 1.0), "stem": 0.8}
+    assert rules_of(rules) == WidthRules(
+        keep=("layer4.*",), ratios={"layer1.*": (0.5, 1.0), "stem": 0.8}
+    )
+
+
+def test_bounds_change_the_keys_of_cells_and_supernets_and_survive_a_record(tmp_path):
+    plain, bounded = (
+        expand(read(tmp_path, MINIMAL + text), [Variant(method="uniform")])[0]
+        for text in ("", BOUNDS)
+    )
+    assert plain.key != bounded.key and plain.supernet_key != bounded.supernet_key
+    assert repr(plain.rules) == "Rules(min_keep=0.1, divisor=1)"  # of which names are made
+    assert Cell.model_validate_json(bounded.model_dump_json()) == bounded
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ("ratios = {layer1 = [0.9, 0.5]}", r"rules: \(0\.9, 0\.5\) is no ratio"),
+        ("ratios = {layer1 = 0.05}", r"rules: ratio 'layer1' = 0\.05 is below min_keep"),
+        ("ratios = {layr1 = 0.5}", r"resnet18 on .*: unknown .*'layr1'; did you mean 'layer1'"),
+        ("keep = ['layer1']\nratios = {'*' = 0.5}", r"keep 'layer1' and ratio '\*' = 0\.5 leave"),
+    ],
+)
+def test_bounds_that_cannot_be_are_refused_before_anything_is_trained(tmp_path, rules, message):
+    suite = read(tmp_path, f"{MINIMAL}[rules]\n{rules}")
+    with pytest.raises(ValueError, match=message):
+        check_cells(plan_suite("mine", suite, None, "cpu").cells)
+
+
+@pytest.mark.parametrize("ratio", ["2.0", "[0.5]", "[0.5, 0.6, 0.7]", "'a'", "[0.5, 1.5]"])
+def test_a_ratio_in_a_file_is_a_share_or_a_pair_of_them(tmp_path, ratio):
+    with pytest.raises(ValueError, match=r"rules\.ratios\.layer1"):
+        read(tmp_path, f"{MINIMAL}[rules]\nratios = {{layer1 = {ratio}}}")

@@ -122,25 +122,18 @@ def test_budget_is_a_share_up_to_one_and_a_number_above() -> None:
     size=st.integers(1, 300),
     divisor=st.integers(1, 64),
     min_keep=st.floats(0.01, 1.0),
-    width=st.integers(0, 300),
 )
-def test_rounding_is_never_zero_and_always_legal(
-    size: int, divisor: int, min_keep: float, width: int
+def test_legal_widths_are_all_multiples_from_the_floor_on_and_the_whole(
+    size: int, divisor: int, min_keep: float
 ) -> None:
-    rules = WidthRules(min_keep, divisor)
-    legal = rules.legal(size)
-    rounded = rules.round(width, size)
-    assert rounded in legal
-    assert 1 <= rounded <= size
-    assert legal[0] == rules.minimum(size) >= min(size, min_keep * size - 1e-6)
-    assert list(legal) == sorted(set(legal))
-    assert all(w % divisor == 0 or w == size for w in legal)
-    assert rounded <= max(width, legal[0])
+    steps = WidthRules(min_keep, divisor).steps(size)
+    floor = min_keep * size - 1e-6
+    every = [w for w in range(1, size) if w % divisor == 0 and w >= floor]
+    assert steps == (*every, size)
 
 
 def test_a_divisor_above_the_size_keeps_the_group_whole() -> None:
-    assert WidthRules(divisor=16).legal(8) == (8,)
-    assert WidthRules(divisor=16).round(3, 8) == 8
+    assert WidthRules(divisor=16).steps(8) == (8,)
 
 
 def test_configurations_are_values() -> None:

@@ -15,9 +15,9 @@ def test_candidates_are_legal_and_go_from_the_minimum_to_all() -> None:
     rules = WidthRules(min_keep=0.2, divisor=4)
     task = problem(rules=rules)
     grid = WidthGrid.make(task, 5)
-    for group, widths in zip(task.space.groups, grid.widths, strict=True):
-        assert set(widths) <= set(rules.legal(group.size))
-        assert (widths[0], widths[-1]) == (rules.minimum(group.size), group.size)
+    for legal, widths in zip(rules.legal(task.space), grid.widths, strict=True):
+        assert set(widths) <= set(legal)
+        assert (widths[0], widths[-1]) == (legal[0], legal[-1])
         assert (np.diff(widths) > 0).all() and len(widths) <= 5
 
 

@@ -36,8 +36,11 @@ def test_legal_widths_round_as_the_rules_do(divisor: int) -> None:
     shares = np.linspace(0, 1, 50)[:, None]
     widths = np.floor(shares * sizes).astype(np.int64)
     expected = [
-        [problem.rules.round(int(w), int(size)) for w, size in zip(row, sizes, strict=True)]
-        for row in widths
+        [
+            max((step for step in legal if step <= width), default=legal[0])
+            for width, legal in zip(row, problem.rules.legal(problem.space), strict=True)
+        ]
+        for row in widths.tolist()
     ]
     assert legal_widths(problem, widths).tolist() == expected
 
@@ -45,10 +48,8 @@ def test_legal_widths_round_as_the_rules_do(divisor: int) -> None:
 def test_next_widths_are_the_next_legal_ones() -> None:
     problem = tiny_problem("residual", 0.5, WidthRules(divisor=8))
     widths = problem.rules.minimums(problem.space)
-    for width, wider, group in zip(
-        widths, next_widths(problem, widths), problem.space.groups, strict=True
-    ):
-        legal = problem.rules.legal(group.size)
+    every = problem.rules.legal(problem.space)
+    for width, wider, legal in zip(widths, next_widths(problem, widths), every, strict=True):
         assert wider == legal[min(legal.index(width) + 1, len(legal) - 1)]
 
 

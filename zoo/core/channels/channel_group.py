@@ -7,12 +7,15 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["ChannelGroup", "Member", "Pinned", "Role"]
+__all__ = ["PRODUCERS", "ChannelGroup", "Member", "Pinned", "Role"]
 
 
 Role = Literal[
     "out", "in", "depthwise", "bias", "norm_weight", "norm_bias", "norm_mean", "norm_var", "other"
 ]
+
+PRODUCERS: tuple[Role, ...] = ("out", "depthwise")
+"""Roles of the weights that make a channel."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import lt
 from typing import Annotated, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from zoo.core.channels.channel_group import ChannelGroup
+from zoo.core.channels.width_bounds import Bound, Ratio, bounded_widths, parse_ratio
 from zoo.core.errors import unknown_name
 from zoo.core.settings import check_settings
 
@@ -112,53 +113,99 @@ class SubnetConfig:
 
 @dataclass(frozen=True)
 class WidthRules:
-    """Which widths a search may give a group: at least a floor, and a multiple of a divisor.
+    """Which widths a search may give a group: at least a floor, a multiple of a divisor, in bounds.
 
-    The full width of a group is always allowed, also where it is no multiple of the divisor.
+    The full width of a group is allowed unless a bound excludes it, also where it is no multiple of
+    the divisor.
 
     Args:
         min_keep: smallest keep ratio of a group, above 0 and at most 1. The default protects a
             tenth of every group, as the benchmark of Torch-Pruning does.
         divisor: widths are multiples of this many channels.
+        keep: patterns of groups that are never pruned: globs over names of groups and over module
+            paths, "stem" or "skips" (see `zoo.core.channels.width_bounds`).
+        ratios: keep ratios by pattern: a number keeps the legal width nearest to that share, of two
+            as near the wider; a pair holds the lowest and the highest. Where patterns meet in a
+            group, it keeps to all of them.
+
+    Raises:
+        ValueError: if a value is outside its limits, or a ratio is below ``min_keep``.
     """
 
     min_keep: Annotated[float, Field(gt=0, le=1)] = 0.1
     divisor: Annotated[int, Field(ge=1)] = 1
+    keep: tuple[str, ...] = ()
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if not isinstance(self.ratios, Mapping):
+            raise ValueError(
+                f"ratios is {self.ratios!r}; give some by pattern, {{'layer1.*': 0.8}}"
+            )
+        ratios = {pattern: parse_ratio(ratio) for pattern, ratio in self.ratios.items()}
+        object.__setattr__(self, "ratios", ratios)
+        for bound in self.bounds:
+            if bound.high < self.min_keep:
+                raise ValueError(f"{bound.told} is below min_keep, {self.min_keep}; lower min_keep")
 
-    def minimum(self, size: int) -> int:
-        """Return the smallest legal width of a group of ``size`` channels, never 0."""
+    def __hash__(self) -> int:
+        return hash((self.min_keep, self.divisor, self.keep, tuple(sorted(self.ratios))))
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """What the patterns ask for, in their order."""
+        kept = [Bound.keep(pattern) for pattern in self.keep]
+        return (*kept, *(Bound.of_ratio(*each) for each in self.ratios.items()))
+
+    def without(self, bound: Bound) -> WidthRules:
+        """The same rules less one bound."""
+        keep = tuple(p for p in self.keep if Bound.keep(p) != bound)
+        ratios = {p: r for p, r in self.ratios.items() if Bound.of_ratio(p, r) != bound}
+        return replace(self, keep=keep, ratios=ratios)
+
+    def steps(self, size: int) -> tuple[int, ...]:
+        """Return the legal widths of a group of ``size`` channels that has no bounds, ascending."""
         # 0.07 * 100 is 7.000000000000001, whose ceiling would be 8.
         floor = max(1, int(np.ceil(self.min_keep * size - 1e-9)))
-        return min(size, -(-floor // self.divisor) * self.divisor)
+        minimum = min(size, -(-floor // self.divisor) * self.divisor)
+        return (*range(minimum, size, self.divisor), size)
+
+    def legal(self, space: HasGroups) -> tuple[tuple[int, ...], ...]:
+        """Return all legal widths of every group, ascending and never 0.
+
+        Raises:
+            ValueError: if a pattern matches nothing, or bounds leave a group no width.
+        """
+        steps = [self.steps(group.size) for group in space.groups]
+        return bounded_widths(space.groups, steps, self.bounds)
 
     def minimums(self, space: HasGroups) -> np.ndarray:
         """Return the smallest legal width of every group, int64, shape (G,)."""
-        return np.array([self.minimum(group.size) for group in space.groups], dtype=np.int64)
+        return np.array([widths[0] for widths in self.legal(space)], dtype=np.int64)
 
-    def legal(self, size: int) -> tuple[int, ...]:
-        """Return all legal widths of a group of ``size`` channels, ascending."""
-        steps = range(self.minimum(size), size, self.divisor)
-        return (*steps, size)
-
-    def round(self, width: int, size: int) -> int:
-        """Return the largest legal width at most ``width``, or the minimum if there is none."""
-        if width >= size:
-            return size
-        return max(self.minimum(size), width // self.divisor * self.divisor)
+    def allow_whole(self, space: HasGroups) -> bool:
+        """Whether the network may stay as it is, if its cost is no concern."""
+        pairs = zip(self.legal(space), space.groups, strict=True)
+        return all(widths[-1] == group.size for widths, group in pairs)
 
     def check(self, space: HasGroups, config: SubnetConfig) -> None:
         """Raise ``ValueError`` if ``config`` does not fit ``space`` and these rules."""
         config.check(space)
-        for group, width in zip(space.groups, config.widths(space).tolist(), strict=True):
-            if width < self.minimum(group.size):
+        chosen = config.widths(space).tolist()
+        for group, width, legal in zip(space.groups, chosen, self.legal(space), strict=True):
+            steps = self.steps(group.size)
+            if width < steps[0]:
                 raise ValueError(
                     f"group {group.name!r} keeps {width} of {group.size} channels, below the "
-                    f"minimum of {self.minimum(group.size)}; lower min_keep ({self.min_keep})"
+                    f"minimum of {steps[0]}; lower min_keep ({self.min_keep})"
                 )
-            if width != group.size and width % self.divisor:
+            if width not in steps:
                 raise ValueError(
                     f"group {group.name!r}: width {width} is no multiple of {self.divisor}"
+                )
+            if width not in legal:
+                raise ValueError(
+                    f"group {group.name!r} keeps {width} of {group.size} channels; its bounds "
+                    f"allow {legal[0]} to {legal[-1]}"
                 )

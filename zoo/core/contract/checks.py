@@ -219,12 +219,13 @@ def config_fits_the_space(trial: Trial) -> None:
 
 def _require_fit(trial: Trial, config: SubnetConfig, rules: WidthRules) -> None:
     sizes = {group.name: group.size for group in trial.space.groups}
+    minimums = dict(zip(sizes, rules.minimums(trial.space).tolist(), strict=True))
     for name, kept in config.keep.items():
         _require(name in sizes, f"unknown group {name}")
         size = sizes[name]
         _require(list(kept) == sorted(set(kept)), f"{name}: {kept} is not sorted and unique")
         _require(kept[0] >= 0 and kept[-1] < size, f"{name}: {kept} leaves 0 to {size - 1}")
-        minimum = rules.minimum(size)
+        minimum = minimums[name]
         _require(len(kept) >= minimum, f"{name}: width {len(kept)} is below {minimum}")
         is_legal = len(kept) == size or len(kept) % rules.divisor == 0
         _require(is_legal, f"{name}: width {len(kept)} is no multiple of {rules.divisor}")
@@ -238,10 +239,9 @@ def cost_meets_the_budget(trial: Trial) -> None:
     _require(cost <= limit, f"{cost:,} MACs are over the budget of {limit:,}")
     if cost >= (1 - SLACK) * limit:
         return
-    for group in problem.space.groups:
-        legal = problem.rules.legal(group.size)
+    for group, legal in zip(problem.space.groups, problem.legal, strict=True):
         width = len(config.indices(group))
-        wider = [w for w in legal if w > width]
+        wider = [w for w in legal.tolist() if w > width]
         if wider:
             keep = {**config.keep, group.name: tuple(range(wider[0]))}
             more = problem.cost_of_config(SubnetConfig(keep))
@@ -424,3 +424,33 @@ def same_config_on_gpu(trial: Trial) -> None:
     gpu = Trial(trial.cls, trial.network, "cuda").first.subnet.config
     cpu = trial.first.subnet.config
     _require(same_config(trial.space, cpu, gpu), "the GPU gave another configuration")
+
+
+@_check(18)
+def bounds_are_met(trial: Trial) -> None:
+    """A kept group stays whole, and no group leaves its bounds, where others have to shrink."""
+    groups = trial.space.groups
+    whole, halved = groups[0], groups[-1]
+    between = groups[1:-1]
+    capped = next((group for group in between if group.residual), between[len(between) // 2])
+    rules = WidthRules(
+        keep=(whole.name,),
+        ratios={halved.name: 0.5, capped.name: (0.0, 0.75), "*": (0.25, 1.0)},
+    )
+    config = trial.run(_tight_budget(trial, rules), rules).subnet.config
+    for group in groups:
+        width = len(config.indices(group))
+        share = f"{group.name} keeps {width} of {group.size} channels"
+        _require(4 * width >= group.size, f"{share}, less than a quarter")
+        _require(group != whole or width == group.size, f"{share}, and is to stay whole")
+        _require(group != capped or 4 * width <= 3 * group.size, f"{share}, at most 3/4 may stay")
+        is_half = abs(2 * width - group.size) <= 1
+        _require(group != halved or is_half, f"{share}, half are to stay")
+
+
+def _tight_budget(trial: Trial, rules: WidthRules) -> int:
+    """Multiply-adds below those of the widest legal network, and above those of the smallest."""
+    legal = rules.legal(trial.space)
+    ends = [[widths[at] for widths in legal] for at in (0, -1)]
+    smallest, widest = CostModel(trial.space).macs_of_widths(ends).tolist()
+    return int((smallest + 3 * widest) // 4)

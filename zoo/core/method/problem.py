@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 
@@ -60,6 +60,27 @@ class Problem:
     method: str = ""
     trace_rows: list[dict[str, object]] = field(default_factory=list)
     store: SupernetStore | None = None
+    _legal: dict[WidthRules, tuple[np.ndarray, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    @property
+    def legal(self) -> tuple[np.ndarray, ...]:
+        """The legal widths of every group, ascending: all that a search may choose from."""
+        if self.rules not in self._legal:
+            found = self.rules.legal(self.space)
+            self._legal[self.rules] = tuple(np.array(each, dtype=np.int64) for each in found)
+        return self._legal[self.rules]
+
+    @property
+    def narrowest(self) -> np.ndarray:
+        """The smallest legal width of every group, shape (G,)."""
+        return np.array([widths[0] for widths in self.legal], dtype=np.int64)
+
+    @property
+    def widest(self) -> np.ndarray:
+        """The largest legal width of every group, shape (G,); its size unless a bound is lower."""
+        return np.array([widths[-1] for widths in self.legal], dtype=np.int64)
 
     def common_loss(self, distill: float, label_smoothing: float) -> TrainingLoss | None:
         """A loss that any decision can be fine-tuned with, whatever the method hands on.
@@ -176,13 +197,31 @@ class Problem:
         return self.budget.full(self.cost)
 
     @property
+    def widest_cost(self) -> int:
+        """Cost of the largest legal subnet, in the budget's unit."""
+        return int(self.cost_of(self.widest[None])[0])
+
+    @property
     def is_full(self) -> bool:
-        """Whether the budget allows the parent as it is."""
-        return self.full_cost <= self.budget.limit
+        """Whether budget and bounds allow the parent as it is."""
+        is_cheap = self.full_cost <= self.budget.limit
+        return is_cheap and bool((self.widest == self.space.sizes).all())
 
     def smallest_cost(self) -> int:
         """Cost of the smallest legal subnet, in the budget's unit."""
         return smallest_cost(self.budget, self.cost, self.rules)
+
+    def require_pruning(self, value: float) -> None:
+        """Refuse a budget that the whole network meets, unless bounds narrow it all the same.
+
+        Args:
+            value: the number that the budget was parsed from, for the message.
+
+        Raises:
+            ValueError: if nothing would be pruned.
+        """
+        if self.is_full:
+            self.budget.require_pruning(value, self.cost)
 
     def check_decision(self, config: SubnetConfig) -> None:
         """Refuse what a foreign pruner may return: an illegal or too costly subnet.
@@ -230,11 +269,39 @@ def require_feasible(budget: Budget, cost: CostModel, rules: WidthRules) -> None
         InfeasibleBudget: with both numbers and the way out.
     """
     smallest = smallest_cost(budget, cost, rules)
-    if smallest > budget.limit:
-        raise InfeasibleBudget(
-            f"budget {budget} is below the smallest subnet, "
-            f"{budget.format_cost(smallest)}; raise it or lower min_keep ({rules.min_keep})"
+    if smallest <= budget.limit:
+        return
+    if rules.bounds:
+        raise InfeasibleBudget(_told_bounds(budget, cost, rules))
+    raise InfeasibleBudget(
+        f"budget {budget} is below the smallest subnet, "
+        f"{budget.format_cost(smallest)}; raise it or lower min_keep ({rules.min_keep})"
+    )
+
+
+def _told_bounds(budget: Budget, cost: CostModel, rules: WidthRules) -> str:
+    """Which bound is in the way of a budget: the one without which the least cost falls most."""
+
+    def least(rules: WidthRules) -> int:
+        return smallest_cost(budget, cost, rules)
+
+    smallest, free = least(rules), least(replace(rules, keep=(), ratios={}))
+    alone = {bound: least(rules.without(bound)) for bound in rules.bounds}
+    blamed = min(alone, key=lambda bound: alone[bound])
+    if alone[blamed] < smallest:
+        remedy = (
+            f"{blamed.told} is most in the way, without it the smallest costs "
+            f"{budget.format_cost(alone[blamed])}: loosen it or raise the budget"
         )
+    else:
+        told = ", ".join(bound.told for bound in rules.bounds)
+        remedy = f"no bound is in the way alone: loosen several of {told}, or raise the budget"
+    if free > budget.limit:
+        remedy += f"; that alone is not enough, lower min_keep ({rules.min_keep}) as well"
+    return (
+        f"budget {budget} is below the smallest subnet within the bounds, "
+        f"{budget.format_cost(smallest)}; without them it is {budget.format_cost(free)}; {remedy}"
+    )
 
 
 def _plain(value: object) -> object:

@@ -28,7 +28,7 @@ def label_losses(
         runner: of the stages.
         features: what enters each stage in the fullnet, detached, K or more of them.
         labels: shape (N,).
-        config: what the subnet keeps; junctions are full.
+        config: what the subnet keeps; junctions count as full.
 
     Returns:
         K scalars.

@@ -32,11 +32,14 @@ class BlockGrid:
         rates: for each coordinate, block after block, its candidate widths by inner group: a
             tuple of rows, ascending, one number for each group of the coordinate.
         scores: importance of the channels of each group, the same for all candidates.
+        interfaces: width that each group outside of the blocks has in the network, by name: all of
+            its channels, or as many as its bounds allow.
     """
 
     blocks: tuple[Block, ...]
     rates: tuple[tuple[tuple[int, ...], ...], ...]
     scores: Mapping[str, np.ndarray]
+    interfaces: Mapping[str, int]
 
     @property
     def coordinates(self) -> tuple[tuple[str, ...], ...]:
@@ -44,15 +47,24 @@ class BlockGrid:
         return tuple(names for block in self.blocks for names in block.coordinates)
 
     def widths(self, space: ChannelSpace, state: Sequence[int]) -> np.ndarray:
-        """Widths of all groups at a state, shape (G,); interfaces keep all channels."""
-        widths = {group.name: group.size for group in space.groups}
-        for names, rows, at in zip(self.coordinates, self.rates, state, strict=True):
-            widths.update(zip(names, rows[at], strict=True))
-        return np.array(list(widths.values()), dtype=np.int64)
+        """Widths of all groups at a state, shape (G,), interfaces as the network has them."""
+        chosen = self._inner(state) | dict(self.interfaces)
+        return np.array([chosen[group.name] for group in space.groups], dtype=np.int64)
 
     def config(self, space: ChannelSpace, state: Sequence[int]) -> SubnetConfig:
-        """The most important channels at a state's widths: nested from state to state."""
-        return keep_best(space, self.scores, self.widths(space, state))
+        """The most important channels of the blocks at a state's widths: nested.
+
+        Interfaces keep all channels, since blocks are run between those of the whole network.
+        """
+        chosen = {group.name: group.size for group in space.groups} | self._inner(state)
+        return keep_best(space, self.scores, np.array(list(chosen.values()), dtype=np.int64))
+
+    def _inner(self, state: Sequence[int]) -> dict[str, int]:
+        """Widths of the groups inside the blocks at a state, by name."""
+        widths: dict[str, int] = {}
+        for names, rows, at in zip(self.coordinates, self.rates, state, strict=True):
+            widths.update(zip(names, rows[at], strict=True))
+        return widths
 
     def block_states(self, block: int) -> list[State]:
         """Every candidate of a block, with all other blocks at full width."""
@@ -64,7 +76,7 @@ class BlockGrid:
 
 
 def make_block_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int) -> BlockGrid:
-    """Legal widths nearest above the rates.
+    """Legal widths at or next below the rates, the narrowest and the widest among them.
 
     Args:
         problem: gives groups, legal widths, cost and budget.
@@ -73,21 +85,26 @@ def make_block_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int
             fewer rates.
 
     Raises:
-        InfeasibleBudget: if the narrowest blocks with full interfaces are over the budget.
+        InfeasibleBudget: if the narrowest blocks with wide interfaces are over the budget.
     """
-    sizes = {group.name: group.size for group in problem.space.groups}
+    groups = problem.space.groups
+    legal = {group.name: widths for group, widths in zip(groups, problem.legal, strict=True)}
+    sizes = {group.name: group.size for group in groups}
     rates = []
     for block in blocks:
         # 1000 ** (1 / 3) is just below 10.
         count = max(2, math.floor(candidates ** (1 / len(block.coordinates)) + 1e-9))
         chosen = np.linspace(0, len(RATES) - 1, min(count, len(RATES))).round().astype(int)
         for names in block.coordinates:
-            rows = {tuple(problem.rules.minimum(sizes[name]) for name in names)}
+            rows: set[tuple[int, ...]] = {tuple(int(legal[name][0]) for name in names)}
             for at in chosen:
                 wanted = {name: math.ceil(RATES[at] * sizes[name] - 1e-9) for name in names}
-                rows.add(tuple(problem.rules.round(wanted[n], sizes[n]) for n in names))
+                rows.add(tuple(_at_most(legal[name], wanted[name]) for name in names))
             rates.append(tuple(sorted(rows)))
-    grid = BlockGrid(blocks, tuple(rates), magnitude_scores(problem.model, problem.space))
+    inner = {name for block in blocks for name in block.groups}
+    interfaces = {name: int(widths[-1]) for name, widths in legal.items() if name not in inner}
+    scores = magnitude_scores(problem.model, problem.space)
+    grid = BlockGrid(blocks, tuple(rates), scores, interfaces)
     narrowest = grid.widths(problem.space, [0] * len(rates))
     smallest = int(problem.cost_of(narrowest[None])[0])
     if smallest > problem.budget.limit:
@@ -96,6 +113,12 @@ def make_block_grid(problem: Problem, blocks: tuple[Block, ...], candidates: int
             "narrowest blocks between interfaces that keep their widths; raise it or lower min_keep"
         )
     return grid
+
+
+def _at_most(legal: np.ndarray, width: int) -> int:
+    """The largest legal width at most ``width``, or the smallest if there is none."""
+    position = int(np.searchsorted(legal, width, side="right"))
+    return int(legal[max(0, position - 1)])
 
 
 def filled_widths(

@@ -127,7 +127,7 @@ class _Curve:
             while corners and self._is_below(corners, at):
                 corners.pop()
             corners.append(at)
-        return np.interp(self.costs, self.costs[corners], self.gains[corners])
+        return np.asarray(np.interp(self.costs, self.costs[corners], self.gains[corners]))
 
     def _is_below(self, corners: list[int], at: int) -> bool:
         """Whether the last corner lies below the line from the one before it to a point."""
@@ -167,7 +167,7 @@ class _Pieces:
     def reached(self, capacities: np.ndarray) -> np.ndarray:
         """Upper bound of the gain within some capacities, the same shape."""
         ends, sums = (np.append(0, np.cumsum(each)) for each in (self.costs, self.gains))
-        return np.interp(capacities, ends, sums)
+        return np.asarray(np.interp(capacities, ends, sums))
 
     def share_of_last(self, capacities: np.ndarray) -> np.ndarray:
         """How much of some capacities the whole pieces of the last group take, the same shape."""

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.core.channels.channel_group import ChannelGroup, Member, Role
+from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup, Member, Role
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.problem import Problem
 from zoo.core.tracing.copies import named_tensors
 from zoo.core.training.gradients import gradients
 
 __all__ = [
-    "PRODUCERS",
     "channel_order",
     "channel_rows",
     "channel_scores",
@@ -26,8 +25,6 @@ __all__ = [
 ]
 
 _CACHED = 2**15  # numbers in double precision, 256 KiB
-
-PRODUCERS: tuple[Role, ...] = ("out", "depthwise")  # roles of the weights that make a channel
 
 
 def producers(group: ChannelGroup) -> tuple[Member, ...]:

@@ -6,7 +6,6 @@ are arrays of states, shape (n, G), int64, so that their costs take one call.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +45,7 @@ class WidthGrid:
     Attributes:
         space: the groups.
         cost_of_widths: from widths, shape (n, G), to costs, shape (n,).
-        widths: for each group its candidates, ascending, the last one its size.
+        widths: for each group its candidates, ascending, the last one its widest.
     """
 
     space: ChannelSpace
@@ -66,7 +65,7 @@ class WidthGrid:
         rules: WidthRules,
         ratios: int,
     ) -> WidthGrid:
-        """Legal widths at or next below equally spaced ratios from the minimum to all.
+        """Legal widths at or next below equally spaced widths from the narrowest to the widest.
 
         Args:
             space: the groups.
@@ -80,11 +79,10 @@ class WidthGrid:
         if ratios < 2:
             raise ValueError(f"ratios is {ratios}; it must be at least 2")
         columns = []
-        for group in space.groups:
-            lowest = rules.minimum(group.size)
-            wanted = np.linspace(lowest, group.size, ratios)
-            legal = {rules.round(math.floor(w + 1e-9), group.size) for w in wanted}
-            columns.append(np.array(sorted(legal), dtype=np.int64))
+        for widths in rules.legal(space):
+            legal = np.array(widths, dtype=np.int64)
+            wanted = np.floor(np.linspace(legal[0], legal[-1], ratios) + 1e-9)
+            columns.append(np.unique(legal[np.searchsorted(legal, wanted, side="right") - 1]))
         return cls(space, cost_of_widths, tuple(columns))
 
     @cached_property
@@ -100,7 +98,7 @@ class WidthGrid:
 
     @property
     def full(self) -> np.ndarray:
-        """The state of the whole network, shape (G,)."""
+        """The state of the widest network, shape (G,)."""
         return self.sizes - 1
 
     def widths_of(self, states: np.ndarray) -> np.ndarray:

@@ -8,11 +8,10 @@ fits: bisection in one step. What is left below the budget is filled up channel 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 
 import numpy as np
 
-from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.method.problem import Problem
 
@@ -32,7 +31,7 @@ _SCALES = 256  # candidates on the way from the smallest to the full network
 
 
 def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
-    """Round widths down to legal ones, never below the minimum.
+    """Round widths down to legal ones, or up to the smallest where they are below it.
 
     Args:
         problem: gives the space and the rules.
@@ -42,15 +41,18 @@ def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
         Shape (n, G), int64.
     """
     columns = []
-    for group, column in zip(problem.space.groups, widths.T, strict=True):
-        legal = _legal(problem.rules, group.size)
+    for legal, column in zip(problem.legal, widths.T, strict=True):
         columns.append(legal[np.maximum(np.searchsorted(legal, column, side="right") - 1, 0)])
     return np.stack(columns, axis=1).astype(np.int64)
 
 
 def next_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
-    """The next wider legal width of every group, shape (G,); the size where it is full already."""
-    return np.asarray(_next_table(problem)[np.arange(len(widths)), widths])
+    """The next wider legal width of every group, shape (G,); the widest where there is none."""
+    steps = []
+    for legal, width in zip(problem.legal, widths, strict=True):
+        position = np.searchsorted(legal, width, side="right")
+        steps.append(legal[min(position, len(legal) - 1)])
+    return np.array(steps, dtype=np.int64)
 
 
 def largest_feasible(problem: Problem, candidates: np.ndarray) -> np.ndarray:
@@ -132,7 +134,7 @@ def _fitted(problem: Problem, widths: np.ndarray, kept: int) -> np.ndarray:
 
     A step that fits and leaves the most cost ends it; before that, the largest step is taken.
     """
-    minimums = problem.rules.minimums(problem.space)
+    minimums = problem.narrowest
     while (cost := _cost(problem, widths)) > problem.budget.limit:
         eye = np.eye(len(widths), dtype=bool)
         narrower = np.maximum(legal_widths(problem, np.where(eye, widths - 1, widths)), minimums)
@@ -171,7 +173,7 @@ def random_widths(
     factors = np.geomspace(1e-2, 1.0, _SCALES) / ratios.min()
     ratios = np.minimum(factors[:, None] * ratios, 1.0)
     candidates = legal_widths(problem, np.where(free, ratios, 1.0) * sizes)
-    narrowest = np.where(free, problem.rules.minimums(problem.space), sizes)
+    narrowest = np.where(free, problem.narrowest, problem.widest)
     widths = largest_feasible(problem, np.vstack([narrowest, candidates]))
     return fill_up(problem, widths, lambda widths: rng.random(len(widths)))
 
@@ -235,23 +237,9 @@ def keep_best(
 
 def _next_table(problem: Problem) -> np.ndarray:
     """The next legal width of every group at every width, int64, shape (G, largest size + 1)."""
-    groups = problem.space.groups
-    table = np.zeros((len(groups), problem.space.sizes.max(initial=0) + 1), dtype=np.int64)
-    for row, group in zip(table, groups, strict=True):
-        row[: group.size + 1] = _next_legal(problem.rules, group.size)
+    sizes = problem.space.sizes
+    table = np.zeros((len(sizes), sizes.max(initial=0) + 1), dtype=np.int64)
+    for row, legal, size in zip(table, problem.legal, sizes, strict=True):
+        place = np.searchsorted(legal, np.arange(size + 1), side="right")
+        row[: size + 1] = legal[np.minimum(place, len(legal) - 1)]
     return table
-
-
-@cache
-def _next_legal(rules: WidthRules, size: int) -> np.ndarray:
-    """The next wider legal width at every width of a group; the size where there is none."""
-    legal = _legal(rules, size)
-    place = np.searchsorted(legal, np.arange(size + 1), side="right")
-    found: np.ndarray = legal[np.minimum(place, len(legal) - 1)]
-    return found
-
-
-@cache
-def _legal(rules: WidthRules, size: int) -> np.ndarray:
-    """The legal widths of a group, ascending."""
-    return np.array(rules.legal(size), dtype=np.int64)

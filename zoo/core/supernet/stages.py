@@ -14,7 +14,7 @@ from itertools import combinations, pairwise
 import torch
 from torch import Tensor, nn
 
-from zoo.core.channels.channel_group import ChannelGroup
+from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup
 from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
@@ -257,7 +257,7 @@ class _Cutter:
 
 
 def _is_made_in(group: ChannelGroup, modules: Sequence[str]) -> bool:
-    return all(is_in(m.tensor, modules) for m in group.members if m.role in ("out", "depthwise"))
+    return all(is_in(m.tensor, modules) for m in group.members if m.role in PRODUCERS)
 
 
 def _broken(chain: Sequence[Call], root: Call, counts: Mapping[str, int]) -> str | None:
