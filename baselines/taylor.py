@@ -46,10 +46,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zoo.core.channels.channel_group import ChannelGroup, Member, Role
+from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup, Member, Role
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
-from zoo.core.search.channel_scores import PRODUCERS, channel_rows, weight_gradient_products
+from zoo.core.search.channel_scores import channel_rows, weight_gradient_products
 from zoo.core.search.widths_in_budget import global_widths, keep_best
 
 __all__ = ["Taylor", "squared_gates"]
