@@ -129,8 +129,9 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """Network and data."""
-        return f"{self.cell.model.title} on {self.cell.data.name}"
+        """Network and data, and whether the common loss has a teacher."""
+        taught = " with distillation" if self.cell.distill else ""
+        return f"{self.cell.model.title} on {self.cell.data.name}{taught}"
 
     def label(self, row: Row) -> str:
         """The method's name, with the settings in which the comparison's variants of it differ."""

@@ -84,7 +84,9 @@ def _confirmed(comparison: Comparison, primary: Primary) -> Confirmed:
     if len(rows) < 2:
         return Confirmed(comparison.title, (new, base), primary, None, "not run yet")
     gain = paired(rows[0].top1_by_seed, rows[1].top1_by_seed)
-    return Confirmed(comparison.title, (new, base), primary, gain, _problem(primary, rows))
+    return Confirmed(
+        comparison.title, (new, base), primary, gain, _problem(comparison, primary, rows)
+    )
 
 
 def _row(comparison: Comparison, primary: Primary, arm: Arm) -> Row | None:
@@ -95,15 +97,16 @@ def _row(comparison: Comparison, primary: Primary, arm: Arm) -> Row | None:
     return None
 
 
-def _problem(primary: Primary, rows: list[Row]) -> str:
+def _problem(comparison: Comparison, primary: Primary, rows: list[Row]) -> str:
     """Why the rows do not confirm anything; empty if they do."""
     records: list[Record] = [record for row in rows for record in row.records]
     others = sum(primary not in record.primary for record in records)
     if others:
         return f"{others} of its {len(records)} records were made when it was not named like this"
-    if lost := [f"{row.method}: {row.seeds}" for row in rows if row.lost]:
+    if lost := [f"{comparison.label(row)}: {row.seeds}" for row in rows if row.lost]:
         return "; ".join(lost)
     for row in rows:
         if missing := sorted({*primary.seeds} - {*row.top1_by_seed}):
-            return f"{row.method}: not all planned seeds are there, seed {missing[0]} is not"
+            name = comparison.label(row)
+            return f"{name}: not all planned seeds are there, seed {missing[0]} is not"
     return ""

@@ -1,9 +1,9 @@
 """How much of a method is its teacher: decisions and losses apart.
 
 `python -m benchmarks.studies.teachers` reads the records of the suites `fashion` and
-`fashion-teachers` and writes `docs/teachers.md` and `docs/teachers.png`. Each decision was
-fine-tuned from the parent's weights with cross-entropy, with cross-entropy and distillation of the
-parent's logits, and with what its method hands on.
+`fashion-teachers` in `results` and writes `docs/teachers.md` and `docs/teachers.png`. Each decision
+was fine-tuned from the parent's weights with cross-entropy, with cross-entropy and distillation of
+the parent's logits, and with what its method hands on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from zoo.core.whole_file import whole_file, write_whole
 
 __all__ = ["FINISHES", "Task", "draw", "main", "page", "tasks_of"]
 
+SUITES = ("fashion", "fashion-teachers")
 DECISIONS = (REFERENCE, "bnp", "knapsack")
 PLAIN, TAUGHT, OWN = "cross-entropy", "with distillation", "own"
 FINISHES = (PLAIN, TAUGHT, OWN)
@@ -83,14 +84,17 @@ class Task:
 def main() -> None:
     """Read the records, then write the page and the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("results/fashion"))
+    parser.add_argument("--results", type=Path, default=Path("results"), help="holds both folders")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder to write to")
     given = parser.parse_args()
-    tasks = tasks_of(read_folder(given.results / "records", Record).records)
+    folders = [given.results / name / "records" for name in SUITES]
+    tasks = tasks_of(
+        [record for folder in folders for record in read_folder(folder, Record).records]
+    )
     if not tasks:
         parser.error(
-            f"{given.results} has no network whose decisions were finished in both ways; run the "
-            "suites fashion and fashion-teachers into it"
+            f"{' and '.join(map(str, folders))} have no network whose decisions were finished in "
+            "both ways; run the suites of these names"
         )
     write_whole(given.docs / "teachers.md", page(tasks))
     draw(tasks, given.docs / "teachers.png")
@@ -132,7 +136,8 @@ def page(tasks: Sequence[Task]) -> str:
     recipe = tasks[0].cell.finetune
     parts = [
         "# How much of a method is its teacher",
-        "Written by `python -m benchmarks.studies.teachers` from the records in `results/fashion`.",
+        "Written by `python -m benchmarks.studies.teachers` from the records in `results/fashion` "
+        "and `results/fashion-teachers`.",
         "BNP and Knapsack fine-tune under a teacher of their own; a paper's table compares that "
         "with plain cross-entropy. Here each decision, that is, which channels stay, is finished "
         f"in three ways, {recipe.epochs} epochs each: with cross-entropy, with cross-entropy and "

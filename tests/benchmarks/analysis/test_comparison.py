@@ -224,6 +224,12 @@ def test_seeds_that_uniform_lacks_are_left_out_of_the_difference():
     assert float(taylor["top1_to_uniform"]) == pytest.approx(0.1)
 
 
+def test_a_table_says_whether_the_common_loss_has_a_teacher():
+    taught = record(cell=cell(protocol=2, distill=1.0))
+    titles = [comparison.title for comparison in compare([record(), taught])]
+    assert sorted(titles) == ["tiny_net on digits", "tiny_net on digits with distillation"]
+
+
 def test_other_recipes_never_share_a_table():
     longer = cell(finetune={"epochs": 9})
     assert len(compare([record(), record(cell=longer)])) == 2
