@@ -21,7 +21,7 @@ Names: None.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.width_bounds import Ratio
 from zoo.core.contract.checks import CHECKS, ContractViolation, check_pruner, contract, run_check
 from zoo.core.contract.trial import Trial
 from zoo.core.data.metered import TestSplit
@@ -407,6 +408,37 @@ class WrongAnswer(Good):
 @caught_by(16)
 class NoBetterThanUniform(Good):
     __module__ = "zoo.knapsack"
+
+
+def less(problem: Problem, *, keep: bool, ratio: Ratio | None = None) -> Problem:
+    """The problem without what is kept whole, or without the bounds of one kind."""
+    rules = problem.rules
+    ratios = {pattern: found for pattern, found in rules.ratios.items() if found != ratio}
+    return replace(problem, rules=replace(rules, keep=rules.keep if keep else (), ratios=ratios))
+
+
+@caught_by(18)
+class PrunesWhatIsKept(Good):
+    def choose(self, problem: Problem) -> SubnetConfig:
+        return super().choose(less(problem, keep=False))
+
+
+@caught_by(18)
+class KeepsMoreThanMay(Good):
+    def choose(self, problem: Problem) -> SubnetConfig:
+        return super().choose(less(problem, keep=True, ratio=(0.0, 0.75)))
+
+
+@caught_by(18)
+class KeepsNotExactlySo(Good):
+    def choose(self, problem: Problem) -> SubnetConfig:
+        return super().choose(less(problem, keep=True, ratio=0.5))
+
+
+@caught_by(18)
+class KeepsLessThanMay(AbsurdlySmall):
+    def choose(self, problem: Problem) -> SubnetConfig:
+        return super().choose(less(problem, keep=True, ratio=(0.25, 1.0)))
 
 
 @pytest.mark.parametrize(("number", "cls"), BROKEN, ids=[cls.__name__ for _, cls in BROKEN])

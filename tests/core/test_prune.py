@@ -296,3 +296,9 @@ def test_prune_refuses_bounds_that_cannot_be_before_it_searches(
     monkeypatch.setattr(method, "search", lambda *_: pytest.fail("the search began"))
     with pytest.raises(ValueError, match=message):
         pruned(Plain(), **arguments)
+
+
+def test_patterns_are_refused_before_operators_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.core.prune.measure_latency", lambda *_, **__: pytest.fail("timed"))
+    with pytest.raises(ValueError, match="did you mean 'first'"):
+        pruned(Plain(), macs=None, latency=0.5, keep=["frist"])

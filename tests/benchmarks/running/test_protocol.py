@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks import cli
 from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import figures_of
-from benchmarks.records.cell import Data, Model, Schedule
+from benchmarks.records.cell import PARENT, Data, Model, Rules, Schedule
 from benchmarks.records.files import load_records, write_record
 from benchmarks.running import parent, protocol
 from benchmarks.running.parent import Places
@@ -575,3 +575,14 @@ def test_a_network_that_takes_no_such_images_is_told_before_it_is_trained(monkey
     assert record.status == "failed" and record.reason.startswith("ValueError: the first batch of")
     assert "digits's training images does not go through Sequential in eval mode" in record.reason
     assert "reads images of 1 channels" in record.reason
+
+
+def test_the_control_is_whole_beside_methods_that_are_bounded(places):
+    halved = Rules(ratios={"*": (0.0, 0.5)})
+    method, control = (
+        run(cell(name, budget=budget, rules=halved), places)[0]
+        for name, budget in (("uniform", 0.5), (PARENT, 1.0))
+    )
+    assert method.status == control.status == "ok"
+    assert all(2 * group.kept <= group.size for group in method.groups)
+    assert all(group.kept == group.size for group in control.groups)
