@@ -48,6 +48,7 @@ from benchmarks.options import (
     Seed,
     Seeds,
     TrainSize,
+    Weights,
     Width,
     Workers,
     finite,
@@ -163,16 +164,20 @@ def run(
     from benchmarks.running.run_cells import Unrecorded
     from benchmarks.running.run_suite import run_suite
     from benchmarks.running.suite import load_suite
+    from benchmarks.running.weights import weight_files
     from benchmarks.tables.unread import show_unread
 
     _require_device(device, is_used=not dry_run)
     console = Console(emoji=False)
-    job = Job(results, data, download, workers or _default_workers(device), _until(minutes))
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
+    workers = workers or _default_workers(device)
+    files = weight_files(asked.models)
+    job = Job(results, data, download, workers, _until(minutes), files)
     planned = partial(plan_suite, suite, asked, job.records, device, data)
     plan = planned()
     show_unread(console, plan.unread)
-    check_cells(plan.missing, None if dry_run else job)
+    for line in check_cells(plan.missing, None if dry_run else job):
+        console.print(in_markup(line, LONGEST_ERROR), soft_wrap=True)
     console.print(f"{suite}: {plan.summary}")
     if dry_run:
         from benchmarks.running.forecast import show_forecast
@@ -247,6 +252,7 @@ def prune(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Start from timm's published weights.")
     ] = False,
+    weights: Weights = None,
     width: Width = 1.0,
     image_size: ImageSize = None,
     train_size: TrainSize = None,
@@ -271,6 +277,8 @@ def prune(
     from benchmarks.running.prune_one import Request, asked_budget, asked_rules, prune_one
 
     _require_device(device)
+    if pretrained and weights is not None:
+        raise ValueError("--pretrained and --weights are two starts; give one")
     budget, metric = asked_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     request = Request(
         model=model,
@@ -291,6 +299,7 @@ def prune(
         is_folded=fold_batch_norm,
         distill=distill,
         rules=asked_rules(keep or (), ratio or (), min_keep, divisor),
+        weights=weights,
     )
     cache = Job(results).cache
     prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))

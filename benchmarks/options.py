@@ -33,6 +33,7 @@ __all__ = [
     "Seed",
     "Seeds",
     "TrainSize",
+    "Weights",
     "Width",
     "Workers",
     "finite",
@@ -123,6 +124,13 @@ Distill = Annotated[
         help="Fine-tune with cross-entropy and the parent's logits, so weighted, e.g. 1; "
         "else with what the method hands on.",
         min=0,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Start from the weights in a file: .safetensors, or torch's .pth, .pt or .bin.",
     ),
 ]
 Width = Annotated[

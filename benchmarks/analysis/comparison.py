@@ -177,8 +177,10 @@ class Comparison:
     def caption(self) -> str:
         """What was held equal, in a sentence or two."""
         records = self.ok
+        digest = self.cell.model.weights
+        start = f" started from weights {digest}," if digest else ""
         sentences = [
-            f"Parent trained for {_epochs(self.cell.parent)}, every pruned network "
+            f"Parent{start} trained for {_epochs(self.cell.parent)}, every pruned network "
             f"fine-tuned for {_epochs(self.cell.finetune)}{self._loss}."
         ]
         if records and (size := records[0].size):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic import Strict as Typed
 
 from benchmarks.records.bounds import (
@@ -98,11 +99,16 @@ class Model(Strict):
 
     The parent of a cell is the network with `width` times the channels: a keep ratio is a share of
     that one's cost, so a wide parent asks for a budget in absolute numbers.
+
+    `weights` name a file that the parent, wide or not, takes its weights from before it is trained:
+    in a suite by its path, in a cell by the digest of its content, which is filled in when a run is
+    planned; see `zoo.core.networks.weights.weights_digest`.
     """
 
     name: Name
     args: Options = {}
     width: float = Field(default=1.0, ge=1, le=8)
+    weights: str | None = Field(default=None, min_length=1, max_length=4096)
 
     @property
     def title(self) -> str:
@@ -226,6 +232,18 @@ class Cell(Strict):
     finishes: Many[Finish] = Field(default=("common", "own"), min_length=1)
     distill: float = Field(default=0.0, ge=0, le=1e6)
     longer: int | None = Field(default=None, ge=1, le=1_000_000)  # epochs
+
+    @field_validator("model")
+    @classmethod
+    def name_weights_by_content(cls, model: Model) -> Model:
+        """Refuse weights that are named by a path, which would mean something on one machine only.
+
+        Raises:
+            ValueError: if they are not named by a digest.
+        """
+        if model.weights is not None and not re.fullmatch("[0-9a-f]{16}", model.weights):
+            raise ValueError("weights: 16 hexadecimal digits of the file's content are needed")
+        return model
 
     @model_validator(mode="after")
     def belong_to_the_sample(self) -> Cell:

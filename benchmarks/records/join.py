@@ -31,7 +31,7 @@ def network_key(record: Record) -> str | None:
     if record.status != "ok" or cell.sample is not None or record.input_size is None:
         return None
     told = {
-        "model": cell.model.model_dump(mode="json"),
+        "model": cell.model.model_dump(mode="json", exclude={"weights"}),  # no matter of time
         "input_size": record.input_size,
         "num_classes": record.num_classes,
         "widths": [[group.name, group.kept] for group in record.groups],

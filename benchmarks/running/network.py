@@ -23,6 +23,8 @@ __all__ = ["model_args", "seeded", "unloaded", "untrained"]
 def untrained(cell: Cell, splits: Splits | Outline) -> nn.Module:
     """The parent of a cell as timm makes it, widened where the cell says so.
 
+    Weights from a file are no part of it: `benchmarks.running.parent` loads them.
+
     Raises:
         ValueError: if there is no such model, it does not fit the data, or it would be larger than
             any of timm's.
@@ -69,6 +71,8 @@ def model_args(model: Model) -> dict[str, Any]:
     is_pretrained = args.pop("pretrained", False)
     if not isinstance(is_pretrained, bool):
         raise ValueError(f"{where}: 'pretrained' is {is_pretrained!r}; it must be true or false")
+    if is_pretrained and model.weights is not None:
+        raise ValueError(f"{where}: it is both pretrained and given weights; remove one of them")
     if "features_only" in args:
         raise ValueError(f"{where}: 'features_only' makes no classifier; remove it")
     if args.get("global_pool") == "":
@@ -77,9 +81,9 @@ def model_args(model: Model) -> dict[str, Any]:
 
 
 def unloaded(cell: Cell) -> Cell:
-    """The cell on the CPU and without published weights, so that counting fetches nothing."""
+    """The cell on the CPU and without weights, so that counting fetches and reads nothing."""
     args = {name: value for name, value in cell.model.args.items() if name != "pretrained"}
-    model = cell.model.model_copy(update={"args": args})
+    model = cell.model.model_copy(update={"args": args, "weights": None})
     return cell.model_copy(update={"model": model, "device": "cpu"})
 
 

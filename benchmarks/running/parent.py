@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmarks.records.cell import Cell, Data, Schedule
 from benchmarks.records.record import PhaseCost
 from benchmarks.running.network import seeded, untrained
+from benchmarks.running.weights import WeightFiles, start_from_weights
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.data.batches import Batches
@@ -43,11 +44,13 @@ class Places:
         cache: where trained parents are kept.
         data: where data sets that need files lie, or None.
         is_download_allowed: whether data sets that can be fetched may be.
+        weights: files that parents start from.
     """
 
     cache: Path
     data: Path | None = None
     is_download_allowed: bool = False
+    weights: WeightFiles = ()
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,12 @@ class Parent:
 def parent_for(cell: Cell, places: Places) -> Parent:
     """The trained parent of a cell, from the cache if it was trained before.
 
+    One with weights from a file starts from them; without epochs they are what it has.
+
     Raises:
-        ValueError: if the model or data set does not exist or they do not match.
+        ValueError: if the model or data set does not exist or they do not match, or weights do not
+            fit the model.
+        OSError: if a file cannot be read.
         Diverged: if its loss is not finite.
     """
     splits = splits_of(cell.data, cell.seed, places)
@@ -70,6 +77,7 @@ def parent_for(cell: Cell, places: Places) -> Parent:
     path = places.cache / cell.parent_file
     cost = _load_parent(path, model)
     if cost is None:
+        start_from_weights(cell, model, places.weights)
         look_ahead(cell, cell.parent, model, splits)
         cost = _train_parent(cell, model, splits)
         _save_parent(path, model, cost)

@@ -15,6 +15,7 @@ from benchmarks.records.record import TOTAL, Record, Status, spent_macs
 from benchmarks.records.strict import suggest
 from benchmarks.running.precheck import check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
+from benchmarks.running.weights import WeightFiles
 
 __all__ = ["SETTLED", "Job", "Plan", "plan_suite"]
 
@@ -66,7 +67,8 @@ class Plan:
 class Job:
     """Where a run reads and writes, how many processes it takes, and until when it starts cells.
 
-    `until` is a time of `time.time()`; what is running then is finished.
+    `until` is a time of `time.time()`; what is running then is finished. `weights` are the files
+    that parents start from.
     """
 
     results: Path
@@ -74,6 +76,7 @@ class Job:
     is_download_allowed: bool = False
     workers: int = 1
     until: float = math.inf
+    weights: WeightFiles = ()
 
     @property
     def is_over(self) -> bool:
@@ -110,8 +113,9 @@ def plan_suite(
     Raises:
         ValueError: if the suite names a model, data set, method or setting that does not exist, or
             a number that cannot work.
-        FileNotFoundError: if a folder is given that is no such data set.
-        OSError: if the folder of records cannot be read.
+        FileNotFoundError: if a folder is given that is no such data set, or a file of weights is
+            not there.
+        OSError: if it or the folder of records cannot be read.
     """
     jobs, scorers = _jobs(suite), _scorers(suite)
     primary = tuple(_primary(contrast, suite, jobs) for contrast in suite.primary)

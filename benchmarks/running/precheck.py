@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from benchmarks.records.cell import Cell, Data, Rules, Schedule
 from benchmarks.records.strict import suggest
 from benchmarks.running.suite import Suite
+from benchmarks.running.weights import WeightFiles, check_weights, digested
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +34,7 @@ __all__ = [
 
 
 class Sources(Protocol):
-    """Where data sets that are read from files lie; both `Job` and `Places` say it."""
+    """Where data sets and weights that are read from files lie; `Job` and `Places` say it."""
 
     @property
     def data(self) -> Path | None:
@@ -42,6 +43,10 @@ class Sources(Protocol):
     @property
     def is_download_allowed(self) -> bool:
         """Whether sets that can be fetched may be."""
+
+    @property
+    def weights(self) -> WeightFiles:
+        """Files that parents start from."""
 
 
 MOST_CELLS = 100_000
@@ -92,16 +97,21 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
 
 
 def name_files(suite: Suite, path: Path | None) -> Suite:
-    """The suite with its data sets named after the content of their files.
+    """The suite with its data sets and weights named after the content of their files.
 
     Raises:
-        ValueError: if a folder is given and no data set is read from one, or if a digest that the
-            suite asks for is not that of the folder.
-        FileNotFoundError: if the folder holds no such data set.
+        ValueError: if a folder is given and no data set is read from one, if a digest that the
+            suite asks for is not that of the folder, or if two files hold the same weights.
+        FileNotFoundError: if the folder holds no such data set, or a file of weights is not there.
+        OSError: if a file cannot be read.
     """
     check_data(suite.datasets, path)
     datasets = tuple(named(data, path) for data in suite.datasets)
-    return suite.model_copy(update={"datasets": datasets})
+    models = tuple(map(digested, suite.models))
+    for place, model in enumerate(models):
+        if model in models[:place]:
+            raise ValueError(f"{suite.models[place]!r} has the weights of another; take one out")
+    return suite.model_copy(update={"datasets": datasets, "models": models})
 
 
 def check_data(datasets: Sequence[Data], path: Path | None) -> None:
@@ -139,28 +149,31 @@ def named(data: Data, path: Path | None) -> Data:
     return data.model_copy(update={"digest": found})
 
 
-def check_cells(cells: Sequence[Cell], places: Sources | None = None) -> None:
-    """Make every network once, pass an empty batch through it, and check budgets and batches.
+def check_cells(cells: Sequence[Cell], places: Sources | None = None) -> tuple[str, ...]:
+    """Make every network once, pass an empty batch through it, check weights, budgets, batches.
 
     A network that cannot be pruned is no error here: its records say so, and other cells run.
 
     Args:
         cells: what is to be run.
-        places: where the sets lie that are read from files; None to go by what their names tell.
+        places: where the sets and weights lie that are read from files; None to go by what the
+            names of sets tell, and to leave weights alone.
+
+    Returns:
+        What is made of files of weights beside taking them as they are, a line each.
 
     Raises:
-        ValueError: naming the network or data set, what is wrong, and the way out.
+        ValueError: naming the network, file or data set, what is wrong, and the way out.
         FileNotFoundError: if files are not there, and may not be fetched.
     """
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         key = cell.model.model_dump_json(), cell.data.model_dump_json()
         groups.setdefault(key, []).append(cell)
-    for group in groups.values():
-        _check_group(group, places)
+    return tuple(line for group in groups.values() for line in _check_group(group, places))
 
 
-def _check_group(cells: Sequence[Cell], places: Sources | None) -> None:
+def _check_group(cells: Sequence[Cell], places: Sources | None) -> tuple[str, ...]:
     """The same for the cells of one network on one data set."""
     from benchmarks.running.network import unloaded, untrained
     from zoo.core.errors import UnsupportedModel
@@ -168,17 +181,19 @@ def _check_group(cells: Sequence[Cell], places: Sources | None) -> None:
     cell = cells[0]
     known = outlined(cell.data, places)
     if known is None:
-        return
+        return ()
     for each in cells:
         _check_batches(each, known.num_train)
     try:
         model = untrained(unloaded(cell), known)
     except UnsupportedModel:
-        return
+        return ()
+    told = () if places is None else check_weights(cell, model, places.weights)
     _check_image_size(cell, model, known.input_size)
     absolute = [each for each in cells if each.metric in ("macs", "params") and each.budget > 1]
     if absolute or any(each.rules.keep or each.rules.ratios for each in cells):
         _check_control(cells, absolute, model, known.input_size)
+    return told
 
 
 def outlined(data: Data, places: Sources | None) -> "Outline | None":

@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Rules, Schedule
 from benchmarks.records.files import write_record
+from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
@@ -20,6 +21,7 @@ from benchmarks.running.parent import Places, parent_for
 from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, run_cell
 from benchmarks.running.suite import PROTOCOL
+from benchmarks.running.weights import digested, weight_files
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import Ratio, parse_ratio
@@ -32,6 +34,9 @@ from zoo.core.networks.save import save_pruned
 from zoo.core.training.train import FINETUNE
 
 __all__ = ["Request", "asked_budget", "asked_rules", "prune_one"]
+
+LONGEST_NOTE = 1000
+"""Characters of a line on a file of weights that are shown."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,17 @@ class Request:
     is_folded: bool = False
     distill: float | None = None
     rules: Rules = field(default_factory=Rules)
+    weights: Path | None = None
+
+    @property
+    def asked_model(self) -> Model:
+        """The network as a suite would name it, weights by their path."""
+        return Model(
+            name=self.model,
+            args={"pretrained": True} if self.is_pretrained else {},
+            width=self.width,
+            weights=None if self.weights is None else str(self.weights),
+        )
 
     def cell(self, places: Places) -> Cell:
         """The cell that answers the request.
@@ -74,7 +90,7 @@ class Request:
 
         Raises:
             ValueError: if the budget is not positive, or the data set unknown.
-            FileNotFoundError: if the files of the data set are not there.
+            FileNotFoundError: if the files of the data set, or that of weights, are not there.
         """
         asked = Data(name=self.dataset, image_size=self.image_size, train_size=self.train_size)
         known = outlined(asked, places)
@@ -82,11 +98,7 @@ class Request:
         batch_size = self.batch_size or min(Schedule(epochs=0).batch_size, known.num_train)
         return Cell(
             protocol=PROTOCOL,
-            model=Model(
-                name=self.model,
-                args={"pretrained": True} if self.is_pretrained else {},
-                width=self.width,
-            ),
+            model=digested(self.asked_model),
             data=named(asked, places.data),
             method=self.method,
             metric=self.metric,
@@ -159,14 +171,16 @@ def prune_one(
             the data are not there.
         KeyboardInterrupt: after Ctrl-C.
     """
-    places = Places(cache=cache, data=data)
+    places = Places(cache=cache, data=data, weights=weight_files([request.asked_model]))
     check_data([Data(name=request.dataset)], data)
     create_pruner(request.method)
     form = None if request.export is None else require(request.export)
     cell = request.cell(places)
-    check_cells([cell], places)
+    told = check_cells([cell], places)
     _check_budget(cell, places)
     require_writable(cache, "--results")
+    for line in told:
+        console.print(in_markup(line, LONGEST_NOTE), soft_wrap=True)
     with claimed(out):
         with console.status(f"training {cell.model.title} on {cell.data.name}"):
             parent_for(cell, places)

@@ -139,6 +139,16 @@ class Suite(Strict):
                 raise ValueError(f"the suite runs no network {name!r}; {suggest(name, known)}")
         return self.model_copy(update={"models": tuple(m for m in self.models if m.name in names)})
 
+    def with_weights_below(self, folder: Path) -> "Suite":
+        """The suite with paths of weights that begin in a folder, where they are relative."""
+        models = (
+            model.model_copy(update={"weights": str(folder / Path(model.weights).expanduser())})
+            if model.weights is not None
+            else model
+            for model in self.models
+        )
+        return self.model_copy(update={"models": tuple(models)})
+
     def changed(
         self, *, dataset: str | None = None, seeds: int | None = None, models: Sequence[str] = ()
     ) -> "Suite":
@@ -242,7 +252,7 @@ def list_suites() -> tuple[str, ...]:
 
 
 def load_suite(name: str) -> Suite:
-    """Read a suite by its name or by the path of a `.toml` file.
+    """Read a suite by its name or by the path of a `.toml` file, where its weights lie, too.
 
     Raises:
         ValueError: if there is no such suite, or the file does not say what a suite must.
@@ -250,7 +260,7 @@ def load_suite(name: str) -> Suite:
     """
     text = _suite_text(name)
     try:
-        return Suite.model_validate(tomllib.loads(text))
+        suite = Suite.model_validate(tomllib.loads(text))
     except RecursionError as error:
         raise ValueError(
             f"suite {name!r} is nested too deeply to be a suite; flatten it"
@@ -259,6 +269,7 @@ def load_suite(name: str) -> Suite:
         raise ValueError(f"suite {name!r}: {explain(error)}") from error
     except ValueError as error:  # of TOML, and of numbers too long for Python
         raise ValueError(f"suite {name!r} is not TOML: {error}") from error
+    return suite
 
 
 def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[Cell]:
