@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -54,14 +54,9 @@ from benchmarks.options import (
     finite,
     named,
 )
-from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks, special_tables
+from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks
+from benchmarks.page.report import write_report
 from benchmarks.records.plain import in_markup
-from benchmarks.records.whole_file import require_writable, write_whole
-from benchmarks.tables.terminal import terminal_table
-
-if TYPE_CHECKING:
-    from benchmarks.analysis.findings import Findings
-    from benchmarks.running.plan import Plan
 
 __all__ = ["app", "main"]
 
@@ -193,7 +188,7 @@ def run(
         raise typer.Exit(1) from None
     tell_left(done, console)
     if len(done.plan.missing) < len(done.plan.cells) or done.outcomes:
-        _report(console, results, done.plan)
+        write_report(console, results, {cell.key for cell in done.plan.cells})
     raise typer.Exit(tell_unsettled(done.outcomes, console))
 
 
@@ -225,7 +220,7 @@ def time(
         left = time_networks(job, console, device=device, core=quiet_core)
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
-    _report(console, results, None)
+    write_report(console, results)
     if left:
         console.print(f"[yellow]{left} networks are not timed[/]; run again for them")
         raise typer.Exit(1)
@@ -339,7 +334,7 @@ def report(
     console = Console(emoji=False)
     if readme is not None:
         marked_blocks(readme)  # a page without any is refused before the report is made
-    findings = _report(console, results, None)
+    findings = write_report(console, results)
     if readme is not None:
         names = renew_blocks(readme, findings)
         console.print(f"replaced in {readme}: {', '.join(names)}")
@@ -420,44 +415,6 @@ def check(
 def _until(minutes: float | None) -> float:
     """When nothing new is begun, in seconds as `time.time` counts."""
     return math.inf if minutes is None else clock.time() + 60 * minutes
-
-
-def _report(console: Console, results: Path, plan: "Plan | None") -> "Findings":
-    """Write tables, figures and page of all records; print the tables of a plan, or all."""
-    from benchmarks.analysis.comparison import compare
-    from benchmarks.analysis.findings import Findings
-    from benchmarks.figures.all_figures import draw_figures
-    from benchmarks.page.page import write_page
-    from benchmarks.tables.contrast_lines import contrast_lines
-    from benchmarks.tables.tables import write_tables
-    from benchmarks.tables.unread import show_unread
-
-    findings = Findings.of(*loaded_records(results))
-    shown = findings.comparisons
-    if plan:
-        keys = {cell.key for cell in plan.cells}
-        shown = compare(record for record in findings.records if record.cell.key in keys)
-    for line in contrast_lines(shown):
-        console.print(in_markup(line, LONGEST_ERROR), soft_wrap=True)
-    for comparison in shown:
-        console.print(terminal_table(comparison))
-    show_unread(console, findings.unread)
-    for folder in ("tables", "figures"):
-        require_writable(results / folder, "--results")
-    write_tables(findings, results / "tables")
-    for name, table in special_tables(findings).items():
-        if text := table():
-            write_whole(results / "tables" / f"{name}.md", text)
-    figures = draw_figures(findings, results / "figures")
-    title = f"Pruning results: {results.resolve().name}"
-    path = results / "page.html"
-    page = write_page(findings, path, title=title, figures=figures)
-    tables, drawn, page_at = (
-        in_markup(str(each), LONGEST_ERROR)
-        for each in (results / "tables", results / "figures", page)
-    )
-    console.print(f"tables in {tables}, figures in {drawn}, page: {page_at}", soft_wrap=True)
-    return findings
 
 
 def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None:

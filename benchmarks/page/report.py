@@ -1,0 +1,70 @@
+"""All that is made of a folder of records: tables, figures and the page, and what is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from benchmarks.page.renew import loaded_records, special_tables
+from benchmarks.records.plain import in_markup
+from benchmarks.records.whole_file import require_writable, write_whole
+from benchmarks.tables.terminal import terminal_table
+
+if TYPE_CHECKING:
+    from benchmarks.analysis.findings import Findings
+
+__all__ = ["write_report"]
+
+LONGEST = 4000
+"""Characters of a line that are shown."""
+
+
+def write_report(
+    console: Console, results: Path, shown_keys: Collection[str] | None = None
+) -> Findings:
+    """Write tables, figures and page of all records, and print the tables of some.
+
+    Args:
+        console: where to print.
+        results: folder that holds the records, and that gets the rest.
+        shown_keys: of the cells whose tables are printed; None for all.
+
+    Raises:
+        ValueError, FileNotFoundError: if there are no records.
+        OSError: if the folder cannot be read or written.
+    """
+    # Slow to import, and `zoo --help` reads this module.
+    from benchmarks.analysis.comparison import compare
+    from benchmarks.analysis.findings import Findings
+    from benchmarks.figures.all_figures import draw_figures
+    from benchmarks.page.page import write_page
+    from benchmarks.tables.contrast_lines import contrast_lines
+    from benchmarks.tables.tables import write_tables
+    from benchmarks.tables.unread import show_unread
+
+    findings = Findings.of(*loaded_records(results))
+    shown = findings.comparisons
+    if shown_keys is not None:
+        shown = compare(r for r in findings.records if r.cell.key in shown_keys)
+    for line in contrast_lines(shown):
+        console.print(in_markup(line, LONGEST), soft_wrap=True)
+    for comparison in shown:
+        console.print(terminal_table(comparison))
+    show_unread(console, findings.unread)
+    for folder in ("tables", "figures"):
+        require_writable(results / folder, "--results")
+    write_tables(findings, results / "tables")
+    for name, table in special_tables(findings).items():
+        if text := table():
+            write_whole(results / "tables" / f"{name}.md", text)
+    figures = draw_figures(findings, results / "figures")
+    title = f"Pruning results: {results.resolve().name}"
+    page = write_page(findings, results / "page.html", title=title, figures=figures)
+    tables, drawn, page_at = (
+        in_markup(str(each), LONGEST) for each in (results / "tables", results / "figures", page)
+    )
+    console.print(f"tables in {tables}, figures in {drawn}, page: {page_at}", soft_wrap=True)
+    return findings
