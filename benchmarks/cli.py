@@ -264,7 +264,8 @@ def prune(
 ) -> None:
     """Prune one network with one method to one budget and save the smaller network.
 
-    What may go: --keep 'layer4.*' --keep stem --ratio 'layer1.*=0.8' --ratio 'layer2.*=0.5:1'
+    What may go, by globs over channel groups and modules:
+    `--keep 'layer4.*' --keep stem --ratio 'layer1.*=0.8' --ratio 'layer2.*=0.5:1'`
 
     Exit status: 0 if it is saved, 130 after Ctrl-C, 2 if the request cannot be met.
     """

@@ -95,7 +95,7 @@ Fold = Annotated[
 Keep = Annotated[
     list[str] | None,
     typer.Option(
-        help="Never prune these: a glob over channel groups and modules, such as 'layer4.*', or "
+        help="Never prune these: a glob over channel groups and modules, such as `'layer4.*'`, or "
         "stem, or skips. May be given several times.",
         show_default=False,
     ),
@@ -104,8 +104,8 @@ Ratio = Annotated[
     list[str] | None,
     typer.Option(
         metavar="GLOB=SHARE",
-        help="How much of these is kept: 'layer1.*=0.8' the nearest width to that, "
-        "'layer2.*=0.5:0.9' at least and at most, 0.5: at least, :0.9 at most. May be given "
+        help="How much of these is kept: `'layer1.*=0.8'` the nearest width to that, "
+        "`'layer2.*=0.5:0.9'` at least and at most, 0.5: at least, :0.9 at most. May be given "
         "several times; where patterns meet, all hold.",
         show_default=False,
     ),

@@ -224,6 +224,12 @@ def test_prune_saves_a_smaller_network_that_loads(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_help_of_prune_shows_patterns_as_they_are_typed(run):
+    out = run("prune", "--help", columns=160)[1]  # where nothing is wrapped inside a word
+    for typed in ("--keep 'layer4.*' --keep stem", "'layer1.*=0.8'", "'layer2.*=0.5:0.9'"):
+        assert typed in out
+
+
 def test_prune_keeps_to_the_patterns_that_options_give(run, tmp_path):
     status, _, err = run("prune", "test_resnet", "--method", "l1_norm", "--macs", "0.7",
                          "--keep", "stem", "--ratio", "layer3.*.conv1=0.75",
