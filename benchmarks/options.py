@@ -14,6 +14,7 @@ __all__ = [
     "BatchSize",
     "DataPath",
     "Device",
+    "DryRun",
     "Epochs",
     "Export",
     "Fold",
@@ -107,6 +108,7 @@ Weights = Annotated[
         help="Start from the weights in a file: .safetensors, or torch's .pth, .pt or .bin.",
     ),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")]
 Width = Annotated[
     float,
     typer.Option(
