@@ -14,6 +14,7 @@ __all__ = [
     "BatchSize",
     "DataPath",
     "Device",
+    "Download",
     "DryRun",
     "Epochs",
     "Export",
@@ -108,6 +109,7 @@ Weights = Annotated[
         help="Start from the weights in a file: .safetensors, or torch's .pth, .pt or .bin.",
     ),
 ]
+Download = Annotated[bool, typer.Option("--download", help="Fetch data that is missing.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")]
 Width = Annotated[
     float,
