@@ -29,6 +29,8 @@ from benchmarks.options import (
     Device,
     Distill,
     Divisor,
+    Download,
+    DryRun,
     Epochs,
     Export,
     Fold,
@@ -128,15 +130,11 @@ def run(
         ),
     ] = None,
     data: DataPath = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch data that is missing.")
-    ] = False,
+    download: Download = False,
     seeds: Seeds = None,
     model: Models = None,
     minutes: Minutes = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")
-    ] = False,
+    dry_run: DryRun = False,
     device: Device = "cpu",
     is_timed: Annotated[
         bool, typer.Option("--time/--no-time", help="Measure the runtime after all training.")
@@ -159,20 +157,18 @@ def run(
     from benchmarks.running.run_cells import Unrecorded
     from benchmarks.running.run_suite import run_suite
     from benchmarks.running.suite import load_suite
-    from benchmarks.running.weights import weight_files
+    from benchmarks.running.weights import tell_weights
     from benchmarks.tables.unread import show_unread
 
     _require_device(device, is_used=not dry_run)
     console = Console(emoji=False)
+    job = Job(results, data, download, workers or _default_workers(device), _until(minutes))
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
-    workers = workers or _default_workers(device)
-    files = weight_files(asked.models)
-    job = Job(results, data, download, workers, _until(minutes), files)
+    job = job.with_weights(asked.models)
     planned = partial(plan_suite, suite, asked, job.records, device, data)
     plan = planned()
     show_unread(console, plan.unread)
-    for line in check_cells(plan.missing, None if dry_run else job):
-        console.print(in_markup(line, LONGEST_ERROR), soft_wrap=True)
+    tell_weights(check_cells(plan.missing, None if dry_run else job), console)
     console.print(f"{suite}: {plan.summary}")
     if dry_run:
         from benchmarks.running.forecast import show_forecast
@@ -273,8 +269,6 @@ def prune(
     from benchmarks.running.prune_one import Request, asked_budget, asked_rules, prune_one
 
     _require_device(device)
-    if pretrained and weights is not None:
-        raise ValueError("--pretrained and --weights are two starts; give one")
     budget, metric = asked_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     request = Request(
         model=model,

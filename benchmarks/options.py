@@ -15,6 +15,8 @@ __all__ = [
     "DataPath",
     "Device",
     "Divisor",
+    "Download",
+    "DryRun",
     "Epochs",
     "Export",
     "Fold",
@@ -133,6 +135,8 @@ Weights = Annotated[
         help="Start from the weights in a file: .safetensors, or torch's .pth, .pt or .bin.",
     ),
 ]
+Download = Annotated[bool, typer.Option("--download", help="Fetch data that is missing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what is left to do, and its cost.")]
 Width = Annotated[
     float,
     typer.Option(

@@ -110,6 +110,17 @@ class Model(Strict):
     width: float = Field(default=1.0, ge=1, le=8)
     weights: str | None = Field(default=None, min_length=1, max_length=4096)
 
+    @model_validator(mode="after")
+    def start_once(self) -> Model:
+        """Refuse timm's published weights beside those of a file.
+
+        Raises:
+            ValueError: if both are asked for.
+        """
+        if self.weights is not None and self.args.get("pretrained"):
+            raise ValueError("both pretrained and weights, which are two starts; give one")
+        return self
+
     @property
     def title(self) -> str:
         """The name, with the width where it is not the model's own."""

@@ -71,8 +71,6 @@ def model_args(model: Model) -> dict[str, Any]:
     is_pretrained = args.pop("pretrained", False)
     if not isinstance(is_pretrained, bool):
         raise ValueError(f"{where}: 'pretrained' is {is_pretrained!r}; it must be true or false")
-    if is_pretrained and model.weights is not None:
-        raise ValueError(f"{where}: it is both pretrained and given weights; remove one of them")
     if "features_only" in args:
         raise ValueError(f"{where}: 'features_only' makes no classifier; remove it")
     if args.get("global_pool") == "":

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.records.cell import REFERENCE, Cell
+from benchmarks.records.cell import REFERENCE, Cell, Model
 from benchmarks.records.contrast import Arm, Contrast, Primary
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
 from benchmarks.records.record import TOTAL, Record, Status, spent_macs
 from benchmarks.records.strict import suggest
 from benchmarks.running.precheck import check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
-from benchmarks.running.weights import WeightFiles
+from benchmarks.running.weights import WeightFiles, weight_files
 
 __all__ = ["SETTLED", "Job", "Plan", "plan_suite"]
 
@@ -82,6 +82,16 @@ class Job:
     def is_over(self) -> bool:
         """Whether the time is up, so that no further cell is started."""
         return time.time() >= self.until
+
+    def with_weights(self, models: Sequence[Model]) -> Job:
+        """The same with the files that a suite's models start from.
+
+        Raises:
+            FileNotFoundError: if one does not exist.
+            ValueError: if it is no file that weights are read from.
+            OSError: if it cannot be read.
+        """
+        return replace(self, weights=weight_files(models))
 
     @property
     def records(self) -> Path:

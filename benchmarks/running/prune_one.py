@@ -10,7 +10,6 @@ from torch import nn
 
 from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Rules, Schedule
 from benchmarks.records.files import write_record
-from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
@@ -21,7 +20,7 @@ from benchmarks.running.parent import Places, parent_for
 from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, run_cell
 from benchmarks.running.suite import PROTOCOL
-from benchmarks.running.weights import digested, weight_files
+from benchmarks.running.weights import digested, tell_weights, weight_files
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import Ratio, parse_ratio
@@ -34,9 +33,6 @@ from zoo.core.networks.save import save_pruned
 from zoo.core.training.train import FINETUNE
 
 __all__ = ["Request", "asked_budget", "asked_rules", "prune_one"]
-
-LONGEST_NOTE = 1000
-"""Characters of a line on a file of weights that are shown."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +175,7 @@ def prune_one(
     told = check_cells([cell], places)
     _check_budget(cell, places)
     require_writable(cache, "--results")
-    for line in told:
-        console.print(in_markup(line, LONGEST_NOTE), soft_wrap=True)
+    tell_weights(told, console)
     with claimed(out):
         with console.status(f"training {cell.model.title} on {cell.data.name}"):
             parent_for(cell, places)

@@ -269,7 +269,7 @@ def load_suite(name: str) -> Suite:
         raise ValueError(f"suite {name!r}: {explain(error)}") from error
     except ValueError as error:  # of TOML, and of numbers too long for Python
         raise ValueError(f"suite {name!r} is not TOML: {error}") from error
-    return suite
+    return suite.with_weights_below(Path(name).parent)
 
 
 def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[Cell]:

@@ -4,17 +4,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from benchmarks.records.cell import Cell, Model
+from benchmarks.records.plain import in_markup
 
 if TYPE_CHECKING:
     from torch import nn
 
     from zoo.core.networks.weights import Weights
 
-__all__ = ["WeightFiles", "check_weights", "digested", "start_from_weights", "weight_files"]
+__all__ = [
+    "WeightFiles",
+    "check_weights",
+    "digested",
+    "start_from_weights",
+    "tell_weights",
+    "weight_files",
+]
 
 WeightFiles = tuple[tuple[str, Path], ...]
 """The digest of a file's content, and where the file lies."""
+
+LONGEST_LINE = 1000
+"""Characters of a line on a file that are shown."""
 
 
 def weight_files(models: Sequence[Model]) -> WeightFiles:
@@ -63,6 +76,12 @@ def check_weights(cell: Cell, model: "nn.Module", files: WeightFiles) -> tuple[s
     path = _path(cell, files)
     fitted = _read(cell, path).fitted(model, is_new_head_allowed=cell.parent.epochs > 0)
     return tuple(f"weights of {cell.model.title}, {path}: {note}" for note in fitted.notes)
+
+
+def tell_weights(lines: Sequence[str], console: Console) -> None:
+    """Show what `check_weights` returned."""
+    for line in lines:
+        console.print(in_markup(line, LONGEST_LINE), soft_wrap=True)
 
 
 def start_from_weights(cell: Cell, model: "nn.Module", files: WeightFiles) -> None:
