@@ -30,6 +30,8 @@ HEADINGS = (
     "Gap to optimum", "Search TMACs", "Search s",
 )  # fmt: skip
 
+OWN_HEADINGS = ("Own finish", "Own, to the plain method's")
+
 LEGEND = (
     "Bold: differs from the plain method by a paired t-test at 5 % family-wise, Holm-corrected "
     "over the table. Detectable is the true difference, in points, that the first step of this "
@@ -69,7 +71,24 @@ def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     cells = [_cells(plain, "plain", ["–", "–"])]
     for row, found, p_value in zip(variants, differences, corrected, strict=True):
         cells.append(_cells(row, row.settings_beyond(plain), _told(found, p_value, len(variants))))
-    return f"### {in_markdown(name)}\n\n{markdown_table(HEADINGS, 'llrrrrrrr', cells)}"
+    headings = HEADINGS
+    if any(_own_by_seed(row) for row in rows):  # where methods hand on a loss or weights
+        headings = (*HEADINGS, *OWN_HEADINGS)
+        cells = [[*cell, *_own(row, plain)] for cell, row in zip(cells, rows, strict=True)]
+    align = "ll" + "r" * (len(headings) - 2)
+    return f"### {in_markdown(name)}\n\n{markdown_table(headings, align, cells)}"
+
+
+def _own(row: Row, plain: Row) -> list[str]:
+    """Accuracy under the finish of the method's own, and its difference to the plain method's."""
+    own = accuracy_text(row, lambda record: record.top1.own)
+    difference = None if row is plain else paired(_own_by_seed(row), _own_by_seed(plain))
+    return [own, shown(difference, "+.1f", 100)]
+
+
+def _own_by_seed(row: Row) -> dict[int, float]:
+    found = {record.cell.seed: record.top1.own for record in row.ok}
+    return {seed: top1 for seed, top1 in found.items() if top1 is not None}
 
 
 def _cells(row: Row, name: str, difference: Sequence[str]) -> list[str]:
