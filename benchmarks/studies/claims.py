@@ -22,7 +22,8 @@ from benchmarks.records.record import Record
 from benchmarks.records.reference import Reference
 from benchmarks.records.strict import Many, Strict, explain
 from benchmarks.records.whole_file import write_whole
-from benchmarks.studies.trials import CEILING, FEWEST, MANY, Outcome, Test, try_test
+from benchmarks.studies.separable import CEILING
+from benchmarks.studies.trials import FEWEST, MANY, Outcome, Test, try_test
 from benchmarks.tables.markdown import Written, markdown_table
 from benchmarks.tables.unread import unread_markdown
 
@@ -75,8 +76,10 @@ no fair control, or no clear row; then the table says what is missing.
 - To be best, a method needs a clear lead over each of the others. The best of the others is chosen
   by the same numbers that it is then compared with, so a loss to it refutes nothing; a method that
   lies clearly below the mean of the others is not the best.
-- A difference between rankings has to be clear over seeds and over resampled networks, on a sample
-  where one training alone reaches tau {CEILING} against the mean of the others.
+- A difference between rankings is taken within each seed, since its networks and its supernet share
+  a parent. It has to be clear over seeds, and over networks and seeds drawn anew together, on a
+  sample that single trainings rank alike at tau {CEILING} or more: two lengths of training of one
+  seed, or where there is one length, one seed against the mean of the others.
 
 GPU hours count three times a network's MACs for every image that passes, at two tera-MACs a second,
 which small and mobile networks leave of a data-centre GPU; the commands use the short recipes of

@@ -12,19 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import model_validator
 
 from benchmarks.analysis.comparison import Comparison, Row, compare, spent_macs, spent_seconds
 from benchmarks.analysis.ranking import (
-    RESAMPLES,
     Ranking,
     Scorer,
     collect_rankings,
-    drawn_counts,
-    interval_of,
-    kendall_tau,
-    kendall_taus,
 )
 from benchmarks.analysis.uncertainty import Estimate, estimate, paired
 from benchmarks.records.cell import PARENT
@@ -32,17 +26,15 @@ from benchmarks.records.files import read_folder
 from benchmarks.records.join import read_results
 from benchmarks.records.reference import Reference
 from benchmarks.records.strict import Strict
+from benchmarks.studies.separable import CEILING, ceiling_of, gap_between, taus_within
 
-__all__ = ["CEILING", "FEWEST", "MANY", "Outcome", "Passes", "Test", "Verdict", "try_test"]
+__all__ = ["FEWEST", "MANY", "Outcome", "Passes", "Test", "Verdict", "try_test"]
 
 FEWEST = 3
 """Seeds below which nothing is said."""
 
 MANY = 5
 """Seeds from which a verdict is a plain one; below, it is a hint."""
-
-CEILING = 0.6
-"""Tau of one training alone below which a sample cannot tell good rankings from bad ones."""
 
 UNFAIR = (
     "protocol 1 finished every method with its own loss and weights, and its uniform width kept "
@@ -312,48 +304,44 @@ def _mean_top1(row: Row) -> float:
 
 
 def _of_rankings(test: Test, rankings: Sequence[Ranking]) -> Outcome:
-    for ranking in rankings:
+    """On the ranking whose networks were trained longest: it holds least noise."""
+    for ranking in sorted(rankings, key=lambda each: -each.cell.finetune.epochs):
         mine, theirs = (_scorer(ranking, name) for name in (test.method, test.against))
         if mine is None or theirs is None:
             continue
         records = f"results/{test.folder}, protocol {ranking.cell.protocol}"
         begun = _Begun(f"{mine.name}, {ranking.title}", theirs.name, records, "–")
         if test.kind == "tau":
-            return _taus_compared(test, begun, ranking, mine, theirs)
+            ceiling = ceiling_of(ranking, rankings)
+            return _taus_compared(test, begun, ranking, mine, theirs, ceiling)
         third = _scorer(ranking, test.passes.beside) if test.passes else None
         return _costs_compared(test, begun, mine, theirs, third)
     return _absent(test, _no_record(test, f"{test.method} beside {test.against}"))
 
 
 def _taus_compared(
-    test: Test, begun: _Begun, ranking: Ranking, mine: Scorer, theirs: Scorer
+    test: Test,
+    begun: _Begun,
+    ranking: Ranking,
+    mine: Scorer,
+    theirs: Scorer,
+    ceiling: float | None,
 ) -> Outcome:
     """Two things vary: the training of the supernet with the seed, and the sample."""
-    margin = paired(_taus(ranking, mine), _taus(ranking, theirs))
+    margin = paired(taus_within(ranking, mine), taus_within(ranking, theirs))
     if margin is None:
         return _judged(test, begun, None)
-    low, high = _over_samples(ranking, mine, theirs)
+    low, high = gap_between(ranking, mine, theirs).interval
     number = f"{margin.with_interval('+.2f')}; over samples [{low:+.2f}, {high:+.2f}]"
     begun = begun.numbered(number)
-    if ranking.ceiling is None or ranking.ceiling.tau < CEILING:
-        reached = f" at tau {ranking.ceiling.tau:.2f}" if ranking.ceiling else ""
+    if ceiling is None or ceiling < CEILING:
+        reached = "" if ceiling is None else f" at tau {ceiling:.2f}"
         why = f"the sample tells networks apart too poorly: one training alone ranks it{reached}"
         return begun.untested(why)
-    if low <= 0 <= high:
+    judged = _judged(test, begun, margin)
+    if judged.verdict != "cannot be tested here" and low <= 0 <= high:
         return begun.untested("another sample of networks could turn it round")
-    return _judged(test, begun, margin)
-
-
-def _over_samples(ranking: Ranking, mine: Scorer, theirs: Scorer) -> tuple[float, float]:
-    """95 % interval of the difference of two taus over resampled networks, mean over the seeds."""
-    count = len(ranking.mean_truth)
-    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    counts = drawn_counts(drawn, count)
-    first, second = (
-        np.mean([kendall_taus(s, ranking.mean_truth, counts) for s in each.scores.values()], axis=0)
-        for each in (mine, theirs)
-    )
-    return interval_of(first - second)
+    return judged
 
 
 def _costs_compared(
@@ -400,10 +388,6 @@ def _scorer(ranking: Ranking, name: str) -> Scorer | None:
     plain = [scorer for scorer in ranking.scorers if scorer.records[0].cell.method == name]
     plain.sort(key=lambda scorer: len(scorer.records[0].cell.settings))
     return next(iter(named + plain), None)
-
-
-def _taus(ranking: Ranking, scorer: Scorer) -> dict[int, float]:
-    return {s: kendall_tau(scores, ranking.mean_truth) for s, scores in scorer.scores.items()}
 
 
 def _seconds(scorer: Scorer) -> dict[int, float]:
