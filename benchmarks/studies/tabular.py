@@ -1,18 +1,18 @@
-"""Searches compared on a table of accuracies: ``python -m benchmarks.studies.tabular``.
+"""Searches compared on a table of accuracies: ``python -m benchmarks.studies.tabular TABLE``.
 
 A table that lists every configuration stands in for the network, so each search can be run with
 many seeds and judged by its regret: how much accuracy the best configuration within the budget has
-over the best one found after k evaluations. Written for the ResNet space of Channel-Bench-Macro
-(16,384 networks, each trained three times on CIFAR-10), which is read from a path and is not part
-of this repository.
+over the one that the search would take after k evaluations. Written for the ResNet space of
+Channel-Bench-Macro (16,384 networks, each trained three times on CIFAR-10), which is read from a
+path and is not part of this repository. Writes docs/tabular.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -20,17 +20,78 @@ import numpy as np
 import torch
 
 from baselines.bcnet import mean_losses, population_prior
-from benchmarks.tables.markdown import markdown_table
+from benchmarks.analysis.ranking import kendall_tau
+from benchmarks.analysis.uncertainty import estimate
+from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.markdown import Written, markdown_table
 from zoo.core.search.choice_table import ChoiceTable, greedy_state, random_state
 from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
 from zoo.core.search.markov_chain import Moves, sample_chain
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
 from zoo.core.search.width_grid import covering_states
 
-__all__ = ["SEARCHES", "WidthTable", "main", "read_table", "regrets"]
+__all__ = [
+    "CONTROL",
+    "INTRODUCTION",
+    "SCORES",
+    "SEARCHES",
+    "WidthTable",
+    "main",
+    "measure",
+    "page",
+    "read_table",
+    "regrets",
+    "summary",
+    "to_markdown",
+]
+
+INTRODUCTION = """\
+# Searches on a table of trained networks
+
+Written by `python -m benchmarks.studies.tabular TABLE`, where TABLE is the file
+`Results_ResNet.json` of Channel-Bench-Macro: 16,384 networks of seven widths, each trained three
+times on CIFAR-10. It carries no licence and is no part of this repository.
+
+Every search sees the same scores and pays one evaluation for each network that it looks at. Its
+regret after k evaluations is the accuracy of the best network within the budget less that of the
+network it would take by then, the one of highest score that fits. In brackets stands the bootstrap
+95 % interval of the mean over the seeds. The last column is the difference to the control,
+evolution without a prior, paired by seed; bold ones have an interval that leaves zero out, and of
+twenty such differences one does so by chance.
+
+- *True scores* are the mean accuracies themselves: an upper limit for any search.
+- *One training* scores each network by one of its three trainings and judges by the mean of the
+  other two: scores as good as training every candidate alone. There are three such tables, which
+  the seeds take in turn, so the intervals hold the luck of the searches and hardly that of tables.
+- *Noisy scores* add noise as wide as the accuracies are spread over the table, drawn once for each
+  network and seed: a supernet of a tau of about a half. More evaluations may then do harm, since
+  the highest of many noisy scores is the luckiest.
+- *All of them* looks at every network that fits. With true scores it has no regret; with others its
+  regret is what the scores cost, and no search can be blamed for that part.
+
+What the table can say: whether a prior, greedy steps or a chain find good widths in fewer
+evaluations, all else equal. What it cannot:
+
+- It holds accuracies of trained networks and no supernet. How good the scores of PSE-Net, BCNet,
+  AutoSlim or stage-wise pruning are is another question: [supernets.md](supernets.md).
+- Stage-wise pruning searches each stage by its own error, which no table of whole networks has. Its
+  control that evolves all widths at once is evolution without a prior.
+- A dash stands where a search has seen nothing yet that fits: AutoSlim slims the widest network
+  and pays for all that it looks at on its way. With true scores it and the greedy search of blocks
+  (*greedy*, which grows the narrowest) draw nothing, so their intervals have no width.
+- The priors are fitted to made-up training losses: the error of a network, noise and a trend.
+- Seven groups of four widths are few. Where good networks are dense, drawing at random is hard to
+  beat; the paper's argument for a prior is about long tails, which this space does not have.
+- The chain and the greedy search of blocks are given accuracies of whole networks. In BNP they sum
+  scores of single blocks, which this table does not have: their rows say how such a search fares
+  without that structure, and nothing of BNP.
+- Its optimum is the highest of thousands of means of three trainings, each with a standard
+  deviation of about a tenth of a point: regrets below that are within the table's own noise.
+"""
 
 POPULATION, PARENTS, MUTATION = 20, 8, 0.15
 TRAINED = 400  # subnets whose losses the priors have seen
+STUCK = 20  # runs of 50 steps without anything new after which a chain ends
 LOSS_NOISE = 1.0  # spread of a training loss about its expectation, in spreads of the table
 
 
@@ -39,12 +100,21 @@ class WidthTable:
     """Accuracy and cost of every configuration; it is a state space like a network's.
 
     Attributes:
-        accuracies: fractions, one dimension for each group.
+        accuracies: what a search is judged by, fractions, one dimension for each group.
         macs: multiply-adds, int64, the same shape; they grow with every coordinate.
+        seen: scores that a search sees, the same shape; None for the accuracies themselves.
+        runs: accuracy of each training, one dimension more, in front; None if not known.
     """
 
     accuracies: np.ndarray
     macs: np.ndarray
+    seen: np.ndarray | None = None
+    runs: np.ndarray | None = None
+
+    @property
+    def scores(self) -> np.ndarray:
+        """What a search goes by."""
+        return self.accuracies if self.seen is None else self.seen
 
     @property
     def sizes(self) -> np.ndarray:
@@ -87,11 +157,49 @@ def read_table(path: Path) -> WidthTable:
     shape = (choices,) * groups
     accuracies = np.array([found[key]["mean"] for key in keys]).reshape(shape) / 100
     macs = np.array([found[key]["flops"] for key in keys], dtype=np.int64).reshape(shape)
-    return WidthTable(accuracies, macs)
+    runs = np.array([found[key]["acc"] for key in keys]).T.reshape(-1, *shape) / 100
+    return WidthTable(accuracies, macs, runs=runs)
 
 
 Search = Callable[[WidthTable, int, int, np.random.Generator], list[tuple[int, ...]]]
 """Takes table, limit, evaluations and generator; returns the states looked at, in order."""
+
+Scoring = Callable[[WidthTable, int], WidthTable]
+"""Takes a table and a seed; returns the table with the scores that a search of that seed sees."""
+
+
+def _true_scores(table: WidthTable, seed: int) -> WidthTable:
+    del seed  # there is nothing to draw
+    return table
+
+
+def _one_training(table: WidthTable, seed: int) -> WidthTable:
+    """One training, each in its turn, is the score, and the mean of the others the truth."""
+    if table.runs is None:
+        raise ValueError("the table holds no single trainings; read one that does")
+    chosen = seed % len(table.runs)
+    others = np.delete(table.runs, chosen, axis=0).mean(axis=0)
+    return replace(table, accuracies=others, seen=table.runs[chosen])
+
+
+def _noisy_scores(table: WidthTable, seed: int) -> WidthTable:
+    """Noise of a stream of its own, so that every search of a seed sees the same."""
+    noise = np.random.default_rng([seed, 1]).normal(0, table.spread, table.accuracies.shape)
+    return replace(table, seen=table.accuracies + noise)
+
+
+SUMMARY = """\
+## Which differ
+
+Against the control, by the last columns of the tables below: three kinds of scores at three
+budgets. Where a search has seen nothing that fits by then, it is not counted.
+"""
+
+SCORES: Mapping[str, Scoring] = {
+    "True scores": _true_scores,
+    "One training": _one_training,
+    "Noisy scores": _noisy_scores,
+}
 
 
 def _candidates(table: WidthTable, limit: int) -> Candidates:
@@ -99,14 +207,14 @@ def _candidates(table: WidthTable, limit: int) -> Candidates:
 
 
 def _evaluated(table: WidthTable) -> Evaluated:
-    return Evaluated(lambda state: float(table.accuracies[state]))
+    return Evaluated(lambda state: float(table.scores[state]))
 
 
 def _records(table: WidthTable, rng: np.random.Generator) -> LossRecords:
     """Losses as a supernet's training would show them: noisy, and falling with time."""
     seen = SeenSubnets(len(table.sizes))
     for states in np.split(covering_states(table, TRAINED, rng), TRAINED // 4):
-        errors = 1 - table.accuracies[tuple(states.T)]
+        errors = 1 - table.scores[tuple(states.T)]
         noise = rng.normal(0, LOSS_NOISE * table.spread, len(states))
         trend = 4 * table.spread * (1 - len(seen.means()) / (TRAINED // 4))
         seen.add(states, torch.from_numpy(errors + noise + trend))
@@ -173,7 +281,7 @@ class _Looked:
 
 def _joint(table: WidthTable, limit: int) -> tuple[ChoiceTable, _Looked]:
     """The whole table as one block of a choice table."""
-    looked = _Looked(1 - table.accuracies)
+    looked = _Looked(1 - table.scores)
     return ChoiceTable((looked,), (table.macs,), limit), looked  # type: ignore[arg-type]
 
 
@@ -181,12 +289,14 @@ def _chain(
     table: WidthTable, limit: int, evaluations: int, rng: np.random.Generator
 ) -> list[tuple[int, ...]]:
     joint, looked = _joint(table, limit)
-    state = random_state(joint, rng)
-    while len(_fitting(table, limit, looked)) < evaluations:
+    state, stale = random_state(joint, rng), 0
+    while len(_fitting(table, limit, looked)) < evaluations and stale < STUCK:
+        before = len(looked.order)
         run = sample_chain(
             joint, state, steps=50, tau=0.3 * table.spread, rng=rng, moves=Moves(joint.sizes)
         )
         state = tuple(int(at) for at in run.states[-1])
+        stale = stale + 1 if len(looked.order) == before else 0
     return _fitting(table, limit, looked)[:evaluations]
 
 
@@ -199,27 +309,70 @@ def _greedy(
     return _fitting(table, limit, looked)[:evaluations]
 
 
+def _slimming(
+    table: WidthTable, limit: int, evaluations: int, rng: np.random.Generator
+) -> list[tuple[int, ...]]:
+    """Greedy slimming from the widest network: it looks at networks over the limit on its way."""
+    del rng  # it draws nothing
+    state, looked = table.full, dict[tuple[int, ...], None]()
+    while table.costs(state[None])[0] > limit and len(looked) < evaluations:
+        narrower = state - np.eye(len(state), dtype=np.int64)[state > 0]
+        looked |= dict.fromkeys(map(tuple, narrower.tolist()))
+        scores = table.scores[tuple(narrower.T)]
+        # Of equal scores the step that saves most.
+        state = narrower[np.lexsort((table.costs(narrower), -scores))[0]]
+    return list(looked)[:evaluations]
+
+
+def _everything(
+    table: WidthTable, limit: int, evaluations: int, rng: np.random.Generator
+) -> list[tuple[int, ...]]:
+    """The network of highest score that fits, as if all had been looked at."""
+    del evaluations, rng  # it counts and draws nothing
+    scores = np.where(table.macs <= limit, table.scores, -np.inf)
+    return [tuple(int(at) for at in np.unravel_index(scores.argmax(), scores.shape))]
+
+
 def _fitting(table: WidthTable, limit: int, looked: _Looked) -> list[tuple[int, ...]]:
     """The states looked at that are within the limit: the others are refused by cost alone."""
     return [state for state in looked.order if table.macs[state] <= limit]
 
 
+Measured = Mapping[float, Mapping[str, np.ndarray]]
+"""Regrets in points, shape (seeds, evaluations), by share of the MACs and search."""
+
+COMPARED = 100
+"""Evaluations after which searches are compared."""
+
+CONTROL = "evolution, no prior"
+"""What a prior has to beat."""
+
+EVERYTHING = "all of them"
+"""Looking at all networks that fit."""
+
 SEARCHES: Mapping[str, Search] = {
     "random": _random,
-    "evolution, no prior": partial(_evolution, prior=None),
+    CONTROL: partial(_evolution, prior=None),
     "PSE-Net": partial(_evolution, prior=_pse_net_prior),
     "BCNet": partial(_evolution, prior=_bcnet_prior),
+    "AutoSlim": _slimming,
     "BNP's chain": _chain,
     "greedy": _greedy,
 }
 
 
 def regrets(
-    table: WidthTable, search: Search, limit: int, evaluations: int, seeds: int
+    table: WidthTable,
+    search: Search,
+    limit: int,
+    evaluations: int,
+    seeds: int,
+    scoring: Scoring = _true_scores,
 ) -> np.ndarray:
-    """Regret of the best state found after each evaluation, shape (seeds, evaluations).
+    """Regret of what a search would take after each evaluation, shape (seeds, evaluations).
 
-    A search that ends early keeps what it has.
+    A search that ends early keeps what it has; before it has seen a network that fits, the regret
+    is NaN.
 
     Args:
         table: to search.
@@ -227,49 +380,176 @@ def regrets(
         limit: multiply-adds of the budget.
         evaluations: states that it may look at.
         seeds: runs, each with a generator of its own.
+        scoring: what the search sees of the table.
     """
-    rows = np.empty((seeds, evaluations))
+    rows = np.full((seeds, evaluations), np.nan)
     for seed, row in enumerate(rows):
-        states = search(table, limit, evaluations, np.random.default_rng(seed))
-        found = np.array([table.accuracies[state] for state in states])
-        best = np.maximum.accumulate(found)
-        row[: len(best)], row[len(best) :] = best[:evaluations], best[-1]
-    return table.best_within(limit) - rows
+        seen = scoring(table, seed)
+        states = search(seen, limit, evaluations, np.random.default_rng(seed))[:evaluations]
+        taken = np.array([seen.accuracies[state] for state in _taken(seen, states, limit)])
+        first = len(states) - len(taken)  # states before one that fits
+        row[first : len(states)] = seen.best_within(limit) - taken
+        row[len(states) :] = row[len(states) - 1]
+    return rows
 
 
-def to_markdown(
-    table: WidthTable, limits: Mapping[float, int], evaluations: int, seeds: int
-) -> str:
-    """Mean regret in points after some numbers of evaluations, with standard errors.
+def _taken(
+    table: WidthTable, states: list[tuple[int, ...]], limit: int
+) -> Iterator[tuple[int, ...]]:
+    """The state of highest score that fits, after each of some states, from the first that fits."""
+    best = None
+    for state in states:
+        is_better = best is None or table.scores[state] > table.scores[best]
+        if table.macs[state] <= limit and is_better:
+            best = state
+        if best is not None:
+            yield best
+
+
+def measure(
+    table: WidthTable,
+    limits: Mapping[float, int],
+    evaluations: int,
+    seeds: int,
+    scoring: Scoring = _true_scores,
+) -> Measured:
+    """Regrets of all searches and of looking at everything.
 
     Args:
         table: to search.
         limits: multiply-adds of each budget, by its share of the widest network's.
         evaluations: states that each search may look at.
         seeds: runs of each search.
+        scoring: what the searches see of the table.
     """
+    return {
+        ratio: {
+            name: 100 * regrets(table, search, limit, evaluations, seeds, scoring)
+            for name, search in (*SEARCHES.items(), (EVERYTHING, _everything))
+        }
+        for ratio, limit in limits.items()
+    }
+
+
+def to_markdown(measured: Measured) -> str:
+    """Mean regret in points after some numbers of evaluations, with intervals."""
+    evaluations = next(each.shape[1] for found in measured.values() for each in found.values())
     shown = [k for k in (10, 30, 100, 300, 1000) if k <= evaluations]
-    headings = ("MACs", "Search", *(f"after {k}" for k in shown))
+    compared = min(COMPARED, evaluations)
+    headings = (
+        *("MACs", "Search"),
+        *(f"after {k}" for k in shown),
+        f"to no prior, after {compared}",
+    )
     rows = []
-    for ratio, limit in limits.items():
-        for name, search in SEARCHES.items():
-            found = 100 * regrets(table, search, limit, evaluations, seeds)
-            means, errors = found.mean(0), found.std(0, ddof=1) / np.sqrt(seeds)
-            cells = [f"{means[k - 1]:.2f} ± {errors[k - 1]:.2f}" for k in shown]
-            rows.append([f"{100 * ratio:g} %", name, *cells])
-    return markdown_table(headings, "rl" + "r" * len(shown), rows)
+    for ratio, found in measured.items():
+        for name, each in found.items():
+            cells = [_with_interval(each[:, k - 1]) for k in shown]
+            gap = "–"
+            if name == EVERYTHING:
+                cells[:-1] = ["–"] * (len(cells) - 1)
+            elif name != CONTROL:
+                gap = _with_interval(_gap(found, name), is_difference=True)
+            rows.append([f"{100 * ratio:g} %", name, *cells, gap])
+    return markdown_table(headings, "rl" + "r" * (len(shown) + 1), rows)
+
+
+def summary(settings: Sequence[Measured]) -> str:
+    """How often each search differs clearly from the control, and by how much at most.
+
+    Args:
+        settings: what was measured, once for each kind of scores.
+    """
+    rows = []
+    alike, worse = list[str](), list[str]()
+    for name in SEARCHES:
+        gaps = [_gap(found, name) for measured in settings for found in measured.values()]
+        known = [gap for gap in gaps if not np.isnan(gap).any()]
+        if name == CONTROL or not known:
+            continue
+        signs = [_sign(gap) for gap in known]
+        counts = [f"{signs.count(sign)} of {len(known)}" for sign in (-1, 1)]
+        alike += [name] if not any(signs) else []
+        worse += [name] if signs.count(1) > len(known) / 2 else []
+        means = [float(gap.mean()) for gap in known]
+        rows.append([name, *counts, f"{min(means):+.2f} to {max(means):+.2f}"])
+    headings = ("Search", "clearly less regret", "clearly more", "differences, points")
+    said = (
+        f"Never told apart from the control: {', '.join(alike) or 'none'}. Clearly worse more\n"
+        f"often than not: {', '.join(worse) or 'none'}.\n"
+    )
+    return f"{markdown_table(headings, 'lrrr', rows)}\n{said}"
+
+
+def _gap(found: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Regret of a search less that of the control, seed by seed, shape (seeds,)."""
+    last = min(COMPARED, found[name].shape[1]) - 1
+    gap: np.ndarray = found[name][:, last] - found[CONTROL][:, last]
+    return gap
+
+
+def _sign(values: np.ndarray) -> int:
+    """1 or -1 where the interval of the mean lies above or below zero."""
+    interval = estimate(values.tolist()).interval
+    return 0 if interval is None else int(interval[0] > 0) - int(interval[1] < 0)
+
+
+def _with_interval(values: np.ndarray, *, is_difference: bool = False) -> str:
+    """Mean and bootstrap interval; a dash where a search has nothing yet."""
+    if np.isnan(values).any():
+        return "–"
+    found, pattern = estimate(values.tolist()), "+.2f" if is_difference else ".2f"
+    if found.interval is None:
+        return format(found.mean, pattern)
+    low, high = found.interval
+    text = f"{found.mean:{pattern}} [{low:{pattern}}, {high:{pattern}}]"
+    return Written(f"**{text}**") if is_difference and _sign(values) else text
+
+
+def page(table: WidthTable, evaluations: int, seeds: int) -> str:
+    """The page as Markdown.
+
+    Args:
+        table: to search, with its single trainings.
+        evaluations: states that each search may look at.
+        seeds: runs of each search.
+    """
+    limits = {ratio: int(ratio * table.macs.max()) for ratio in (0.25, 0.5, 0.75)}
+    found = {
+        name: measure(table, limits, evaluations, seeds, scoring)
+        for name, scoring in SCORES.items()
+    }
+    parts = [INTRODUCTION, f"{SUMMARY}\n{summary(list(found.values()))}"]
+    for name, scoring in SCORES.items():
+        parts.append(f"## {name}\n\n{_told(table, limits, scoring, seeds)}\n")
+        parts.append(to_markdown(found[name]))
+    return "\n".join(parts)
+
+
+def _told(table: WidthTable, limits: Mapping[float, int], scoring: Scoring, seeds: int) -> str:
+    """How well the scores rank, over the table and among networks of nearly each budget's cost."""
+    seen = [scoring(table, seed) for seed in range(min(seeds, 3))]
+    taus = []
+    for limit in limits.values():
+        band = (table.macs <= limit) & (table.macs > 0.95 * limit)
+        found = [kendall_tau(each.scores[band], each.accuracies[band]) for each in seen]
+        taus.append(f"{np.mean(found):.2f}")
+    ratios = " / ".join(f"{100 * ratio:g} %" for ratio in limits)
+    return (
+        f"{seeds} seeds. Kendall's tau of scores and accuracies among networks that cost up to\n"
+        f"5 % less than {ratios} of the MACs: {' / '.join(taus)}. Regrets in points."
+    )
 
 
 def main() -> None:
-    """Print the regrets of all searches on a table."""
+    """Write the page of all searches on a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", type=Path, help="Results_ResNet.json of Channel-Bench-Macro")
+    parser.add_argument("path", nargs="?", type=Path, default=Path("docs/tabular.md"))
     parser.add_argument("--evaluations", type=int, default=300, help="configurations looked at")
     parser.add_argument("--seeds", type=int, default=50, help="runs of each search")
-    arguments = parser.parse_args()
-    table = read_table(arguments.table)
-    limits = {ratio: int(ratio * table.macs.max()) for ratio in (0.25, 0.5, 0.75)}
-    print(to_markdown(table, limits, arguments.evaluations, arguments.seeds), end="")  # noqa: T201
+    asked = parser.parse_args()
+    write_whole(asked.path, page(read_table(asked.table), asked.evaluations, asked.seeds))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.studies.tabular import SEARCHES, WidthTable, read_table, regrets, to_markdown
+from benchmarks.studies.tabular import (
+    CONTROL,
+    INTRODUCTION,
+    SCORES,
+    SEARCHES,
+    WidthTable,
+    measure,
+    page,
+    read_table,
+    regrets,
+    summary,
+    to_markdown,
+)
 
 GROUPS, CHOICES = 4, 3
 
@@ -29,7 +41,11 @@ def table() -> WidthTable:
 def test_a_file_of_the_benchmark_is_read_by_its_digits(tmp_path: Path) -> None:
     states = list(product("1234", repeat=2))
     content = {
-        "".join(s): {"mean": 10.0 * int(s[0]) + int(s[1]), "flops": int(s[0]) * int(s[1])}
+        "".join(s): {
+            "mean": 10.0 * int(s[0]) + int(s[1]),
+            "acc": [20.0 * int(s[0]), 2.0 * int(s[1])],
+            "flops": int(s[0]) * int(s[1]),
+        }
         for s in states
     }
     path = tmp_path / "table.json"
@@ -37,13 +53,15 @@ def test_a_file_of_the_benchmark_is_read_by_its_digits(tmp_path: Path) -> None:
     read = read_table(path)
     assert read.macs.shape == (4, 4) and read.macs[3, 1] == 8
     assert read.accuracies[2, 0] == pytest.approx(0.31)
+    assert read.runs is not None
+    assert read.runs[:, 2, 1] == pytest.approx([0.6, 0.04])
     del content["23"]
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="lists 15 of 16 configurations"):
         read_table(path)
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("name", [name for name in SEARCHES if name != "AutoSlim"])
 def test_searches_look_at_distinct_states_within_the_limit(table: WidthTable, name: str) -> None:
     limit = int(0.6 * table.macs.max())
     states = SEARCHES[name](table, limit, 12, np.random.default_rng(0))
@@ -78,11 +96,92 @@ def test_searches_end_at_the_optimum_when_they_may_look_at_nearly_everything(
         assert (np.diff(found, axis=1) <= 0).all()
 
 
+def test_a_chain_that_finds_nothing_new_ends() -> None:
+    table = WidthTable(np.array([0.5, 0.6, 0.7]), np.array([1, 2, 3]))
+    states = SEARCHES["BNP's chain"](table, 2, 9, np.random.default_rng(0))
+    assert sorted(states) == [(0,), (1,)]
+
+
+def test_slimming_pays_for_what_it_looks_at_on_its_way_down() -> None:
+    # Of two groups the second is worth nothing: it goes first, down to the narrowest.
+    places = np.indices((3, 3))
+    table = WidthTable(0.5 + 0.1 * places[0], 1 + places[0] + places[1])
+    states = SEARCHES["AutoSlim"](table, 3, 9, np.random.default_rng(0))
+    assert states == [(1, 2), (2, 1), (1, 1), (2, 0)]
+    found = regrets(table, SEARCHES["AutoSlim"], 3, 6, seeds=1)
+    assert np.isnan(found[0, :2]).all()
+    assert found[0, 2:] == pytest.approx([0.1, 0, 0, 0])
+
+
+def test_a_search_takes_what_scores_best_and_is_judged_by_the_accuracy() -> None:
+    accuracies = np.array([0.5, 0.9, 0.7, 0.99])
+    table = WidthTable(accuracies, np.array([1, 2, 3, 9]), seen=np.array([0.1, 0.2, 0.3, 0.9]))
+
+    def search(*_: object) -> list[tuple[int, ...]]:
+        return [(3,), (1,), (0,), (2,)]
+
+    found = regrets(table, search, 3, 5, seeds=1)
+    assert np.isnan(found[0, 0])  # nothing that fits yet
+    assert found[0, 1:] == pytest.approx([0, 0, 0.2, 0.2])  # the last looks better and is worse
+
+
+def test_scores_of_one_training_are_judged_by_the_others() -> None:
+    runs = np.array([[0.1, 0.2], [0.3, 0.5], [0.5, 0.9]])
+    table = WidthTable(runs.mean(0), np.array([1, 2]), runs=runs)
+    seen = SCORES["One training"](table, 4)
+    assert seen.scores.tolist() == [0.3, 0.5]
+    assert seen.accuracies == pytest.approx([0.3, 0.55])
+    with pytest.raises(ValueError, match="no single trainings"):
+        SCORES["One training"](WidthTable(runs.mean(0), np.array([1, 2])), 0)
+
+
+def test_noise_is_the_same_for_every_search_and_another_for_every_seed(table: WidthTable) -> None:
+    first, again, other = (SCORES["Noisy scores"](table, seed) for seed in (0, 0, 1))
+    assert (first.scores == again.scores).all() and (first.scores != other.scores).all()
+    assert (first.accuracies == table.accuracies).all()
+    noise = first.scores - table.accuracies
+    assert noise.std() == pytest.approx(table.spread, rel=0.3)  # 81 draws
+
+
 def test_the_table_of_regrets_names_every_search_and_budget(table: WidthTable) -> None:
-    text = to_markdown(table, {0.6: int(0.6 * table.macs.max())}, evaluations=30, seeds=3)
-    rows = [line.split(" | ") for line in text.splitlines()[2:]]
-    assert [row[1] for row in rows] == list(SEARCHES)
-    assert text.splitlines()[0] == "| MACs | Search | after 10 | after 30 |"
+    text = to_markdown(measure(table, {0.6: int(0.6 * table.macs.max())}, 30, seeds=3))
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
+    assert [row[1] for row in rows] == [*SEARCHES, "all of them"]
+    heading = "| MACs | Search | after 10 | after 30 | to no prior, after 30 |"
+    assert text.splitlines()[0] == heading
+    assert rows[list(SEARCHES).index(CONTROL)][-1] == "–"
+    assert rows[-1][-2] == "0.00 [0.00, 0.00]"  # true scores of all that fit have no regret
+
+
+def test_a_difference_is_bold_where_its_interval_leaves_zero_out() -> None:
+    # Evolution keeps close to the limit, where nothing is good here; greedy growth begins where
+    # something is.
+    accuracies = np.zeros((8, 8))
+    accuracies[0, 0], accuracies[5, 1] = 0.5, 0.9
+    macs = 1 + np.indices((8, 8)).sum(0)
+    measured = measure(WidthTable(accuracies, macs), {0.6: 9}, 30, seeds=6)
+    text = to_markdown(measured)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
+    last = {row[1]: row[-1] for row in rows}
+    assert last["greedy"] == "**-50.00 [-50.00, -50.00]**"
+    assert last["PSE-Net"] == "+0.00 [+0.00, +0.00]"
+    counted = summary([measured, measured])
+    assert "| greedy | 2 of 2 | 0 of 2 | -50.00 to -50.00 |" in counted
+    assert "| PSE-Net | 0 of 2 | 0 of 2 | +0.00 to +0.00 |" in counted
+    alike = counted.split("Never told apart from the control: ")[1].split(".")[0]
+    assert "PSE-Net" in alike and "greedy" not in alike
+    turned = [{0.6: {name: -each for name, each in measured[0.6].items()}}]
+    assert "greedy" in summary(turned).split("often than not: ")[1]
+
+
+def test_the_published_page_begins_with_what_the_program_says_of_it(table: WidthTable) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "tabular.md").read_text("utf-8")
+    runs = np.stack([table.accuracies, 0.9 * table.accuracies])
+    small = page(WidthTable(table.accuracies, table.macs, runs=runs), evaluations=30, seeds=2)
+    for each in (text, small):
+        assert each.startswith(INTRODUCTION)
+        headings = [line[3:] for line in each.splitlines() if line.startswith("## ")]
+        assert headings == ["Which differ", *SCORES]
 
 
 @pytest.mark.skipif(
