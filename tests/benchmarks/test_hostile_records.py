@@ -23,7 +23,7 @@ from tests.benchmarks.hostile import TEXTS, leaves, mutated, mutations, put, rep
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
 
 RESULTS = Path(__file__).parents[2] / "results"
-FOLDERS = sorted(RESULTS.glob("*/records"))
+FOLDERS = sorted(RESULTS.glob("**/records"))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from benchmarks.records.runtime import (
 )
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, measured, record
 
-PUBLISHED = sorted((Path(__file__).parents[3] / "results").glob("*/records/*.json"))
+PUBLISHED = sorted((Path(__file__).parents[3] / "results").glob("**/records/*.json"))
 
 
 @pytest.mark.parametrize("count", [6, 7, 9, 12])

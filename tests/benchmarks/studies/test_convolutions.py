@@ -16,7 +16,7 @@ SAFE_SIZE = 40
 
 
 def test_no_published_record_was_trained_where_gradients_are_wrong() -> None:
-    paths = sorted(RESULTS.glob("*/records/*.json"))
+    paths = sorted(RESULTS.glob("**/records/*.json"))
     assert len(paths) > 1000
     for path in paths:
         record = json.loads(path.read_text("utf-8"))
