@@ -22,8 +22,9 @@ from benchmarks.records.record import Record
 from benchmarks.records.reference import Reference
 from benchmarks.records.strict import Many, Strict, explain
 from benchmarks.records.whole_file import write_whole
+from benchmarks.studies.claim_schema import Test
 from benchmarks.studies.separable import CEILING
-from benchmarks.studies.trials import FEWEST, MANY, Outcome, Test, try_test
+from benchmarks.studies.trials import FEWEST, MANY, Outcome, try_test
 from benchmarks.tables.markdown import Written, markdown_table
 from benchmarks.tables.unread import unread_markdown
 

@@ -206,6 +206,7 @@ def _decision(
 class _Study:
     """What was measured, as docs/pretrained.json holds it."""
 
+    about: str
     setup: Setup
     gap: float
     exchanged_gap: float
@@ -217,6 +218,7 @@ class _Study:
     def read(cls, path: Path) -> _Study:
         raw = json.loads(path.read_text("utf-8"))
         return cls(
+            raw["about"],
             Setup(**raw["setup"]),
             raw["gap"],
             raw["exchanged_gap"],
@@ -229,14 +231,15 @@ class _Study:
         write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
 
-def _measured(folder: Path, weights: Path, setup: Setup, path: Path) -> _Study:
+def _measured(folder: Path, about: str, weights: Path, setup: Setup, path: Path) -> None:
     """Measure what a file of an earlier run with the same numbers does not hold, and write it."""
     parent = lite0(weights)
     images = _labelled(folder, setup, parent)
     known = _Study.read(path) if path.exists() else None
-    if known is None or known.setup != setup:
+    if known is None or (known.about, known.setup) != (about, setup):
         seen = images.test.normalise(images.test.images)
         known = _Study(
+            about,
             setup,
             unexplained_mean(parent),
             unexplained_mean(exchanged(parent)),
@@ -248,7 +251,6 @@ def _measured(folder: Path, weights: Path, setup: Setup, path: Path) -> _Study:
         known = replace(known, rows=(*known.rows, row))
         known.write(path)
         _log.info("%s", row)
-    return known
 
 
 def _draw(study: _Study, path: Path) -> None:
@@ -307,6 +309,7 @@ def _page(study: _Study) -> str:
     scored = setup.tuning - setup.search
     return PAGE.format(
         **asdict(setup),
+        about=study.about,
         error=error,
         difference=math.sqrt(2) * error,
         recalibrated=100 * control.recalibrated,
@@ -370,7 +373,7 @@ convolutions of two equal blocks exchanged it would be {exchanged:.0f}.
 
 With images, {test} of them at {side} pixels, not labelled: a network that was trained gives an
 image and its mirror image the same class far more often than two different images. One with newly
-drawn weights gives all images much the same class, at the entropy of guessing, 6.91 nats.
+drawn weights gives all images the same class, and is nearly as unsure as guessing, at 6.91 nats.
 
 {signs}
 ## Agreement with the parent
@@ -386,18 +389,19 @@ probabilities, for all methods alike. `taylor`, `knapsack` and `bnp` need labels
 these are the parent's own classes. Searches compare candidates on {search} further images.
 
 What is shown: real weights go through the whole road, and how much of the parent's behaviour is
-left when hardly anything is spent on repair. *Nothing removed* is the parent treated the same way.
-Recalibration alone leaves it {recalibrated:.0f} % of its own answers, tuning {tuned:.0f} %: on
-images so unlike those of the training, new statistics change the network more than the loss of
-some channels does, so they repair nothing here. What pruning costs is told by the first column, and
-by the distance to *nothing removed* in the others.
+left when hardly anything is spent on repair. *Nothing removed* is the parent treated the same way,
+and the last two columns are to be read against it: recalibration alone leaves it
+{recalibrated:.0f} % of its own answers, tuning {tuned:.0f} %. Statistics of these images are not
+those of ImageNet, and a network that has them is another one before any channel goes. So the first
+column tells best what each choice of channels costs, and a network that lost nearly all agreement
+there is not repaired by what is spent here.
 
 What is not shown:
 
 - Agreement is no accuracy. There are no labels of ImageNet here; a network that disagrees may be
   right.
-- The images are CIFAR-10's photographs of 32 pixels, enlarged to {side}. The weights were trained
-  on sharp images of 224, and what recalibration does on those is not what it does here.
+- The images are {about}, resized to {side}. The weights were trained on
+  photographs of 224 pixels, and what recalibration does on those is not what it does here.
 - One seed, and {test} test images: a share near a half has a standard error of {error:.1f} points,
   a difference of two up to {difference:.1f}. A ranking of methods would need seeds.
 - Tuning is brief: {steps} steps. Papers tune for tens of epochs of ImageNet.
@@ -418,6 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what.add_argument("--images", type=Path, help="folder of images; any, in folders or not")
     what.add_argument("--save", type=Path, help="write the weights under timm's names, then stop")
     what.add_argument("--page-only", action="store_true", help="measure nothing")
+    parser.add_argument("--about", default="of a folder", help="what the images are, for the page")
     parser.add_argument("--weights", type=Path, help="the package's file, if it is not installed")
     parser.add_argument("--output", type=Path, default=Path("docs/pretrained.md"))
     chosen = parser.parse_args(arguments)
@@ -428,7 +433,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_whole(chosen.save, save(state))
         return
     if chosen.images is not None:
-        _measured(chosen.images, chosen.weights or package_file(), Setup(), path)
+        weights = chosen.weights or package_file()
+        _measured(chosen.images, chosen.about, weights, Setup(), path)
     study = _Study.read(path)
     _draw(study, chosen.output.with_suffix(".png"))
     write_whole(chosen.output, _page(study))

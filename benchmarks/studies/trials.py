@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import model_validator
-
 from benchmarks.analysis.comparison import Comparison, Row, compare, spent_macs, spent_seconds
 from benchmarks.analysis.ranking import (
     Ranking,
@@ -25,10 +23,10 @@ from benchmarks.records.cell import PARENT
 from benchmarks.records.files import read_folder
 from benchmarks.records.join import read_results
 from benchmarks.records.reference import Reference
-from benchmarks.records.strict import Strict
+from benchmarks.studies.claim_schema import Passes, Test
 from benchmarks.studies.separable import CEILING, ceiling_of, gap_between, taus_within
 
-__all__ = ["FEWEST", "MANY", "Outcome", "Passes", "Test", "Verdict", "try_test"]
+__all__ = ["FEWEST", "MANY", "Outcome", "Verdict", "try_test"]
 
 FEWEST = 3
 """Seeds below which nothing is said."""
@@ -50,67 +48,6 @@ Verdict = Literal[
     "not supported here",
     "cannot be tested here",
 ]
-
-
-class Passes(Strict):
-    """What a ratio of costs is at best, and a second one that shows whether the structure agrees.
-
-    Attributes:
-        against: passes of a batch that the other method takes, at one of this method.
-        beside: a third method, named as `against` is.
-        stated: the paper's figure for the third.
-    """
-
-    against: int
-    beside: str
-    stated: float
-
-
-class Test(Strict):
-    """How a claim is tried on records.
-
-    Attributes:
-        kind: `best`: final accuracy against every other method; `difference`: against `against`;
-            `parent`: against the parent that was fine-tuned by the same recipe; `tau`: Kendall's
-            tau against that of `against`; `seconds`: supernet training over that of `against`;
-            `runtime`: time of a fixed network `against` over that of `method`.
-        folder: under results/.
-        model: that the comparison is about.
-        budget: at which.
-        method: with its settings, as tables name it.
-        against: the control, named alike; the other kinds of control need no name.
-        stronger: a control that is at least as good as `against` could be: a claim of the method's
-            own merit needs a lead over it, too.
-        device: kind of device that a runtime is about.
-        at_least: value that the claim names as a lower limit.
-        at_most: value that it names as an upper limit.
-        passes: of `seconds`, why the paper's figure is out of reach at equal updates.
-    """
-
-    kind: Literal["best", "difference", "parent", "tau", "seconds", "runtime"]
-    folder: str
-    model: str = ""
-    budget: float = 0.0
-    method: str
-    against: str = ""
-    stronger: str = ""
-    device: str = ""
-    at_least: float | None = None
-    at_most: float | None = None
-    passes: Passes | None = None
-
-    @model_validator(mode="after")
-    def name_what_is_compared(self) -> Test:
-        """Refuse a test without its control, and a figure of passes without the paper's.
-
-        Raises:
-            ValueError: naming what is missing.
-        """
-        if self.kind not in ("best", "parent") and not self.against:
-            raise ValueError(f"a test of the kind {self.kind!r} names its control: add against")
-        if self.passes is not None and self.at_most is None:
-            raise ValueError("passes explain a figure of the paper: add at_most")
-        return self
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     cells = [_cells(plain, "plain", ["–", "–"])]
     for row, found, p_value in zip(variants, differences, corrected, strict=True):
         cells.append(_cells(row, row.settings_beyond(plain), _told(found, p_value, len(variants))))
-    headings = HEADINGS
+    headings: tuple[str, ...] = HEADINGS
     if any(_own_by_seed(row) for row in rows):  # where methods hand on a loss or weights
         headings = (*HEADINGS, *OWN_HEADINGS)
         cells = [[*cell, *_own(row, plain)] for cell, row in zip(cells, rows, strict=True)]

@@ -24,7 +24,7 @@ from benchmarks.studies.lite0 import (
     signs_of,
     unexplained_mean,
 )
-from benchmarks.studies.pretrained import Setup, main
+from benchmarks.studies.pretrained import Row, Setup, main
 from zoo.core.networks.weights import read_weights
 from zoo.core.supernet.supernet import recalibrate
 
@@ -175,3 +175,13 @@ def test_the_packages_weights_are_a_trained_network_of_timms() -> None:
     """Its running means follow from its weights, which a wrong order of layers would not give."""
     model = lite0(package_file())
     assert unexplained_mean(model) < 0.01 < 0.1 < unexplained_mean(exchanged(model))
+
+
+def test_the_page_is_made_from_what_was_measured() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    study = pretrained._Study.read(docs / "pretrained.json")
+    assert (docs / "pretrained.md").read_text("utf-8") == pretrained._page(study)
+    assert {(row.method, row.ratio) for row in study.rows if row.method != "parent"} == {
+        (method, ratio) for method in pretrained.METHODS for ratio in pretrained.RATIOS
+    }
+    assert all(isinstance(row, Row) and 0 <= row.tuned <= 1 for row in study.rows)
