@@ -151,9 +151,9 @@ def _drawings(findings: Findings) -> Iterator[tuple[str, Draw]]:
     comparisons = [c for c in findings.comparisons if any(row.ok for row in c.rows)]
     of_comparisons: Mapping[str, Callable[[Sequence[Comparison]], Figure]] = {
         "accuracy_macs": accuracy_against_macs,
-        "accuracy_params": accuracy_against_params,
-        "accuracy_latency": accuracy_against_latency,
         "accuracy_cost": accuracy_against_cost,
+        "accuracy_latency": accuracy_against_latency,
+        "accuracy_params": accuracy_against_params,
         "training_cost": training_cost,
         "kept_widths": kept_widths,
     }

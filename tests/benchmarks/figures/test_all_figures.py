@@ -241,6 +241,10 @@ def test_published_points_stand_only_beside_the_same_network_and_data(monkeypatc
     assert ((0.4, 77.0) in places) == bool(count)
 
 
+def test_accuracy_against_total_cost_is_the_second_figure():
+    assert list(figures_of(Findings.of(RECORDS)))[:2] == ["accuracy_macs", "accuracy_cost"]
+
+
 def test_figures_of_two_devices_are_never_one():
     elsewhere = record("taylor", fingerprint="cpu-12345678")  # a processor of the same name
     names = figures_of(Findings.of([*RECORDS, elsewhere]))
