@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.budget import Budget
-from zoo.core.cost.cost_model import CostModel
+from zoo.core.cost.cost_model import CostModel, _sum_of_products
 from zoo.core.networks.rebuild import rebuild
 
 SIZE = (3, 32, 32)
@@ -158,3 +158,9 @@ def test_a_network_beyond_exact_integers_is_refused() -> None:
 
     with pytest.raises(ValueError, match="beyond exact"):
         CostModel(ChannelSpace.trace(Huge(), (3, 40_000, 40_000)))
+
+
+def test_a_sum_without_products_is_zero() -> None:
+    none = np.zeros((0, 3), dtype=np.int64)
+    count = _sum_of_products(none, np.zeros(0, dtype=np.int64), [])
+    assert count(np.ones((4, 3), dtype=np.int64)).tolist() == [0, 0, 0, 0]

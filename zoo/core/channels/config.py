@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from zoo.core.channels.channel_group import ChannelGroup
-from zoo.core.channels.width_bounds import Bound, Ratio, bounded_widths, parse_ratio
+from zoo.core.channels.width_bounds import Bound, Ratio, bounded_widths, fewest, parse_ratio
 from zoo.core.errors import unknown_name
 from zoo.core.settings import check_settings
 
@@ -166,8 +166,7 @@ class WidthRules:
 
     def steps(self, size: int) -> tuple[int, ...]:
         """Return the legal widths of a group of ``size`` channels that has no bounds, ascending."""
-        # 0.07 * 100 is 7.000000000000001, whose ceiling would be 8.
-        floor = max(1, int(np.ceil(self.min_keep * size - 1e-9)))
+        floor = max(1, fewest(self.min_keep, size))
         minimum = min(size, -(-floor // self.divisor) * self.divisor)
         return (*range(minimum, size, self.divisor), size)
 

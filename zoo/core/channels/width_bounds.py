@@ -15,7 +15,7 @@ from types import MappingProxyType
 from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup, Member
 from zoo.core.errors import unknown_name
 
-__all__ = ["WORDS", "Bound", "Ratio", "bounded_widths", "found_groups", "parse_ratio"]
+__all__ = ["WORDS", "Bound", "Ratio", "bounded_widths", "fewest", "found_groups", "parse_ratio"]
 
 Ratio = float | tuple[float, float]
 """A keep ratio that is kept exactly, or the lowest and the highest."""
@@ -26,7 +26,7 @@ WORDS: Mapping[str, Callable[[ChannelGroup], bool]] = MappingProxyType(
 """What a pattern stands for beside globs, where nothing is called so: the first stage as timm
 counts them, and the streams that additions join."""
 
-_ROUNDING = 1e-9  # 0.07 * 100 is 7.000000000000001, whose ceiling would be 8
+_ROUNDING = 1e-9  # of a product with a ratio, see `fewest`
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,15 @@ class Bound:
         """
         if self.low == self.high:  # of two that are as near, the wider
             return (min(legal, key=lambda width: (abs(width - self.low * size), -width)),)
-        low = math.ceil(self.low * size - _ROUNDING)
+        low = fewest(self.low, size)
         high = math.floor(self.high * size + _ROUNDING)
         return tuple(width for width in legal if low <= width <= high)
+
+
+def fewest(ratio: float, size: int) -> int:
+    """The smallest number of channels that is at least a share of a group's."""
+    # 0.07 * 100 is 7.000000000000001, whose ceiling would be 8.
+    return math.ceil(ratio * size - _ROUNDING)
 
 
 def parse_ratio(given: object) -> Ratio:

@@ -139,9 +139,9 @@ def _sum_of_products(
         factor *= math.prod(int(fixed[axis]) for axis in axes if not slopes[axis].any())
         merged[moving] = merged.get(moving, 0) + factor
     one = len(fixed)  # an appended dimension of size 1 pads short products
-    order = max(2, *map(len, merged), 0)
+    order = max([2, *map(len, merged)])
     padded = [axes + (one,) * (order - len(axes)) for axes in merged]
-    columns = [np.array(axes, dtype=np.int64) for axes in zip(*padded, strict=True)]
+    columns = np.array(padded, dtype=np.int64).reshape(-1, order).T
     slopes, fixed = np.pad(slopes, ((0, 1), (0, 0))), np.append(fixed, 1)
     factors = np.array(list(merged.values()), dtype=np.int64)
     sides = [(slopes[axes], fixed[axes]) for axes in columns]

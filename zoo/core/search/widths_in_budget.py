@@ -48,11 +48,7 @@ def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
 
 def next_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
     """The next wider legal width of every group, shape (G,); the widest where there is none."""
-    steps = []
-    for legal, width in zip(problem.legal, widths, strict=True):
-        position = np.searchsorted(legal, width, side="right")
-        steps.append(legal[min(position, len(legal) - 1)])
-    return np.array(steps, dtype=np.int64)
+    return np.asarray(_next_table(problem)[np.arange(len(widths)), widths])
 
 
 def largest_feasible(problem: Problem, candidates: np.ndarray) -> np.ndarray:
