@@ -17,6 +17,7 @@ def finished(method: str, seed: int, distill: float = 0.0, **changes: object) ->
     asked = cell(method, seed=seed, protocol=2, distill=distill, **changes)
     top1 = (TAUGHT_TOP1 if distill else PLAIN_TOP1)[method] + seed / 100
     own = OWN_TOP1[method] + seed / 100 if method in OWN_TOP1 else None
+    own = 0.1 if own and distill else own  # the own finish is told by the plain record alone
     made = record(method, seed=seed)
     label = f"{method}-{seed}-{distill:g}-{len(changes)}"
     found = Top1(parent=0.9, finetuned=top1, own=own)
