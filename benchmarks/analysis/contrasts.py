@@ -17,7 +17,7 @@ from benchmarks.analysis.uncertainty import ERROR, Estimate, holm, paired
 from benchmarks.records.contrast import Arm, Primary
 from benchmarks.records.record import Record
 
-__all__ = ["Confirmed", "primary_contrasts"]
+__all__ = ["Confirmed", "named_contrasts", "primary_contrasts"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
     found = [
         _confirmed(comparison, primary)
         for comparison in distinct(comparisons)
-        for primary in _named(comparison)
+        for primary in named_contrasts(comparison)
     ]
     tests = [each.gain.p_value if each.gain and not each.problem else None for each in found]
     return [
@@ -64,7 +64,7 @@ def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
     ]
 
 
-def _named(comparison: Comparison) -> list[Primary]:
+def named_contrasts(comparison: Comparison) -> list[Primary]:
     """Contrasts that any record of a comparison carries, each once."""
     named: list[Primary] = []
     for row in comparison.rows:

@@ -33,8 +33,8 @@ def special_tables(findings: Findings) -> dict[str, Callable[[], str]]:
     }
 
 
-BLOCKS = ("report", "results", "standing", "ablation", "ranking", "supernets", "supernet-reach",
-          "supernet-sharing", "pruners")  # fmt: skip
+BLOCKS = ("report", "results", "finding", "standing", "ablation", "ranking", "supernets",
+          "supernet-reach", "supernet-sharing", "pruners")  # fmt: skip
 """Names of the blocks that a page can have."""
 
 
@@ -73,6 +73,7 @@ def renew_blocks(path: Path, findings: Findings) -> list[str]:
         ValueError: if it is no text file, or has no markers.
     """
     from benchmarks.tables.cards import methods_table
+    from benchmarks.tables.finding_table import finding_table
     from benchmarks.tables.marked_blocks import replace_block
     from benchmarks.tables.tables import to_markdown, to_short_markdown, with_unread
 
@@ -80,6 +81,7 @@ def renew_blocks(path: Path, findings: Findings) -> list[str]:
     blocks = {
         "report": lambda: with_unread(to_short_markdown(comparisons), unread),
         "results": lambda: with_unread(to_markdown(comparisons), unread),
+        "finding": lambda: with_unread(finding_table(comparisons), unread),
         **special_tables(findings),
         "pruners": methods_table,
     }

@@ -1,9 +1,9 @@
 """How long pruning itself takes, beside Torch-Pruning.
 
-``python -m benchmarks.studies.pruning_speed`` writes the block of the README. Both prune to half of
-the multiply-adds by L1 norms, in turns, and what counts is time of the processor. Ours is the whole
-road: trace, costs, decision, a new network and its proof. Torch-Pruning changes the network in
-place, unproved, and is told the keep ratio that halves the multiply-adds, which it need not find.
+``python -m benchmarks.studies.pruning_speed`` writes the block of docs/speed.md. Both prune to half
+of the multiply-adds by L1 norms, in turns, and what counts is time of the processor. Ours is the
+whole road: trace, costs, decision, a new network and its proof. Torch-Pruning changes the network
+in place, unproved, and is told the keep ratio that halves the multiply-adds, which it need not find.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def main() -> None:
     """Measure all networks and write the block of a page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="that count, for each network")
-    parser.add_argument("--page", type=Path, default=Path("README.md"))
+    parser.add_argument("--page", type=Path, default=Path("docs/speed.md"))
     arguments = parser.parse_args()
     rows = [measure_speed(name, arguments.rounds) for name in track(NETWORKS, "Pruning")]
     page: Path = arguments.page

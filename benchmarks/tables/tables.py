@@ -39,6 +39,7 @@ from benchmarks.tables.unread import unread_markdown, unread_tex
 __all__ = [
     "LEGEND",
     "accuracy_text",
+    "budget_text",
     "to_csv",
     "to_latex",
     "to_markdown",
@@ -288,7 +289,8 @@ def _top1(row: Row) -> Estimate | None:
     return row.mean(lambda record: record.top1.finetuned)
 
 
-def _budget(comparison: Comparison, row: Row) -> str:
+def budget_text(row: Row) -> str:
+    """A row's budget with its unit."""
     return f"{row.budget} {UNITS.get(row.cell.metric, row.cell.metric)}"
 
 
@@ -337,7 +339,7 @@ NUMBERS: dict[str, Callable[[Record], float | None]] = {
 }
 """What the CSV holds of each row, averaged over seeds."""
 
-BUDGET = Column("Budget", _budget)
+BUDGET = Column("Budget", lambda c, row: budget_text(row))
 LABEL = Column("Method", lambda c, row: c.label(row), False, control=lambda c: CONTROL)
 TOP1 = Column(
     "Top-1 %, fine-tuned", _final_accuracy("finetuned_top1"),

@@ -1,0 +1,80 @@
+"""The finding in a few rows: what was asked beforehand, beside its controls, at every budget.
+
+Reads records and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.analysis.comparison import Comparison, Row, spent_macs
+from benchmarks.analysis.contrasts import named_contrasts
+from benchmarks.analysis.uncertainty import shown
+from benchmarks.records.plain import in_markdown
+from benchmarks.records.record import TOTAL
+from benchmarks.tables.markdown import bold, markdown_table
+from benchmarks.tables.tables import accuracy_text, budget_text
+
+__all__ = ["finding_table"]
+
+LEGEND = (
+    "Top-1 in per cent under the common finish (own finish in brackets: with the loss and weights "
+    "that a method hands on), mean ± sample standard deviation over seeds; total: training "
+    "multiply-adds of search and common finish, in 10¹². Bold: more accurate than uniform, "
+    "Holm-corrected over the network's whole table. Rows: uniform width, uniform width fine-tuned "
+    "for what the dearest method costs, and the methods of the primary contrasts."
+)
+
+
+def finding_table(comparisons: Sequence[Comparison]) -> str:
+    """A table for each network that primary contrasts were run on; empty if there is none.
+
+    Rows are the sides of the primary contrasts and the controls, the most accurate first at the
+    first budget; a budget has columns for accuracy and total cost.
+    """
+    tables = [text for comparison in comparisons if (text := _table(comparison))]
+    return "\n".join([*tables, f"{LEGEND}\n"]) if tables else ""
+
+
+def _table(comparison: Comparison) -> str:
+    rows = _asked(comparison)
+    if not rows:
+        return ""
+    budgets = list(dict.fromkeys(budget_text(row) for row in rows))
+    by_label: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        by_label.setdefault(comparison.label(row), {})[budget_text(row)] = row
+    headings = ["Method", *(each for at in budgets for each in (f"Top-1 % at {at}", "Total"))]
+    lines = []
+    for label, found in by_label.items():
+        cells = [label]
+        for at in budgets:
+            cells += _cells(comparison, found.get(at))
+        lines.append(cells)
+    table = markdown_table(headings, "l" + "rr" * len(budgets), lines)
+    parent = shown(comparison.parent_top1, ".1f", 100)
+    seeds = max(len(row.records) for row in rows)
+    counted = "one seed" if seeds == 1 else f"{seeds} seeds"
+    return f"{in_markdown(comparison.title)}, parent {parent} %, {counted}:\n\n{table}"
+
+
+def _asked(comparison: Comparison) -> list[Row]:
+    """The rows of a table, in their order: sides of primary contrasts, and uniform longer."""
+    arms = [arm for primary in named_contrasts(comparison) for arm in primary.contrast.arms]
+    return [
+        row
+        for row in comparison.rows
+        if arms and (row.cell.longer is not None or any(arm.holds(row.cell) for arm in arms))
+    ]
+
+
+def _cells(comparison: Comparison, row: Row | None) -> list[str]:
+    """Accuracy and total cost of a row; dashes where it was not run."""
+    if row is None:
+        return ["–", "–"]
+    common = accuracy_text(row, lambda record: record.top1.finetuned)
+    own = accuracy_text(row, lambda record: record.top1.own)
+    text = common if own in ("–", common) else f"{common} ({own})"
+    total = row.mean(lambda record: spent_macs(record, TOTAL))
+    spent = f"{total.mean / 1e12:.2f}" if total else "–"
+    return [bold(text) if comparison.is_clear_gain(row) else text, spent]

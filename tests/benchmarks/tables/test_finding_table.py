@@ -1,0 +1,59 @@
+"""The finding in a few rows: which rows stand there, in which order, and what each cell says."""
+
+from benchmarks.analysis.comparison import compare
+from benchmarks.records.contrast import Contrast, Primary
+from benchmarks.records.record import Record, Top1
+from benchmarks.tables.finding_table import finding_table
+from tests.benchmarks.fabricate import cell, record
+
+ASKED = Primary(contrast=Contrast(method="bnp", budget=0.5), metric="macs", seeds=(0, 1))
+
+
+def top1(common: float, own: float | None = None) -> Top1:
+    return Top1(parent=0.9, pruned=0.1, recalibrated=0.3, finetuned=common, own=own)
+
+
+def made(method: str, budget: float, common: float, own: float | None = None) -> list[Record]:
+    return [
+        record(method, budget, seed, primary=(ASKED,), top1=common).model_copy(
+            update={"top1": top1(common, own)}
+        )
+        for seed in (0, 1)
+    ]
+
+
+def rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines]
+
+
+def test_rows_are_the_sides_of_the_contrast_and_the_longer_control() -> None:
+    longer = [
+        record(cell=cell("uniform", 0.5, seed, longer=2), top1=0.85, primary=(ASKED,))
+        for seed in (0, 1)
+    ]
+    records = [
+        *made("uniform", 0.5, 0.7), *made("bnp", 0.5, 0.8, 0.82), *made("taylor", 0.5, 0.9),
+        *made("uniform", 0.25, 0.6), *longer,
+    ]  # fmt: skip
+    table = finding_table(compare(records))
+    assert table.startswith("tiny_net on digits, parent 90.0 ± 0.0 %, 2 seeds:")
+    head, _, *body = rows(table)
+    assert head == ["Method", "Top-1 % at 0.5 MACs", "Total", "Top-1 % at 0.25 MACs", "Total"]
+    # scoring 1 + search 0.5 + fine-tuning 0.1 + 0.2, in 10^12
+    assert body == [
+        ["uniform (fine-tuned=longer)", "85.0 ± 0.0", "1.80", "–", "–"],
+        ["bnp", "80.0 ± 0.0 (82.0 ± 0.0)", "1.80", "–", "–"],
+        ["uniform", "70.0 ± 0.0", "1.80", "60.0 ± 0.0", "1.80"],
+    ]
+
+
+def test_without_a_contrast_there_is_nothing_to_tell() -> None:
+    assert finding_table(compare([record("uniform"), record("bnp")])) == ""
+
+
+def test_a_row_that_lost_a_seed_says_so() -> None:
+    lost = record("bnp", seed=2, status="failed", reason="no memory", primary=(ASKED,))
+    records = [*made("uniform", 0.5, 0.7), *made("bnp", 0.5, 0.8), lost]
+    *_, last = rows(finding_table(compare(records)))
+    assert last[0] == "bnp" and "1 of 3 failed" in last[1] and last[2] == "–"
