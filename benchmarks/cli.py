@@ -57,7 +57,7 @@ from benchmarks.options import (
     named,
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks
-from benchmarks.page.report import write_report
+from benchmarks.page.report import report_leaderboard, show_faults, write_report
 from benchmarks.records.plain import in_markup
 
 __all__ = ["app", "main"]
@@ -317,6 +317,15 @@ def list_all() -> None:
 
 @app.command()
 def report(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FOLDER]...",
+            help="Two or more folders of results: one leaderboard of all of them is written to "
+            "--results, each row with the folder that it comes from.",
+            show_default=False,
+        ),
+    ] = None,
     results: Results = Path("results"),
     readme: Annotated[
         Path | None,
@@ -327,12 +336,41 @@ def report(
 ) -> None:
     """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
     console = Console(emoji=False)
+    if folders:
+        report_leaderboard(console, folders, results)
+        return
     if readme is not None:
         marked_blocks(readme)  # a page without any is refused before the report is made
     findings = write_report(console, results)
     if readme is not None:
         names = renew_blocks(readme, findings)
         console.print(f"replaced in {readme}: {', '.join(names)}")
+
+
+@app.command()
+def submit(
+    folder: Annotated[Path, typer.Argument(help="Folder of results that you want to hand in.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is missing or off.")
+    ] = False,
+) -> None:
+    """Look for what is missing or off in records, and say how to hand them in.
+
+    Costs are counted again from the kept channels, training from images and epochs, and every row
+    needs the seeds of uniform width beside it.
+
+    Exit status: 0 if the folder can be handed in, 1 if something is missing or off.
+    """
+    from benchmarks.running.submission import check_submission
+
+    count, faults = check_submission(folder)
+    console = Console(emoji=False)
+    show_faults(console, folder, count, faults)
+    if faults:
+        raise typer.Exit(1)
+    if not check:
+        told = f"copy it to results/community/NAME and open a pull request with it: {folder}"
+        console.print(in_markup(told), soft_wrap=True)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ from benchmarks.tables.terminal import terminal_table
 
 if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
+    from benchmarks.running.submission import Fault
 
-__all__ = ["write_report"]
+__all__ = ["report_leaderboard", "show_faults", "write_report"]
 
 LONGEST = 4000
 """Characters of a line that are shown."""
@@ -68,3 +69,49 @@ def write_report(
     )
     console.print(f"tables in {tables}, figures in {drawn}, page: {page_at}", soft_wrap=True)
     return findings
+
+
+def report_leaderboard(console: Console, folders: Sequence[Path], results: Path) -> None:
+    """Write one leaderboard of several folders of results, and say where it is.
+
+    Args:
+        console: where to print.
+        folders: of results; named by what tells them apart.
+        results: folder to write to.
+
+    Raises:
+        ValueError: if there is one folder alone, one twice, or one without records.
+        OSError: if a folder cannot be read or written.
+    """
+    from benchmarks.page.leaderboard import write_leaderboard
+    from benchmarks.tables.unread import show_unread
+
+    if len(folders) == 1:
+        raise ValueError(
+            f"one folder makes no leaderboard; for its report: zoo report --results {folders[0]}"
+        )
+    records = {}
+    for folder in folders:
+        name = str(folder)
+        if name in records:
+            raise ValueError(f"{name} is given twice; give every folder once")
+        records[name], unread = loaded_records(folder)
+        show_unread(console, unread)
+    require_writable(results, "--results")
+    text, page = write_leaderboard(records, results)
+    console.print(f"leaderboard in {in_markup(str(text), LONGEST)}, page: {page}", soft_wrap=True)
+
+
+def show_faults(console: Console, folder: Path, count: int, faults: Sequence[Fault]) -> None:
+    """Print what is off in a submission, what is alike once, and the verdict."""
+    alike: dict[str, list[str]] = {}
+    for fault in faults:
+        alike.setdefault(fault.text, []).append(fault.where)
+    for text, places in alike.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        console.print(
+            f"[red]off[/] {in_markup(places[0], 120)}{more}: {in_markup(text, 500)}",
+            soft_wrap=True,
+        )
+    verdict = f"faults: {len(faults)}" if faults else "nothing is missing or off"
+    console.print(f"{in_markup(str(folder), 200)}: records: {count}, {verdict}", soft_wrap=True)

@@ -3,7 +3,7 @@
 ``python -m benchmarks.studies.pruning_speed`` writes the block of docs/speed.md. Both prune to half
 of the multiply-adds by L1 norms, in turns, and what counts is time of the processor. Ours is the
 whole road: trace, costs, decision, a new network and its proof. Torch-Pruning changes the network
-in place, unproved, and is told the keep ratio that halves the multiply-adds, which it need not find.
+in place, unproved, and is told the keep ratio that halves the multiply-adds, not to be found.
 """
 
 from __future__ import annotations

@@ -1,0 +1,172 @@
+"""What `zoo submit` says of records: nothing of published ones, and what was changed by hand."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.running.submission import check_submission
+
+ROOT = Path(__file__).parents[3]
+PUBLISHED = ROOT / "results" / "quick" / "records"
+NAMES = [
+    f"{method}-test_efficientnet-cluttered_digits-macs0.5-s{seed}"
+    for method in ("uniform", "knapsack")
+    for seed in (0, 1)
+]
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four published records: a method and its control, two seeds each."""
+    target = tmp_path / "mine" / "records"
+    target.mkdir(parents=True)
+    for name in NAMES:
+        (found,) = [path for path in PUBLISHED.glob(f"*{name}-*") if is_plain(path)]
+        shutil.copy(found, target)
+    return target.parent
+
+
+def is_plain(path: Path) -> bool:
+    return json.loads(path.read_text("utf-8"))["cell"]["longer"] is None
+
+
+def record_of(folder: Path, method: str = "knapsack", seed: int = 0) -> Path:
+    (found,) = (folder / "records").glob(f"*-{method}-*-s{seed}-*")
+    return found
+
+
+def change(path: Path, do: Change) -> None:
+    fields = json.loads(path.read_text("utf-8"))
+    do(fields)
+    path.write_text(json.dumps(fields), "utf-8")
+
+
+def told(folder: Path) -> list[str]:
+    return [fault.text for fault in check_submission(folder)[1]]
+
+
+def test_published_records_can_be_handed_in(folder: Path) -> None:
+    assert check_submission(folder) == (4, [])
+    assert check_submission(folder / "records") == (4, [])  # a folder of records alone
+
+
+def better(fields: dict[str, Any]) -> None:
+    fields["top1"]["finetuned"] = 0.9012345
+
+
+def cheaper(fields: dict[str, Any]) -> None:
+    fields["size"]["macs"] -= 1
+
+
+def smaller(fields: dict[str, Any]) -> None:
+    fields["size"]["params"] -= 1
+
+
+def larger_parent(fields: dict[str, Any]) -> None:
+    fields["size"]["full_macs"] += 1
+
+
+def over_budget(fields: dict[str, Any]) -> None:
+    fields["size"]["limit"] = fields["size"]["macs"] - 1
+
+
+def another_seed(fields: dict[str, Any]) -> None:
+    fields["cell"]["seed"] = 7
+
+
+def trained_longer(fields: dict[str, Any]) -> None:
+    fields["spent"]["finetune"]["images"] *= 2
+
+
+def less_work(fields: dict[str, Any]) -> None:
+    fields["spent"]["finetune"]["macs_forward"] //= 2
+
+
+def parent_less_work(fields: dict[str, Any]) -> None:
+    fields["spent"]["baseline"]["macs_backward"] //= 2
+
+
+def another_parent(fields: dict[str, Any]) -> None:
+    fields["top1"]["parent"] += 0.001
+
+
+def dirty(fields: dict[str, Any]) -> None:
+    fields["environment"]["dirty"] = True
+
+
+def unknown_code(fields: dict[str, Any]) -> None:
+    fields["environment"]["commit"] = None
+
+
+def no_test_images(fields: dict[str, Any]) -> None:
+    del fields["images"]["test"]
+
+
+def without_channels(fields: dict[str, Any]) -> None:
+    fields["config"] = None
+
+
+def other_channels(fields: dict[str, Any]) -> None:
+    group = next(g for g in fields["groups"] if g["kept"] > 1)
+    group["kept"] -= 1
+    fields["config"][group["name"]].pop()
+
+
+@pytest.mark.parametrize(
+    ("do", "expected"),
+    [
+        (better, "no whole number of answers to 1000 images"),
+        (cheaper, "counted from its channels"),
+        (smaller, "counted from its channels"),
+        (larger_parent, "counted from its channels"),
+        (other_channels, "counted from its channels"),
+        (over_budget, "above its limit"),
+        (another_seed, "changed after it was written"),
+        (trained_longer, "1 epochs are 2,400"),
+        (less_work, "its images cost"),
+        (parent_less_work, "its images cost"),
+        (another_parent, "its parent has top-1"),
+        (dirty, "checkout with changes"),
+        (unknown_code, "checkout with changes"),
+        (no_test_images, "number of test images is not told"),
+        (without_channels, "no config"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_was_changed_by_hand_is_told(folder: Path, do: Change, expected: str) -> None:
+    change(record_of(folder), do)
+    assert any(expected in text for text in told(folder)), told(folder)
+
+
+def test_rows_need_the_seeds_of_their_control(folder: Path) -> None:
+    record_of(folder, "knapsack", 1).unlink()
+    assert told(folder) == ["seeds [1] are missing"]
+
+
+def test_a_control_without_a_seed_is_told(folder: Path) -> None:
+    record_of(folder, "uniform", 1).unlink()
+    assert told(folder) == ["uniform has no seeds [1]"]
+
+
+def test_rows_need_a_control(folder: Path) -> None:
+    for seed in (0, 1):
+        record_of(folder, "uniform", seed).unlink()
+    assert told(folder) == ["no control: run uniform at the same budget on this machine"]
+
+
+def test_files_that_are_no_records_are_told(folder: Path) -> None:
+    (folder / "records" / "half.json").write_text('{"id": ')
+    (fault,) = check_submission(folder)[1]
+    assert fault.text.startswith("half.json: ")
+
+
+def test_an_empty_folder_and_none_are_told(tmp_path: Path) -> None:
+    assert told(tmp_path) == ["no record in it; make some with: zoo run SUITE"]
+    with pytest.raises(ValueError, match="is no folder"):
+        check_submission(tmp_path / "nothing")

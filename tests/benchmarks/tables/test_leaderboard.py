@@ -1,0 +1,83 @@
+"""The leaderboard: which rows share a board, their order, and where each comes from."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.page.leaderboard import build_leaderboard, write_leaderboard
+from benchmarks.page.report import report_leaderboard
+from benchmarks.records.cell import Schedule
+from benchmarks.records.files import write_record
+from benchmarks.tables.leaderboard import boards, to_markdown
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
+
+HERE = [
+    record("uniform", 0.5, 0, top1=0.70), record("uniform", 0.5, 1, top1=0.72),
+    record("bnp", 0.5, 0, top1=0.75), record("bnp", 0.5, 1, top1=0.76),
+    record("bnp", 0.25, 0, top1=0.60), record("parent", 1.0, 0, top1=0.9),
+]  # fmt: skip
+# Another machine, where everything comes out higher, and the method gains less.
+OTHER = ENVIRONMENT.model_copy(update={"cpu": "Abacus 4000"})
+THERE = [
+    record("uniform", 0.5, 0, top1=0.80, environment=OTHER),
+    record("taylor", 0.5, 0, top1=0.81, environment=OTHER),
+]
+
+
+def test_rows_are_sorted_by_their_gain_over_their_own_control() -> None:
+    (board,) = boards({"here": HERE, "there": THERE})
+    told = [(line.texts[1], line.texts[2], line.texts[3], line.texts[-1]) for line in board.lines]
+    assert told == [
+        ("bnp", "+4.5 ± 0.7", "75.5 ± 0.7", "here"),
+        ("taylor", "+1.0", "81.0", "there"),
+        ("uniform", "–", "71.0 ± 1.4", "here"),
+        ("uniform", "–", "80.0", "there"),
+        ("bnp", "–", "60.0", "here"),
+    ]  # fmt: skip
+    assert [line.texts[0] for line in board.lines] == ["0.5 MACs"] * 4 + ["0.25 MACs"]
+    assert "Abacus 4000" in board.lines[1].texts[-2]
+
+
+def test_another_recipe_is_another_board() -> None:
+    longer = [record(cell=cell("uniform", finetune=Schedule(epochs=9)), top1=0.9)]
+    assert [len(board.lines) for board in boards({"here": HERE, "there": longer})] == [3, 1]
+
+
+def test_a_folder_with_a_lost_seed_has_no_mean() -> None:
+    lost = record("bnp", 0.5, 2, status="failed", reason="no memory")
+    (board,) = boards({"here": [*HERE, lost]})
+    (line,) = [x for x in board.lines if x.texts[1] == "bnp" and x.texts[0] == "0.5 MACs"]
+    assert (line.texts[2], line.texts[3]) == ("–", "1 of 3 failed")
+
+
+def test_only_a_clear_gain_is_bold() -> None:
+    found = boards({"here": HERE})
+    assert "**" not in to_markdown(found)
+    many = [record("uniform", 0.5, seed, top1=0.7) for seed in range(3)]
+    many += [record("bnp", 0.5, seed, top1=0.8 + seed / 1e3) for seed in range(3)]
+    assert "**+10.1 ± 0.1**" in to_markdown(boards({"here": many}))
+
+
+def test_page_escapes_what_folders_are_called(tmp_path: Path) -> None:
+    page = build_leaderboard(boards({"<script>": THERE}))
+    assert "&lt;script&gt;" in page and "<script>" not in page
+    paths = write_leaderboard({"a": HERE, "b": THERE}, tmp_path)
+    assert [path.name for path in paths] == ["leaderboard.md", "leaderboard.html"]
+    assert paths[0].read_text("utf-8") == to_markdown(boards({"a": HERE, "b": THERE}))
+
+
+def test_report_of_folders_reads_each_once(tmp_path: Path) -> None:
+    for name, records in (("a", HERE), ("b", THERE)):
+        for each in records:
+            write_record(tmp_path / name / "records", each)
+    console = Console()
+    folders = [tmp_path / "a", tmp_path / "b"]
+    report_leaderboard(console, folders, tmp_path / "out")
+    assert "Abacus 4000" in (tmp_path / "out" / "leaderboard.md").read_text("utf-8")
+    with pytest.raises(ValueError, match="given twice"):
+        report_leaderboard(console, [*folders, tmp_path / "a"], tmp_path / "out")
+    with pytest.raises(ValueError, match="one folder makes no leaderboard"):
+        report_leaderboard(console, folders[:1], tmp_path / "out")
+    with pytest.raises(ValueError, match="no records in"):
+        report_leaderboard(console, [*folders, tmp_path / "c"], tmp_path / "out")
