@@ -1,0 +1,145 @@
+"""Which method to take: what each keeps without training, after a brief one, and what it costs.
+
+`python -m benchmarks.studies.which_method` reads the records of the suites `untuned` and `fashion`
+in `results` and renews the block of `docs/which_method.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.analysis.comparison import DECIDING, Comparison, Row, compare, spent_macs
+from benchmarks.analysis.uncertainty import Estimate, paired, shown
+from benchmarks.records.cell import PARENT, REFERENCE
+from benchmarks.records.files import read_folder
+from benchmarks.records.record import Record
+from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.markdown import markdown_table
+from benchmarks.tables.marked_blocks import replace_block
+
+__all__ = ["main", "tables"]
+
+BLOCK = "which method"
+CUT, RECALIBRATED = "cut", "recalibrated"
+
+
+def main() -> None:
+    """Read the records, then write the block."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="holds both folders")
+    parser.add_argument("--page", type=Path, default=Path("docs/which_method.md"))
+    given = parser.parse_args()
+    untuned, tuned = (
+        read_folder(given.results / name / "records", Record).records
+        for name in ("untuned", "fashion")
+    )
+    text = tables(untuned, tuned)
+    if not text:
+        parser.error(f"no records of the suites untuned and fashion in {given.results}; run both")
+    write_whole(given.page, replace_block(given.page.read_text("utf-8"), text, BLOCK))
+
+
+def tables(untuned: Iterable[Record], tuned: Iterable[Record]) -> str:
+    """Two tables for each network: accuracies without training, and what fine-tuning makes of them.
+
+    Args:
+        untuned: records whose networks were not fine-tuned.
+        tuned: records whose networks were.
+    """
+    parts = [_without_training(comparison) for comparison in compare(untuned)]
+    parts += [_after_training(comparison) for comparison in compare(tuned)]
+    return "\n".join(parts)
+
+
+def _without_training(comparison: Comparison) -> str:
+    """As cut and recalibrated, at every budget."""
+    found = _by_method(comparison)
+    budgets = _budgets(found)
+    headings = ["Method", *(f"{kind}, {at:g}" for at in budgets for kind in (CUT, RECALIBRATED))]
+    lines = [
+        [method, *(text for at in budgets for text in _untrained(rows.get(at)))]
+        for method, rows in found.items()
+    ]
+    return _titled(comparison, "not trained", headings, lines)
+
+
+def _untrained(row: Row | None) -> list[str]:
+    if row is None:
+        return ["–", "–"]
+    return [
+        shown(row.mean(lambda record: record.top1.pruned), ".1f", 100),
+        shown(row.mean(lambda record: record.top1.recalibrated), ".1f", 100),
+    ]
+
+
+def _after_training(comparison: Comparison) -> str:
+    """Gains over uniform width, common and own finish, and what deciding costs."""
+    found = _by_method(comparison)
+    budgets = _budgets(found)
+    base = found.get(REFERENCE, {})
+    headings = ["Method", *(text for at in budgets for text in _gain_headings(at))]
+    lines = [
+        [method, *(text for at in budgets for text in _gains(rows.get(at), base.get(at)))]
+        for method, rows in found.items()
+        if method != REFERENCE
+    ]
+    return _titled(comparison, "fine-tuned", headings, lines)
+
+
+def _gain_headings(at: float) -> list[str]:
+    return [f"{at:g}: common finish", "own finish", "cost"]
+
+
+def _gains(row: Row | None, base: Row | None) -> list[str]:
+    """Gains in points over uniform width, and the decision's cost in common fine-tunings."""
+    if row is None or base is None:
+        return ["–", "–", "–"]
+    cost = row.mean(_in_finetunings)
+    return [
+        shown(row.gain, "+.1f", 100),
+        shown(_own_gain(row, base), "+.1f", 100),
+        f"{cost.mean:.1f}" if cost else "–",
+    ]
+
+
+def _own_gain(row: Row, base: Row) -> Estimate | None:
+    """The own finish of a row against the common one of uniform width, paired by seed."""
+    own = {record.cell.seed: record.top1.own for record in row.ok}
+    known = {seed: top1 for seed, top1 in own.items() if top1 is not None}
+    return None if row.lost else paired(known, base.top1_by_seed)
+
+
+def _in_finetunings(record: Record) -> float | None:
+    """Training MACs of a decision, in fine-tunings of the network that came of it."""
+    deciding, finetuning = spent_macs(record, DECIDING), spent_macs(record, ["finetune"])
+    return deciding / finetuning if deciding is not None and finetuning else None
+
+
+def _by_method(comparison: Comparison) -> dict[str, dict[float, Row]]:
+    """Rows by label and budget, without controls."""
+    found: dict[str, dict[float, Row]] = {}
+    for row in comparison.rows:
+        if row.cell.method != PARENT and row.cell.longer is None:
+            found.setdefault(comparison.label(row), {})[float(row.cell.budget)] = row
+    return dict(sorted(found.items()))
+
+
+def _budgets(found: Mapping[str, Mapping[float, Row]]) -> list[float]:
+    """All budgets, the mildest first."""
+    return sorted({budget for rows in found.values() for budget in rows}, reverse=True)
+
+
+def _titled(
+    comparison: Comparison, what: str, headings: Sequence[str], lines: list[list[str]]
+) -> str:
+    seeds = max(len(row.records) for row in comparison.rows)
+    told = "one seed" if seeds == 1 else f"{seeds} seeds"
+    parent = shown(comparison.parent_top1, ".1f", 100)
+    table = markdown_table(headings, "l" + "r" * (len(headings) - 1), lines)
+    return f"**{comparison.title}**, {what}; {told}, parent {parent} %.\n\n{table}"
+
+
+if __name__ == "__main__":
+    main()

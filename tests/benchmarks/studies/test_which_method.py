@@ -1,0 +1,54 @@
+"""Which method to take: the tables, and the page made from the published records."""
+
+from pathlib import Path
+
+from benchmarks.records.files import read_folder
+from benchmarks.records.record import Record, Top1
+from benchmarks.studies.which_method import BLOCK, tables
+from benchmarks.tables.marked_blocks import block_of
+from tests.benchmarks.fabricate import record
+
+ROOT = Path(__file__).parents[3]
+
+
+def rows(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines]
+
+
+def with_top1(made: Record, **changes: float) -> Record:
+    fields = {"parent": 0.9, "pruned": 0.1, "recalibrated": 0.3, "finetuned": 0.8, **changes}
+    return made.model_copy(update={"top1": Top1.model_validate(fields)})
+
+
+def test_without_training_the_mildest_budget_stands_first() -> None:
+    untuned = [
+        with_top1(record("bnp", 0.5), pruned=0.4, recalibrated=0.6),
+        with_top1(record("bnp", 0.9), pruned=0.7, recalibrated=0.8),
+        with_top1(record("uniform", 0.5), pruned=0.2, recalibrated=0.5),
+    ]
+    head, *body = rows(tables(untuned, []))
+    assert head == ["Method", "cut, 0.9", "recalibrated, 0.9", "cut, 0.5", "recalibrated, 0.5"]
+    assert body == [["bnp", "70.0", "80.0", "40.0", "60.0"], ["uniform", "–", "–", "20.0", "50.0"]]
+
+
+def test_gains_are_over_the_common_finish_of_uniform_width() -> None:
+    tuned = [
+        with_top1(record("uniform", 0.5), finetuned=0.8),
+        with_top1(record("bnp", 0.5), finetuned=0.81, own=0.84),
+        record("parent", 1.0),
+    ]
+    head, *body = rows(tables([], tuned))
+    assert head == ["Method", "0.5: common finish", "own finish", "cost"]
+    # scoring 1 + search 0.5 over fine-tuning 0.1 + 0.2, in 10^12
+    assert body == [["bnp", "+1.0", "+4.0", "5.0"]]
+
+
+def test_the_page_is_that_of_the_published_records() -> None:
+    untuned, tuned = (
+        read_folder(ROOT / "results" / name / "records", Record).records
+        for name in ("untuned", "fashion")
+    )
+    page = (ROOT / "docs" / "which_method.md").read_text("utf-8")
+    renew = "stale; renew it with: python -m benchmarks.studies.which_method"
+    assert block_of(page, BLOCK).strip() == tables(untuned, tuned).strip() != "", renew
