@@ -19,6 +19,7 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks import cifar_resnet as _cifar_resnet  # noqa: F401  (registers networks with timm)
 from zoo.core.networks.export import Exported, export_network
+from zoo.core.networks.export_timm import export_timm
 from zoo.core.networks.fold_batch_norm import fold_batch_norm
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.networks.save import load_pruned, save_pruned
@@ -51,6 +52,7 @@ __all__ = [
     "check_pruner",
     "create_pruner",
     "export_network",
+    "export_timm",
     "fold_batch_norm",
     "list_pruners",
     "load_pruned",
