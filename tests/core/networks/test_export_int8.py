@@ -29,7 +29,7 @@ def images(count: int, seed: int) -> Tensor:
 
 
 class Depthwise(nn.Module):
-    """A depthwise convolution with one channel of large weights and small input, which counts for little."""
+    """A depthwise convolution with one channel of large weights, which counts for little."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ def export_network(
     target = Path(path)
     require(form)
     if form not in SUFFIXES:
-        other = "zoo.export_timm" if form == "timm" else "zoo.export_int8"
+        other = {"timm": "zoo.export_timm", "onnx-int8": "zoo.export_int8"}[str(form)]
         raise ValueError(f"{form!r} is written by {other}; here, form is {' or '.join(SUFFIXES)}")
     if target.exists():
         raise FileExistsError(f"{target} exists; choose another name or remove it")

@@ -130,7 +130,11 @@ def export_timm(
     made = make(architecture.name, architecture.args).eval()
     widths, tensors = _widths(network, made), _tensors(network, made)
     script, companions = _script(network, made, architecture, input_size)
-    files = {_TENSORS: safetensors.torch.save(tensors), _WIDTHS: _json(widths), **companions}
+    files: dict[str, str | bytes] = {
+        _TENSORS: safetensors.torch.save(tensors),
+        _WIDTHS: _json(widths),
+        **companions,
+    }
     for name in (_SCRIPT, *files):
         if os.path.lexists(folder / name):
             raise FileExistsError(f"{folder / name} exists; choose another folder or remove it")
@@ -186,7 +190,7 @@ def _is_plain(value: object) -> bool:
         return math.isfinite(value)
     if isinstance(value, bool | int | str):
         return True
-    return type(value) in (list, tuple, torch.Size) and all(  # type: ignore[comparison-overlap]
+    return type(value) in (list, tuple, torch.Size) and all(
         type(each) in (bool, int, float, str)
         for each in value  # type: ignore[attr-defined]
     )
