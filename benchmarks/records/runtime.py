@@ -255,7 +255,7 @@ class Quantized(Strict):
     """
 
     calibration_images: Some
-    deviation: Finite
+    deviation: Share
     float_top1: Share
     int8_top1: Share
     same_answer: Share

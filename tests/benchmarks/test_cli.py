@@ -371,8 +371,10 @@ def test_an_export_that_cannot_be_written_is_refused_before_anything_is_trained(
     status, _, err = run("prune", "test_resnet", "--export", "tflite")
     assert status == 2 and "use onnx, onnx-int8, torch-export or timm" in err
     monkeypatch.setattr("zoo.core.networks.export.importlib.util.find_spec", lambda name: None)
-    status, _, err = run("prune", "test_resnet", "--export", "onnx")
-    assert status == 2 and "pip install onnx onnxscript onnxruntime" in err
+    for form in ("onnx", "onnx-int8"):
+        status, _, err = run("prune", "test_resnet", "--export", form)
+        assert status == 2 and f"{form} needs onnx, onnxscript, onnxruntime" in err
+        assert "pip install onnx onnxscript onnxruntime" in err
     assert not (tmp_path / "pruned").exists()
 
 

@@ -116,8 +116,8 @@ def export_int8(
             run = onnx_runner(hidden)
             calibration = _compared(network, run, batches)
             checked = _compared(network, run, others) if others else None
-        if float_path is not None:
-            write_whole(targets[1], plain.read_bytes())
+            if float_path is not None:
+                write_whole(targets[1], plain.read_bytes())
     size = targets[0].stat().st_size
     return ExportedInt8(targets[0], size, exported.size_bytes, calibration, checked)
 

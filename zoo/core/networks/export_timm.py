@@ -138,6 +138,7 @@ def export_timm(
     for name in (_SCRIPT, *files):
         if os.path.lexists(folder / name):
             raise FileExistsError(f"{folder / name} exists; choose another folder or remove it")
+    is_new = not folder.exists()
     try:
         for name, content in files.items():
             write_whole(folder / name, content)
@@ -146,6 +147,8 @@ def export_timm(
     except BaseException:
         for name in files:
             (folder / name).unlink(missing_ok=True)
+        if is_new and folder.is_dir():
+            folder.rmdir()
         raise
     size = sum((folder / name).stat().st_size for name in (_SCRIPT, *files))
     return Exported(folder / _SCRIPT, size, difference)
