@@ -85,7 +85,10 @@ LatencyMs = Annotated[
 ]
 Export = Annotated[
     str | None,
-    typer.Option(help="Also write onnx or torch-export (.pt2), and check its logits."),
+    typer.Option(
+        help="Also write onnx, onnx-int8 (calibrated, timed), torch-export (.pt2), or timm (a "
+        "folder that needs no zoo), and check its logits."
+    ),
 ]
 Fold = Annotated[
     bool,

@@ -19,6 +19,8 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks import cifar_resnet as _cifar_resnet  # noqa: F401  (registers networks with timm)
 from zoo.core.networks.export import Exported, export_network
+from zoo.core.networks.export_int8 import Agreement, ExportedInt8, export_int8
+from zoo.core.networks.export_timm import export_timm
 from zoo.core.networks.fold_batch_norm import fold_batch_norm
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.networks.save import load_pruned, save_pruned
@@ -28,6 +30,7 @@ from zoo.core.supernet.supernet import Supernet, recalibrate
 from zoo.core.training.train import Recipe
 
 __all__ = [
+    "Agreement",
     "Budget",
     "ChannelGroup",
     "ChannelSpace",
@@ -35,6 +38,7 @@ __all__ = [
     "DamagedTable",
     "Diverged",
     "Exported",
+    "ExportedInt8",
     "InfeasibleBudget",
     "LatencyCheck",
     "LatencyTable",
@@ -50,7 +54,9 @@ __all__ = [
     "WidthRules",
     "check_pruner",
     "create_pruner",
+    "export_int8",
     "export_network",
+    "export_timm",
     "fold_batch_norm",
     "list_pruners",
     "load_pruned",

@@ -43,7 +43,7 @@ from zoo.core.cost.timing_thread import in_quiet_thread
 from zoo.core.networks.export import export_network, onnx_session, require
 from zoo.core.networks.fold_batch_norm import fold_batch_norm
 
-__all__ = ["Runtimes", "measure_pair", "quartiles"]
+__all__ = ["Runtimes", "measure_files", "measure_pair", "quartiles"]
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 ORDERS = ((0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0), (0, 2, 1), (1, 0, 2))
@@ -157,6 +157,24 @@ def measure_pair(
     return Runtimes(main, tuple(further), left_out, dict(zip(SIDES, taken, strict=True)))
 
 
+def measure_files(
+    float_file: Path, int8_file: Path, input_size: tuple[int, int, int], latency: Latency
+) -> tuple[Measured, ...]:
+    """Runtime of two ONNX files of one network at every batch, both run by ONNX Runtime on the CPU.
+
+    Args:
+        float_file: the float32 form; it stands for the parent.
+        int8_file: the INT8 form; it stands for the pruned network.
+        input_size: (C, H, W) of an image.
+        latency: batches, rounds and block lengths; batch norms of the files are folded already.
+    """
+    setting = _Setting(latency, torch.device("cpu"), "onnxruntime", has_many_denormals=False)
+    ready = [_session(path, latency.threads) for path in (float_file, int8_file, float_file)]
+    timed = _timed(ready, [input_size] * len(ready), setting)
+    told = {"dtype": "int8", "batch_norm_folded": True}
+    return tuple(found.model_copy(update=told) for found in timed)
+
+
 def quartiles(values: Sequence[float]) -> Quartiles:
     """Quartiles by linear interpolation."""
     low, median, high = np.quantile(np.asarray(values, dtype=np.float64), (0.25, 0.5, 0.75))
@@ -172,28 +190,40 @@ def _told(error: Exception) -> str:
 def _measure_way(
     nets: Sequence[nn.Module], sizes: Sequence[tuple[int, int, int]], setting: _Setting
 ) -> tuple[Measured, ...]:
-    """One way at every batch, in a thread of its own that flushes denormal numbers."""
+    """One way at every batch."""
     _require_way(setting)
     if setting.way == "compile":  # torch keeps a few compiled forms, then runs a class eagerly
         torch.compiler.reset()
     ready = [_ready(net, size, setting) for net, size in zip(nets, sizes, strict=True)]
-    batches = [
-        [_images(batch, size, setting.memory_format, setting.device) for size in sizes]
-        for batch in setting.latency.batches
-    ]
-
-    def measured(flushed: bool) -> tuple[Measured, ...]:
-        with _settled(setting.device), torch.inference_mode():
-            return tuple(_measure_batch(ready, images, setting, flushed) for images in batches)
-
-    timed = in_quiet_thread(measured, threads=setting.latency.threads)
+    timed = _timed(ready, sizes, setting)
     if setting.runtime != "eager":
         return timed
     with _settled(setting.device), torch.inference_mode():
         return tuple(
             found.model_copy(update=_peaks(nets, ready, images, setting.device))
-            for found, images in zip(timed, batches, strict=True)
+            for found, images in zip(timed, _batches(sizes, setting), strict=True)
         )
+
+
+def _timed(
+    ready: Sequence[Ready], sizes: Sequence[tuple[int, int, int]], setting: _Setting
+) -> tuple[Measured, ...]:
+    """Times at every batch, in a thread of its own that flushes denormal numbers."""
+
+    def measured(flushed: bool) -> tuple[Measured, ...]:
+        with _settled(setting.device), torch.inference_mode():
+            return tuple(
+                _measure_batch(ready, images, setting, flushed)
+                for images in _batches(sizes, setting)
+            )
+
+    return in_quiet_thread(measured, threads=setting.latency.threads)
+
+
+def _batches(sizes: Sequence[tuple[int, int, int]], setting: _Setting) -> Iterator[list[Tensor]]:
+    """Images for each network, batch by batch of the settings; the same in every call."""
+    for batch in setting.latency.batches:
+        yield [_images(batch, size, setting.memory_format, setting.device) for size in sizes]
 
 
 def _peaks(
@@ -358,7 +388,11 @@ def _captured(net: nn.Module, images: Tensor) -> Pass:
 def _onnx(net: nn.Module, input_size: tuple[int, int, int], threads: int) -> Ready:
     with tempfile.TemporaryDirectory() as folder:
         path = export_network(net, input_size, Path(folder) / "network.onnx").path
-        session = onnx_session(path, threads)
+        return _session(path, threads)
+
+
+def _session(path: Path, threads: int) -> Ready:
+    session = onnx_session(path, threads)
 
     def ready(images: Tensor) -> Pass:
         binding = session.io_binding()

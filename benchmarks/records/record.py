@@ -32,6 +32,7 @@ from benchmarks.records.runtime import (
     Footprint,
     Measured,
     PredictedLatency,
+    Quantized,
     Side,
     Way,
     fingerprint,
@@ -192,6 +193,7 @@ class Record(Strict):
     further_latency: Many[Measured] = Field(default=(), max_length=1000)
     left_out: dict[Way, Text] = {}
     footprint: dict[Side, Footprint] = {}
+    quantized: Quantized | None = None
     groups: Many[Group] = Field(default=(), max_length=2000)
     config: dict[str, JsonValue] | None = None
     trace: Many[dict[str, JsonValue]] = ()

@@ -26,6 +26,7 @@ __all__ = [
     "Measured",
     "MemoryFormat",
     "PredictedLatency",
+    "Quantized",
     "Quartiles",
     "Runtime",
     "Side",
@@ -241,6 +242,26 @@ class PredictedLatency(Strict):
         if self.measured_pruned_ms is None:
             return None
         return self.pruned_ms / self.measured_pruned_ms - 1
+
+
+class Quantized(Strict):
+    """The pruned network as a float32 and as an INT8 ONNX file, both run by ONNX Runtime.
+
+    Accuracies are those of the test split; `same_answer` is the share of its images that both files
+    answer alike. `deviation` is the root mean square difference of INT8's outputs from the
+    network's on the images that ranges were measured on, as a share of how far these outputs lie
+    from their mean. In `latency` the float32 file stands for the parent, and the INT8 file for the
+    pruned network.
+    """
+
+    calibration_images: Some
+    deviation: Share
+    float_top1: Share
+    int8_top1: Share
+    same_answer: Share
+    float_bytes: Bytes
+    int8_bytes: Bytes
+    latency: Many[Measured] = Field(default=(), max_length=1000)
 
 
 class Footprint(Strict):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import cast
 
 from rich.console import Console
-from torch import nn
 
 from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Rules, Schedule
 from benchmarks.records.files import write_record
@@ -14,6 +13,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model, rules_of
+from benchmarks.running.exports import export_as
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.out_folder import claimed
 from benchmarks.running.parent import Places, parent_for
@@ -21,28 +21,17 @@ from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, run_cell
 from benchmarks.running.suite import PROTOCOL
 from benchmarks.running.weights import digested, tell_weights, weight_files
-from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.config import WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import Ratio, parse_ratio
 from zoo.core.cost.budget import Budget
 from zoo.core.method.discovery import create_pruner
 from zoo.core.method.problem import require_feasible
-from zoo.core.networks.architecture import Architecture
-from zoo.core.networks.export import SUFFIXES, Exported, ExportFormat, export_network, require
+from zoo.core.networks.export import require
 from zoo.core.networks.save import save_pruned
 from zoo.core.training.train import FINETUNE
 
 __all__ = ["Request", "asked_budget", "asked_rules", "prune_one"]
-
-
-@dataclass(frozen=True)
-class _Pruned:
-    """What `zoo.save_pruned` needs to know of a network."""
-
-    model: nn.Module
-    config: SubnetConfig
-    space: ChannelSpace
-    architecture: Architecture
 
 
 @dataclass(frozen=True)
@@ -185,17 +174,17 @@ def prune_one(
             raise findings.error
         if record.status == "cancelled":
             raise KeyboardInterrupt
-        save_pruned(_saveable(cell, findings), out)
-        record = write_record(out, record)
-    _tell(record, out, console)
-    if form is not None:
-        with console.status(f"exporting as {form}"):
-            exported = _exported(findings, out, form, request.is_folded)
-        console.print(
-            f"exported {exported.path} ({exported.size_bytes:,} bytes); loaded again, its logits "
-            f"differ from the network's by {exported.difference:.1g} at most",
-            soft_wrap=True,
-        )
+        _save(cell, findings, out)
+        line, quantized = "", None
+        try:
+            if form is not None:
+                with console.status(f"exporting as {form}"):
+                    line, quantized = export_as(form, cell, findings, places, out)
+        finally:  # the network is there, whatever becomes of its other form
+            record = write_record(out, record.model_copy(update={"quantized": quantized}))
+            _tell(record, out, console)
+    if line:
+        console.print(line, soft_wrap=True)
     return record
 
 
@@ -219,20 +208,11 @@ def _check_budget(cell: Cell, places: Places) -> None:
     require_feasible(budget, cost, rules)
 
 
-def _saveable(cell: Cell, findings: Findings) -> _Pruned:
+def _save(cell: Cell, findings: Findings, out: Path) -> None:
     problem = findings.problem
     assert findings.network is not None and findings.config is not None and problem is not None
     args = {name: value for name, value in cell.model.args.items() if name != "pretrained"}
-    architecture = Architecture.of(problem.model, **args)
-    return _Pruned(findings.network, findings.config, problem.space, architecture)
-
-
-def _exported(findings: Findings, out: Path, form: ExportFormat, is_folded: bool) -> Exported:
-    """Export the fine-tuned network beside its tensors, which are saved already."""
-    assert findings.network is not None and findings.problem is not None
-    path = out / f"network{SUFFIXES[form]}"
-    input_size = findings.problem.space.input_size
-    return export_network(findings.network, input_size, path, form=form, fold=is_folded)
+    save_pruned(findings.network, out, space=problem.space, config=findings.config, model_args=args)
 
 
 def _tell(record: Record, out: Path, console: Console) -> None:

@@ -19,6 +19,8 @@ from benchmarks.records.files import load_record, write_record
 from benchmarks.records.runtime import Latency
 from tests.benchmarks.fabricate import record
 from tests.benchmarks.in_this_process import InThisProcess, run_cells_here
+from zoo.core.data.datasets import load_splits
+from zoo.core.networks.export import onnx_runner
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--dataset", "digits", "--image-size", "16", "--train-size", "128",
@@ -310,6 +312,46 @@ def test_prune_exports_the_network_that_it_saves(run, tmp_path):
     assert saved.footprint["pruned"].disk_bytes < saved.footprint["parent"].disk_bytes
 
 
+def test_prune_exports_a_timm_file(run, tmp_path):
+    status, out, err = run("prune", "test_resnet", "--method", "l1_norm", "--export", "timm",
+                           *SMALL)  # fmt: skip
+    assert status == 0, err
+    assert "exported pruned/timm/network.py" in out
+    names = {"__name__": "network", "__file__": tmp_path / "pruned" / "timm" / "network.py"}
+    exec(names["__file__"].read_text(), names)
+    mine = zoo.load_pruned(tmp_path / "pruned").state_dict()
+    its = names["load_network"]().state_dict()
+    assert mine.keys() == its.keys() and all(torch.equal(mine[n], its[n]) for n in mine)
+    assert load_record(next((tmp_path / "pruned").glob("*-l1_norm-*.json"))).quantized is None
+
+
+def test_prune_exports_int8_and_records_accuracy_and_latency_beside_float(run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="an optional extra")
+    pytest.importorskip("onnxscript", reason="an optional extra")
+    status, out, err = run("prune", "test_resnet", "--method", "l1_norm", "--export", "onnx-int8",
+                           *SMALL)  # fmt: skip
+    assert status == 0, err
+    assert "exported pruned/network.int8.onnx" in out and "float32 -> INT8: test top-1" in out
+    folder = tmp_path / "pruned"
+    (path,) = folder.glob("*-l1_norm-*.json")
+    saved = load_record(path)
+    found = saved.quantized
+    assert found.int8_bytes == (folder / "network.int8.onnx").stat().st_size
+    assert found.float_bytes == (folder / "network.onnx").stat().st_size > found.int8_bytes
+    assert found.calibration_images == min(512, saved.images["search"]) and 0 < found.deviation < 1
+    assert found.float_top1 == saved.top1.own
+    test = load_splits("digits", image_size=16, train_size=128, seed=0).test
+    images = torch.stack([image for image, _ in test])
+    labels = torch.tensor([int(label) for _, label in test])
+    answers = [onnx_runner(folder / name)(images).argmax(1)
+               for name in ("network.onnx", "network.int8.onnx")]  # fmt: skip
+    assert found.int8_top1 == pytest.approx(float((answers[1] == labels).double().mean()))
+    assert found.same_answer == pytest.approx(float((answers[0] == answers[1]).double().mean()))
+    assert [each.batch for each in found.latency] == [each.batch for each in saved.latency]
+    assert all(each.way == "onnxruntime, int8, contiguous, batch norm folded"
+               for each in found.latency)  # fmt: skip
+
+
 def test_a_failed_export_keeps_the_saved_network_and_no_half_file(run, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise ValueError("logits differ")
@@ -327,10 +369,12 @@ def test_an_export_that_cannot_be_written_is_refused_before_anything_is_trained(
     run, tmp_path, monkeypatch
 ):
     status, _, err = run("prune", "test_resnet", "--export", "tflite")
-    assert status == 2 and "use onnx or torch-export" in err
+    assert status == 2 and "use onnx, onnx-int8, torch-export or timm" in err
     monkeypatch.setattr("zoo.core.networks.export.importlib.util.find_spec", lambda name: None)
-    status, _, err = run("prune", "test_resnet", "--export", "onnx")
-    assert status == 2 and "pip install onnx onnxscript onnxruntime" in err
+    for form in ("onnx", "onnx-int8"):
+        status, _, err = run("prune", "test_resnet", "--export", form)
+        assert status == 2 and f"{form} needs onnx, onnxscript, onnxruntime" in err
+        assert "pip install onnx onnxscript onnxruntime" in err
     assert not (tmp_path / "pruned").exists()
 
 

@@ -312,8 +312,8 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
             ("--dataset", "", "is no name"),
             ("--dataset", "imagefolder", "--data"),
             ("--data", "empty", "made in memory; add --dataset"),
-            ("--export", "", "use onnx or torch-export"),
-            ("--export", "exe", "use onnx or torch-export"),
+            ("--export", "", "use onnx, onnx-int8, torch-export or timm"),
+            ("--export", "exe", "use onnx, onnx-int8, torch-export or timm"),
             ("--device", "cuda:x", "unknown device"),
             ("--device", "", "unknown device ''"),
         )

@@ -85,5 +85,17 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypa
     with pytest.raises(ValueError, match=r"onnxscript, onnxruntime.*pip install onnx onnxscript"):
         require("onnx")
     assert require("torch-export") == "torch-export"
-    with pytest.raises(ValueError, match="unknown export format 'tflite'; use onnx or torch-exp"):
+    with pytest.raises(
+        ValueError,
+        match="'tflite'; use onnx, onnx-int8, torch-export or timm",
+    ):
         require("tflite")
+
+
+@pytest.mark.parametrize(("form", "other"), [("timm", "timm"), ("onnx-int8", "int8")])
+def test_forms_that_another_function_writes_are_told(tmp_path, net, form, other):
+    if form == "onnx-int8":
+        pytest.importorskip("onnxruntime", reason="an optional extra")
+    with pytest.raises(ValueError, match=f"is written by zoo.export_{other}; here, form is onnx"):
+        export_network(net, SIZE, tmp_path / "network", form=form)
+    assert not list(tmp_path.iterdir())

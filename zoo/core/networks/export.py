@@ -18,15 +18,27 @@ from zoo.core.networks.fold_batch_norm import fold_batch_norm
 from zoo.core.tracing.copies import copy_network
 from zoo.core.whole_file import whole_file
 
-__all__ = ["SUFFIXES", "ExportFormat", "Exported", "export_network", "onnx_session", "require"]
+__all__ = [
+    "SUFFIXES",
+    "ExportFormat",
+    "Exported",
+    "export_network",
+    "onnx_runner",
+    "onnx_session",
+    "require",
+]
 
 ExportFormat = Literal["onnx", "torch-export"]
 
 SUFFIXES: Mapping[ExportFormat, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
-_PACKAGES: Mapping[ExportFormat, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "onnx": _ONNX,
+    "onnx-int8": _ONNX,
     "torch-export": (),
+    "timm": (),
 }
+"""What each form of an export needs beside the library itself; the last has files of its own."""
 _TOLERANCE = 1e-4
 """Of the largest logit: float32 sums of some thousand terms in another order."""
 
@@ -73,34 +85,37 @@ def export_network(
     """
     target = Path(path)
     require(form)
+    if form not in SUFFIXES:
+        other = {"timm": "zoo.export_timm", "onnx-int8": "zoo.export_int8"}[str(form)]
+        raise ValueError(f"{form!r} is written by {other}; here, form is {' or '.join(SUFFIXES)}")
     if target.exists():
         raise FileExistsError(f"{target} exists; choose another name or remove it")
     network = _plain(model)
     written = fold_batch_norm(network, input_size) if fold else network
-    write, load = (_write_onnx, _load_onnx) if form == "onnx" else (_write_program, _load_program)
+    write, load = (_write_onnx, onnx_runner) if form == "onnx" else (_write_program, _load_program)
     with whole_file(target) as hidden:
         write(written, input_size, hidden)
         difference = _compared(network, load(hidden), input_size)
     return Exported(target, target.stat().st_size, difference)
 
 
-def require(name: str) -> ExportFormat:
-    """Return the format of a name, once it is known that it can be written.
+def require(name: str) -> str:
+    """Return the name of a form of export, once it is known that it can be written.
 
     Raises:
-        ValueError: if there is no such format, or naming the packages that are missing and the
+        ValueError: if there is no such form, or naming the packages that are missing and the
             command that installs them.
     """
-    form = next((known for known in SUFFIXES if known == name), None)
-    if form is None:
-        raise ValueError(f"unknown export format {name!r}; use {' or '.join(SUFFIXES)}")
-    missing = [each for each in _PACKAGES[form] if importlib.util.find_spec(each) is None]
+    if name not in _PACKAGES:
+        *others, last = _PACKAGES
+        raise ValueError(f"unknown export format {name!r}; use {', '.join(others)} or {last}")
+    missing = [each for each in _PACKAGES[name] if importlib.util.find_spec(each) is None]
     if missing:
         raise ValueError(
-            f"{form} needs {', '.join(missing)}, which {'are' if missing[1:] else 'is'} not "
+            f"{name} needs {', '.join(missing)}, which {'are' if missing[1:] else 'is'} not "
             f"installed: pip install {' '.join(missing)} (or pip install -e '.[onnx]')"
         )
-    return form
+    return name
 
 
 def onnx_session(path: Path, threads: int) -> Any:  # Any: onnxruntime is untyped and optional
@@ -124,6 +139,16 @@ def onnx_session(path: Path, threads: int) -> Any:  # Any: onnxruntime is untype
     with ThreadPoolExecutor(max_workers=1) as pool:
         make = partial(onnxruntime.InferenceSession, providers=["CPUExecutionProvider"])
         return pool.submit(make, path, options).result()
+
+
+def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
+    """Return what computes logits (N, ...) of images (N, C, H, W) with an ONNX file, one thread.
+
+    Args:
+        path: of a file that ``export_network`` or ``export_int8`` has written.
+    """
+    session = onnx_session(path, threads=1)
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -152,11 +177,6 @@ def _write_onnx(model: nn.Module, input_size: Sequence[int], path: Path) -> None
         output_names=["logits"],
         verbose=False,
     )
-
-
-def _load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    session = onnx_session(path, threads=1)
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def _write_program(model: nn.Module, input_size: Sequence[int], path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.proof import prove
 from zoo.core.channels.resize import axis_sizes
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.networks.architecture import MOST_NUMBERS, Architecture, make
@@ -63,8 +65,29 @@ class Saveable(Protocol):
         """How timm makes the parent."""
 
 
-def save_pruned(result: Saveable, directory: str | os.PathLike[str]) -> None:
+@dataclass(frozen=True)
+class _Rebuilt:
+    """A network that ``rebuild`` made, as ``save_pruned`` needs it."""
+
+    model: nn.Module
+    config: SubnetConfig
+    space: ChannelSpace
+    architecture: Architecture
+
+
+def save_pruned(
+    result: Saveable | nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    space: ChannelSpace | None = None,
+    config: SubnetConfig | None = None,
+    model_args: Mapping[str, object] | None = None,
+) -> None:
     """Write a pruned network into a folder, as ``network.safetensors`` and ``network.json``.
+
+    What ``zoo.prune`` returned is saved as it is; what ``zoo.rebuild`` made, with the space and the
+    configuration that it was made with. A network that is not timm's is saved the same way; to load
+    it, ``load_pruned`` asks for a network made as its parent was.
 
     Before that, the network is made again as ``load_pruned`` would make it, and held against the
     given one: operator by operator in eval and training mode, and by what both put out for fixed
@@ -80,20 +103,30 @@ def save_pruned(result: Saveable, directory: str | os.PathLike[str]) -> None:
     can be saved into again; one that is killed later leaves a whole one.
 
     Args:
-        result: what ``zoo.prune`` returned.
+        result: what ``zoo.prune`` returned, or the network that ``zoo.rebuild`` made.
         directory: made if it does not exist.
+        space: of a rebuilt network, the channel space of its parent.
+        config: of a rebuilt network, what it kept.
+        model_args: of a rebuilt network, what timm made its parent with beside its classes.
 
     Raises:
         FileExistsError: if the folder holds a network already.
+        TypeError: if a rebuilt network comes without space or configuration.
         ValueError: if the network has other tensors than its configuration says, as after a new
             head; if its outputs are all NaN; if its state holds something that is no tensor.
+        UnsupportedModel: if a rebuilt network is not what the space predicts.
         OSError: if it cannot be written.
     """
     folder = Path(directory)
+    if isinstance(result, nn.Module) or space is not None or config is not None or model_args:
+        result = _rebuilt(result, space, config, model_args)
     if holds_network(folder):
         raise FileExistsError(f"{folder / STRUCTURE} exists; choose another folder or remove it")
     tensors = _state(result.model)
     _refuse_changed(tensors, result.space, result.config)
+    if isinstance(result, _Rebuilt):  # what `zoo.prune` returned was proved when it was made
+        kept, traced = result.config, result.space
+        prove(traced.trace_record, traced.table, kept, result.model, traced.input_size)
     content = safetensors.torch.save(tensors)
     structure = _verified(result, tensors, hashlib.sha256(content).hexdigest())
     text = structure.text()
@@ -171,6 +204,33 @@ def load_pruned(directory: str | os.PathLike[str], parent: nn.Module | None = No
     return model
 
 
+def _rebuilt(
+    model: object,
+    space: ChannelSpace | None,
+    config: SubnetConfig | None,
+    model_args: Mapping[str, object] | None,
+) -> _Rebuilt:
+    """Return a rebuilt network with what it was made with.
+
+    Raises:
+        TypeError: if something is missing, or is given beside what holds it already.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"space, config and model_args belong to a network; {type(model).__name__} is none and "
+            "is saved without them"
+        )
+    if space is None or config is None:
+        missing = " and ".join(
+            name for name, given in (("space", space), ("config", config)) if given is None
+        )
+        raise TypeError(
+            f"a network without {missing} cannot be saved: save_pruned(network, directory, "
+            "space=..., config=...), with those that zoo.rebuild made it with"
+        )
+    return _Rebuilt(model, config, space, Architecture.of(model, **(model_args or {})))
+
+
 def _state(model: nn.Module) -> dict[str, Tensor]:
     """Return the state of a network as tensors on the CPU of a known type."""
     state = {}
@@ -203,8 +263,8 @@ def _refuse_changed(
         if found != shape and (found is not None or name in table.parameters):
             raise ValueError(
                 f"{name} is {found or 'absent'}, where the pruned network has {shape}: it was "
-                "changed after it was pruned. Change the network before zoo.prune, or save its "
-                "state_dict yourself"
+                "changed after it was pruned, or kept other channels. Change the network before "
+                "it is pruned, or save its state_dict yourself"
             )
 
 
@@ -231,7 +291,8 @@ def _verified(result: Saveable, tensors: Mapping[str, Tensor], sha256: str) -> S
         "check": _repeated_output(result.model, space),
         "sha256": sha256,
     }
-    reason = f"{type(result.model).__name__} was not made by timm"
+    kind = type(result.model)
+    reason = f"{kind.__module__}.{kind.__qualname__} was not made by timm"
     for at_hand in _attempts(architecture, space):
         if isinstance(at_hand, str):
             reason = at_hand
