@@ -172,7 +172,7 @@ def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> set[object]:
             outputs = meta(images)
     except Exception as error:  # whatever a foreign forward pass may raise
         raise TraceFailed(tracer.flow.where, tracer.flow.trace.ops, error) from error
-    return pin_outputs(tracer.flow, tracer.sources, tracer.own, outputs)
+    return tracer.ended(outputs)
 
 
 @contextmanager
@@ -263,6 +263,7 @@ class _Tracer(OperatorMode):
         self.used: set[str] = set()  # names of the parameters and buffers that were read
         self._stack = [self.flow.where]
         self._is_silent = False
+        self._is_repeat = depthwise is not None  # what it costs is known, and what is pinned
         self.asks_for_mode = False
         named = named_tensors(meta)
         self._named = {id(tensor): name for name, tensor in named}
@@ -306,6 +307,15 @@ class _Tracer(OperatorMode):
                 yield
         finally:
             self._log = None
+
+    def ended(self, outputs: object) -> set[object]:
+        """Pin what reaches the outside after a pass, let go of the rest, return the origins."""
+        if not self._is_repeat:
+            return pin_outputs(self.flow, self.sources, self.own, outputs)
+        list(returned_tensors(outputs))  # nothing may do its work later
+        self.flow.release()
+        self.sources.forget()
+        return set()
 
     def finished(self) -> Trace:
         """The trace, once all passes have run."""
@@ -362,7 +372,8 @@ class _Tracer(OperatorMode):
             outputs = outputs[:1]
         call = Call(operator, inputs, read, outputs, bound)
         apply_rule(self.flow, call)
-        note_product(self.flow, self.sources, call)
+        if not self._is_repeat:
+            note_product(self.flow, self.sources, call)
         if func is torch.ops.aten.clone.default:
             self.sources.note_copy(inputs[0], outputs[0])
             return result  # computes nothing; whether `reshape` makes one depends on the widths
