@@ -41,7 +41,7 @@ def _rule(names: str) -> Callable[[Rule], Rule]:
 
 def apply_rule(flow: Flow, call: Call) -> None:
     """Run the rule of ``call``: labels of its outputs are set, facts about atoms are stated."""
-    if call.name != "expand" and not any([labels for _, labels in call.read]):
+    if call.name != "expand" and not any(labels for _, labels in call.read):
         return
     _rule_of(call.operator)(flow, call)
 

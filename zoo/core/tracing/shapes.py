@@ -104,7 +104,9 @@ def _batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 @_rule("empty.memory_format")
 def _empty(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     is_usual = len(args) == 1 and kwargs.keys() <= _OF_EMPTY and kwargs.get("device") == _META
-    has_plain_layout = kwargs.get("layout") in (None, torch.strided) and not kwargs.get("pin_memory")
+    has_plain_layout = kwargs.get("layout") in (None, torch.strided) and not kwargs.get(
+        "pin_memory"
+    )
     if not (is_usual and has_plain_layout):
         return None
     return torch.empty(args[0], dtype=kwargs.get("dtype"), device=_META)

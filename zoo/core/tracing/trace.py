@@ -351,7 +351,7 @@ class _Tracer(OperatorMode):
         if not self.functions.is_inside:  # called past torch's functions
             self.functions.note_width()
         inputs = tensors_in((args, kwargs) if kwargs else args)
-        if any([not t.is_meta and isinstance(t, nn.Parameter) for t in inputs]):
+        if any(not t.is_meta and isinstance(t, nn.Parameter) for t in inputs):
             raise UnsupportedModel(
                 "it reads a parameter that the network does not know as its own, so it is neither "
                 "trained nor saved; hold modules in an nn.ModuleList, parameters in an "
