@@ -88,6 +88,18 @@ def test_macs_of_populations(benchmark: BenchmarkFixture, name: str) -> None:
     assert per_second >= 2_000_000
 
 
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])
+def test_macs_one_at_a_time(benchmark: BenchmarkFixture, name: str) -> None:
+    space = ChannelSpace.trace(timm.create_model(name))
+    cost = CostModel(space)
+    rows = np.random.default_rng(0).integers(1, space.sizes + 1, (1000, 1, len(space.groups)))
+    per_second = len(rows) / _time(
+        benchmark, lambda: [cost.macs_of_widths(row) for row in rows], rounds=20
+    )
+    benchmark.extra_info["configs_per_second"] = round(per_second)
+    assert per_second >= 100_000
+
+
 @pytest.mark.parametrize("name", ["resnet50", "ecaresnet50d", "efficientnet_b0"])
 def test_trace_and_rebuild(benchmark: BenchmarkFixture, name: str) -> None:
     model = timm.create_model(name).eval()

@@ -69,9 +69,7 @@ def test_passes_and_copies(
     with counted(model) as found:
         rebuild(model, space, config)
     assert (found["passes"], found["copies"]) == rebuilding
-    # The empty statistics of norms, of which torch makes as many as there are norms, cost little.
-    norms = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-    assert found["left to torch"] - norms <= 0.1 * found["operators"] or name == "test_convnext"
+    assert found["left to torch"] <= 0.1 * found["operators"] or name == "test_convnext"
 
 
 class Plain(nn.Module):

@@ -121,6 +121,25 @@ def test_convolutions(data: st.DataObject) -> None:
     answers(ATEN.convolution.default, images, weight, bias, *numbers, False, [0] * ndim, groups)
 
 
+def test_new_tensors() -> None:
+    rule = shape_rule("aten.empty.memory_format")
+    assert rule is not None
+    meta = torch.device("meta")
+    for shape, dtype in product(SHAPES, (None, torch.float64, torch.uint8)):
+        given = {"dtype": dtype, "device": meta, "pin_memory": False}
+        found, wanted = rule((shape,), given), ATEN.empty.memory_format(shape, **given)
+        for name in ("shape", "dtype", "device"):
+            assert getattr(found, name) == getattr(wanted, name), (shape, dtype, name)
+        assert found.stride() == wanted.stride()
+    for given in (
+        {},
+        {"device": torch.device("cpu")},
+        {"device": meta, "layout": torch.sparse_coo},
+        {"device": meta, "memory_format": torch.channels_last},
+    ):
+        assert rule(((1, 2, 3, 4),), given) is None
+
+
 def test_what_does_not_fit_is_left_to_torch() -> None:
     images, usual = empty(1, 4, 8, 8), ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
     rule = shape_rule("aten.convolution.default")

@@ -38,7 +38,12 @@ class Mismatch(UnsupportedModel):
 
 
 def prove(
-    trace: Trace, table: ChannelTable, config: SubnetConfig, smaller: nn.Module, size: Sequence[int]
+    trace: Trace,
+    table: ChannelTable,
+    config: SubnetConfig,
+    smaller: nn.Module,
+    size: Sequence[int],
+    kept: Kept | None = None,
 ) -> None:
     """Raise ``Mismatch`` unless ``smaller`` is what ``table`` predicts for ``config``.
 
@@ -48,12 +53,18 @@ def prove(
         config: what was kept.
         smaller: the smaller network; not touched.
         size: (C, H, W) of one image.
+        kept: of ``kept_atoms``, where they are known.
     """
-    prove_on_meta(trace, table, config, on_meta(smaller), size)
+    prove_on_meta(trace, table, config, on_meta(smaller), size, kept)
 
 
 def prove_on_meta(
-    trace: Trace, table: ChannelTable, config: SubnetConfig, smaller: nn.Module, size: Sequence[int]
+    trace: Trace,
+    table: ChannelTable,
+    config: SubnetConfig,
+    smaller: nn.Module,
+    size: Sequence[int],
+    kept: Kept | None = None,
 ) -> None:
     """Do as ``prove`` does with a network on the meta device, which gets hooks and runs.
 
@@ -63,14 +74,15 @@ def prove_on_meta(
         config: what was kept.
         smaller: the smaller network, as ``on_meta`` or ``resized_on_meta`` makes it.
         size: (C, H, W) of one image.
+        kept: of ``kept_atoms``, where they are known.
     """
-    kept = kept_atoms(trace, table, config)
+    kept = Kept(kept_atoms(trace, table, config)) if kept is None else kept
     try:
         found = retrace(smaller, size, table.depthwise, is_trained=trace.is_trained)
     except TraceFailed as error:
-        step = _first_difference(trace, Kept(kept), error.ops)
+        step = _first_difference(trace, kept, error.ops)
         raise Mismatch(str(error), len(error.ops) if step is None else step) from error
-    compare_traces(trace, kept, found)
+    _compare(trace, kept, found)
 
 
 def compare_traces(trace: Trace, kept: np.ndarray, found: Trace) -> None:
@@ -81,7 +93,10 @@ def compare_traces(trace: Trace, kept: np.ndarray, found: Trace) -> None:
         kept: for every atom whether it stays, with a True appended, shape (atoms + 1,).
         found: the trace of the smaller network.
     """
-    counted = Kept(kept)
+    _compare(trace, Kept(kept), found)
+
+
+def _compare(trace: Trace, counted: Kept, found: Trace) -> None:
     step = _first_difference(trace, counted, found.ops)
     if step is None and len(found.ops) != len(trace.ops):
         step = min(len(found.ops), len(trace.ops)) - 1

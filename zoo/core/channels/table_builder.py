@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -102,11 +101,34 @@ class _Builder:
         lies, often = np.unique(component * len(distinct) + place, return_counts=True)
         component, place = np.divmod(lies, max(len(distinct), 1))
         told = np.stack([place, often], axis=1).astype(np.int64)
+        ends = np.searchsorted(component, np.arange(self.count + 1))
+        # Neighbours mostly lie in the same places: the first of such a run stands for it.
+        starts = self._runs(told, ends)
         text, width = told.tobytes(), told.itemsize * 2
-        ends = (np.searchsorted(component, np.arange(self.count + 1)) * width).tolist()
         known: dict[bytes, int] = {}
-        numbers = [known.setdefault(text[a:b], len(known)) for a, b in pairwise(ends)]
-        return np.array(numbers, dtype=np.int64)
+        numbers = [
+            known.setdefault(text[a * width : b * width], len(known))
+            for a, b in zip(ends[starts].tolist(), ends[starts + 1].tolist(), strict=True)
+        ]
+        return np.repeat(np.array(numbers, dtype=np.int64), np.diff([*starts, self.count]))
+
+    def _runs(self, told: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """First components of the runs of components of which the same is told.
+
+        Args:
+            told: rows of all components, one component after the other, shape (n, 2).
+            ends: where the rows of each component start, and the last ones end.
+        """
+        counts = np.diff(ends)
+        # A row is as the one of the component before if it is as many rows further up.
+        owner = np.repeat(np.arange(self.count), counts)
+        before = np.arange(len(told)) - np.append(0, counts[:-1])[owner]
+        is_other = (told != told[np.maximum(before, 0)]).any(axis=1)
+        differs = np.append(True, counts[1:] != counts[:-1])[: self.count]
+        differs[owner[is_other]] = True
+        differs[:1] = True
+        found: np.ndarray = np.flatnonzero(differs)
+        return found
 
     def _in_order(self, group: np.ndarray) -> np.ndarray:
         """Number the groups by the place and position at which they are made first."""

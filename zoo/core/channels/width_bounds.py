@@ -167,6 +167,8 @@ def _common(
     group: ChannelGroup, legal: tuple[int, ...], bounds: Sequence[Bound]
 ) -> tuple[int, ...]:
     """The widths that all bounds on a group allow."""
+    if not bounds:
+        return legal
     allowed = [bound.allowed(legal, group.size) for bound in bounds]
     for bound, widths in zip(bounds, allowed, strict=True):
         if not widths:

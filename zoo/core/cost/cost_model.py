@@ -170,6 +170,11 @@ class _Quadratic:
         self._constant = int((factors * fixed_first * fixed_second).sum())
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
+        if len(widths) == 1:  # a search that asks for one at a time: half of the time is numpy's
+            only = widths[0].astype(np.float64)
+            slope = only @ self._square
+            slope += self._linear
+            return np.array([int(slope @ only) + self._constant], dtype=np.int64)
         total = np.empty(len(widths), dtype=np.int64)
         for start in range(0, len(widths), _CHUNK):
             chunk = widths[start : start + _CHUNK].astype(np.float64)

@@ -47,7 +47,7 @@ def rebuild(
     refresh_metadata(
         Shapes(model, trace, size),
         Shapes(smaller, trace, size, kept),
-        lambda: prove(trace, space.table, config, smaller, size),
+        lambda: prove(trace, space.table, config, smaller, size, kept),
         trace.ops,
     )
     return smaller

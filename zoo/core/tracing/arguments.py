@@ -24,6 +24,7 @@ _PLAIN = (
     int, float, complex, bool, str, type(None),
     torch.dtype, torch.device, torch.layout, torch.memory_format,
 )  # fmt: skip
+_PLAIN_TYPES = frozenset(_PLAIN)
 # Arguments that the shapes of what the call reads and makes determine: those are compared.
 _TOLD_BY_SHAPES = {
     "split": {"split_size"},
@@ -44,11 +45,11 @@ _ALWAYS_TOLD = {"size"}
 
 def plain_arguments(bound: Mapping[str, Any]) -> Scalars:
     """Return the arguments of a call by name, a tensor as ``Tensor``."""
-    return tuple([(name, _plain(value)) for name, value in bound.items()])
+    return tuple([(n, v if type(v) in _PLAIN_TYPES else _plain(v)) for n, v in bound.items()])
 
 
 def _plain(value: Any) -> object:
-    if type(value) in _PLAIN:
+    if type(value) in _PLAIN_TYPES:
         return value
     if isinstance(value, Tensor):
         return Tensor
@@ -78,6 +79,8 @@ def arguments_agree(op: Op, other: Op, kept: np.ndarray) -> bool:
         kept: for every atom whether it stays, with a True appended, shape (atoms + 1,).
     """
     kind = _kind(op)
+    if kind not in _TOLD_BY_SHAPES and is_same_value(op.scalars, other.scalars):
+        return True
     ours, theirs = dict(op.scalars), dict(other.scalars)
     told = _ALWAYS_TOLD | _TOLD_BY_SHAPES.get(kind, set())
     if ours.keys() != theirs.keys():

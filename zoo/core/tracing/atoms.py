@@ -25,6 +25,8 @@ class Atoms:
     mixed: list[tuple[np.ndarray, str]] = field(default_factory=list)
     added: list[np.ndarray] = field(default_factory=list)
     _known: tuple[int, np.ndarray] | None = field(default=None, repr=False, compare=False)
+    # Labels without fixed positions, by id, which they keep in use.
+    _free: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def components(self) -> np.ndarray:
         """Return the component of every atom, int64, shape (atoms,); counted anew after a union."""
@@ -38,7 +40,9 @@ class Atoms:
     def new(self, size: int) -> np.ndarray:
         """Return ``size`` fresh atoms, int64, shape (size,)."""
         self.count += size
-        return np.arange(self.count - size, self.count, dtype=np.int64)
+        label = np.arange(self.count - size, self.count, dtype=np.int64)
+        self._free[id(label)] = label
+        return label
 
     def unite(self, left: np.ndarray, right: np.ndarray, where: str) -> None:
         """Declare two labels to be the same channels, position by position.
@@ -53,16 +57,25 @@ class Atoms:
         """
         if left is right:
             return
+        if left.size != right.size:
+            raise ValueError(f"{left.size} channels meet {right.size} in {where}")
+        is_free = self._is_free(left) and self._is_free(right)
         left, right = left.ravel(), right.ravel()
-        if len(left) != len(right):
-            raise ValueError(f"{len(left)} channels meet {len(right)} in {where}")
-        if not left.size or min(left.min(), right.min()) != FIXED:  # nearly always
+        if is_free:  # nearly always
             self.united.append((left, right))
             return
         free = (left != FIXED) & (right != FIXED)
         self.united.append((left[free], right[free]))
         self.pin(left[right == FIXED], f"joined with fixed channels in {where}")
         self.pin(right[left == FIXED], f"joined with fixed channels in {where}")
+
+    def _is_free(self, label: np.ndarray) -> bool:
+        """Whether no position of a label is fixed; each is looked through once."""
+        if id(label) not in self._free:
+            if label.size and label.min() == FIXED:
+                return False
+            self._free[id(label)] = label
+        return True
 
     def tie(self, label: np.ndarray, parts: int, where: str) -> np.ndarray:
         """Unite position j of all equal parts of a label.

@@ -99,15 +99,20 @@ class _Copier:
             return copy.deepcopy(module, self._memo)
         twin: nn.Module = kind.__new__(kind)
         self._memo[id(module)] = twin
-        kind.__setstate__(twin, {name: self._attribute(name, v) for name, v in state.items()})
+        copied = {}
+        for name, value in state.items():
+            of = type(value)
+            if of in _PLAIN:
+                copied[name] = value
+            elif of in _CONTAINERS and not value:  # hooks, mostly
+                copied[name] = self._memo.setdefault(id(value), of())
+            else:
+                copied[name] = self._attribute(name, value)
+        kind.__setstate__(twin, copied)
         return twin
 
     def _attribute(self, name: str, value: Any) -> Any:
         kind = type(value)
-        if kind in _PLAIN:
-            return value
-        if kind in _CONTAINERS and not value:  # hooks, mostly
-            return self._memo.setdefault(id(value), kind())
         if name == "_modules" and kind is dict:
             parts = value.items()
             return {key: None if part is None else self.module(part) for key, part in parts}

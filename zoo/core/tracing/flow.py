@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.core.tracing.atoms import FIXED, Labels, Trace
-from zoo.core.tracing.operators import operator_of
+from zoo.core.tracing.atoms import FIXED, Labels, Seen, Trace
+from zoo.core.tracing.operators import Operator
 
 __all__ = ["Call", "Flow"]
 
@@ -56,7 +56,8 @@ class Flow:
 
     def set(self, tensor: Tensor, labels: Labels) -> None:
         """Attach labels, each of shape (size,), to a tensor; dimensions of one element get none."""
-        self._labels[id(tensor)] = {d: v for d, v in labels.items() if tensor.shape[d] > 1}
+        shape = tensor.shape
+        self._labels[id(tensor)] = {d: v for d, v in labels.items() if shape[d] > 1}
         self._alive.append(tensor)
 
     def release(self) -> tuple[list[Labels], list[Tensor]]:
@@ -92,7 +93,7 @@ class Flow:
         if name is None or label is None:
             return
         for own, atoms in self.trace.tensors[name].items():  # the same dimension, if transposed
-            if atoms[0] == label[0]:
+            if atoms is label or atoms[0] == label[0]:
                 self.trace.roles.setdefault((name, own), role)
 
 
@@ -100,13 +101,13 @@ class Flow:
 class Call:
     """One operator call: ``bound`` maps the argument names of its schema to their values."""
 
-    func: Any  # torch._ops.OpOverload, which has no public type
+    operator: Operator
     inputs: list[Tensor]
-    shapes: list[tuple[int, ...]]  # of the inputs before the call
+    read: tuple[Seen, ...]  # the inputs before the call
     outputs: list[Tensor]
     bound: dict[str, Any]  # tensors, numbers, lists: whatever the operator takes
 
     @property
     def name(self) -> str:
         """The operator without namespace and overload, as "convolution"."""
-        return operator_of(self.func).kind
+        return self.operator.kind

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,69 +10,62 @@ import torch
 from torch import Tensor, nn
 
 from zoo.core.tracing.atoms import ModuleCalls, Seen
-from zoo.core.tracing.copies import named_modules
 from zoo.core.tracing.flow import Flow
 from zoo.core.tracing.operator_mode import tensors_in
 
-__all__ = ["module_log"]
+__all__ = ["ModuleLog"]
 
 
-@contextmanager
-def module_log(meta: nn.Module, flow: Flow) -> Iterator[None]:
-    """Note in the trace, while the context is open, what goes through the modules of a network.
+class ModuleLog:
+    """Writes into the trace of a pass what goes through modules.
 
     Args:
-        meta: the network, on the meta device; it has hooks in the meantime.
         flow: of the pass.
     """
-    log = _Log(flow)
-    undo = [remove for item in named_modules(meta) for remove in log.watch(*item)]
-    try:
-        yield
-    finally:
-        for remove in undo:
-            remove()
-
-
-class _Log:
-    """Hooks that write into the trace of a pass."""
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         self._trace = flow.trace
-        self._stack: list[str] = []
 
-    def watch(self, path: str, module: nn.Module) -> Iterator[Callable[[], None]]:
-        """Note what a module reads and returns; yield functions that end that."""
+    def entered(self, path: str, values: object) -> None:
+        """Note the tensors in what a module is called with."""
+        self._trace.calls.setdefault(path, ModuleCalls()).entering.append(self._seen(values))
 
-        def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._stack.append(path)
-            calls = self._trace.calls.setdefault(path, ModuleCalls())
-            calls.entering.append(self._seen((args, kwargs) if kwargs else args))
-
-        def leave(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._left(self._stack.pop(), output)
-
-        yield module.register_forward_pre_hook(enter, with_kwargs=True).remove
-        yield module.register_forward_hook(leave).remove
-        host: Any = module  # any network may have timm's forward_features
-        if hasattr(host, "forward_features"):
-            method = host.forward_features
-
-            def forward_features(*args: Any, **kwargs: Any) -> Any:
-                output = method(*args, **kwargs)
-                self._trace.features[path] = self._seen(output)
-                return output
-
-            host.forward_features = forward_features
-            yield lambda: delattr(host, "forward_features")
-
-    def _left(self, path: str, output: object) -> None:
+    def left(self, path: str, output: object) -> None:
+        """Note the tensors in what a module returns."""
         seen = self._seen(output)
         self._trace.calls[path].leaving.append(seen)
         if path and isinstance(output, Tensor):
             self._trace.outputs.pop(path, None)  # the last call tells the order
             self._trace.outputs[path] = seen[0]
+
+    @contextmanager
+    def features(self, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
+        """Note what methods ``forward_features`` return, while the context is open.
+
+        Args:
+            modules: those that may have one, with their paths.
+        """
+        changed: list[Any] = []  # any network may have timm's forward_features
+        for path, module in modules:
+            if hasattr(module, "forward_features"):
+                self._watch_features(path, module)
+                changed.append(module)
+        try:
+            yield
+        finally:
+            for module in changed:
+                del module.forward_features
+
+    def _watch_features(self, path: str, host: Any) -> None:
+        method = host.forward_features
+
+        def forward_features(*args: Any, **kwargs: Any) -> Any:
+            output = method(*args, **kwargs)
+            self._trace.features[path] = self._seen(output)
+            return output
+
+        host.forward_features = forward_features
 
     def _seen(self, values: object) -> tuple[Seen, ...]:
         # Not to be taken for code of the network that reads a shape.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -49,21 +50,23 @@ class OperatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 def tensors_in(values: object) -> list[Tensor]:
     """The tensors in nested lists, tuples and dictionaries, in order; of any shape."""
     found: list[Tensor] = []
-    _collect(values, found)
+    _collect((values,), found)
     return found
 
 
-def _collect(values: object, found: list[Tensor]) -> None:
-    if isinstance(values, Tensor):
-        found.append(values)
-    elif type(values) in (tuple, list):
-        for value in values:  # type: ignore[attr-defined]  # it is a tuple or a list
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:
+        kind: Any = type(value)
+        if kind in _NO_TENSORS:
+            continue
+        if kind is tuple or kind is list:
             _collect(value, found)
-    elif type(values) is dict:
-        for value in values.values():
-            _collect(value, found)
-    elif type(values) not in _NO_TENSORS:
-        found += [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+        elif isinstance(value, Tensor):
+            found.append(value)
+        elif kind is dict:
+            _collect(value.values(), found)
+        else:
+            found += [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 _NO_TENSORS = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))

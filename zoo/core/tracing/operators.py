@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ class Operator:
     """The facts about an operator that do not differ from call to call.
 
     Attributes:
+        func: the operator itself, a `torch._ops.OpOverload`, which has no public type.
         name: with namespace and overload, as "aten.add.Tensor".
         kind: without them, as "add".
         arguments: names of its arguments in the order of its schema.
@@ -23,6 +23,7 @@ class Operator:
         is_pointwise: whether torch tags it as elementwise.
     """
 
+    func: Any
     name: str
     kind: str
     arguments: tuple[str, ...]
@@ -30,15 +31,23 @@ class Operator:
     is_pointwise: bool
 
 
-@cache
+_KNOWN: dict[int, Operator] = {}  # by id, which the operator keeps in use; its hash is slow
+
+
 def operator_of(func: Any) -> Operator:
     """Return the facts about an operator.
 
     Args:
         func: the operator, a `torch._ops.OpOverload`, which has no public type.
     """
+    known = _KNOWN.get(id(func))
+    return _KNOWN.setdefault(id(func), _asked(func)) if known is None else known
+
+
+def _asked(func: Any) -> Operator:
     arguments = func._schema.arguments
     return Operator(
+        func=func,
         name=str(func),
         kind=str(func.overloadpacket).removeprefix("aten."),
         arguments=tuple(argument.name for argument in arguments),

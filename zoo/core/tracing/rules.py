@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.core.tracing.atoms import FIXED, Labels
 from zoo.core.tracing.flow import Call, Flow
-from zoo.core.tracing.operators import Operator, operator_of
+from zoo.core.tracing.operators import Operator
 
 __all__ = ["apply_rule", "labels_after_view"]
 
@@ -41,9 +41,9 @@ def _rule(names: str) -> Callable[[Rule], Rule]:
 
 def apply_rule(flow: Flow, call: Call) -> None:
     """Run the rule of ``call``: labels of its outputs are set, facts about atoms are stated."""
-    if call.name != "expand" and not any(flow.get(tensor) for tensor in call.inputs):
+    if call.name != "expand" and not any(labels for _, labels in call.read):
         return
-    _rule_of(operator_of(call.func))(flow, call)
+    _rule_of(call.operator)(flow, call)
 
 
 @cache
@@ -218,6 +218,12 @@ def _group_norm(flow: Flow, call: Call) -> None:
 )
 def _pointwise(flow: Flow, call: Call) -> None:
     tensors = [t for t in call.inputs if t.ndim]
+    if len(tensors) == 1:  # most of the calls: an activation
+        (tensor,) = tensors
+        for dim in flow.get(tensor):
+            flow.role(tensor, dim, "other")
+        _hand_on(flow, call, tensor.ndim, flow.get(tensor))
+        return
     ndim = max(t.ndim for t in tensors)
     merged: Labels = {}
     for dim in range(ndim):
@@ -237,9 +243,13 @@ def _pointwise(flow: Flow, call: Call) -> None:
             flow.role(tensor, dim - ndim + tensor.ndim, "other")
         if call.name.startswith("add") and len([t for t, _ in sized if not flow.name(t)]) > 1:
             flow.trace.atoms.added.append(merged[dim])
+    _hand_on(flow, call, ndim, merged)
+
+
+def _hand_on(flow: Flow, call: Call, ndim: int, labels: Labels) -> None:
     for out in call.outputs:
         if out.ndim == ndim:
-            flow.set(out, merged)
+            flow.set(out, labels)
 
 
 @_rule("new_empty new_zeros new_ones new_full")
@@ -249,7 +259,7 @@ def _fresh(flow: Flow, call: Call) -> None:
     An empty one is about to be filled with noise (a mask of whole channels): its shape is taken to
     follow that of its model, and the proof tells where code holds a number instead.
     """
-    out, shape = call.outputs[0], call.shapes[0]
+    out, shape = call.outputs[0], call.read[0][0]
     is_mask = call.name == "new_empty" and out.ndim == len(shape)
     labels = flow.get(call.inputs[0]) if is_mask else {}
     flow.set(out, {dim: v for dim, v in labels.items() if out.shape[dim] == shape[dim]})
@@ -368,7 +378,7 @@ def _rearranged(flow: Flow, call: Call) -> list[Labels]:
     results: list[Labels] = [{} for _ in call.outputs]
     arguments = {name: value for name, value in call.bound.items() if value is not tensor}
     arguments.pop("memory_format", None)
-    first = call.func._schema.arguments[0].name
+    first = call.operator.arguments[0]
     for dim, label in flow.get(tensor).items():
         shape = [1] * tensor.ndim
         shape[dim] = len(label)
@@ -379,7 +389,7 @@ def _rearranged(flow: Flow, call: Call) -> list[Labels]:
         elif call.name in ("view", "_unsafe_view", "reshape"):
             moved = [labels_after_view(row, dim, tensor.shape, call.outputs[0].shape)]
         else:
-            returned = call.func(**{first: atoms}, **arguments)
+            returned = call.operator.func(**{first: atoms}, **arguments)
             moved = [returned] if isinstance(returned, Tensor) else list(returned)
         for labels, atoms in zip(results, moved, strict=True):
             _settle(flow, labels, atoms)
@@ -417,7 +427,7 @@ def _settle(flow: Flow, labels: Labels, atoms: Tensor) -> None:
 @_rule("as_strided_")
 def _restride(flow: Flow, call: Call) -> None:
     """A change of the memory layout alone leaves the channels where they are."""
-    if call.shapes[0] != tuple(call.outputs[0].shape):
+    if call.read[0][0] != tuple(call.outputs[0].shape):
         _no_rule(flow, call)
 
 

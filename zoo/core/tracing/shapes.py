@@ -18,6 +18,8 @@ __all__ = ["shape_rule"]
 # Returns what the operator returns, None where torch is to be asked.
 ShapeRule = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 _RULES: dict[str, ShapeRule] = {}
+_META = torch.device("meta")
+_OF_EMPTY = {"dtype", "layout", "device", "pin_memory"}
 
 
 def shape_rule(name: str) -> ShapeRule | None:
@@ -51,7 +53,7 @@ def _is_plain(tensor: object) -> bool:
 def _is_row_major(tensor: Tensor) -> bool:
     """Whether all strides are the usual ones; `is_contiguous` lets those of single rows be any."""
     expected = 1
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+    for size, stride in zip(tensor.shape[::-1], tensor.stride()[::-1], strict=True):
         if stride != expected:
             return False
         expected *= max(size, 1)
@@ -59,7 +61,7 @@ def _is_row_major(tensor: Tensor) -> bool:
 
 
 def _made(shape: Sequence[int], like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device="meta")
+    return torch.empty(shape, dtype=like.dtype, device=_META)
 
 
 def _alike(tensor: Tensor) -> Tensor | None:
@@ -95,8 +97,19 @@ def _batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     images = args[0]
     made = _alike(images)
     # Statistics are wanted by nobody, so none are made.
-    alike = torch.empty_like(images) if made is None else made
-    return alike, _made((0,), images), _made((0,), images)
+    alike, none = torch.empty_like(images) if made is None else made, _made((0,), images)
+    return alike, none, none
+
+
+@_rule("empty.memory_format")
+def _empty(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    is_usual = len(args) == 1 and kwargs.keys() <= _OF_EMPTY and kwargs.get("device") == _META
+    has_plain_layout = kwargs.get("layout") in (None, torch.strided) and not kwargs.get(
+        "pin_memory"
+    )
+    if not (is_usual and has_plain_layout):
+        return None
+    return torch.empty(args[0], dtype=kwargs.get("dtype"), device=_META)
 
 
 @_rule("convolution.default")

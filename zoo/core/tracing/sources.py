@@ -31,12 +31,13 @@ class Sources:
         self._own = {id(tensor): name for name, tensor in own}
         self._made: dict[int, object] = {}
         self._with_images: set[int] = set()  # storages, so that views share it
+        self._known: set[int] = set()  # tensors that hold images
         self._alive: list[Tensor] = []
 
     def enter_images(self, images: Tensor) -> None:
         """Note what the network is called with, shape (N, C, H, W)."""
         self.note(images, "images")
-        self._with_images.add(_storage(images))
+        self._note_images(images)
 
     def note(self, tensor: Tensor, source: object) -> None:
         """Note where a tensor, of any shape, comes from; the last writer counts."""
@@ -51,17 +52,21 @@ class Sources:
             inputs: tensors of any shape that it read.
             outputs: tensors of any shape that it made.
         """
-        holds_images = any(self.holds_images(tensor) for tensor in inputs)
+        holds_images = any(map(self.holds_images, inputs))
         for place, tensor in enumerate(outputs):
             self.note(tensor, (step, place))
             if holds_images:
-                self._with_images.add(_storage(tensor))
+                self._note_images(tensor)
 
     def note_copy(self, original: Tensor, copy: Tensor) -> None:
         """Note that a tensor is a copy of another, same shape: both come from the same place."""
         self.note(copy, self.of(original))
         if self.holds_images(original):
-            self._with_images.add(_storage(copy))
+            self._note_images(copy)
+
+    def _note_images(self, tensor: Tensor) -> None:
+        self._with_images.add(_storage(tensor))
+        self._known.add(id(tensor))
 
     def of(self, tensor: Tensor) -> object:
         """Return what made a tensor of any shape: call and place, its name, or its values."""
@@ -72,12 +77,13 @@ class Sources:
 
     def holds_images(self, tensor: Tensor) -> bool:
         """Whether a tensor of any shape depends on the images, not on parameters alone."""
-        return _storage(tensor) in self._with_images
+        return id(tensor) in self._known or _storage(tensor) in self._with_images
 
     def forget(self) -> None:
         """Let go of all tensors."""
         self._made.clear()
         self._with_images.clear()
+        self._known.clear()
         self._alive.clear()
 
 

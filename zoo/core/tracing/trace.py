@@ -40,7 +40,7 @@ from zoo.core.tracing.flow import Call, Flow
 from zoo.core.tracing.functions import FunctionCalls
 from zoo.core.tracing.layers import watch_widths
 from zoo.core.tracing.mode_reads import MODELESS, mode_reads
-from zoo.core.tracing.module_log import module_log
+from zoo.core.tracing.module_log import ModuleLog
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.operators import bind, operator_of
 from zoo.core.tracing.outputs import pin_outputs, returned_tensors
@@ -120,7 +120,7 @@ def trace_model(meta: nn.Module, input_size: Sequence[int]) -> Trace:
     tracer = _Tracer(meta, None)
     images = blank_images(meta, input_size)
     watch_widths(meta, tracer.functions.note_width)
-    with module_log(meta, tracer.flow), mode_reads(meta, tracer.note_mode):
+    with tracer.logged(meta), mode_reads(meta, tracer.note_mode):
         handed_out = _run(meta, images, tracer)
     trace = tracer.flow.trace
     trace.eval_ops = len(trace.ops)
@@ -172,7 +172,7 @@ def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> set[object]:
             outputs = meta(images)
     except Exception as error:  # whatever a foreign forward pass may raise
         raise TraceFailed(tracer.flow.where, tracer.flow.trace.ops, error) from error
-    return pin_outputs(tracer.flow, tracer.sources, tracer.own, outputs)
+    return tracer.ended(outputs)
 
 
 @contextmanager
@@ -263,6 +263,7 @@ class _Tracer(OperatorMode):
         self.used: set[str] = set()  # names of the parameters and buffers that were read
         self._stack = [self.flow.where]
         self._is_silent = False
+        self._is_repeat = depthwise is not None  # what it costs is known, and what is pinned
         self.asks_for_mode = False
         named = named_tensors(meta)
         self._named = {id(tensor): name for name, tensor in named}
@@ -271,18 +272,50 @@ class _Tracer(OperatorMode):
         self.own = [tensor for _, tensor in named]
         self.sources = Sources(named)
         self.functions = FunctionCalls(self.sources)
+        self._log: ModuleLog | None = None
         for path, module in named_modules(meta):
-            if path and type(module) not in (nn.Identity, nn.Sequential):  # they call no operator
-                module.register_forward_pre_hook(lambda *_, path=path: self._enter(path))
-                module.register_forward_hook(lambda *_: self._leave())
+            calls_operators = path and type(module) not in (nn.Identity, nn.Sequential)
+            if calls_operators or depthwise is None:
+                self._watch(path if calls_operators else None, path, module)
 
-    def _enter(self, path: str) -> None:
-        self._stack.append(path)
-        self.flow.where = path
+    def _watch(self, place: str | None, path: str, module: nn.Module) -> None:
+        """Note when a module runs; ``place`` is its path, None if it calls no operator itself."""
 
-    def _leave(self) -> None:
-        self._stack.pop()
-        self.flow.where = self._stack[-1]
+        def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            if place is not None:
+                self._stack.append(place)
+                self.flow.where = place
+            if self._log is not None:
+                self._log.entered(path, (args, kwargs) if kwargs else args)
+
+        def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+            if place is not None:
+                self._stack.pop()
+                self.flow.where = self._stack[-1]
+            if self._log is not None:
+                self._log.left(path, output)
+
+        module.register_forward_pre_hook(enter, with_kwargs=True)
+        module.register_forward_hook(leave)
+
+    @contextmanager
+    def logged(self, meta: nn.Module) -> Iterator[None]:
+        """Note in the trace what goes through the modules of the network."""
+        self._log = ModuleLog(self.flow)
+        try:
+            with self._log.features(named_modules(meta)):
+                yield
+        finally:
+            self._log = None
+
+    def ended(self, outputs: object) -> set[object]:
+        """Pin what reaches the outside after a pass, let go of the rest, return the origins."""
+        if not self._is_repeat:
+            return pin_outputs(self.flow, self.sources, self.own, outputs)
+        list(returned_tensors(outputs))  # nothing may do its work later
+        self.flow.release()
+        self.sources.forget()
+        return set()
 
     def finished(self) -> Trace:
         """The trace, once all passes have run."""
@@ -324,27 +357,28 @@ class _Tracer(OperatorMode):
                 "trained nor saved; hold modules in an nn.ModuleList, parameters in an "
                 "nn.ParameterList, not in a plain list"
             )
-        read = tuple([(tuple(t.shape), self.flow.get(t)) for t in inputs])
+        operator, labels_of = operator_of(func), self.flow.get
+        read = tuple([(tuple(t.shape), labels_of(t)) for t in inputs])
         origins = tuple([self.sources.of(tensor) for tensor in inputs])
         bound = bind(func, args, kwargs)
         scalars = plain_arguments(bound)
         result = run_on_meta(func, args, kwargs)
         outputs = tensors_in(result)
-        name = operator_of(func).name
+        name = operator.name
         if not self._is_silent:
             self.calls.append(self.signature(name, scalars, inputs, outputs))
         self.used.update([self._named[id(t)] for t in inputs if id(t) in self._named])
         if "norm" in name:  # statistics of the batch, which nobody reads
             outputs = outputs[:1]
-        shapes = [shape for shape, _ in read]
-        call = Call(func, inputs, shapes, outputs, bound)
+        call = Call(operator, inputs, read, outputs, bound)
         apply_rule(self.flow, call)
-        note_product(self.flow, self.sources, call)
+        if not self._is_repeat:
+            note_product(self.flow, self.sources, call)
         if func is torch.ops.aten.clone.default:
             self.sources.note_copy(inputs[0], outputs[0])
             return result  # computes nothing; whether `reshape` makes one depends on the widths
         self.sources.note_call(len(self.flow.trace.ops), inputs, outputs)
-        made = tuple([(tuple(t.shape), self.flow.get(t)) for t in outputs])
+        made = tuple([(tuple(t.shape), labels_of(t)) for t in outputs])
         name = name.replace("_unsafe_view", "view")  # the one that `reshape` takes of a copy
         self.flow.trace.ops.append(Op(name, self.flow.where, read, made, scalars, origins))
         return result
