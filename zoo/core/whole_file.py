@@ -24,9 +24,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["probe", "sweep", "whole_file", "write_new", "write_whole"]
+__all__ = [
+    "is_gone",
+    "probe",
+    "sweep",
+    "this_writer",
+    "whole_file",
+    "write_new",
+    "write_whole",
+]
 
-_HIDDEN = re.compile(r"\..*?(?:\.(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,9})-[0-9a-f]{8})?\.tmp")
+_WRITER = r"(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,9})-[0-9a-f]{8}"
+
+_HIDDEN = re.compile(rf"\..*?(?:\.{_WRITER})?\.tmp")
 """Names of files that are not whole; those of older versions do not say who writes them."""
 
 _NAME_PART = 40
@@ -125,6 +135,25 @@ def sweep(folder: Path, name: str = "") -> list[Path]:
     return left
 
 
+def this_writer() -> str:
+    """A new name that tells machine and process, `is_gone` reads it."""
+    return f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_gone(writer: str) -> bool:
+    """Whether a process that named itself by `this_writer` is known to have ended.
+
+    False for one of another machine, of which nothing can be known here.
+
+    Raises:
+        ValueError: if it is no such name.
+    """
+    found = re.fullmatch(_WRITER, writer)
+    if found is None:
+        raise ValueError(f"{writer!r} names no process")
+    return found["machine"] == _machine() and not _is_running(int(found["process"]))
+
+
 def probe(folder: Path) -> None:
     """Find out whether new files can be written into a folder, before there is work to lose.
 
@@ -178,8 +207,7 @@ def _hidden_file(path: Path) -> Iterator[Path]:
 
 def _hidden_path(path: Path) -> Path:
     """A name that no other writer takes: two threads, or two machines, may share a process id."""
-    writer = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.name[:_NAME_PART]}.{writer}.tmp")
+    return path.with_name(f".{path.name[:_NAME_PART]}.{this_writer()}.tmp")
 
 
 def _write(path: Path, content: str | bytes) -> None:
