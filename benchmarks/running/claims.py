@@ -92,11 +92,11 @@ class Claims:
             return True
         path = self.folder / name
         for _ in range(2):
+            if path.exists() and not self._remove_lapsed(path):
+                return False
             try:
-                write_new(path, self.run)
+                write_new(path, self.run, is_swept=True)
             except FileExistsError:
-                if not self._remove_lapsed(path):
-                    return False
                 continue
             self._held.add(name)
             return True

@@ -79,6 +79,10 @@ class Machines(Protocol):
     def slots(self) -> int:
         """How many tasks go beside each other by default."""
 
+    @property
+    def alone(self) -> int:
+        """How many tasks may go beside each other where each is to be alone on a machine."""
+
     def start(self, workers: int, *, is_whole: bool = False, is_quiet: bool = False) -> Engine:
         """An engine.
 
@@ -140,6 +144,7 @@ class LocalMachine:
         per_gpu: processes that share a GPU.
         core: CPU core that a timing stays on; any if None.
         start_pool: makes the executor of the processes.
+        alone: tasks at once where each is to be alone.
     """
 
     workers: int = 0
@@ -147,6 +152,7 @@ class LocalMachine:
     per_gpu: int = 1
     core: int | None = None
     start_pool: StartPool | None = None
+    alone: int = 1
 
     @property
     def slots(self) -> int:

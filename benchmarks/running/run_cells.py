@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
@@ -187,6 +188,7 @@ class _Runner:
         self.todo: deque[_Step] = deque()
         self.running: dict[Future[Any], _Step] = {}  # a training answers a text, a cell a record
         self.held_back: list[_Step] = []  # another run or another step is at it
+        self.next_look = 0.0
         self.busy: set[str] = set()  # claims of what is running
         self.died: list[_Step] = []
         self.deaths: list[str] = []
@@ -211,7 +213,8 @@ class _Runner:
         self._phase_of_whole_gpus()
         for is_training in (True, False):
             again = [step for step in self.died if step.is_training == is_training]
-            self._phase(1, [replace(step, is_last=True) for step in again], is_whole=True)
+            alone = [replace(step, is_last=True) for step in again]
+            self._phase(self.machines.alone, alone, is_whole=True)
             self._phase(self.job.workers, self.held)
             self.held = []
         self._phase_of_whole_gpus()
@@ -247,9 +250,11 @@ class _Runner:
 
     def _fill(self, engine: Engine, workers: int, job: Job) -> None:
         """Submit what may begin; what somebody else is at is looked at again later."""
-        waited, self.held_back = self.held_back, []
-        if waited and not self.job.is_over:
-            self.todo.extend(waited)
+        if self.held_back and (not self.running or time.monotonic() >= self.next_look):
+            self.next_look = time.monotonic() + _LOOK_SECONDS
+            waited, self.held_back = self.held_back, []
+            if not self.job.is_over:
+                self.todo.extendleft(reversed(waited))
         while self.todo and len(self.running) < workers:
             step = self.todo.popleft()
             if not self._may_begin(step):

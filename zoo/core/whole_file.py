@@ -94,19 +94,21 @@ def write_whole(path: Path, content: str | bytes) -> None:
         _write(hidden, content)
 
 
-def write_new(path: Path, content: str | bytes) -> None:
+def write_new(path: Path, content: str | bytes, *, is_swept: bool = False) -> None:
     """Write a text (as UTF-8) or bytes as a whole file under a name that is free.
 
     Args:
         path: where the file is to be, in a folder that exists.
         content: what goes in.
+        is_swept: the folder was swept when its writer began; to look through it at every file
+            would take ever longer as it fills.
 
     Raises:
         FileExistsError: if there is such a file, or another process is writing it; nothing is
             replaced.
         OSError: if the file cannot be written.
     """
-    with _hidden_file(path) as hidden:
+    with _hidden_file(path, is_swept=is_swept) as hidden:
         _write(hidden, content)
         _flush(hidden)
         _name_new(hidden, path)
@@ -191,8 +193,9 @@ def _replaceable(path: Path) -> Path:
 
 
 @contextmanager
-def _hidden_file(path: Path) -> Iterator[Path]:
-    sweep(path.parent, path.name)
+def _hidden_file(path: Path, *, is_swept: bool = False) -> Iterator[Path]:
+    if not is_swept:
+        sweep(path.parent, path.name)
     hidden = _hidden_path(path)
     try:
         yield hidden
