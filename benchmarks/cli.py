@@ -14,6 +14,7 @@ import sys
 import time as clock
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -31,9 +32,11 @@ from benchmarks.options import (
     Divisor,
     Download,
     DryRun,
+    EngineOption,
     Epochs,
     Export,
     Fold,
+    Gpus,
     ImageSize,
     Keep,
     LatencyMs,
@@ -44,6 +47,7 @@ from benchmarks.options import (
     Models,
     Params,
     ParentEpochs,
+    PerGpu,
     QuietCore,
     Ratio,
     Results,
@@ -139,6 +143,9 @@ def run(
     is_timed: Annotated[
         bool, typer.Option("--time/--no-time", help="Measure the runtime after all training.")
     ] = True,
+    engine: EngineOption = "local",
+    gpus: Gpus = None,
+    per_gpu: PerGpu = 1,
 ) -> None:
     """Run a suite, resume what is missing, time the networks, then report.
 
@@ -152,6 +159,7 @@ def run(
     130 after Ctrl-C, 143 after SIGTERM, 2 if the request cannot be met.
     """
     from benchmarks.running.endings import tell_left, tell_stop, tell_unsettled
+    from benchmarks.running.engine import machines
     from benchmarks.running.plan import Job, plan_suite
     from benchmarks.running.precheck import check_cells
     from benchmarks.running.run_cells import Unrecorded
@@ -160,23 +168,28 @@ def run(
     from benchmarks.running.weights import tell_weights
     from benchmarks.tables.unread import show_unread
 
-    _require_device(device, is_used=not dry_run)
+    _require_device(device, is_used=not dry_run and engine == "local")
     console = Console(emoji=False)
-    job = Job(results, data, download, workers or _default_workers(device), _until(minutes))
+    job = Job(results, data, download, workers or 1, _until(minutes), per_gpu=per_gpu)
+    chosen = machines(engine, device, job.cache, gpus=gpus, per_gpu=per_gpu, workers=workers)
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
     job = job.with_weights(asked.models)
-    planned = partial(plan_suite, suite, asked, job.records, device, data)
+    kind = device.partition(":")[0]  # which GPU, is told to the worker alone
+    planned = partial(plan_suite, suite, asked, job.records, kind, data)
     plan = planned()
     show_unread(console, plan.unread)
     tell_weights(check_cells(plan.missing, None if dry_run else job), console)
     console.print(f"{suite}: {plan.summary}")
+    job = replace(job, workers=chosen.slots)
     if dry_run:
         from benchmarks.running.forecast import show_forecast
 
         show_forecast(console, plan.missing, job)
         return
     try:
-        done = run_suite(plan, planned, job, console, device=device if is_timed else None)
+        done = run_suite(
+            plan, planned, job, console, device=device if is_timed else None, machines=chosen
+        )
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
     except Unrecorded as error:
@@ -194,6 +207,7 @@ def time(
     device: Device = "cpu",
     quiet_core: QuietCore = None,
     minutes: Minutes = None,
+    engine: EngineOption = "local",
 ) -> None:
     """Measure the runtime of networks that have been trained, on this device.
 
@@ -203,17 +217,22 @@ def time(
     Exit status: 1 if networks could not be timed or the time was up, 130 after Ctrl-C.
     """
     from benchmarks.running.endings import tell_stop
+    from benchmarks.running.engine import LocalMachine, check_core, machines
     from benchmarks.running.plan import Job
-    from benchmarks.running.time_networks import check_core, time_networks
+    from benchmarks.running.time_networks import time_networks
 
-    _require_device(device)
+    _require_device(device, is_used=engine == "local")
     if quiet_core is not None:
         check_core(quiet_core)
     console = Console(emoji=False)
     job = Job(results, until=_until(minutes))
+    if engine == "ray" and quiet_core is not None:
+        raise ValueError("--quiet-core is of this machine; leave it out with --engine ray")
+    local = LocalMachine(core=quiet_core)
+    chosen = local if engine == "local" else machines(engine, device, job.cache)
     loaded_records(job.records)  # a folder without any is refused
     try:
-        left = time_networks(job, console, device=device, core=quiet_core)
+        left = time_networks(job, console, chosen, device=device)
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
     write_report(console, results)
@@ -480,12 +499,6 @@ def _require_device(device: str, *, is_used: bool = True) -> None:
             raise ValueError(
                 f"device {device!r} is not there; {torch.cuda.device_count()} GPUs are"
             )
-
-
-def _default_workers(device: str) -> int:
-    if device != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Imports neither torch nor zoo, so that `zoo --help` answers at once.
 import math
 import reprlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,9 +17,11 @@ __all__ = [
     "Divisor",
     "Download",
     "DryRun",
+    "EngineOption",
     "Epochs",
     "Export",
     "Fold",
+    "Gpus",
     "ImageSize",
     "Keep",
     "LatencyMs",
@@ -30,6 +32,7 @@ __all__ = [
     "Models",
     "Params",
     "ParentEpochs",
+    "PerGpu",
     "Ratio",
     "Results",
     "Seed",
@@ -159,6 +162,17 @@ Workers = Annotated[
         help="Processes of one thread each; several share a GPU. 0: one per core, 1 on a GPU.",
     ),
 ]
+EngineOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option(
+        help="local: processes of this machine; ray: a Ray cluster, or one that is started here."
+    ),
+]
+Gpus = Annotated[
+    int | None,
+    typer.Option(min=1, max=100_000, help="GPUs to use. Default: 1, of a Ray cluster all."),
+]
+PerGpu = Annotated[int, typer.Option(min=1, max=100, help="Cells that share a GPU.")]
 Seeds = Annotated[
     int | None,
     typer.Option(min=1, max=10_000, help="Seeds 0 to N-1 in place of the suite's.", metavar="N"),

@@ -288,13 +288,13 @@ class Cell(Strict):
     @property
     def key(self) -> str:
         """Eight hexadecimal digits that name this cell."""
-        return _digest(self.model_dump(mode="json", exclude_defaults=True))
+        return _digest(self._named())
 
     @property
     def parent_key(self) -> str:
         """Names the trained parent: every cell with this key starts from the same weights."""
         fields = {"protocol", "model", "data", "parent", "seed", "device"}
-        return _digest(self.model_dump(mode="json", exclude_defaults=True, include=fields))
+        return _digest(self._named(include=fields))
 
     @property
     def parent_file(self) -> str:
@@ -315,7 +315,7 @@ class Cell(Strict):
         How much longer a control is fine-tuned follows from what its seed's methods cost.
         """
         of_the_seed = {"seed", "longer"}
-        named = self.model_dump(mode="json", exclude_defaults=True, exclude=of_the_seed)
+        named = self._named(exclude=of_the_seed)
         return _digest(named if self.longer is None else {**named, "longer": True})
 
     @property
@@ -325,13 +325,24 @@ class Cell(Strict):
         A method's networks may beside that be trained from scratch, or longer, and say so by name.
         """
         free = {"method", "settings", "budget", "metric", "seed", "scratch", "longer"}
-        return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude=free))
+        return _digest(self._named(exclude=free))
 
     @property
     def ranking(self) -> str:
         """Names the sample and the parents: scores and trainings that share it belong together."""
         held = {"protocol", "model", "data", "parent", "rules", "metric", "sample", "device"}
-        return _digest(self.model_dump(mode="json", exclude_defaults=True, include=held))
+        return _digest(self._named(include=held))
+
+    def _named(
+        self, include: set[str] | None = None, exclude: set[str] | None = None
+    ) -> dict[str, Any]:  # Any: plain JSON
+        """The settings that are not defaults; which GPU of a machine it is, is none of them."""
+        named = self.model_dump(
+            mode="json", exclude_defaults=True, include=include, exclude=exclude
+        )
+        if "device" in named:
+            named["device"] = self.device.partition(":")[0]
+        return named
 
     @property
     def label(self) -> str:

@@ -62,7 +62,7 @@ def write_record(folder: Path, record: Record) -> Record:
 def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
     """Write a record as JSON under the first of `stem`, `stem-2`, ... that is free.
 
-    A kill at any moment leaves whole records only.
+    A kill at any moment leaves whole records only, and a hidden file, which the next run sweeps.
 
     Args:
         folder: made if it does not exist.
@@ -80,7 +80,9 @@ def write_numbered(folder: Path, stem: str, record: Identified) -> Identified:
         name = stem if attempt == 1 else f"{stem}-{attempt}"
         named = record.model_copy(update={"id": name})
         with contextlib.suppress(FileExistsError):
-            write_new(folder / f"{name}.json", named.model_dump_json(indent=1) + "\n")
+            write_new(
+                folder / f"{name}.json", named.model_dump_json(indent=1) + "\n", is_swept=True
+            )
             return named
     raise AssertionError("count() does not end")
 

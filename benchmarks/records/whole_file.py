@@ -8,16 +8,34 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-__all__ = ["probe", "require_writable", "sweep", "whole_file", "write_new", "write_whole"]
+__all__ = [
+    "is_gone",
+    "probe",
+    "require_writable",
+    "sweep",
+    "this_writer",
+    "whole_file",
+    "write_new",
+    "write_whole",
+]
 
 if TYPE_CHECKING:
-    from zoo.core.whole_file import probe, sweep, whole_file, write_new, write_whole
+    from zoo.core.whole_file import (
+        is_gone,
+        probe,
+        sweep,
+        this_writer,
+        whole_file,
+        write_new,
+        write_whole,
+    )
 else:
     _zoo = importlib.util.find_spec("zoo")  # finds, but does not import
     _place = Path(_zoo.origin).parent / "core" / "whole_file.py"
     _spec = importlib.util.spec_from_file_location("benchmarks._whole_file", _place)
     _layer = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(_layer)
+    is_gone, this_writer = _layer.is_gone, _layer.this_writer
     probe, sweep = _layer.probe, _layer.sweep
     whole_file, write_new, write_whole = _layer.whole_file, _layer.write_new, _layer.write_whole
 

@@ -68,7 +68,7 @@ class Job:
     """Where a run reads and writes, how many processes it takes, and until when it starts cells.
 
     `until` is a time of `time.time()`; what is running then is finished. `weights` are the files
-    that parents start from.
+    that parents start from. `per_gpu` tasks share a GPU.
     """
 
     results: Path
@@ -77,6 +77,7 @@ class Job:
     workers: int = 1
     until: float = math.inf
     weights: WeightFiles = ()
+    per_gpu: int = 1
 
     @property
     def is_over(self) -> bool:
@@ -94,6 +95,12 @@ class Job:
         return replace(self, weights=weight_files(models))
 
     @property
+    def absolute(self) -> Job:
+        """The same for a process that works in another folder."""
+        data = None if self.data is None else self.data.absolute()
+        return replace(self, results=self.results.absolute(), data=data)
+
+    @property
     def records(self) -> Path:
         """Folder of the records."""
         return self.results / "records"
@@ -102,6 +109,11 @@ class Job:
     def cache(self) -> Path:
         """Folder of the trained parents, which can be deleted at any time."""
         return self.results / ".cache" / "parents"
+
+    @property
+    def claims(self) -> Path:
+        """Folder of what runs on these records claim; can be deleted while none is under way."""
+        return self.results / ".cache" / "claims"
 
 
 def plan_suite(

@@ -144,18 +144,19 @@ def run_cell(
     return record, findings
 
 
-def refuse(cell: Cell, reason: str, *, suite: str, workers: int = 1) -> Record:
-    """The record of a cell that could not start.
+def refuse(
+    cell: Cell, reason: str, *, suite: str, workers: int = 1, status: Status = "failed"
+) -> Record:
+    """The record of a cell that could not start, or of which nothing is left.
 
     Args:
         cell: what was asked.
         reason: why it could not.
         suite: name to record.
         workers: how many cells run beside each other, to record.
+        status: how it ended.
     """
-    return _record(
-        cell, suite, capture(workers), Findings(Meter(cell.device)), "failed", reason, 0.0
-    )
+    return _record(cell, suite, capture(workers), Findings(Meter(cell.device)), status, reason, 0.0)
 
 
 def build_problem(

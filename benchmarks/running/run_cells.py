@@ -1,44 +1,58 @@
-"""Runs the cells of a suite in processes of one thread each and shows how far it is.
+"""Runs the cells of a suite on an engine and shows how far it is.
 
-Cells are independent and each is written by the process that ran it, so an interrupted or killed
-run leaves whole records only and the next run takes up what is missing: cells that failed or were
-cancelled are tried again, cells that are settled are not. A parent network is trained once, before
-the cells that start from it. A cell whose process dies fails, the others go on, and at the end it
-is tried once more alone.
+Cells are independent and each is written when it ends, so an interrupted or killed run leaves whole
+records only and the next run takes up what is missing: cells that failed or were cancelled are
+tried again, cells that are settled are not. Several runs on one folder share the work; see
+`benchmarks.running.claims`. A parent network and a table of latencies are made once, before the
+cells that start from them; of the cells that share a supernet, one trains it before the others
+begin. A cell whose process dies fails, the others go on, and at the end it is tried once more
+alone; one that shared a GPU whose memory ran out is tried once more on a whole one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections import Counter, deque
+import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.records.cell import Cell
-from benchmarks.records.contrast import Primary
 from benchmarks.records.files import write_record
 from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record, Status
 from benchmarks.records.whole_file import require_writable, sweep
+from benchmarks.running.claims import Claims
+from benchmarks.running.engine import Engine, LocalMachine, Machines
 from benchmarks.running.plan import SETTLED, Job, Plan
-from zoo.core.child_process import WorkerDied, Workers
-
-if TYPE_CHECKING:
-    from benchmarks.running.parent import Places
+from benchmarks.running.shared_work import needed_files, supernet_files, table_name
+from benchmarks.running.tasks import (
+    OutOfMemory,
+    Unrecorded,
+    measure_table,
+    run_and_write,
+    run_one,
+    train_parent,
+    written,
+)
+from zoo.core.child_process import WorkerDied
 
 __all__ = ["Outcomes", "Stopped", "Unrecorded", "run_plan"]
 
 
-StartPool = Callable[[int], Executor]
-"""Makes an executor of at most that many workers."""
+_LOOK_SECONDS = 1.0
+"""Between two looks at what others hold: another run, or a cell that trains a supernet."""
 
 COLOURS: Mapping[Status, str] = {
     "ok": "green",
@@ -54,10 +68,6 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signal_: signal.Signals) -> None:
         super().__init__(signal_.name)
         self.signal = signal_
-
-
-class Unrecorded(OSError):
-    """A cell was finished and its record cannot be written, nor would those of others."""
 
 
 class Outcomes(Counter[Status]):
@@ -79,18 +89,18 @@ class Outcomes(Counter[Status]):
         self.unsettled += more.unsettled
 
 
-def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Workers) -> Outcomes:
+def run_plan(plan: Plan, job: Job, console: Console, machines: Machines | None = None) -> Outcomes:
     """Run the missing cells of a plan and count their outcomes.
 
     Args:
         plan: what to run.
         job: where, and in how many processes.
         console: where progress is shown.
-        start_pool: makes the executor that runs cells; a cluster's can take its place. It raises
-            `WorkerDied` for a task whose process died, if the other tasks go on.
+        machines: what engines are started on; processes of this machine if None.
 
     Returns:
-        How many cells ended how; of a job whose time is up, fewer than were missing.
+        How many cells ended how, those among them that another run ended meanwhile; of a job whose
+        time is up, fewer than were missing.
 
     Raises:
         OSError: if the results folder cannot be written; `Unrecorded` if that turns out later.
@@ -109,7 +119,8 @@ def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Wor
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with _stopping(), Progress(*columns, console=console) as progress:
+    claims = Claims(job.claims, job.records, [cell.key for cell in plan.missing])
+    with _stopping(), claims, Progress(*columns, console=console) as progress:
         task = progress.add_task(plan.suite, total=len(plan.missing))
 
         def show(record: Record, is_last: bool) -> None:
@@ -121,7 +132,7 @@ def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Wor
                 outcomes.unsettled.append(record)
             progress.advance(task)
 
-        runner = _Runner(plan, job, show, start_pool)
+        runner = _Runner(plan, job, show, machines or LocalMachine(), claims)
         outcomes.deaths = runner.deaths
         runner.run()
     return outcomes
@@ -129,74 +140,168 @@ def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Wor
 
 @dataclass(frozen=True)
 class _Step:
-    """One task of a process: train a cell's parent, run the cell, or record its `problem`."""
+    """One task: train a cell's parent, time operators for it, run it, or record its `problem`."""
 
     cell: Cell
     is_training: bool = False
+    is_timing: bool = False
     problem: str | None = None
     is_last: bool = True
     """False if the cell is tried again later; its failure is recorded all the same."""
 
+    @property
+    def is_cell(self) -> bool:
+        """Whether a record comes of it."""
+        return not self.is_training and not self.is_timing
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the cell is run, not only its problem recorded."""
+        return self.is_cell and self.problem is None
+
+    @property
+    def is_noted_death(self) -> bool:
+        """Whether it records a failure of a cell that is tried again."""
+        return self.problem is not None and not self.is_last
+
+    @cached_property
+    def claim(self) -> str:
+        """Name of the work among runs."""
+        if self.is_timing:
+            return table_name(self.cell)
+        return f"parent-{self.cell.parent_key}" if self.is_training else f"cell-{self.cell.key}"
+
 
 class _Runner:
-    """Hands parents and then cells to processes, one step each, and collects records."""
+    """Hands parents and then cells to an engine, one step each, and collects records."""
 
     def __init__(
         self,
         plan: Plan,
         job: Job,
         show: Callable[[Record, bool], None],
-        start_pool: StartPool,
+        machines: Machines,
+        claims: Claims,
     ) -> None:
-        self.plan, self.job, self.show, self.start_pool = plan, job, show, start_pool
+        self.plan, self.job, self.show, self.machines = plan, job, show, machines
+        self.claims = claims
         self.todo: deque[_Step] = deque()
         self.running: dict[Future[Any], _Step] = {}  # a training answers a text, a cell a record
+        self.held_back: list[_Step] = []  # another run or another step is at it
+        self.next_look = 0.0
+        self.busy: set[str] = set()  # claims of what is running
         self.died: list[_Step] = []
         self.deaths: list[str] = []
         self.held: list[_Step] = []
+        self.crowded: list[_Step] = []
         self.failed: dict[str, Record] = {}
+        self.supernets = supernet_files(plan.missing, job.cache)
+        self.makers: dict[str, str] = {}  # claims of supernets, by the key of the cell that trains
+        self.unmade: set[Path] = set()
+        self.by_parent: dict[str, list[Cell]] = defaultdict(list)
+        for cell in plan.missing:
+            self.by_parent[cell.parent_key].append(cell)
 
     def run(self) -> None:
-        """Run all steps side by side, then once more alone those whose process died.
+        """Run all steps side by side, then once more those that died or lacked memory.
 
         Raises:
             ChildProcessError: if no process lives long enough to write a record.
         """
         first = [_Step(cell, True, is_last=False) for cell in self.plan.parents.values()]
         self._phase(self.job.workers, first)
+        self._phase_of_whole_gpus()
         for is_training in (True, False):
             again = [step for step in self.died if step.is_training == is_training]
-            self._phase(1, [replace(step, is_last=True) for step in again])
+            alone = [replace(step, is_last=True) for step in again]
+            self._phase(self.machines.alone, alone, is_whole=True)
             self._phase(self.job.workers, self.held)
             self.held = []
+        self._phase_of_whole_gpus()
 
-    def _phase(self, workers: int, steps: Sequence[_Step]) -> None:
+    def _phase_of_whole_gpus(self) -> None:
+        crowded, self.crowded = self.crowded, []
+        self._phase(self.job.workers, crowded, is_whole=True)
+
+    def _phase(self, workers: int, steps: Sequence[_Step], *, is_whole: bool = False) -> None:
         """Run steps, and those that follow from them, in processes of their own."""
         if not steps:
             return
         self.todo.extend(steps)
-        pool = self.start_pool(min(workers, len(self.plan.missing)))
+        count = min(workers, len(self.plan.missing))
+        job = replace(self.job, per_gpu=1) if is_whole else self.job
+        engine = self.machines.start(count, is_whole=is_whole)
         try:
-            while self.todo or self.running:
-                while self.todo and len(self.running) < workers:
-                    step = self.todo.popleft()
-                    self.running[self._submit(pool, step)] = step
-                done, _ = wait(self.running, return_when=FIRST_COMPLETED)
-                for future in done:
+            while self.todo or self.running or self.held_back:
+                self._fill(engine, workers, job.absolute)
+                if not self.running and not self.held_back:
+                    continue
+                timeout = _LOOK_SECONDS if self.held_back else None
+                for future in engine.completed(timeout):
                     self._collect(self.running.pop(future), future)
         except BrokenExecutor as error:  # of a pool that is not ours
             raise ChildProcessError(
                 f"the pool of processes broke ({error}); what was finished is recorded: run again"
             ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            engine.stop()
+            if engine.head_writes:
+                self._record_stopped()
 
-    def _submit(self, pool: Executor, step: _Step) -> Future[Any]:
-        if step.is_training:
-            return pool.submit(_train_parent, step.cell, self.job)
+    def _fill(self, engine: Engine, workers: int, job: Job) -> None:
+        """Submit what may begin; what somebody else is at is looked at again later."""
+        if self.held_back and (not self.running or time.monotonic() >= self.next_look):
+            self.next_look = time.monotonic() + _LOOK_SECONDS
+            waited, self.held_back = self.held_back, []
+            if not self.job.is_over:
+                self.todo.extendleft(reversed(waited))
+        while self.todo and len(self.running) < workers:
+            step = self.todo.popleft()
+            if not self._may_begin(step):
+                self.held_back.append(step)
+                continue
+            record = self.claims.recorded(step.cell.key) if step.is_run else None
+            if record is not None:
+                self._end(step)
+                self.show(record, True)
+                continue
+            self.busy.add(step.claim)
+            self.running[self._submit(engine, step, job)] = step
+
+    def _may_begin(self, step: _Step) -> bool:
+        """Claim a step, and the supernet that it is the first to need."""
+        if not self._take(step.claim):
+            return False
+        supernet = self.supernets.get(step.cell.key) if step.is_run else None
+        if supernet is None or supernet in self.unmade or supernet.exists():
+            return True
+        name = f"supernet-{supernet.stem}"
+        if not self._take(name):
+            self.claims.release(step.claim)
+            return False
+        self.busy.add(name)
+        self.makers[step.cell.key] = name
+        return True
+
+    def _take(self, claim: str) -> bool:
+        """Claim what neither another run nor another step is at."""
+        try:
+            return claim not in self.busy and self.claims.take(claim)
+        except OSError as error:
+            raise Unrecorded(
+                f"nothing can be written to {self.claims.folder} ({error.strerror}), nor could "
+                "records; what was finished is recorded: mend that and run again"
+            ) from error
+
+    def _submit(self, engine: Engine, step: _Step, job: Job) -> Future[Any]:
+        needs = needed_files(step.cell, job.cache, self.supernets.get(step.cell.key))
+        if not step.is_cell:
+            prepare = measure_table if step.is_timing else train_parent
+            return engine.submit(prepare, step.cell, job, needs=needs)
         plan = self.plan
-        return pool.submit(
-            _run_and_write, step.cell, plan.suite, self.job, step.problem, plan.primary
+        task = run_one if engine.head_writes else run_and_write
+        return engine.submit(
+            task, step.cell, plan.suite, job, step.problem, plan.primary, needs=needs
         )
 
     def _collect(self, step: _Step, future: Future[Any]) -> None:
@@ -205,20 +310,42 @@ class _Runner:
         except WorkerDied as error:
             self._note_death(step, error)
             return
-        if step.is_training:
-            cells = self._cells(step, answer)
+        if isinstance(answer, OutOfMemory):
+            self.crowded.append(step)
+            self._end(step)
+            return
+        if not step.is_cell:
+            self._end(step)
+            cells = self._next(step, answer)
             if step.is_last:
                 self.held += cells
             else:
                 # Before the next parent: a part of a run then ends with whole networks and seeds.
                 self.todo.extendleft(reversed(cells))
             return
+        if answer is not None and not answer.id:  # the task left it to be written here
+            answer = written(self.job, answer)
         if step.problem is not None and not step.is_last:
             self.failed[step.cell.key] = answer
         # The time may be up before a cell is tried again; then its first end counts.
         record = answer or self.failed.get(step.cell.key)
         if record is not None:
+            self.claims.note(record)
             self.show(record, step.is_last or step.problem is None)
+        self._end(step)
+
+    def _end(self, step: _Step) -> None:
+        """Let others have what a step has held, unless it is tried again."""
+        self.busy.discard(step.claim)
+        if not step.is_noted_death:
+            self.claims.release(step.claim)
+        name = self.makers.pop(step.cell.key, None) if step.is_cell else None
+        if name is not None:
+            self.busy.discard(name)
+            self.claims.release(name)
+            supernet = self.supernets[step.cell.key]
+            if not supernet.exists():  # it needed none: nobody waits for the next one to see
+                self.unmade.add(supernet)
 
     def _note_death(self, step: _Step, error: WorkerDied) -> None:
         """Record the cell's failure next, before it or its parent is tried again alone."""
@@ -227,80 +354,54 @@ class _Runner:
                 f"worker processes die before they can write a record ({error}); what was finished "
                 "is recorded: run again with fewer --workers"
             ) from error
+        if step.is_timing:  # its cells time for themselves, and say what is wrong
+            self._end(step)
+            self.todo.extendleft(reversed(self._next(step, None)))
+            return
         if not step.is_last:
             self.died.append(step)
             self.deaths.append(f"{'parent of ' * step.is_training}{step.cell.label}: {error}")
-        if not step.is_training:
+        if step.is_cell:
             again = ", and again when it ran alone" if step.is_last else ""
-            self.todo.appendleft(replace(step, problem=f"{error}{again}"))
-        elif step.is_last:
+            refusal = replace(step, problem=f"{error}{again}")
+            self.todo.appendleft(refusal)
+            self._end(replace(refusal, is_last=False))
+            return
+        self._end(step)
+        if step.is_last:
             problem = f"parent: {error}, and again when it was trained alone"
-            self.todo.extendleft(self._cells(step, problem))
+            self.todo.extendleft(self._next(step, problem))
 
-    def _cells(self, training: _Step, problem: str | None) -> list[_Step]:
-        """A step for every cell that starts from the parent that was trained."""
-        cells = [c for c in self.plan.missing if c.parent_key == training.cell.parent_key]
+    def _next(self, step: _Step, problem: str | None) -> list[_Step]:
+        """The cells that start from the parent that was trained; before them, tables they need."""
+        cells = self.by_parent[step.cell.parent_key]
+        if step.is_timing:
+            cells = [cell for cell in cells if table_name(cell) == step.claim]
+        elif problem is None:
+            tables = {name: cell for cell in cells if (name := table_name(cell))}
+            cells = [cell for cell in cells if not table_name(cell)]
+            timings = [
+                _Step(cell, is_timing=True, is_last=step.is_last) for cell in tables.values()
+            ]
+            return [*timings, *(_Step(cell, is_last=False) for cell in cells)]
         return [_Step(cell, problem=problem, is_last=problem is not None) for cell in cells]
 
+    def _record_stopped(self) -> None:
+        """Record as cancelled what ran when the engine was stopped."""
+        from benchmarks.running import protocol
 
-def _run_and_write(
-    cell: Cell, suite: str, job: Job, problem: str | None, primary: tuple[Primary, ...]
-) -> Record | None:
-    """In a worker: run a cell and write its record; None if the time is up."""
-    if problem is None and job.is_over:
-        return None
-    from benchmarks.running import protocol
-
-    # What cannot start is recorded in a moment, which is not to be interrupted.
-    signal.signal(signal.SIGTERM, _interrupt if problem is None else signal.SIG_IGN)
-    try:
-        if problem is None:
-            record, _ = protocol.run_cell(
-                cell, suite=suite, places=_places(job), workers=job.workers
-            )
-        else:
-            record = protocol.refuse(cell, problem, suite=suite, workers=job.workers)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        try:
-            return write_record(job.records, record.model_copy(update={"primary": primary}))
-        except OSError as error:
-            raise Unrecorded(
-                f"{cell.label} was finished, but its record cannot be written to {job.records} "
-                f"({error.strerror}); all before it is recorded: mend that and run again"
-            ) from error
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _train_parent(cell: Cell, job: Job) -> str | None:
-    """In a worker: train a parent into the cache; return what went wrong, if anything did."""
-    if job.is_over:
-        return None
-    from benchmarks.running import protocol
-    from benchmarks.running.parent import parent_for
-    from zoo.core.errors import UnsupportedModel
-
-    try:
-        parent_for(cell, _places(job))
-    except UnsupportedModel as error:
-        return f"parent: {protocol.describe(error)}"
-    except (FileNotFoundError, ValueError):
-        raise  # the request is wrong, not the run: whoever asked is told before anything is spent
-    except Exception as error:  # its cells are recorded as failed, the other parents go on
-        return f"parent: {protocol.describe(error)}"
-    return None
-
-
-def _places(job: Job) -> Places:
-    from benchmarks.running.parent import Places
-
-    return Places(job.cache, job.data, job.is_download_allowed, job.weights)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    del frame
-    signal.signal(signum, signal.SIG_IGN)  # once is enough: the record must not be interrupted
-    raise KeyboardInterrupt
+        for step in self.running.values():
+            if step.is_run:
+                record = protocol.refuse(
+                    step.cell,
+                    "interrupted",
+                    suite=self.plan.suite,
+                    workers=self.job.workers,
+                    status="cancelled",
+                )
+                with contextlib.suppress(OSError):  # the run ends; why, is told already
+                    write_record(self.job.records, record)
+        self.running.clear()
 
 
 @contextmanager

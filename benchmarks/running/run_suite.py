@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from benchmarks.running import run_cells
+from benchmarks.running.engine import Machines
 from benchmarks.running.plan import Job, Plan
 from benchmarks.running.run_cells import Outcomes
 from benchmarks.running.time_networks import time_networks
@@ -33,7 +34,13 @@ class SuiteRun:
 
 
 def run_suite(
-    plan: Plan, replan: Callable[[], Plan], job: Job, console: Console, *, device: str | None
+    plan: Plan,
+    replan: Callable[[], Plan],
+    job: Job,
+    console: Console,
+    *,
+    device: str | None,
+    machines: Machines,
 ) -> SuiteRun:
     """Run the missing cells, then the controls whose length they tell, then time the networks.
 
@@ -43,18 +50,19 @@ def run_suite(
         job: where, and until when something new is begun.
         console: where progress is shown.
         device: to time on; None times nothing.
+        machines: what cells and timings run on.
 
     Raises:
         OSError, ValueError, ChildProcessError, KeyboardInterrupt: see `run_plan`.
     """
     missing = len(plan.missing)
-    outcomes = run_cells.run_plan(plan, job, console)
+    outcomes = run_cells.run_plan(plan, job, console, machines)
     if plan.waiting and not job.is_over:
         plan = replan()
         missing += len(plan.controls.missing)
-        outcomes.include(run_cells.run_plan(plan.controls, job, console))
+        outcomes.include(run_cells.run_plan(plan.controls, job, console, machines))
     untimed = 0
     if device is not None and not job.is_over:
         keys = {cell.key for cell in plan.cells}
-        untimed = time_networks(job, console, device=device, keys=keys)
+        untimed = time_networks(job, console, machines, device=device, keys=keys)
     return SuiteRun(plan, outcomes, missing - outcomes.total(), untimed)

@@ -8,12 +8,10 @@ run costs what is missing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import lru_cache
 from typing import cast
 
 from rich.console import Console
@@ -29,15 +27,15 @@ from benchmarks.records.record import Record
 from benchmarks.records.runtime import fingerprint
 from benchmarks.records.timing import Timing
 from benchmarks.records.whole_file import probe, sweep
+from benchmarks.running.engine import LocalMachine, Machines, answer
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.plan import Job
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
-from zoo.core.child_process import Workers, one_thread
 from zoo.core.data.datasets import Outline
 from zoo.core.networks.rebuild import rebuild
 
-__all__ = ["Untimed", "check_core", "time_networks", "untimed"]
+__all__ = ["Untimed", "time_networks", "untimed"]
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,9 @@ def untimed(records: Iterable[Record], timings: Sequence[Timing], name: str) -> 
 def time_networks(
     job: Job,
     console: Console,
+    machines: Machines | None = None,
     *,
     device: str = "cpu",
-    core: int | None = None,
     keys: Collection[str] | None = None,
 ) -> int:
     """Measure what a device was not timed with yet, until the job's time is up.
@@ -78,8 +76,8 @@ def time_networks(
     Args:
         job: where the records lie, and until when a new pair is begun.
         console: where progress is shown.
+        machines: where timings run, one at a time and alone; this one if None.
         device: a torch device.
-        core: CPU core to stay on; any if None.
         keys: of the cells to look at; all if None.
 
     Returns:
@@ -87,7 +85,6 @@ def time_networks(
 
     Raises:
         OSError: if the results folder cannot be written.
-        ValueError: if there is no such core.
     """
     folder = job.results / TIMINGS
     probe(folder)
@@ -96,8 +93,9 @@ def time_networks(
     found = read_folder(job.records, Record).records
     records = [record for record in found if keys is None or record.cell.key in keys]
     timings, _ = read_timings(job.results)
-    with Workers(1, partial(_settle, core)) as worker:
-        environment = worker.submit(capture, 1).result()
+    engine = (machines or LocalMachine()).start(1, is_quiet=True)
+    try:
+        environment = answer(engine, capture, 1)
         todo: list[Untimed] = []
         for threads in sorted({record.cell.latency.threads for record in records}):
             same = [record for record in records if record.cell.latency.threads == threads]
@@ -117,7 +115,8 @@ def time_networks(
                 if job.is_over:
                     break
                 try:
-                    worker.submit(_time_and_write, each, folder, device).result()
+                    timing, stem = answer(engine, _time, each, device)
+                    write_numbered(folder, stem, timing)
                     left -= 1
                 except Exception as error:  # one pair's failure is no other's
                     name = in_markup(each.record.cell.label)
@@ -125,30 +124,13 @@ def time_networks(
                         f"[red]not timed[/] {name}: {in_markup(str(error), 500)}"
                     )
                 progress.advance(task)
+    finally:
+        engine.stop()
     return left
 
 
-def check_core(core: int) -> None:
-    """Refuse a core that no process can be kept on.
-
-    Raises:
-        ValueError: with those that there are.
-    """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    if core not in allowed:
-        told = ", ".join(map(str, sorted(allowed))) or "none: this system keeps processes on none"
-        raise ValueError(f"no process can be kept on core {core}; cores are {told}")
-
-
-def _settle(core: int | None) -> None:
-    """In a worker, first: one thread, on a core."""
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-    one_thread()
-
-
-def _time_and_write(asked: Untimed, folder: Path, device: str) -> None:
-    """In the worker: one pair of networks, from its record to its timing on disk."""
+def _time(asked: Untimed, device: str) -> tuple[Timing, str]:
+    """In the worker: one pair of networks, from its record to its timing and that one's name."""
     # It loads torch's build tools, which warn where there is no CUDA; workers have silenced them.
     from benchmarks.measuring.measure import measure_pair
 
@@ -172,8 +154,7 @@ def _time_and_write(asked: Untimed, folder: Path, device: str) -> None:
         fingerprint=fingerprint(environment, device, cell.latency.threads),
         **vars(runtimes),
     )
-    stem = f"{timing.utc[:10].replace('-', '')}-{cell.label}-{asked.network}"
-    write_numbered(folder, stem, timing)
+    return timing, f"{timing.utc[:10].replace('-', '')}-{cell.label}-{asked.network}"
 
 
 @lru_cache(maxsize=1)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from functools import partial
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from benchmarks.running import run_cells
+from benchmarks.running.engine import LocalMachine, Machines
+from benchmarks.running.plan import Job, Plan
+from benchmarks.running.run_cells import Outcomes
 
 
 class InThisProcess(Executor):
@@ -26,7 +29,15 @@ class InThisProcess(Executor):
         return future
 
 
+IN_THIS_PROCESS = LocalMachine(start_pool=InThisProcess)
+
+
 def run_cells_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `zoo run` start no process."""
-    here = partial(run_cells.run_plan, start_pool=InThisProcess)
+    run_plan = run_cells.run_plan
+
+    def here(plan: Plan, job: Job, console: Console, machines: Machines) -> Outcomes:
+        del machines
+        return run_plan(plan, job, console, IN_THIS_PROCESS)
+
     monkeypatch.setattr(run_cells, "run_plan", here)

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from zoo.core.child_process import WorkerDied, Workers, _describe_end, _packable, _Slot
+from zoo.core.child_process import WorkerDied, Workers, _describe_end, _Slot, packable
 
 
 class Narrow(ValueError):
@@ -68,6 +68,6 @@ def test_an_end_names_the_signal() -> None:
 
 
 def test_an_exception_that_cannot_travel_is_told() -> None:
-    packed = _packable(Narrow("lr", 3))
+    packed = packable(Narrow("lr", 3))
     assert type(packed) is ValueError and str(packed) == "Narrow: lr is above 3"
-    assert isinstance(_packable(ZeroDivisionError("x")), ZeroDivisionError)
+    assert isinstance(packable(ZeroDivisionError("x")), ZeroDivisionError)

@@ -15,14 +15,15 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
-__all__ = ["WorkerDied", "Workers", "one_thread"]
+__all__ = ["WorkerDied", "Workers", "one_thread", "packable"]
 
 _LOOK_SECONDS = 0.5
 """How often a silent process is checked for life; usually its pipe reports the end at once."""
@@ -32,6 +33,9 @@ _GONE_SECONDS = 10.0
 
 _END_SECONDS = 60.0
 """Time for a process that was told to stop to record what it ran."""
+
+_STARTING = threading.Lock()
+"""Held while a process starts: it inherits the environment of that moment."""
 
 _Task = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]  # whatever the task takes, makes
 
@@ -43,10 +47,15 @@ def one_thread() -> None:
 
 
 class WorkerDied(ChildProcessError):
-    """A worker process ended without an answer."""
+    """A worker process ended without an answer.
 
-    def __init__(self, exitcode: int | None) -> None:
-        super().__init__(_describe_end(exitcode))
+    Args:
+        exitcode: as `multiprocessing` gives it; None if it is not known.
+        told: what is known instead.
+    """
+
+    def __init__(self, exitcode: int | None, told: str | None = None) -> None:
+        super().__init__(told or _describe_end(exitcode))
 
 
 class Workers(Executor):
@@ -55,12 +64,24 @@ class Workers(Executor):
     Args:
         count: most processes at once; they start when there is work for them.
         settle: called first in every process; it must be picklable.
+        environments: variables that the processes of each place get from their start on, before
+            they import anything; one mapping for each of `count`, or none at all.
+        is_fresh: give every task a process of its own, so that none inherits what a failed one
+            left behind, such as a broken CUDA context.
     """
 
-    def __init__(self, count: int, settle: Callable[[], object] = one_thread) -> None:
+    def __init__(
+        self,
+        count: int,
+        settle: Callable[[], object] = one_thread,
+        *,
+        environments: Sequence[Mapping[str, str]] = (),
+        is_fresh: bool = False,
+    ) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._is_closed = False
-        self._slots = [_Slot(self._tasks, settle) for _ in range(count)]
+        given = environments or [{}] * count
+        self._slots = [_Slot(self._tasks, settle, each, is_fresh) for each in given[:count]]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Hand a task to the next free process; arguments and result are pickled.
@@ -116,9 +137,14 @@ class _Slot:
     """A thread that runs tasks in a process, and starts a new one if that dies."""
 
     def __init__(
-        self, tasks: queue.SimpleQueue[_Task | None], settle: Callable[[], object]
+        self,
+        tasks: queue.SimpleQueue[_Task | None],
+        settle: Callable[[], object],
+        environment: Mapping[str, str],
+        is_fresh: bool,
     ) -> None:
         self._tasks, self._settle = tasks, settle
+        self._environment, self._is_fresh = environment, is_fresh
         self._lock = threading.Lock()  # around starting a process and telling it to end
         self._is_over = False
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -173,7 +199,7 @@ class _Slot:
             if self._is_over:
                 raise WorkerDied(-signal.SIGTERM)
             if self._process is None:
-                self._process, self._pipe = _start(self._settle)
+                self._process, self._pipe = _start(self._settle, self._environment)
         process, pipe = self._process, self._pipe
         assert pipe is not None
         try:
@@ -188,17 +214,44 @@ class _Slot:
                 self._process, self._pipe = None, None
             pipe.close()
             raise WorkerDied(exitcode) from None
+        if self._is_fresh:
+            self._let_go(process, pipe)
         return answer
 
+    def _let_go(self, process: multiprocessing.process.BaseProcess, pipe: Connection) -> None:
+        """End a process that has done its task; the next one gets another."""
+        pipe.close()
+        _exitcode(process)
+        with self._lock:
+            self._process, self._pipe = None, None
 
-def _start(settle: Callable[[], object]) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+
+def _start(
+    settle: Callable[[], object], environment: Mapping[str, str]
+) -> tuple[multiprocessing.process.BaseProcess, Connection]:
     # Not forked: a fork inherits locks whose threads it lacks, torch's among them, and may hang.
     context = multiprocessing.get_context("spawn")
     ours, its = context.Pipe()
     process = context.Process(target=_serve, args=(its, settle))
-    process.start()
+    with _STARTING, _environment(environment):
+        process.start()
     its.close()  # so that the pipe ends with the process
     return process, ours
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables of this process's environment inside the block."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _exitcode(process: multiprocessing.process.BaseProcess) -> int | None:
@@ -226,7 +279,7 @@ def _serve(pipe: Connection, settle: Callable[[], object]) -> None:
         try:
             answer = function(*arguments), False
         except Exception as error:  # the main process decides what it means
-            answer = _packable(error), True
+            answer = packable(error), True
         try:
             pipe.send(answer)
         except BrokenPipeError:  # nobody waits any more
@@ -247,8 +300,8 @@ def _attach() -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
-def _packable(error: Exception) -> Exception:
-    """The exception, or one with the same message if it cannot be pickled."""
+def packable(error: Exception) -> Exception:
+    """Return the exception, or one with the same message if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # an exception of foreign code may do anything there

@@ -24,9 +24,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["probe", "sweep", "whole_file", "write_new", "write_whole"]
+__all__ = [
+    "is_gone",
+    "probe",
+    "sweep",
+    "this_writer",
+    "whole_file",
+    "write_new",
+    "write_whole",
+]
 
-_HIDDEN = re.compile(r"\..*?(?:\.(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,9})-[0-9a-f]{8})?\.tmp")
+_WRITER = r"(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,9})-[0-9a-f]{8}"
+
+_HIDDEN = re.compile(rf"\..*?(?:\.{_WRITER})?\.tmp")
 """Names of files that are not whole; those of older versions do not say who writes them."""
 
 _NAME_PART = 40
@@ -84,19 +94,21 @@ def write_whole(path: Path, content: str | bytes) -> None:
         _write(hidden, content)
 
 
-def write_new(path: Path, content: str | bytes) -> None:
+def write_new(path: Path, content: str | bytes, *, is_swept: bool = False) -> None:
     """Write a text (as UTF-8) or bytes as a whole file under a name that is free.
 
     Args:
         path: where the file is to be, in a folder that exists.
         content: what goes in.
+        is_swept: the folder was swept when its writer began; to look through it at every file
+            would take ever longer as it fills.
 
     Raises:
         FileExistsError: if there is such a file, or another process is writing it; nothing is
             replaced.
         OSError: if the file cannot be written.
     """
-    with _hidden_file(path) as hidden:
+    with _hidden_file(path, is_swept=is_swept) as hidden:
         _write(hidden, content)
         _flush(hidden)
         _name_new(hidden, path)
@@ -123,6 +135,25 @@ def sweep(folder: Path, name: str = "") -> list[Path]:
         with contextlib.suppress(OSError):
             os.unlink(path)  # noqa: PTH108  (as above)
     return left
+
+
+def this_writer() -> str:
+    """A new name that tells machine and process, `is_gone` reads it."""
+    return f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_gone(writer: str) -> bool:
+    """Whether a process that named itself by `this_writer` is known to have ended.
+
+    False for one of another machine, of which nothing can be known here.
+
+    Raises:
+        ValueError: if it is no such name.
+    """
+    found = re.fullmatch(_WRITER, writer)
+    if found is None:
+        raise ValueError(f"{writer!r} names no process")
+    return found["machine"] == _machine() and not _is_running(int(found["process"]))
 
 
 def probe(folder: Path) -> None:
@@ -162,8 +193,9 @@ def _replaceable(path: Path) -> Path:
 
 
 @contextmanager
-def _hidden_file(path: Path) -> Iterator[Path]:
-    sweep(path.parent, path.name)
+def _hidden_file(path: Path, *, is_swept: bool = False) -> Iterator[Path]:
+    if not is_swept:
+        sweep(path.parent, path.name)
     hidden = _hidden_path(path)
     try:
         yield hidden
@@ -178,8 +210,7 @@ def _hidden_file(path: Path) -> Iterator[Path]:
 
 def _hidden_path(path: Path) -> Path:
     """A name that no other writer takes: two threads, or two machines, may share a process id."""
-    writer = f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.name[:_NAME_PART]}.{writer}.tmp")
+    return path.with_name(f".{path.name[:_NAME_PART]}.{this_writer()}.tmp")
 
 
 def _write(path: Path, content: str | bytes) -> None:

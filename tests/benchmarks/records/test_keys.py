@@ -21,7 +21,7 @@ from benchmarks.running.prune_one import Request, prune_one
 from benchmarks.running.run_cells import run_plan
 from benchmarks.running.suite import Suite
 from tests.benchmarks.fabricate import cell
-from tests.benchmarks.in_this_process import InThisProcess
+from tests.benchmarks.in_this_process import IN_THIS_PROCESS
 from tests.benchmarks.test_cli import few_rounds  # noqa: F401  (a fixture for all)
 
 # timm's reader leaves files to be closed by the collector.
@@ -167,7 +167,7 @@ def test_a_run_resumes_with_the_same_files_and_starts_anew_with_others(tmp_path:
         job = Job(results, path)
         plan = plan_suite("t", suite(), job.records, data=path)
         assert len(plan.missing) == 1
-        assert run_plan(plan, job, Console(quiet=True), InThisProcess) == {"ok": 1}
+        assert run_plan(plan, job, Console(quiet=True), IN_THIS_PROCESS) == {"ok": 1}
         again = plan_suite("t", suite(), job.records, data=path)
         assert again.missing == () and len(load_records(job.records)) == count
     assert len(list((results / ".cache" / "parents").glob("*.safetensors"))) == 2

@@ -25,7 +25,7 @@ from benchmarks.running.run_cells import run_plan
 from benchmarks.running.suite import Suite, load_suite
 from tests.benchmarks.fabricate import FEW, TINY
 from tests.benchmarks.fabricate import tiny_cell as cell
-from tests.benchmarks.in_this_process import InThisProcess, run_cells_here
+from tests.benchmarks.in_this_process import IN_THIS_PROCESS, run_cells_here
 from tests.latencies import made_up_times
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.cost import measure_latency as timing
@@ -376,7 +376,7 @@ def suite(**changes):
 
 def run_suite(asked, job):
     plan = plan_suite("test", asked, job.records)
-    return plan, run_plan(plan, job, Console(quiet=True), InThisProcess)
+    return plan, run_plan(plan, job, Console(quiet=True), IN_THIS_PROCESS)
 
 
 def test_a_failed_cell_is_recorded_the_others_run_and_only_it_is_tried_again(tmp_path):

@@ -20,11 +20,14 @@ from benchmarks.records.contrast import Contrast, Primary
 from benchmarks.records.files import load_records
 from benchmarks.records.record import Record
 from benchmarks.running import parent, protocol
+from benchmarks.running.engine import LocalMachine
 from benchmarks.running.plan import Job, Plan
+from benchmarks.running.protocol import Findings
 from benchmarks.running.run_cells import Stopped, Unrecorded, run_plan
 from tests.benchmarks.fabricate import cell, record
 from tests.faults import disk
 from zoo.core.child_process import WorkerDied
+from zoo.core.meter import Meter
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,7 +49,7 @@ class Mortal(Executor):
 
     def submit(self, function, /, *arguments, **_):  # type: ignore[no-untyped-def, override]
         future: Future[object] = Future()
-        asked, kind = arguments[0], "train" if function.__name__ == "_train_parent" else "run"
+        asked, kind = arguments[0], "train" if function.__name__ == "train_parent" else "run"
         kind = "refuse" if kind == "run" and arguments[3] is not None else kind
         name = asked.parent_key if kind == "train" else asked.method
         self.tasks.append((kind, name, self.pools[-1]))
@@ -68,8 +71,9 @@ METHODS = ("uniform", "taylor", "fpgm")
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parent, "parent_for", lambda cell, places: None)
 
-    def run_cell(cell: Cell, **_: object) -> tuple[Record, None]:
-        return record(cell=cell, id="", utc=datetime.now(UTC).isoformat(timespec="seconds")), None
+    def run_cell(cell: Cell, **_: object) -> tuple[Record, Findings]:
+        utc = datetime.now(UTC).isoformat(timespec="seconds")
+        return record(cell=cell, id="", utc=utc), Findings(Meter("cpu"))
 
     monkeypatch.setattr(protocol, "run_cell", run_cell)
 
@@ -81,7 +85,7 @@ def run(folder: Path, mortal: Mortal, **changes: object) -> tuple[Job, object]:
     cells = tuple(cell(method) for method in METHODS)
     job = Job(folder, workers=2, **changes)  # type: ignore[arg-type]
     plan = Plan("test", cells, cells, primary=(NAMED,))
-    return job, run_plan(plan, job, Console(quiet=True), mortal.of)
+    return job, run_plan(plan, job, Console(quiet=True), LocalMachine(start_pool=mortal.of))
 
 
 PARENT = cell().parent_key
@@ -169,7 +173,8 @@ def test_a_run_stops_where_no_process_lives_to_write_a_record(
         run(tmp_path, mortal)
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+# Of every step the claim is written first: 1 is the parent's, 2 the first cell's.
+@pytest.mark.parametrize("at", [3, 5, 7])
 def test_a_cell_finished_on_a_full_disk_stops_the_run_and_is_made_by_the_next(
     at: int, tmp_path: Path, untrained: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,10 +188,23 @@ def test_a_cell_finished_on_a_full_disk_stops_the_run_and_is_made_by_the_next(
     ):
         run(tmp_path, Mortal({}))
     found = load_records(tmp_path / "records")
-    assert METHODS[at - 1] not in {r.cell.method for r in found}
+    assert METHODS[at // 2 - 1] not in {r.cell.method for r in found}
     assert not list((tmp_path / "records").glob(".*"))
     run(tmp_path, Mortal({}))
     assert {r.cell.method for r in load_records(tmp_path / "records")} == {*METHODS}
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_full_disk_is_told_before_there_is_work_to_lose(
+    at: int, tmp_path: Path, untrained: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.running.run_cells.require_writable", lambda *_: None)
+    with (
+        disk(monkeypatch, at, errno.ENOSPC, ("write",)),
+        pytest.raises(Unrecorded, match=r"nothing can be written to .*claims \(No space left"),
+    ):
+        run(tmp_path, Mortal({}))
+    assert [path.name for path in (tmp_path / ".cache" / "claims").iterdir()] == ["runs"]
 
 
 def test_a_record_that_cannot_be_written_gives_the_command_status_1(
@@ -387,7 +405,12 @@ def test_networks_and_seeds_are_ended_one_after_the_other(tmp_path: Path, untrai
         for method in METHODS
     )
     mortal = Mortal({})
-    run_plan(Plan("test", cells, cells), Job(tmp_path), Console(quiet=True), mortal.of)
+    run_plan(
+        Plan("test", cells, cells),
+        Job(tmp_path),
+        Console(quiet=True),
+        LocalMachine(start_pool=mortal.of),
+    )
     names = {each.parent_key: (each.seed, each.model.name) for each in cells}
     trained = [names[name] for kind, name, _ in mortal.tasks if kind == "train"]
     assert trained == [(0, "wide"), (0, "narrow"), (1, "wide"), (1, "narrow")]

@@ -16,8 +16,9 @@ from benchmarks.records.join import TIMINGS, joined, network_key, read_results, 
 from benchmarks.records.record import Group, Record
 from benchmarks.records.runtime import Latency, PredictedLatency
 from benchmarks.records.timing import Timing
+from benchmarks.running.engine import LocalMachine, check_core
 from benchmarks.running.plan import Job
-from benchmarks.running.time_networks import check_core, time_networks, untimed
+from benchmarks.running.time_networks import time_networks, untimed
 from tests.benchmarks.fabricate import ENVIRONMENT, measured
 from tests.benchmarks.fabricate import cell as made_up_cell
 from tests.benchmarks.fabricate import record as made_up_record
@@ -130,7 +131,7 @@ def test_networks_are_made_again_from_their_records_and_timed(
     console = Console(width=200)
     assert time_networks(Job(tmp_path, until=0.0), console) == 2
     assert not list((tmp_path / TIMINGS).iterdir())
-    assert time_networks(Job(tmp_path), console, core=0) == 1
+    assert time_networks(Job(tmp_path), console, LocalMachine(core=0)) == 1
     assert "unknown model 'no_such_net'" in capsys.readouterr().out
     (found,), unread = read_timings(tmp_path)
     assert not unread

@@ -23,7 +23,7 @@ from benchmarks.running.suite import Suite, load_suite
 from benchmarks.running.time_networks import time_networks
 from benchmarks.running.weights import weight_files
 from tests.benchmarks.fabricate import cell
-from tests.benchmarks.in_this_process import InThisProcess
+from tests.benchmarks.in_this_process import IN_THIS_PROCESS
 from tests.benchmarks.test_cli import few_rounds, run, suite_file  # noqa: F401  (fixtures)
 
 SMALL = ("--dataset", "digits", "--image-size", "16", "--train-size", "128", "--method", "l1_norm")
@@ -123,7 +123,7 @@ def test_a_run_is_timed_and_reported_without_the_file(tmp_path, run) -> None:  #
     job = Job(tmp_path / "results", weights=weight_files(suite.models))
     plan = plan_suite("t", suite, job.records)
     assert check_cells(plan.missing, job) == ()
-    assert run_plan(plan, job, Console(quiet=True), InThisProcess) == {"ok": 1}
+    assert run_plan(plan, job, Console(quiet=True), IN_THIS_PROCESS) == {"ok": 1}
     (record,) = load_records(job.records)
     assert record.status == "ok" and re.fullmatch("[0-9a-f]{16}", str(record.cell.model.weights))
     assert "w.pth" not in record.model_dump_json()

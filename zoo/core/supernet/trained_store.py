@@ -53,11 +53,12 @@ class SupernetStore:
     def locked(self, settings: Mapping[str, object]) -> Iterator[Path]:
         """The path of a supernet, while no other process trains or reads the same one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(settings)
+        path = self.path(settings)
         with FileLock(path.with_suffix(".lock")):
             yield path
 
-    def _path(self, settings: Mapping[str, object]) -> Path:
+    def path(self, settings: Mapping[str, object]) -> Path:
+        """Where the supernet of a method's settings is kept, trained or not."""
         text = json.dumps({"origin": self.origin, **settings}, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
