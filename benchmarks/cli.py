@@ -269,7 +269,10 @@ def prune(
     from benchmarks.running.prune_one import Request, asked_budget, asked_rules, prune_one
 
     _require_device(device)
-    budget, metric = asked_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
+    rules = asked_rules(keep or (), ratio or (), min_keep, divisor)
+    budget, metric = asked_budget(
+        rules, macs=macs, params=params, latency=latency, latency_ms=latency_ms
+    )
     request = Request(
         model=model,
         width=width,
@@ -288,7 +291,7 @@ def prune(
         export=export,
         is_folded=fold_batch_norm,
         distill=distill,
-        rules=asked_rules(keep or (), ratio or (), min_keep, divisor),
+        rules=rules,
         weights=weights,
     )
     cache = Job(results).cache

@@ -172,7 +172,10 @@ Minutes = Annotated[
 ]
 Macs = Annotated[
     float | None,
-    typer.Option(callback=finite, help="Budget: keep ratio below 1, or a count. Default 0.5."),
+    typer.Option(
+        callback=finite,
+        help="Budget: keep ratio up to 1, or a count. Default 0.5; none if a --ratio is below 1.",
+    ),
 ]
 Params = Annotated[
     float | None,

@@ -2,16 +2,17 @@
 
 A suite is first held against names, types and ranges (`check_suite`), which builds nothing. Then
 the networks that are left to run are made once, without weights, and see an empty batch
-(`check_cells`): what timm refuses, an image too small for a network, a budget above its cost, a
-batch above the training images.
+(`check_cells`): what timm refuses, an image too small for a network, a budget above its cost or
+below its smallest subnet, a batch above the training images.
 """
 
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from benchmarks.records.cell import Cell, Data, Rules, Schedule
+from benchmarks.records.cell import PARENT, Cell, Data, Rules, Schedule
 from benchmarks.records.strict import suggest
 from benchmarks.running.suite import Suite
 from benchmarks.running.weights import WeightFiles, check_weights, digested
@@ -39,6 +40,10 @@ class Sources(Protocol):
     @property
     def data(self) -> Path | None:
         """Their folder, if one was given."""
+
+    @property
+    def cache(self) -> Path:
+        """Where trained parents and operator times are kept."""
 
     @property
     def is_download_allowed(self) -> bool:
@@ -152,48 +157,97 @@ def named(data: Data, path: Path | None) -> Data:
 def check_cells(cells: Sequence[Cell], places: Sources | None = None) -> tuple[str, ...]:
     """Make every network once, pass an empty batch through it, check weights, budgets, batches.
 
-    A network that cannot be pruned is no error here: its records say so, and other cells run.
+    A network that cannot be pruned is no error here: its records say so, and other cells run. Nor
+    is a budget that is too low for some of several networks.
 
     Args:
         cells: what is to be run.
         places: where the sets and weights lie that are read from files; None to go by what the
-            names of sets tell, and to leave weights alone.
+            names of sets tell, to leave weights alone, and to time no operators.
 
     Returns:
-        What is made of files of weights beside taking them as they are, a line each.
+        What is made of files of weights beside taking them as they are, and budgets that will be
+        recorded as infeasible, a line each.
 
     Raises:
-        ValueError: naming the network, file or data set, what is wrong, and the way out.
+        ValueError: naming the network, file or data set, what is wrong, and the way out;
+            `InfeasibleBudget` for a budget that no network meets, and a network that meets none.
         FileNotFoundError: if files are not there, and may not be fetched.
     """
+    from zoo.core.errors import InfeasibleBudget
+
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         key = cell.model.model_dump_json(), cell.data.model_dump_json()
         groups.setdefault(key, []).append(cell)
-    return tuple(line for group in groups.values() for line in _check_group(group, places))
+    found = [_check_group(group, places) for group in groups.values()]
+    reached = {asked for each in found for asked in each.reached}
+    for asked in {asked: None for each in found for asked in each.infeasible}:
+        if asked not in reached:
+            told = [each.infeasible[asked] for each in found if asked in each.infeasible]
+            more = f" (and of {len(told) - 1} more networks)" if len(told) > 1 else ""
+            raise InfeasibleBudget(f"{told[0]}{more}; nothing was run")
+    return tuple(line for each in found for line in (*each.notes, *each.lines))
 
 
-def _check_group(cells: Sequence[Cell], places: Sources | None) -> tuple[str, ...]:
-    """The same for the cells of one network on one data set."""
+_Asked = tuple[str, float]
+"""What a budget limits, and its number."""
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What came of the cells of one network on one data set.
+
+    Attributes:
+        notes: on its weights.
+        reached: budgets that its smallest subnet meets, or that could not be checked.
+        infeasible: the others, with the reason.
+    """
+
+    notes: tuple[str, ...] = ()
+    reached: frozenset[_Asked] = frozenset()
+    infeasible: Mapping[_Asked, str] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> list[str]:
+        """The budgets that this network alone cannot meet, in words."""
+        return [f"{reason}; recorded as infeasible" for reason in self.infeasible.values()]
+
+
+def _check_group(cells: Sequence[Cell], places: Sources | None) -> _Checked:
+    """The same for the cells of one network on one data set.
+
+    Raises:
+        ValueError: as `check_cells`.
+    """
     from benchmarks.running.network import unloaded, untrained
-    from zoo.core.errors import UnsupportedModel
+    from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 
     cell = cells[0]
     known = outlined(cell.data, places)
+    every = frozenset(map(_asked, filter(_is_pruned, cells)))
     if known is None:
-        return ()
+        return _Checked(reached=every)
     for each in cells:
         _check_batches(each, known.num_train)
     try:
         model = untrained(unloaded(cell), known)
     except UnsupportedModel:
-        return ()
+        return _Checked(reached=every)
     told = () if places is None else check_weights(cell, model, places.weights)
     _check_image_size(cell, model, known.input_size)
-    absolute = [each for each in cells if each.metric in ("macs", "params") and each.budget > 1]
-    if absolute or any(each.rules.keep or each.rules.ratios for each in cells):
-        _check_control(cells, absolute, model, known.input_size)
-    return told
+    infeasible = _infeasible(cells, model, known.input_size, places)
+    if every and infeasible.keys() == every:
+        raise InfeasibleBudget(infeasible[max(every)])
+    return _Checked(told, every - infeasible.keys(), infeasible)
+
+
+def _is_pruned(cell: Cell) -> bool:
+    return cell.method != PARENT
+
+
+def _asked(cell: Cell) -> _Asked:
+    return cell.metric, cell.budget
 
 
 def outlined(data: Data, places: Sources | None) -> "Outline | None":
@@ -254,42 +308,52 @@ def _check_image_size(cell: Cell, model: "nn.Module", input_size: tuple[int, int
         ) from error
 
 
-def _check_control(
+def _infeasible(
     cells: Sequence[Cell],
-    absolute: Sequence[Cell],
     model: "nn.Module",
     size: tuple[int, int, int],
-) -> None:
-    """Refuse budgets above the network's cost, and patterns that mean nothing in it.
+    places: Sources | None,
+) -> dict[_Asked, str]:
+    """Budgets below the smallest subnet that patterns and rules leave, each with the reason.
 
     Args:
         cells: of one network on one data set.
-        absolute: those whose budget is a number of what it limits.
-        model: the network.
+        model: the network, on the CPU.
         size: (C, H, W) of an image.
+        places: where operator times are kept; None to take none, and to leave latency unchecked.
 
     Raises:
-        ValueError: naming the network, what is wrong, and the way out.
+        ValueError: for a budget above the network's cost, and patterns that mean nothing in it.
     """
-    from benchmarks.running.costs import rules_of
+    from benchmarks.running.costs import cost_model, rules_of
     from zoo.core.channels.space import ChannelSpace
     from zoo.core.cost.budget import Budget
-    from zoo.core.cost.cost_model import CostModel
-    from zoo.core.errors import UnsupportedModel
+    from zoo.core.errors import InfeasibleBudget, UnsupportedModel
+    from zoo.core.method.problem import require_feasible
 
     try:
-        cost = CostModel(ChannelSpace.trace(model, size))
+        space = ChannelSpace.trace(model, size)
     except UnsupportedModel:
-        return
+        return {}
     title = f"{cells[0].model.title} on {cells[0].data.name}"
-    distinct = {repr(cell.rules): cell.rules for cell in cells}
+    distinct = {(_asked(cell), repr(cell.rules)): cell for cell in cells if _is_pruned(cell)}
+    found = {}
     try:
-        for cell in absolute:
-            Budget.parse(cell.budget, cost, metric=cell.metric)
-        for rules in distinct.values():
-            rules_of(rules).legal(cost.space)
+        for (asked, _), cell in distinct.items():
+            rules = rules_of(cell.rules)
+            rules.legal(space)
+            if not space.groups or (cell.limits_latency and places is None):
+                continue
+            folder = None if places is None else places.cache / "latency"
+            cost = cost_model(cell, model.to(cell.device), space, folder)
+            budget = Budget.parse(cell.budget, cost, metric=cell.metric)
+            try:
+                require_feasible(budget, cost, rules)
+            except InfeasibleBudget as error:
+                found[asked] = f"{title}: {error}"
     except ValueError as error:
         raise ValueError(f"{title}: {error}") from error
+    return found
 
 
 def _check_rules(rules: Rules) -> None:

@@ -26,7 +26,6 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import Ratio, parse_ratio
 from zoo.core.cost.budget import Budget
 from zoo.core.method.discovery import create_pruner
-from zoo.core.method.problem import require_feasible
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.export import SUFFIXES, Exported, ExportFormat, export_network, require
 from zoo.core.networks.save import save_pruned
@@ -110,8 +109,14 @@ class Request:
         )
 
 
-def asked_budget(**given: float | None) -> tuple[float, BudgetMetric]:
-    """The budget that options give, and what it limits; half the MACs if there is none.
+def asked_budget(rules: Rules, **given: float | None) -> tuple[float, BudgetMetric]:
+    """The budget that options give, and what it limits.
+
+    Without any it is half the MACs, or none where ratios below 1 decide alone.
+
+    Args:
+        rules: as `asked_rules` returns them.
+        given: budgets by what they limit.
 
     Raises:
         ValueError: if there are several.
@@ -120,7 +125,8 @@ def asked_budget(**given: float | None) -> tuple[float, BudgetMetric]:
     if len(found) > 1:
         options = " and ".join(f"--{name.replace('_', '-')}" for _, name in found)
         raise ValueError(f"{options} are {len(found)} budgets; give one")
-    value, name = found[0] if found else (0.5, "macs")
+    alone = 1.0 if rules_of(rules).narrow else 0.5
+    value, name = found[0] if found else (alone, "macs")
     return value, cast(BudgetMetric, name)
 
 
@@ -173,7 +179,7 @@ def prune_one(
     form = None if request.export is None else require(request.export)
     cell = request.cell(places)
     told = check_cells([cell], places)
-    _check_budget(cell, places)
+    _require_pruning(cell, places)
     require_writable(cache, "--results")
     tell_weights(told, console)
     with claimed(out):
@@ -199,12 +205,11 @@ def prune_one(
     return record
 
 
-def _check_budget(cell: Cell, places: Places) -> None:
-    """Refuse a budget that prunes nothing or that no subnet meets, before a parent is trained.
+def _require_pruning(cell: Cell, places: Places) -> None:
+    """Refuse a budget that prunes nothing before a parent is trained.
 
     Raises:
         ValueError: if the budget is that of the whole network, or above.
-        InfeasibleBudget: if it is below the smallest legal subnet.
         UnsupportedModel: if the network cannot be traced.
     """
     known = outlined(cell.data, places)
@@ -212,11 +217,8 @@ def _check_budget(cell: Cell, places: Places) -> None:
     model = untrained(unloaded(cell), known).to(cell.device)
     space = ChannelSpace.trace(model, known.input_size)
     cost = cost_model(cell, model, space, places.cache / "latency")
-    budget = Budget.parse(cell.budget, cost, metric=cell.metric)
-    rules = rules_of(cell.rules)
-    if rules.allow_whole(space):
-        budget.require_pruning(cell.budget, cost)
-    require_feasible(budget, cost, rules)
+    if rules_of(cell.rules).allow_whole(space):
+        Budget.parse(cell.budget, cost, metric=cell.metric).require_pruning(cost)
 
 
 def _saveable(cell: Cell, findings: Findings) -> _Pruned:

@@ -131,10 +131,11 @@ def prune(
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
         method: a pruner, or its name (``zoo.list_pruners()``).
-        macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
+        macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number. No
+            budget is needed where ``ratios`` are below 1.
         params: the same in parameters.
         latency: a share of the parent's latency, from operator times that are measured first.
-        latency_ms: the same in milliseconds a pass; one of the four is needed.
+        latency_ms: the same in milliseconds a pass; at most one of the four.
         timing: batch, threads and layout that latency is measured with.
         cache: folder of operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
@@ -155,10 +156,11 @@ def prune(
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
     """
-    value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
     _check_weight(distill)
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
+    budgets = {"macs": macs, "params": params, "latency": latency, "latency_ms": latency_ms}
+    value, metric = _one_budget(budgets, rules)
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
@@ -179,13 +181,14 @@ def _problem(
     rules: WidthRules,
     seed: int,
 ) -> Problem:
-    """What the pruner is asked; a budget that prunes nothing is refused."""
+    """What the pruner is asked; a budget that prunes nothing, or that nothing meets, is refused."""
     meter = Meter(ready.train.device)
     name = type(pruner).__module__.rpartition(".")[2]
     data = ready.metered(meter)
     budget = Budget.parse(value, cost, metric)
     problem = Problem(ready.parent, cost.space, cost, budget, data, rules, seed, meter, name)
-    problem.require_pruning(value)
+    problem.require_pruning()
+    problem.check_feasible()
     return problem
 
 
@@ -216,7 +219,6 @@ def _search(
     pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
 ) -> Subnet:
     """The pruner's decision, checked; `is_taught` if its own loss is used afterwards."""
-    problem.check_feasible()
     tell("searching", 0, None)
     with reading(problem.model, ready.reader):
         whole = (problem.model, problem.model, problem.space, SubnetConfig.full())
@@ -361,14 +363,16 @@ def _prunable_space(ready: Preflight, inexact: bool, rules: WidthRules) -> Chann
     return space
 
 
-def _one_budget(**given: float | None) -> tuple[float, BudgetUnit]:
-    """The number that was given, and what it limits."""
+def _one_budget(given: Mapping[str, float | None], rules: WidthRules) -> tuple[float, BudgetUnit]:
+    """The number that was given, and what it limits; all multiply-adds where ratios decide."""
     found = [(value, name) for name, value in given.items() if value is not None]
+    if not found and rules.narrow:
+        return 1.0, "macs"
     if len(found) != 1:
         names = " and ".join(name for _, name in found) or "none"
         raise ValueError(
             "give one budget: macs=0.5 for half the multiply-adds, or params=..., latency=... or "
-            f"latency_ms=...; given: {names}"
+            f"latency_ms=..., or ratios below 1 alone; given: {names}"
         )
     value, name = found[0]
     return value, cast(BudgetUnit, name)
