@@ -13,16 +13,14 @@ import shutil
 import sys
 import time as clock
 import traceback
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from benchmarks.method_commands import check, list_all, new_method
 from benchmarks.options import (
     BatchSize,
     DataPath,
@@ -164,9 +162,9 @@ def run(
     console = Console(emoji=False)
     job = Job(results, data, download, workers or _default_workers(device), _until(minutes))
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
-    job = job.with_weights(asked.models)
     planned = partial(plan_suite, suite, asked, job.records, device, data)
     plan = planned()
+    job = job.with_weights(asked.models).with_methods(asked.named_methods)
     show_unread(console, plan.unread)
     tell_weights(check_cells(plan.missing, None if dry_run else job), console)
     console.print(f"{suite}: {plan.summary}")
@@ -298,26 +296,6 @@ def prune(
     prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))
 
 
-@app.command(name="list")
-def list_all() -> None:
-    """List methods, baselines, data sets, suites and models."""
-    import timm
-
-    from benchmarks.running.suite import list_suites, load_suite
-    from zoo.core.data.datasets import list_datasets
-    from zoo.core.method.discovery import list_pruners
-    from zoo.core.networks import cifar_resnet  # noqa: F401  (registers its networks with timm)
-
-    console = Console(emoji=False)
-    _print_names(console, "Methods", {name: _paper(name) for name in list_pruners("method")})
-    _print_names(console, "Baselines", {name: _paper(name) for name in list_pruners("baseline")})
-    _print_names(console, "Data sets", dict.fromkeys(list_datasets(), ""))
-    _print_names(console, "Suites", {name: load_suite(name).title for name in list_suites()})
-    cifar = timm.list_models("*_cifar")
-    rest = f"and {len(timm.list_models()) - len(cifar)} more of timm's, by name"
-    _print_names(console, "Models", {**dict.fromkeys(cifar, ""), "...": rest})
-
-
 @app.command()
 def report(
     results: Results = Path("results"),
@@ -394,41 +372,14 @@ def compare(
         raise typer.Exit(1)
 
 
-@app.command()
-def check(
-    module: Annotated[str, typer.Argument(help="Path of a .py file, or name of a module.")],
-) -> None:
-    """Put a pruner that you wrote through the contract.
-
-    This runs the file, with all your rights: check no file that you would not run.
-
-    Exit status: 0 if every check passed, 1 if one failed, 2 if there is no pruner to check.
-    """
-    from benchmarks.running.check_module import check_apart
-
-    if not check_apart(module, Console(emoji=False)):
-        raise typer.Exit(1)
+app.command(name="list")(list_all)
+app.command()(check)
+app.command(name="new-method")(new_method)
 
 
 def _until(minutes: float | None) -> float:
     """When nothing new is begun, in seconds as `time.time` counts."""
     return math.inf if minutes is None else clock.time() + 60 * minutes
-
-
-def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None:
-    console.print(f"[bold]{title}[/]")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
-    for name, note in names.items():
-        table.add_row(name, escape(note))
-    console.print(table)
-
-
-def _paper(method: str) -> str:
-    """The paper that a method's card names, in one line."""
-    from zoo.core.method.card import card
-    from zoo.core.method.discovery import get_pruner
-
-    return " ".join(card(get_pruner(method))["Paper"].split())
 
 
 def _require_device(device: str, *, is_used: bool = True) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from benchmarks.running.protocol import describe
 from zoo.core.child_process import WorkerDied, Workers
 from zoo.core.contract.checks import Outcome, contract
 from zoo.core.method.discovery import pruners_of
+from zoo.core.method.outside import load_file
 from zoo.core.method.pruner import Pruner
 
 __all__ = ["COLOURS", "check_apart", "check_module"]
@@ -129,19 +129,7 @@ def _load_file(path: Path) -> ModuleType:
     for package in ("zoo", "baselines"):
         if folder in importlib.import_module(package).__path__:
             return importlib.import_module(f"{package}.{path.stem}")
-    # Under a name of its own, so that a file named numpy.py takes no other module's place;
-    # dataclasses, inspect and pickle look a class's module up by that name.
-    name = f"_checked_{''.join(c if c.isalnum() else '_' for c in path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # the suffix is .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return load_file(path)[0]
 
 
 def _outcome_line(outcome: Outcome) -> str:

@@ -14,6 +14,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model, rules_of
+from benchmarks.running.methods import method_files, named_methods
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.out_folder import claimed
 from benchmarks.running.parent import Places, parent_for
@@ -90,12 +91,14 @@ class Request:
         asked = Data(name=self.dataset, image_size=self.image_size, train_size=self.train_size)
         known = outlined(asked, places)
         assert known is not None  # with places, files are read where the name tells nothing
+        method = named_methods([self.method])[self.method]
         batch_size = self.batch_size or min(Schedule(epochs=0).batch_size, known.num_train)
         return Cell(
             protocol=PROTOCOL,
             model=digested(self.asked_model),
             data=named(asked, places.data),
-            method=self.method,
+            method=method.method,
+            origin=method.origin,
             metric=self.metric,
             budget=self.budget,
             seed=self.seed,
@@ -173,7 +176,12 @@ def prune_one(
             the data are not there.
         KeyboardInterrupt: after Ctrl-C.
     """
-    places = Places(cache=cache, data=data, weights=weight_files([request.asked_model]))
+    places = Places(
+        cache=cache,
+        data=data,
+        weights=weight_files([request.asked_model]),
+        methods=method_files([request.method]),
+    )
     check_data([Data(name=request.dataset)], data)
     create_pruner(request.method)
     form = None if request.export is None else require(request.export)

@@ -5,12 +5,15 @@ keys are refused with the nearest names. The suites that come with the package l
 `benchmarks/suites`; a path that ends in `.toml` reads any other.
 """
 
+import os
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
@@ -32,6 +35,7 @@ from benchmarks.records.cell import (
 from benchmarks.records.contrast import Contrast
 from benchmarks.records.runtime import Latency
 from benchmarks.records.strict import Many, Strict, explain, suggest
+from benchmarks.running.methods import Named
 
 __all__ = [
     "PROTOCOL",
@@ -51,6 +55,9 @@ PROTOCOL = 2
 
 MOST_BYTES = 1_000_000
 """Of a suite's file; the largest of the package has a few thousand."""
+
+_FILE_METHOD = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
+"""A method in a file, see `zoo.core.method.outside`; suites are read without torch."""
 
 STANDALONE = "standalone"
 """Stands in the place of a method where a configuration of a sample is trained alone."""
@@ -148,6 +155,14 @@ class Suite(Strict):
             for model in self.models
         )
         return self.model_copy(update={"models": tuple(models)})
+
+    @property
+    def named_methods(self) -> tuple[str, ...]:
+        """All methods that the suite names to run, each once, files by their paths."""
+        listed = () if self.methods == "all" else self.methods
+        scorers = self.ranking.scorers if self.ranking else ()
+        variants = (variant.method for variant in (*self.variants, *scorers))
+        return tuple(dict.fromkeys((*listed, *variants)))
 
     def changed(
         self, *, dataset: str | None = None, seeds: int | None = None, models: Sequence[str] = ()
@@ -258,9 +273,9 @@ def load_suite(name: str) -> Suite:
         ValueError: if there is no such suite, or the file does not say what a suite must.
         OSError: if a file given by its path cannot be read.
     """
-    text = _suite_text(name)
+    text, folder = _suite_text(name), Path(name).parent
     try:
-        suite = Suite.model_validate(tomllib.loads(text))
+        suite = Suite.model_validate(methods_below(folder, tomllib.loads(text)))
     except RecursionError as error:
         raise ValueError(
             f"suite {name!r} is nested too deeply to be a suite; flatten it"
@@ -269,10 +284,33 @@ def load_suite(name: str) -> Suite:
         raise ValueError(f"suite {name!r}: {explain(error)}") from error
     except ValueError as error:  # of TOML, and of numbers too long for Python
         raise ValueError(f"suite {name!r} is not TOML: {error}") from error
-    return suite.with_weights_below(Path(name).parent)
+    return suite.with_weights_below(folder)
 
 
-def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[Cell]:
+def methods_below(folder: Path, given: dict[str, Any]) -> dict[str, Any]:  # Any: of TOML
+    """What a suite's file says, its methods in files named from a folder, where it lies.
+
+    A text `path/to/file.py:Name` is a method wherever it stands, and as a key of `settings`.
+    """
+
+    def below(value: object) -> object:
+        if isinstance(value, str) and (found := _FILE_METHOD.fullmatch(value)):
+            return f"{os.path.normpath(folder / Path(found[1]).expanduser())}:{found[2]}"
+        if isinstance(value, list):
+            return [below(item) for item in value]
+        if isinstance(value, dict):
+            return {below(key): below(item) for key, item in value.items()}
+        return value
+
+    return {key: below(value) for key, value in given.items()}
+
+
+def expand(
+    suite: Suite,
+    jobs: Sequence[Variant],
+    device: str = "cpu",
+    named: Mapping[str, Named] = MappingProxyType({}),
+) -> list[Cell]:
     """Every combination of a suite as a cell, cells that share a parent side by side.
 
     Args:
@@ -280,29 +318,36 @@ def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[C
         jobs: methods with those settings that differ from their defaults; what `methods = "all"`
             stands for, and which settings are defaults, the caller knows.
         device: where the cells run.
+        named: what cells call methods that come from outside.
     """
     cells = []
-    for parent in _parents(suite, device):
+    for parent in _parents(suite, device, named):
         cells += [parent.cell(job, budget=budget) for budget, job in product(suite.budgets, jobs)]
         if suite.budgets and suite.controls:
             cells.append(parent.cell(Variant(method=PARENT), budget=1.0, metric="macs"))
     return cells
 
 
-def expand_ranking(suite: Suite, scorers: Sequence[Variant], device: str = "cpu") -> list[Cell]:
+def expand_ranking(
+    suite: Suite,
+    scorers: Sequence[Variant],
+    device: str = "cpu",
+    named: Mapping[str, Named] = MappingProxyType({}),
+) -> list[Cell]:
     """The cells of a suite's ranking: for each parent every scorer, then every member alone.
 
     Args:
         suite: what to combine.
         scorers: as `jobs` of `expand`.
         device: where the cells run.
+        named: as `expand` takes it.
     """
     cells: list[Cell] = []
     if suite.ranking is None:
         return cells
     sample, alone = suite.ranking.sample, Variant(method=STANDALONE)
     trained = {"finetune": suite.ranking.train, "start": suite.ranking.start, "distill": 0.0}
-    for parent in _parents(suite, device):
+    for parent in _parents(suite, device, named):
         part = {"budget": sample.high, "sample": sample}
         cells += [parent.cell(scorer, **part) for scorer in scorers]
         cells += [parent.cell(alone, **part, **trained, member=k) for k in range(sample.count)]
@@ -318,9 +363,11 @@ class _Parent:
     data: Data
     seed: int
     device: str
+    named: Mapping[str, Named]
 
     def cell(self, job: Variant, **own: Any) -> Cell:  # Any: fields of the cell
         suite = self.suite
+        name = self.named.get(job.method, Named(job.method))
         shared = {
             "finetune": suite.finetune,
             "start": suite.start,
@@ -332,7 +379,8 @@ class _Parent:
             protocol=suite.protocol,
             model=self.model,
             data=self.data,
-            method=job.method,
+            method=name.method,
+            origin=name.origin,
             settings=job.settings,
             seed=self.seed,
             parent=suite.parent,
@@ -344,10 +392,10 @@ class _Parent:
         )
 
 
-def _parents(suite: Suite, device: str) -> list[_Parent]:
+def _parents(suite: Suite, device: str, named: Mapping[str, Named]) -> list[_Parent]:
     """One for each network, data set and seed."""
     return [
-        _Parent(suite, model, suite.seen_by(model, data), seed, device)
+        _Parent(suite, model, suite.seen_by(model, data), seed, device, named)
         for model, data, seed in product(suite.models, suite.datasets, suite.seeds)
     ]
 

@@ -134,7 +134,7 @@ def test_results_that_cannot_be_written_are_refused(run, suite_file, tmp_path):
 
 @pytest.mark.parametrize(
     ("prepare", "message"),
-    [(None, "does not exist"), ("empty", "holds no"), ("nothing", "pass path=")],
+    [(None, "does not exist"), ("empty", "holds no"), ("nothing", "give their folder: --data")],
 )
 def test_a_data_path_that_is_missing_or_empty_is_named(run, tmp_path, prepare, message):
     folder = tmp_path / "images"

@@ -29,7 +29,7 @@ from zoo.core.cost.latency_table import LatencyTable
 from zoo.core.cost.measure_latency import Timing, measure_latency, pass_ns
 from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter, Spent
-from zoo.core.method.discovery import create_pruner
+from zoo.core.method.discovery import create_pruner, method_name
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.architecture import Architecture
@@ -130,7 +130,7 @@ def prune(
         train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
-        method: a pruner, or its name (``zoo.list_pruners()``).
+        method: a pruner, its name (``zoo.list_pruners()``), or a file, ``"mine.py:Mine"``.
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number. No
             budget is needed where ``ratios`` are below 1.
         params: the same in parameters.
@@ -156,7 +156,7 @@ def prune(
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
     """
-    pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
+    pruner, name = _named_pruner(method, settings or {})
     _check_weight(distill)
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
     budgets = {"macs": macs, "params": params, "latency": latency, "latency_ms": latency_ms}
@@ -166,15 +166,22 @@ def prune(
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact, rules)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
-        problem = _problem(ready, pruner, CostModel(space, table), value, metric, rules, seed)
+        problem = _problem(ready, name, CostModel(space, table), value, metric, rules, seed)
         subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
         small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
         return _result(problem, subnet.config, small, ready, timing, architecture)
 
 
+def _named_pruner(method: str | Pruner, settings: Mapping[str, object]) -> tuple[Pruner, str]:
+    """The pruner that is asked for, and its name, which its random streams depend on."""
+    if isinstance(method, str):
+        return create_pruner(method, **settings), method_name(method)
+    return method, type(method).__module__.rpartition(".")[2]
+
+
 def _problem(
     ready: Preflight,
-    pruner: Pruner,
+    name: str,
     cost: CostModel,
     value: float,
     metric: BudgetUnit,
@@ -183,7 +190,6 @@ def _problem(
 ) -> Problem:
     """What the pruner is asked; a budget that prunes nothing, or that nothing meets, is refused."""
     meter = Meter(ready.train.device)
-    name = type(pruner).__module__.rpartition(".")[2]
     data = ready.metered(meter)
     budget = Budget.parse(value, cost, metric)
     problem = Problem(ready.parent, cost.space, cost, budget, data, rules, seed, meter, name)
