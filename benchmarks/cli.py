@@ -91,9 +91,19 @@ def main() -> None:
     except Exception as error:  # whatever happens, a user reads one line
         if os.environ.get("ZOO_TRACEBACK"):
             raise
-        message = in_markup(_told(error), LONGEST_ERROR)
-        Console(stderr=True, emoji=False).print(f"[red]error:[/] {message}", soft_wrap=True)
+        for line in _lines(error):
+            Console(stderr=True, emoji=False).print(line, soft_wrap=True)
         sys.exit(WRONG_USE)
+
+
+def _lines(error: Exception) -> list[str]:
+    """What went wrong: a line, or one for each of several faults of a suite."""
+    from benchmarks.running.suite_names import SuiteFaults
+
+    if isinstance(error, SuiteFaults) and len(error.faults) > 1:
+        faults = [f"  {in_markup(fault, LONGEST_ERROR)}" for fault in error.faults]
+        return [f"[red]error:[/] the suite has {len(faults)} faults", *faults]
+    return [f"[red]error:[/] {in_markup(_told(error), LONGEST_ERROR)}"]
 
 
 def _told(error: Exception) -> str:

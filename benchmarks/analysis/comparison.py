@@ -238,7 +238,7 @@ def _plain_name(cell: Cell) -> str:
 
 
 def settings_of(cell: Cell) -> dict[str, object]:
-    """Settings that differ from the method's defaults, its edition, how its networks are trained."""
+    """Settings that differ from the method's defaults, edition, and how networks are trained."""
     named: dict[str, object] = dict(cell.settings)
     if cell.scratch is not None:
         named["from scratch"] = _epochs(cell.scratch)

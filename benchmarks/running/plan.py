@@ -14,7 +14,7 @@ from benchmarks.records.files import Loaded, Unread, current_records, read_folde
 from benchmarks.records.record import TOTAL, Record, Status, spent_macs
 from benchmarks.records.strict import suggest
 from benchmarks.running.methods import MethodFiles, Named, method_files, named_methods
-from benchmarks.running.precheck import check_suite, name_files
+from benchmarks.running.precheck import check_size, check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
 from benchmarks.running.weights import WeightFiles, weight_files
 
@@ -140,10 +140,11 @@ def plan_suite(
     """
     from benchmarks.running.sample import PROXIES
 
+    check_suite(suite)
     jobs, scorers = _jobs(suite), _scorers(suite)
     named = named_methods(job.method for job in (*jobs, *scorers) if job.method not in PROXIES)
     primary = tuple(_primary(contrast, suite, jobs, named) for contrast in suite.primary)
-    check_suite(suite, len(jobs), len(scorers))
+    check_size(suite, len(jobs), len(scorers))
     suite = name_files(suite, data)
     cells = expand(suite, jobs, device, named)
     cells += expand_ranking(suite, scorers, device, named)
@@ -210,13 +211,6 @@ def _jobs(suite: Suite) -> list[Variant]:
     # Suites mean the same wherever they run, whatever packages are installed beside this one.
     own = (*list_pruners("method"), *list_pruners("baseline"))
     methods = own if suite.methods == "all" else suite.methods
-    ranked = suite.ranking.scorers if suite.ranking else ()
-    known = {*methods, *(variant.method for variant in (*suite.variants, *ranked))}
-    for name in suite.settings:
-        if name not in known:
-            raise ValueError(
-                f"settings for {name!r}, which the suite does not run; {suggest(name, known)}"
-            )
     if suite.budgets and suite.controls and REFERENCE not in methods:
         methods = (*methods, REFERENCE)
     wanted = (*(Variant(method=name) for name in methods), *suite.variants)

@@ -9,12 +9,14 @@ below its smallest subnet, a batch above the training images.
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from benchmarks.records.cell import PARENT, Cell, Data, Rules, Schedule
-from benchmarks.records.strict import suggest
+from benchmarks.records.cell import PARENT, Cell, Data, Schedule
 from benchmarks.running.suite import Suite
+from benchmarks.running.suite_names import SuiteFaults, name_faults
 from benchmarks.running.weights import WeightFiles, check_weights, digested
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = [
     "Sources",
     "check_cells",
     "check_data",
+    "check_size",
     "check_suite",
     "name_files",
     "named",
@@ -58,8 +61,47 @@ MOST_CELLS = 100_000
 """Of a suite; the largest of the package has some hundreds."""
 
 
-def check_suite(suite: Suite, methods: int, scorers: int) -> None:
-    """Refuse names that do not exist, numbers that cannot work, and absurd counts of cells.
+def check_suite(suite: Suite) -> None:
+    """Refuse names that do not exist and numbers that cannot work, all of them at once.
+
+    Args:
+        suite: what to run.
+
+    Raises:
+        SuiteFaults: with the places in the suite, and the ways out.
+    """
+    given = suite.model_dump(exclude={"budgets", "seeds"})
+    if faults := [*name_faults(given), *_number_faults(suite)]:
+        raise SuiteFaults("", faults)
+
+
+def _number_faults(suite: Suite) -> Iterator[str]:
+    """Numbers of a suite that cannot work, each with its place."""
+    from benchmarks.running.costs import rules_of
+    from benchmarks.running.parent import recipe_of
+    from zoo.core.data.datasets import list_datasets, outline
+    from zoo.core.settings import MOST
+
+    sizes = [
+        partial(outline, **_sizes(suite.seen_by(model, data)))
+        for model, data in product(suite.models, suite.datasets)
+        if data.name in list_datasets()
+    ]
+    checks = [("", check) for check in sizes]
+    checks += [("rules: ", partial(rules_of, suite.rules))]
+    checks += [(f"{at}: ", partial(recipe_of, each)) for at, each in _schedules(suite).items()]
+    for place, check in checks:
+        try:
+            check()
+        except ValueError as error:
+            yield f"{place}{error}"
+    for place, number in _whole_numbers(suite.model_dump(exclude={"budgets", "seeds", "datasets"})):
+        if number > MOST:
+            yield f"{place}: {reprlib.repr(number)} is above {MOST:,}; no run so long would end"
+
+
+def check_size(suite: Suite, methods: int, scorers: int) -> None:
+    """Refuse absurd counts of cells.
 
     Args:
         suite: what to run.
@@ -67,12 +109,8 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
         scorers: how many score the sample of its ranking.
 
     Raises:
-        ValueError: with the place in the suite, and the way out.
+        ValueError: with the count, and the way out.
     """
-    from benchmarks.running.network import model_args
-    from zoo.core.data.datasets import list_datasets, outline
-    from zoo.core.settings import MOST
-
     each = len(suite.budgets) * methods
     if suite.ranking is not None:
         each += scorers + suite.ranking.sample.count
@@ -82,23 +120,6 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
             f"{parents * each:,} cells are asked for, {each:,} for each of {parents:,} networks, "
             f"data sets and seeds; a suite has {MOST_CELLS:,} at most: take fewer seeds or budgets"
         )
-    for model in suite.models:
-        model_args(model)
-        for data in suite.datasets:
-            if data.name not in list_datasets():
-                raise ValueError(
-                    f"unknown dataset {data.name!r}; {suggest(data.name, list_datasets())}"
-                )
-            outline(**_sizes(suite.seen_by(model, data)))
-    _check_rules(suite.rules)
-    given = suite.model_dump(exclude={"budgets", "seeds", "datasets"})
-    for place, number in _whole_numbers(given):
-        if number > MOST:
-            raise ValueError(
-                f"{place}: {reprlib.repr(number)} is above {MOST:,}; no run so long would end"
-            )
-    for place, schedule in _schedules(suite).items():
-        _check_recipe(place, schedule)
 
 
 def name_files(suite: Suite, path: Path | None) -> Suite:
@@ -354,24 +375,6 @@ def _infeasible(
     except ValueError as error:
         raise ValueError(f"{title}: {error}") from error
     return found
-
-
-def _check_rules(rules: Rules) -> None:
-    from benchmarks.running.costs import rules_of
-
-    try:
-        rules_of(rules)
-    except ValueError as error:
-        raise ValueError(f"rules: {error}") from error
-
-
-def _check_recipe(place: str, schedule: Schedule) -> None:
-    from benchmarks.running.parent import recipe_of
-
-    try:
-        recipe_of(schedule)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
 
 
 def _whole_numbers(value: object, place: str = "") -> Iterator[tuple[str, int]]:

@@ -8,7 +8,7 @@ keys are refused with the nearest names. The suites that come with the package l
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import product
@@ -34,8 +34,9 @@ from benchmarks.records.cell import (
 )
 from benchmarks.records.contrast import Contrast
 from benchmarks.records.runtime import Latency
-from benchmarks.records.strict import Many, Strict, explain, suggest
+from benchmarks.records.strict import Many, Strict, explained, suggest
 from benchmarks.running.methods import Named
+from benchmarks.running.suite_names import SuiteFaults, name_faults
 
 __all__ = [
     "PROTOCOL",
@@ -176,17 +177,6 @@ class Suite(Strict):
         suite = suite if seeds is None else suite.with_seeds(seeds)
         return suite.with_models(models) if models else suite
 
-    @model_validator(mode="after")
-    def require_something_to_run(self) -> "Suite":
-        """Refuse a suite without cells.
-
-        Raises:
-            ValueError: if there is neither a budget nor a ranking.
-        """
-        if not self.budgets and self.ranking is None:
-            raise ValueError("budgets: List should have at least 1 item, or add a [ranking]")
-        return self
-
     @field_validator("seeds", "budgets", "models", "datasets", "primary")
     @classmethod
     def refuse_what_stands_twice(cls, items: tuple[object, ...]) -> tuple[object, ...]:
@@ -201,48 +191,37 @@ class Suite(Strict):
         return items
 
     @model_validator(mode="after")
-    def require_methods_for_budgets(self) -> "Suite":
-        """Refuse budgets that nothing is pruned to, and ratios of latency above 1.
+    def check_together(self) -> "Suite":
+        """Refuse what does not go together, all of it at once.
 
         Raises:
-            ValueError: with the way out.
+            ValueError: with the way out of each.
         """
+        if faults := list(self._faults()):
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        """A suite without cells, budgets that mean nothing, and names that it does not have."""
+        if not self.budgets and self.ranking is None:
+            yield "budgets: List should have at least 1 item, or add a [ranking]"
         if self.budgets and not self.methods and not self.variants:
-            raise ValueError("methods: an empty list; name some, or 'all', or add [[variants]]")
+            yield "methods: an empty list; name some, or 'all', or add [[variants]]"
         for budget in self.budgets:
             if self.metric == "latency" and budget > 1:
-                raise ValueError(
+                yield (
                     f"budgets: {budget} is no keep ratio of the latency; give one up to 1, or "
                     "milliseconds with metric = 'latency_ms'"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def check_primary_budgets(self) -> "Suite":
-        """Refuse a primary contrast at a budget that the suite does not have.
-
-        Raises:
-            ValueError: with the nearest ones.
-        """
         known = {f"{budget:g}" for budget in self.budgets}
         for contrast in self.primary:
             if contrast.budget not in self.budgets:
                 near = suggest(f"{contrast.budget:g}", known)
-                raise ValueError(f"primary: no budget {contrast.budget:g} in the suite; {near}")
-        return self
-
-    @model_validator(mode="after")
-    def check_image_sizes(self) -> "Suite":
-        """Refuse an image size for a network that the suite does not run.
-
-        Raises:
-            ValueError: with the nearest names.
-        """
+                yield f"primary: no budget {contrast.budget:g} in the suite; {near}"
         names = {model.name for model in self.models}
         for name in self.image_sizes:
             if name not in names:
-                raise ValueError(f"image_sizes: no network {name!r}; {suggest(name, names)}")
-        return self
+                yield f"image_sizes: no network {name!r}; {suggest(name, names)}"
 
     @field_validator("protocol")
     @classmethod
@@ -274,14 +253,16 @@ def load_suite(name: str) -> Suite:
         OSError: if a file given by its path cannot be read.
     """
     text, folder = _suite_text(name), Path(name).parent
+    given: dict[str, Any] = {}  # Any: of TOML
     try:
-        suite = Suite.model_validate(methods_below(folder, tomllib.loads(text)))
+        given = methods_below(folder, tomllib.loads(text))
+        suite = Suite.model_validate(given)
     except RecursionError as error:
         raise ValueError(
             f"suite {name!r} is nested too deeply to be a suite; flatten it"
         ) from error
     except ValidationError as error:
-        raise ValueError(f"suite {name!r}: {explain(error)}") from error
+        raise SuiteFaults(name, [*explained(error), *name_faults(given)]) from error
     except ValueError as error:  # of TOML, and of numbers too long for Python
         raise ValueError(f"suite {name!r} is not TOML: {error}") from error
     return suite.with_weights_below(folder)
