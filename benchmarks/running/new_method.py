@@ -12,7 +12,7 @@ __all__ = ["write_method"]
 
 
 def write_method(name: str, folder: Path) -> list[str]:
-    """Write `name.py` and `test_name.py`; both or none, and nothing is written over.
+    """Write `name.py` and `test_name.py`; nothing is written over.
 
     Args:
         name: of the method, its module and its class.
@@ -22,7 +22,7 @@ def write_method(name: str, folder: Path) -> list[str]:
         What was written and what to do next, in lines.
 
     Raises:
-        ValueError: if the name is none for a module, or there is a pruner that has it.
+        ValueError: if the name is none for a module.
         FileExistsError: if one of the files exists.
         OSError: if they cannot be written.
     """
