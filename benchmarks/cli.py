@@ -278,9 +278,7 @@ def prune(
 
     _require_device(device)
     rules = asked_rules(keep or (), ratio or (), min_keep, divisor)
-    budget, metric = asked_budget(
-        rules, macs=macs, params=params, latency=latency, latency_ms=latency_ms
-    )
+    budget, metric = asked_budget(rules, macs, params, latency, latency_ms)
     request = Request(
         model=model,
         width=width,
@@ -302,8 +300,7 @@ def prune(
         rules=rules,
         weights=weights,
     )
-    cache = Job(results).cache
-    prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))
+    prune_one(request, out=out, cache=Job(results).cache, data=data, console=Console(emoji=False))
 
 
 @app.command()

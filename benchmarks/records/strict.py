@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic import Strict as Typed
-from pydantic_core import ErrorDetails, InitErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from benchmarks.records.plain import visible
 
@@ -22,6 +22,9 @@ __all__ = ["Many", "Strict", "explain", "explained", "suggest"]
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Typed(False)]
 """A tuple that also takes the list that JSON and TOML give; its items are not coerced."""
+
+UNKNOWN_KEY = "unknown_key"
+"""Type of the error that a key is no field."""
 
 MOST_ERRORS = 5
 """Of one text that are told."""
@@ -52,7 +55,7 @@ def explained(error: ValidationError) -> list[str]:
     errors = error.errors(include_url=False)
     inner = {found["loc"][:depth] for found in errors for depth in range(len(found["loc"]))}
     for found in errors:
-        if found["loc"] and found["loc"] in inner:
+        if found["loc"] and found["loc"] in inner and found["type"] != UNKNOWN_KEY:
             continue  # the item inside is named already
         place = ".".join(visible(str(step), LONGEST_KEY) for step in found["loc"])
         message = visible(_said(found), 500)
@@ -114,12 +117,18 @@ class Strict(BaseModel):
 
 def _unknown_key(key: object, known: Iterable[str]) -> InitErrorDetails:
     name = visible(str(key), LONGEST_KEY)
-    error = ValueError(f"unknown key {name!r}; {suggest(name, known)}")
-    return InitErrorDetails(type="value_error", loc=(), input=key, ctx={"error": error})
+    return _told_unknown((), f"unknown key {name!r}; {suggest(name, known)}")
+
+
+def _told_unknown(place: tuple[int | str, ...], told: str) -> InitErrorDetails:
+    kind = PydanticCustomError(UNKNOWN_KEY, "{told}", {"told": told})
+    return InitErrorDetails(type=kind, loc=place, input=None)
 
 
 def _again(found: ErrorDetails) -> InitErrorDetails:
     """An error that was found, to be raised beside others."""
+    if found["type"] == UNKNOWN_KEY:
+        return _told_unknown(found["loc"], found["msg"])
     return InitErrorDetails(
         type=found["type"], loc=found["loc"], input=found["input"], ctx=found.get("ctx", {})
     )

@@ -265,23 +265,11 @@ def _arm(arm: Arm, suite: Suite, jobs: Sequence[Variant]) -> Arm:
 def _scorers(suite: Suite) -> list[Variant]:
     """What scores the sample of a suite's ranking: methods that can, and zero-cost proxies."""
     from benchmarks.running.sample import PROXIES
-    from zoo.core.method.discovery import get_pruner, list_pruners
 
     chosen = []
     for variant in suite.ranking.scorers if suite.ranking else ():
-        if variant.method in PROXIES:
-            if variant.settings:
-                raise ValueError(f"the proxy {variant.method!r} has no settings")
-            chosen.append(variant)
-            continue
-        if not get_pruner(variant.method).can_score():
-            own = (*list_pruners("method"), *list_pruners("baseline"))
-            able = [name for name in own if get_pruner(name).can_score()]
-            raise ValueError(
-                f"{variant.method!r} scores no configurations; "
-                f"those that do: {', '.join((*able, *PROXIES))}"
-            )
-        chosen.append(_without_defaults(variant, suite))
+        is_proxy = variant.method in PROXIES
+        chosen.append(variant if is_proxy else _without_defaults(variant, suite))
     return _distinct(chosen)
 
 

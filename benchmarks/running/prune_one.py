@@ -112,18 +112,28 @@ class Request:
         )
 
 
-def asked_budget(rules: Rules, **given: float | None) -> tuple[float, BudgetMetric]:
+def asked_budget(
+    rules: Rules,
+    macs: float | None = None,
+    params: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
+) -> tuple[float, BudgetMetric]:
     """The budget that options give, and what it limits.
 
     Without any it is half the MACs, or none where ratios below 1 decide alone.
 
     Args:
         rules: as `asked_rules` returns them.
-        given: budgets by what they limit.
+        macs: budget in multiply-adds.
+        params: budget in parameters.
+        latency: budget as a keep ratio of the latency.
+        latency_ms: budget in milliseconds a pass.
 
     Raises:
         ValueError: if there are several.
     """
+    given = {"macs": macs, "params": params, "latency": latency, "latency_ms": latency_ms}
     found = [(value, name) for name, value in given.items() if value is not None]
     if len(found) > 1:
         options = " and ".join(f"--{name.replace('_', '-')}" for _, name in found)

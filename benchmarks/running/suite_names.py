@@ -36,16 +36,23 @@ def name_faults(given: Given) -> list[str]:
 
 def _method_faults(given: Given) -> Iterator[str]:
     from benchmarks.running.sample import PROXIES
-    from zoo.core.method.discovery import get_pruner
+    from zoo.core.method.discovery import get_pruner, list_pruners
 
     scorers = {name for name, _ in _variants(given.get("ranking"), "scorers")}
     for name in dict.fromkeys([*_methods(given), *scorers]):
         if name in PROXIES and name in scorers:
             continue
         try:
-            get_pruner(name)
+            can_score = get_pruner(name).can_score()
         except (ValueError, OSError) as error:
             yield str(error)
+            continue
+        if name in scorers and not can_score:
+            own = (*list_pruners("method"), *list_pruners("baseline"))
+            able = [each for each in own if get_pruner(each).can_score()]
+            yield (
+                f"{name!r} scores no configurations; those that do: {', '.join((*able, *PROXIES))}"
+            )
 
 
 def _settings_faults(given: Given) -> Iterator[str]:
@@ -66,6 +73,8 @@ def _settings_faults(given: Given) -> Iterator[str]:
     for name, own in [*asked, *variants]:
         if name not in PROXIES:
             yield from _faults_of_settings(name, own)
+        elif own:
+            yield f"the proxy {name!r} has no settings"
 
 
 def _faults_of_settings(name: str, own: Given) -> Iterator[str]:

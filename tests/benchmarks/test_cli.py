@@ -90,11 +90,14 @@ def test_help_names_every_command_and_needs_no_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.rstrip().endswith("[]")
-    for command in ("run", "time", "prune", "list", "report", "compare", "check"):
+    for command in COMMANDS:
         assert f" {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "time", "prune", "list", "report", "compare", "check"])
+COMMANDS = ("run", "time", "prune", "list", "report", "compare", "check", "new-method")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_within_sixty_columns(run, command):
     status, out, _ = run(command, "--help")
     assert status == 0

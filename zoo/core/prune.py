@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from rich.console import Console
@@ -131,11 +131,10 @@ def prune(
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
         method: a pruner, its name (``zoo.list_pruners()``), or a file, ``"mine.py:Mine"``.
-        macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number. No
-            budget is needed where ``ratios`` are below 1.
+        macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
         params: the same in parameters.
         latency: a share of the parent's latency, from operator times that are measured first.
-        latency_ms: the same in milliseconds a pass; at most one of the four.
+        latency_ms: the same in milliseconds a pass; one of the four, or ``ratios`` below 1.
         timing: batch, threads and layout that latency is measured with.
         cache: folder of operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
@@ -159,8 +158,7 @@ def prune(
     pruner, name = _named_pruner(method, settings or {})
     _check_weight(distill)
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
-    budgets = {"macs": macs, "params": params, "latency": latency, "latency_ms": latency_ms}
-    value, metric = _one_budget(budgets, rules)
+    value, metric = _one_budget(rules, macs, params, latency, latency_ms)
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
@@ -369,8 +367,9 @@ def _prunable_space(ready: Preflight, inexact: bool, rules: WidthRules) -> Chann
     return space
 
 
-def _one_budget(given: Mapping[str, float | None], rules: WidthRules) -> tuple[float, BudgetUnit]:
+def _one_budget(rules: WidthRules, *numbers: float | None) -> tuple[float, BudgetUnit]:
     """The number that was given, and what it limits; all multiply-adds where ratios decide."""
+    given = dict(zip(get_args(BudgetUnit), numbers, strict=True))
     found = [(value, name) for name, value in given.items() if value is not None]
     if not found and rules.narrow:
         return 1.0, "macs"

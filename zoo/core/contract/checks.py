@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.contract.outcome import ContractViolation, Outcome
 from zoo.core.contract.trial import NETWORKS, Snapshot, Trial, images_and_labels, same_config
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.cost.count import count_macs
@@ -52,29 +53,6 @@ SLACK = 0.1
 FLOAT64_TOLERANCE = 1e-9
 
 
-class ContractViolation(AssertionError):
-    """A pruner breaks a check of the contract.
-
-    Attributes:
-        number: of the check.
-        name: of the check.
-        reason: what was seen.
-        place: file and line of the pruner that it is about; empty if unknown.
-        raised: what the pruner raised, by its type; empty if a check found the fault.
-    """
-
-    def __init__(
-        self, number: int, name: str, reason: str, place: str = "", raised: str = ""
-    ) -> None:
-        where = f"{place}: " if place else ""
-        super().__init__(f"check {number} ({name}): {where}{reason}")
-        self.number = number
-        self.name = name
-        self.reason = reason
-        self.place = place
-        self.raised = raised
-
-
 class _Broken(AssertionError):
     """What a check found; becomes a ContractViolation with the check's number."""
 
@@ -102,22 +80,6 @@ class Check:
         if self.number == 16 and kind_of(cls) != "method":
             return "asked of the published methods in zoo/ alone"
         return ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one check ended on one network; `network` is empty for checks of the class alone.
-
-    `place` and `raised` are those of the `ContractViolation` of a failure.
-    """
-
-    number: int
-    name: str
-    network: str
-    status: Literal["passed", "failed", "expected", "skipped"]
-    reason: str = ""
-    place: str = ""
-    raised: str = ""
 
 
 CHECKS: list[Check] = []
