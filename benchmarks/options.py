@@ -107,7 +107,7 @@ Ratio = Annotated[
     typer.Option(
         metavar="GLOB=SHARE",
         help="How much of these is kept: `'layer1.*=0.8'` the nearest width to that, "
-        "`'layer2.*=0.5:0.9'` at least and at most, 0.5: at least, :0.9 at most. May be given "
+        "`'layer2=0.5:0.9'` at least and at most, 0.5: at least, :0.9 at most. May be given "
         "several times; where patterns meet, all hold.",
         show_default=False,
     ),
