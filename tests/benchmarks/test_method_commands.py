@@ -84,7 +84,9 @@ def test_help_breaks_no_word_and_cuts_no_option(command, columns):
     for option in asked_by(command):
         assert option in words, (option, out)
     for word in help_words(command):
-        assert word in words, (word, out)
+        halves = re.findall(r"[^-]+-?", word)  # as in fine-tuning; options have no such break
+        is_parted = word[0] != "-" and all(half in words for half in halves)
+        assert word in words or is_parted, (word, out)
 
 
 def asked_by(command):
