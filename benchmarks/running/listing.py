@@ -64,7 +64,8 @@ def listed_datasets() -> list[str]:
 def listed_models() -> dict[str, str]:
     """The networks that this package adds to timm's, and where the others are."""
     path = _folder("zoo") / "core" / "networks" / "cifar_resnet.py"
-    added = [node.name for node in _parsed(path).body if _is_registered(node)]
+    functions = [each for each in _parsed(path).body if isinstance(each, ast.FunctionDef)]
+    added = [each.name for each in functions if _is_registered(each)]
     rest = f"and all of timm {version('timm')}, by the names of timm.list_models()"
     return {**dict.fromkeys(added, ""), "...": rest}
 
@@ -76,10 +77,8 @@ def listed_suites() -> dict[str, str]:
     return {name: load_suite(name).title for name in list_suites()}
 
 
-def _is_registered(node: ast.stmt) -> bool:
-    return isinstance(node, ast.FunctionDef) and any(
-        ast.unparse(decorator) == "register_model" for decorator in node.decorator_list
-    )
+def _is_registered(function: ast.FunctionDef) -> bool:
+    return "register_model" in map(ast.unparse, function.decorator_list)
 
 
 def _folder(package: str) -> Path:

@@ -87,7 +87,7 @@ def _number_faults(suite: Suite) -> Iterator[str]:
         for model, data in product(suite.models, suite.datasets)
         if data.name in list_datasets()
     ]
-    checks = [("", check) for check in sizes]
+    checks: list[tuple[str, partial[object]]] = [("", check) for check in sizes]
     checks += [("rules: ", partial(rules_of, suite.rules))]
     checks += [(f"{at}: ", partial(recipe_of, each)) for at, each in _schedules(suite).items()]
     for place, check in checks:
@@ -366,7 +366,8 @@ def _infeasible(
             if not space.groups or (cell.limits_latency and places is None):
                 continue
             folder = None if places is None else places.cache / "latency"
-            cost = cost_model(cell, model.to(cell.device), space, folder)
+            timed = model.to(cell.device) if cell.limits_latency else model
+            cost = cost_model(cell, timed, space, folder)
             budget = Budget.parse(cell.budget, cost, metric=cell.metric)
             try:
                 require_feasible(budget, cost, rules)

@@ -1,6 +1,6 @@
 """Names and settings in a suite that do not exist, all at once, whatever else is wrong in it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -129,7 +129,7 @@ def _methods(given: Given) -> list[str]:
     if methods == "all":
         found = [*list_pruners("method"), *list_pruners("baseline")]
     else:
-        found = [name for name in methods if isinstance(name, str)] if _is_many(methods) else []
+        found = [name for name in _items(methods) if isinstance(name, str)]
     return [*found, *(name for name, _ in _variants(given, "variants"))]
 
 
@@ -144,9 +144,8 @@ def _variants(given: object, key: str) -> list[tuple[str, Given]]:
 
 
 def _tables(given: Given, key: str) -> list[Given]:
-    tables = given.get(key)
-    return [each for each in tables if isinstance(each, Mapping)] if _is_many(tables) else []
+    return [each for each in _items(given.get(key)) if isinstance(each, Mapping)]
 
 
-def _is_many(value: object) -> bool:
-    return isinstance(value, list | tuple)
+def _items(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()

@@ -131,7 +131,11 @@ def _raised_at(error: Exception, cls: type[Pruner]) -> str:
 
 def _defined_at(check: Check, cls: type[Pruner]) -> str:
     """File and line of what a check is about: the search, the loss, or the class."""
-    parts = {"class": cls, "network": cls.search, "gpu": cls.search}
+    parts: dict[str, Callable[..., object]] = {
+        "class": cls,
+        "network": cls.search,
+        "gpu": cls.search,
+    }
     part = cls.loss if check.run is loss_depends_on_the_student else parts[check.scope]
     try:
         path, line = inspect.getsourcefile(part), inspect.getsourcelines(part)[1]
