@@ -107,7 +107,8 @@ def _repeated_line(met: Sequence[Outcome]) -> str:
     """Where else a fault was met that has its line already."""
     first = met[0]
     others = dict.fromkeys(f"{each.number} {each.name}" for each in met[1:])
-    name = f"{first.place or first.name}: met {len(met) - 1} more times, by {', '.join(others)}"
+    count = "once more" if len(met) == 2 else f"{len(met) - 1} more times"
+    name = f"{first.place or first.name}: met {count}, by {', '.join(others)}"
     return f"[dim]{in_markup(name, 2000)}[/]"
 
 

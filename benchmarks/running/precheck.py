@@ -7,7 +7,7 @@ below its smallest subnet, a batch above the training images.
 """
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -87,7 +87,7 @@ def _number_faults(suite: Suite) -> Iterator[str]:
         for model, data in product(suite.models, suite.datasets)
         if data.name in list_datasets()
     ]
-    checks: list[tuple[str, partial[object]]] = [("", check) for check in sizes]
+    checks: list[tuple[str, Callable[[], object]]] = [("", check) for check in sizes]
     checks += [("rules: ", partial(rules_of, suite.rules))]
     checks += [(f"{at}: ", partial(recipe_of, each)) for at, each in _schedules(suite).items()]
     for place, check in checks:
