@@ -13,7 +13,6 @@ import shutil
 import sys
 import time as clock
 import traceback
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from benchmarks.method_commands import check, list_all, new_method
 from benchmarks.options import (
     BatchSize,
     DataPath,
@@ -97,9 +95,19 @@ def main() -> None:
     except Exception as error:  # whatever happens, a user reads one line
         if os.environ.get("ZOO_TRACEBACK"):
             raise
-        message = in_markup(_told(error), LONGEST_ERROR)
-        Console(stderr=True, emoji=False).print(f"[red]error:[/] {message}", soft_wrap=True)
+        for line in _lines(error):
+            Console(stderr=True, emoji=False).print(line, soft_wrap=True)
         sys.exit(WRONG_USE)
+
+
+def _lines(error: Exception) -> list[str]:
+    """What went wrong: a line, or one for each of several faults of a suite."""
+    from benchmarks.running.suite_names import SuiteFaults
+
+    if isinstance(error, SuiteFaults) and len(error.faults) > 1:
+        faults = [f"  {in_markup(fault, LONGEST_ERROR)}" for fault in error.faults]
+        return [f"[red]error:[/] the suite has {len(faults)} faults", *faults]
+    return [f"[red]error:[/] {in_markup(_told(error), LONGEST_ERROR)}"]
 
 
 def _told(error: Exception) -> str:
@@ -173,10 +181,10 @@ def run(
     job = Job(results, data, download, workers or 1, _until(minutes), per_gpu=per_gpu)
     chosen = machines(engine, device, job.cache, gpus=gpus, per_gpu=per_gpu, workers=workers)
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
-    job = job.with_weights(asked.models)
     kind = device.partition(":")[0]  # which GPU, is told to the worker alone
     planned = partial(plan_suite, suite, asked, job.records, kind, data)
     plan = planned()
+    job = job.with_weights(asked.models).with_methods(asked.named_methods)
     show_unread(console, plan.unread)
     tell_weights(check_cells(plan.missing, None if dry_run else job), console)
     console.print(f"{suite}: {plan.summary}")
@@ -288,7 +296,8 @@ def prune(
     from benchmarks.running.prune_one import Request, asked_budget, asked_rules, prune_one
 
     _require_device(device)
-    budget, metric = asked_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
+    rules = asked_rules(keep or (), ratio or (), min_keep, divisor)
+    budget, metric = asked_budget(rules, macs, params, latency, latency_ms)
     request = Request(
         model=model,
         width=width,
@@ -307,31 +316,10 @@ def prune(
         export=export,
         is_folded=fold_batch_norm,
         distill=distill,
-        rules=asked_rules(keep or (), ratio or (), min_keep, divisor),
+        rules=rules,
         weights=weights,
     )
-    cache = Job(results).cache
-    prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))
-
-
-@app.command(name="list")
-def list_all() -> None:
-    """List methods, baselines, data sets, suites and models."""
-    import timm
-
-    from benchmarks.running.suite import list_suites, load_suite
-    from zoo.core.data.datasets import list_datasets
-    from zoo.core.method.discovery import list_pruners
-    from zoo.core.networks import cifar_resnet  # noqa: F401  (registers its networks with timm)
-
-    console = Console(emoji=False)
-    _print_names(console, "Methods", {name: _paper(name) for name in list_pruners("method")})
-    _print_names(console, "Baselines", {name: _paper(name) for name in list_pruners("baseline")})
-    _print_names(console, "Data sets", dict.fromkeys(list_datasets(), ""))
-    _print_names(console, "Suites", {name: load_suite(name).title for name in list_suites()})
-    cifar = timm.list_models("*_cifar")
-    rest = f"and {len(timm.list_models()) - len(cifar)} more of timm's, by name"
-    _print_names(console, "Models", {**dict.fromkeys(cifar, ""), "...": rest})
+    prune_one(request, out=out, cache=Job(results).cache, data=data, console=Console(emoji=False))
 
 
 @app.command()
@@ -448,41 +436,14 @@ def compare(
         raise typer.Exit(1)
 
 
-@app.command()
-def check(
-    module: Annotated[str, typer.Argument(help="Path of a .py file, or name of a module.")],
-) -> None:
-    """Put a pruner that you wrote through the contract.
-
-    This runs the file, with all your rights: check no file that you would not run.
-
-    Exit status: 0 if every check passed, 1 if one failed, 2 if there is no pruner to check.
-    """
-    from benchmarks.running.check_module import check_apart
-
-    if not check_apart(module, Console(emoji=False)):
-        raise typer.Exit(1)
+app.command(name="list")(list_all)
+app.command()(check)
+app.command(name="new-method")(new_method)
 
 
 def _until(minutes: float | None) -> float:
     """When nothing new is begun, in seconds as `time.time` counts."""
     return math.inf if minutes is None else clock.time() + 60 * minutes
-
-
-def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None:
-    console.print(f"[bold]{title}[/]")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
-    for name, note in names.items():
-        table.add_row(name, escape(note))
-    console.print(table)
-
-
-def _paper(method: str) -> str:
-    """The paper that a method's card names, in one line."""
-    from zoo.core.method.card import card
-    from zoo.core.method.discovery import get_pruner
-
-    return " ".join(card(get_pruner(method))["Paper"].split())
 
 
 def _require_device(device: str, *, is_used: bool = True) -> None:

@@ -113,7 +113,7 @@ Ratio = Annotated[
     typer.Option(
         metavar="GLOB=SHARE",
         help="How much of these is kept: `'layer1.*=0.8'` the nearest width to that, "
-        "`'layer2.*=0.5:0.9'` at least and at most, 0.5: at least, :0.9 at most. May be given "
+        "`'layer2=0.5:0.9'` at least and at most, 0.5: at least, :0.9 at most. May be given "
         "several times; where patterns meet, all hold.",
         show_default=False,
     ),
@@ -189,7 +189,10 @@ Minutes = Annotated[
 ]
 Macs = Annotated[
     float | None,
-    typer.Option(callback=finite, help="Budget: keep ratio below 1, or a count. Default 0.5."),
+    typer.Option(
+        callback=finite,
+        help="Budget: keep ratio up to 1, or a count. Default 0.5; none if a --ratio is below 1.",
+    ),
 ]
 Params = Annotated[
     float | None,

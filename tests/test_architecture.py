@@ -45,6 +45,7 @@ HARNESS_ORDER = (
     "page",
     "studies",
     "options",
+    "method_commands",
     "cli",
 )
 

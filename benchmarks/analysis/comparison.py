@@ -238,12 +238,14 @@ def _plain_name(cell: Cell) -> str:
 
 
 def settings_of(cell: Cell) -> dict[str, object]:
-    """Settings that differ from the method's defaults, and how its networks are trained."""
+    """Settings that differ from the method's defaults, edition, and how networks are trained."""
     named: dict[str, object] = dict(cell.settings)
     if cell.scratch is not None:
         named["from scratch"] = _epochs(cell.scratch)
     if cell.longer is not None:
         named["fine-tuned"] = "longer"  # by how much differs with the budget
+    if cell.origin is not None:
+        named["edition"] = cell.origin.edition
     return named
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "Data",
     "Finish",
     "Model",
+    "Origin",
     "Rules",
     "Sample",
     "Schedule",
@@ -207,6 +208,34 @@ class Sample(Strict):
         return self
 
 
+class Origin(Strict):
+    """Where a method from outside comes from: an installed package, or a file by its content."""
+
+    package: Name | None = None
+    version: Name | None = None
+    file: Name | None = None
+    digest: str | None = Field(default=None, pattern="^[0-9a-f]{16}$")
+
+    @model_validator(mode="after")
+    def name_one_source(self) -> Origin:
+        """Refuse anything but a package with its version, or a file with its digest.
+
+        Raises:
+            ValueError: if there are more or fewer.
+        """
+        given = tuple(self.model_dump(exclude_none=True))
+        if given not in (("package", "version"), ("file", "digest")):
+            raise ValueError("a package with its version is needed, or a file with its digest")
+        if self.file is not None and re.search(r"[/\\]", self.file):
+            raise ValueError(f"file {self.file!r} has a folder; give its name alone")
+        return self
+
+    @property
+    def edition(self) -> str:
+        """What tells it from another state of the same package or file."""
+        return f"{self.version or self.digest}"
+
+
 class Cell(Strict):
     """What is asked: one method at one budget on one trained network with one seed.
 
@@ -219,7 +248,8 @@ class Cell(Strict):
     A decision is finished in the ways of `finishes`, an "own" one only where it differs from the
     common one. `distill` is the weight of the divergence from the parent's logits in the common
     loss, beside cross-entropy. A control that is fine-tuned for `longer` spends what the dearest
-    method spends on search and fine-tuning together.
+    method spends on search and fine-tuning together. `origin` says where a method comes from that
+    is none of this package.
     """
 
     protocol: int = Field(ge=1, le=1000)
@@ -243,6 +273,7 @@ class Cell(Strict):
     finishes: Many[Finish] = Field(default=("common", "own"), min_length=1)
     distill: float = Field(default=0.0, ge=0, le=1e6)
     longer: int | None = Field(default=None, ge=1, le=1_000_000)  # epochs
+    origin: Origin | None = None
 
     @field_validator("model")
     @classmethod
@@ -306,6 +337,7 @@ class Cell(Strict):
         """Names all that a supernet is trained from, beside its method's own settings."""
         given = f"{self.parent_key} {self.finetune.batch_size} {self.rules!r} {self.metric}"
         given += f" {self.latency!r}" if self.limits_latency else ""
+        given += f" {self.origin!r}" if self.origin else ""
         return hashlib.sha256(given.encode()).hexdigest()[:8]
 
     @property
@@ -324,7 +356,7 @@ class Cell(Strict):
 
         A method's networks may beside that be trained from scratch, or longer, and say so by name.
         """
-        free = {"method", "settings", "budget", "metric", "seed", "scratch", "longer"}
+        free = {"method", "origin", "settings", "budget", "metric", "seed", "scratch", "longer"}
         return _digest(self._named(exclude=free))
 
     @property
@@ -352,7 +384,7 @@ class Cell(Strict):
         parts = [self.method, model, self.data.name, budget, f"s{self.seed}"]
         if self.sample is not None:
             parts.append("scores" if self.member is None else f"member{self.member}")
-        return "-".join(part.replace("/", "_") for part in parts)
+        return "-".join(re.sub("[/:]", "_", part) for part in parts)
 
 
 def _digest(settings: Mapping[str, Any]) -> str:  # Any: plain JSON

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from benchmarks.records.bounds import Name, Options
-from benchmarks.records.cell import MOST_SEED, REFERENCE, BudgetMetric, BudgetValue, Cell
+from benchmarks.records.cell import MOST_SEED, REFERENCE, BudgetMetric, BudgetValue, Cell, Origin
 from benchmarks.records.strict import Many, Strict
 
 __all__ = ["Arm", "Contrast", "Primary"]
@@ -20,6 +20,7 @@ class Arm(Strict):
 
     method: Name
     settings: Options = {}
+    origin: Origin | None = None
 
     @property
     def name(self) -> str:
@@ -30,28 +31,31 @@ class Arm(Strict):
     def holds(self, cell: Cell) -> bool:
         """Whether a cell is of this side; controls and networks from scratch are of none."""
         is_plain = cell.scratch is None and cell.longer is None
-        return is_plain and (cell.method, cell.settings) == (self.method, self.settings)
+        mine = (self.method, self.settings, self.origin)
+        return is_plain and (cell.method, cell.settings, cell.origin) == mine
 
 
 class Contrast(Strict):
     """A method, what it is compared with, and the budget.
 
     What is compared is the final accuracy under the common finish, paired by seed, on every network
-    and data set of the suite.
+    and data set of the suite. Where methods come from is filled in when a run is planned.
     """
 
     method: Name
     settings: Options = {}
+    origin: Origin | None = None
     against: Name = REFERENCE
     against_settings: Options = {}
+    against_origin: Origin | None = None
     budget: BudgetValue
 
     @property
     def arms(self) -> tuple[Arm, Arm]:
         """The method, and what it is compared with."""
         return (
-            Arm(method=self.method, settings=self.settings),
-            Arm(method=self.against, settings=self.against_settings),
+            Arm(method=self.method, settings=self.settings, origin=self.origin),
+            Arm(method=self.against, settings=self.against_settings, origin=self.against_origin),
         )
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 __all__ = [
     "figure_text",
+    "first_sentence",
     "in_cell",
     "in_csv",
     "in_html",
@@ -55,6 +56,11 @@ _ROOT = r"(?:file:/*(?=/)|~[\w.-]*(?=[\\/])|[A-Za-z]:(?=[\\/])|(?=/|\\\\+[\w.$-]
 _QUOTED = re.compile(rf"(?P<quote>['\"`])(?P<path>{_ROOT}[\\/][^'\"`\n]*)(?P=quote)")
 _BARE = re.compile(rf"{_START}(?P<path>{_ROOT}[\\/](?![\s\\/]*(?:\s|$))[^\s'\"`,;:()<>\[\]]*)")
 _HOMES = ("home", "users", "root")
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop that ends a sentence, on one line."""
+    return " ".join(text.split()).split(". ")[0].rstrip(".").replace("|", "/")
 
 
 def visible(text: str, limit: int | None = None) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +20,7 @@ from benchmarks.running.protocol import describe
 from zoo.core.child_process import WorkerDied, Workers
 from zoo.core.contract.checks import Outcome, contract
 from zoo.core.method.discovery import pruners_of
+from zoo.core.method.outside import load_file
 from zoo.core.method.pruner import Pruner
 
 __all__ = ["COLOURS", "check_apart", "check_module"]
@@ -49,8 +49,9 @@ def check_apart(target: str, console: Console) -> bool:
 def check_module(target: str) -> bool:
     """Put every pruner of a module through the contract; tell whether all passed.
 
-    One line is printed for each check that did not simply pass, and a count. The module runs here,
-    with all rights of whoever asks. What it prints goes to standard error.
+    A line is printed for each fault, however many checks on however many networks meet it, for each
+    check that was skipped or is expected to fail, and a count. The module runs here, with all
+    rights of whoever asks. What it prints goes to standard error.
 
     Args:
         target: path of a `.py` file, or name of a module that can be imported.
@@ -71,20 +72,44 @@ def check_module(target: str) -> bool:
 
 def _check_class(cls: type[Pruner], console: Console) -> bool:
     counts: Counter[str] = Counter()
+    again: dict[tuple[object, ...], list[Outcome]] = {}
     outcomes = contract(cls)
     try:
         while outcome := _next_outcome(outcomes):
             counts[outcome.status] += 1
-            if outcome.status in ("failed", "expected"):
+            same = again.setdefault(_fault(outcome), [])
+            if outcome.status != "passed" and not same:
                 console.print(_outcome_line(outcome), soft_wrap=True)
+            same.append(outcome)
     # A stranger's class may raise anything outside of its checks, too; and one that ends the
     # program, perhaps with the status 0, has not passed.
     except BaseException as error:
         counts["failed"] += 1
         console.print(f"[red]failed[/] {in_markup(describe(error), 500)}", soft_wrap=True)
+    for met in again.values():
+        if met[0].status == "failed" and len(met) > 1:
+            console.print(_repeated_line(met), soft_wrap=True)
+    faults = sum(met[0].status == "failed" for met in again.values())
     told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+    told += f"; faults: {faults}" if faults else ""
     console.print(f"{in_markup(cls.__name__)}: {told}")
     return counts["passed"] > 0 and not counts["failed"]
+
+
+def _fault(outcome: Outcome) -> tuple[object, ...]:
+    """Equal for outcomes that say the same: one error at one place, or one check on any network."""
+    if outcome.raised:
+        return outcome.place, outcome.raised
+    return outcome.number, outcome.status
+
+
+def _repeated_line(met: Sequence[Outcome]) -> str:
+    """Where else a fault was met that has its line already."""
+    first = met[0]
+    others = dict.fromkeys(f"{each.number} {each.name}" for each in met[1:])
+    count = "once more" if len(met) == 2 else f"{len(met) - 1} more times"
+    name = f"{first.place or first.name}: met {count}, by {', '.join(others)}"
+    return f"[dim]{in_markup(name, 2000)}[/]"
 
 
 def _next_outcome(outcomes: Iterator[Outcome]) -> Outcome | None:
@@ -129,23 +154,13 @@ def _load_file(path: Path) -> ModuleType:
     for package in ("zoo", "baselines"):
         if folder in importlib.import_module(package).__path__:
             return importlib.import_module(f"{package}.{path.stem}")
-    # Under a name of its own, so that a file named numpy.py takes no other module's place;
-    # dataclasses, inspect and pickle look a class's module up by that name.
-    name = f"_checked_{''.join(c if c.isalnum() else '_' for c in path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # the suffix is .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return load_file(path)[0]
 
 
 def _outcome_line(outcome: Outcome) -> str:
     colour = COLOURS[outcome.status]
-    where = f" on {outcome.network}" if outcome.network else ""
+    is_everywhere = outcome.status == "skipped" or not outcome.network
+    where = "" if is_everywhere else f" on {outcome.network}"
     name = f"{outcome.number:2d} {outcome.name}{where}"
-    return f"[{colour}]{outcome.status}[/] {in_markup(name)}: {in_markup(outcome.reason, 500)}"
+    told = ": ".join(part for part in (name, outcome.place) if part)
+    return f"[{colour}]{outcome.status}[/] {in_markup(told)}: {in_markup(outcome.reason, 500)}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.records.cell import Cell, Data, Schedule
 from benchmarks.records.record import PhaseCost
+from benchmarks.running.methods import MethodFiles
 from benchmarks.running.network import seeded, untrained
 from benchmarks.running.weights import WeightFiles, start_from_weights
 from zoo.core.channels.space import ChannelSpace
@@ -45,12 +46,14 @@ class Places:
         data: where data sets that need files lie, or None.
         is_download_allowed: whether data sets that can be fetched may be.
         weights: files that parents start from.
+        methods: files that methods are read from.
     """
 
     cache: Path
     data: Path | None = None
     is_download_allowed: bool = False
     weights: WeightFiles = ()
+    methods: MethodFiles = ()
 
 
 @dataclass(frozen=True)

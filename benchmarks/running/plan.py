@@ -13,7 +13,8 @@ from benchmarks.records.contrast import Arm, Contrast, Primary
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
 from benchmarks.records.record import TOTAL, Record, Status, spent_macs
 from benchmarks.records.strict import suggest
-from benchmarks.running.precheck import check_suite, name_files
+from benchmarks.running.methods import MethodFiles, Named, method_files, named_methods
+from benchmarks.running.precheck import check_size, check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
 from benchmarks.running.weights import WeightFiles, weight_files
 
@@ -68,7 +69,8 @@ class Job:
     """Where a run reads and writes, how many processes it takes, and until when it starts cells.
 
     `until` is a time of `time.time()`; what is running then is finished. `weights` are the files
-    that parents start from. `per_gpu` tasks share a GPU.
+    that parents start from, `methods` those that methods are read from; `per_gpu` tasks share a
+    GPU.
     """
 
     results: Path
@@ -77,6 +79,7 @@ class Job:
     workers: int = 1
     until: float = math.inf
     weights: WeightFiles = ()
+    methods: MethodFiles = ()
     per_gpu: int = 1
 
     @property
@@ -93,6 +96,15 @@ class Job:
             OSError: if it cannot be read.
         """
         return replace(self, weights=weight_files(models))
+
+    def with_methods(self, names: Sequence[str]) -> Job:
+        """The same with the files among the methods of a suite.
+
+        Raises:
+            FileNotFoundError: if one does not exist.
+            ValueError: if it cannot be run or has no such pruner.
+        """
+        return replace(self, methods=method_files(names))
 
     @property
     def absolute(self) -> Job:
@@ -139,11 +151,16 @@ def plan_suite(
             not there.
         OSError: if it or the folder of records cannot be read.
     """
+    from benchmarks.running.sample import PROXIES
+
+    check_suite(suite)
     jobs, scorers = _jobs(suite), _scorers(suite)
-    primary = tuple(_primary(contrast, suite, jobs) for contrast in suite.primary)
-    check_suite(suite, len(jobs), len(scorers))
+    named = named_methods(job.method for job in (*jobs, *scorers) if job.method not in PROXIES)
+    primary = tuple(_primary(contrast, suite, jobs, named) for contrast in suite.primary)
+    check_size(suite, len(jobs), len(scorers))
     suite = name_files(suite, data)
-    cells = [*expand(suite, jobs, device), *expand_ranking(suite, scorers, device)]
+    cells = expand(suite, jobs, device, named)
+    cells += expand_ranking(suite, scorers, device, named)
     found = read_folder(records, Record) if records else Loaded([], [])
     settled = {
         record.cell.key: record
@@ -204,22 +221,19 @@ def _jobs(suite: Suite) -> list[Variant]:
     """The methods and variants that a suite prunes with, their settings without defaults."""
     from zoo.core.method.discovery import list_pruners
 
-    methods = list_pruners() if suite.methods == "all" else suite.methods
-    ranked = suite.ranking.scorers if suite.ranking else ()
-    known = {*methods, *(variant.method for variant in (*suite.variants, *ranked))}
-    for name in suite.settings:
-        if name not in known:
-            raise ValueError(
-                f"settings for {name!r}, which the suite does not run; {suggest(name, known)}"
-            )
+    # Suites mean the same wherever they run, whatever packages are installed beside this one.
+    own = (*list_pruners("method"), *list_pruners("baseline"))
+    methods = own if suite.methods == "all" else suite.methods
     if suite.budgets and suite.controls and REFERENCE not in methods:
         methods = (*methods, REFERENCE)
     wanted = (*(Variant(method=name) for name in methods), *suite.variants)
     return _distinct([_without_defaults(variant, suite) for variant in wanted])
 
 
-def _primary(contrast: Contrast, suite: Suite, jobs: Sequence[Variant]) -> Primary:
-    """A contrast with the settings that its cells will have, and the seeds that are planned.
+def _primary(
+    contrast: Contrast, suite: Suite, jobs: Sequence[Variant], named: Mapping[str, Named]
+) -> Primary:
+    """A contrast with the methods that its cells will have, and the seeds that are planned.
 
     Raises:
         ValueError: if the suite does not run one of its sides, or both are the same.
@@ -227,8 +241,16 @@ def _primary(contrast: Contrast, suite: Suite, jobs: Sequence[Variant]) -> Prima
     arms = [_arm(arm, suite, jobs) for arm in contrast.arms]
     if arms[0] == arms[1]:
         raise ValueError(f"primary: {contrast.method!r} is compared with itself; give two sides")
+    mine, other = (named[arm.method] for arm in arms)
     settled = contrast.model_copy(
-        update={"settings": arms[0].settings, "against_settings": arms[1].settings}
+        update={
+            "method": mine.method,
+            "settings": arms[0].settings,
+            "origin": mine.origin,
+            "against": other.method,
+            "against_settings": arms[1].settings,
+            "against_origin": other.origin,
+        }
     )
     return Primary(contrast=settled, metric=suite.metric, seeds=suite.seeds)
 
@@ -256,22 +278,11 @@ def _arm(arm: Arm, suite: Suite, jobs: Sequence[Variant]) -> Arm:
 def _scorers(suite: Suite) -> list[Variant]:
     """What scores the sample of a suite's ranking: methods that can, and zero-cost proxies."""
     from benchmarks.running.sample import PROXIES
-    from zoo.core.method.discovery import get_pruner, list_pruners
 
     chosen = []
     for variant in suite.ranking.scorers if suite.ranking else ():
-        if variant.method in PROXIES:
-            if variant.settings:
-                raise ValueError(f"the proxy {variant.method!r} has no settings")
-            chosen.append(variant)
-            continue
-        if variant.method in list_pruners() and not get_pruner(variant.method).can_score():
-            able = [name for name in list_pruners() if get_pruner(name).can_score()]
-            raise ValueError(
-                f"{variant.method!r} scores no configurations; "
-                f"those that do: {', '.join((*able, *PROXIES))}"
-            )
-        chosen.append(_without_defaults(variant, suite))
+        is_proxy = variant.method in PROXIES
+        chosen.append(variant if is_proxy else _without_defaults(variant, suite))
     return _distinct(chosen)
 
 

@@ -2,18 +2,21 @@
 
 A suite is first held against names, types and ranges (`check_suite`), which builds nothing. Then
 the networks that are left to run are made once, without weights, and see an empty batch
-(`check_cells`): what timm refuses, an image too small for a network, a budget above its cost, a
-batch above the training images.
+(`check_cells`): what timm refuses, an image too small for a network, a budget above its cost or
+below its smallest subnet, a batch above the training images.
 """
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from benchmarks.records.cell import Cell, Data, Rules, Schedule
-from benchmarks.records.strict import suggest
+from benchmarks.records.cell import PARENT, Cell, Data, Schedule
 from benchmarks.running.suite import Suite
+from benchmarks.running.suite_names import SuiteFaults, name_faults
 from benchmarks.running.weights import WeightFiles, check_weights, digested
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ __all__ = [
     "Sources",
     "check_cells",
     "check_data",
+    "check_size",
     "check_suite",
     "name_files",
     "named",
@@ -41,6 +45,10 @@ class Sources(Protocol):
         """Their folder, if one was given."""
 
     @property
+    def cache(self) -> Path:
+        """Where trained parents and operator times are kept."""
+
+    @property
     def is_download_allowed(self) -> bool:
         """Whether sets that can be fetched may be."""
 
@@ -53,8 +61,47 @@ MOST_CELLS = 100_000
 """Of a suite; the largest of the package has some hundreds."""
 
 
-def check_suite(suite: Suite, methods: int, scorers: int) -> None:
-    """Refuse names that do not exist, numbers that cannot work, and absurd counts of cells.
+def check_suite(suite: Suite) -> None:
+    """Refuse names that do not exist and numbers that cannot work, all of them at once.
+
+    Args:
+        suite: what to run.
+
+    Raises:
+        SuiteFaults: with the places in the suite, and the ways out.
+    """
+    given = suite.model_dump(exclude={"budgets", "seeds"})
+    if faults := [*name_faults(given), *_number_faults(suite)]:
+        raise SuiteFaults("", faults)
+
+
+def _number_faults(suite: Suite) -> Iterator[str]:
+    """Numbers of a suite that cannot work, each with its place."""
+    from benchmarks.running.costs import rules_of
+    from benchmarks.running.parent import recipe_of
+    from zoo.core.data.datasets import list_datasets, outline
+    from zoo.core.settings import MOST
+
+    sizes = [
+        partial(outline, **_sizes(suite.seen_by(model, data)))
+        for model, data in product(suite.models, suite.datasets)
+        if data.name in list_datasets()
+    ]
+    checks: list[tuple[str, Callable[[], object]]] = [("", check) for check in sizes]
+    checks += [("rules: ", partial(rules_of, suite.rules))]
+    checks += [(f"{at}: ", partial(recipe_of, each)) for at, each in _schedules(suite).items()]
+    for place, check in checks:
+        try:
+            check()
+        except ValueError as error:
+            yield f"{place}{error}"
+    for place, number in _whole_numbers(suite.model_dump(exclude={"budgets", "seeds", "datasets"})):
+        if number > MOST:
+            yield f"{place}: {reprlib.repr(number)} is above {MOST:,}; no run so long would end"
+
+
+def check_size(suite: Suite, methods: int, scorers: int) -> None:
+    """Refuse absurd counts of cells.
 
     Args:
         suite: what to run.
@@ -62,12 +109,8 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
         scorers: how many score the sample of its ranking.
 
     Raises:
-        ValueError: with the place in the suite, and the way out.
+        ValueError: with the count, and the way out.
     """
-    from benchmarks.running.network import model_args
-    from zoo.core.data.datasets import list_datasets, outline
-    from zoo.core.settings import MOST
-
     each = len(suite.budgets) * methods
     if suite.ranking is not None:
         each += scorers + suite.ranking.sample.count
@@ -77,23 +120,6 @@ def check_suite(suite: Suite, methods: int, scorers: int) -> None:
             f"{parents * each:,} cells are asked for, {each:,} for each of {parents:,} networks, "
             f"data sets and seeds; a suite has {MOST_CELLS:,} at most: take fewer seeds or budgets"
         )
-    for model in suite.models:
-        model_args(model)
-        for data in suite.datasets:
-            if data.name not in list_datasets():
-                raise ValueError(
-                    f"unknown dataset {data.name!r}; {suggest(data.name, list_datasets())}"
-                )
-            outline(**_sizes(suite.seen_by(model, data)))
-    _check_rules(suite.rules)
-    given = suite.model_dump(exclude={"budgets", "seeds", "datasets"})
-    for place, number in _whole_numbers(given):
-        if number > MOST:
-            raise ValueError(
-                f"{place}: {reprlib.repr(number)} is above {MOST:,}; no run so long would end"
-            )
-    for place, schedule in _schedules(suite).items():
-        _check_recipe(place, schedule)
 
 
 def name_files(suite: Suite, path: Path | None) -> Suite:
@@ -152,48 +178,97 @@ def named(data: Data, path: Path | None) -> Data:
 def check_cells(cells: Sequence[Cell], places: Sources | None = None) -> tuple[str, ...]:
     """Make every network once, pass an empty batch through it, check weights, budgets, batches.
 
-    A network that cannot be pruned is no error here: its records say so, and other cells run.
+    A network that cannot be pruned is no error here: its records say so, and other cells run. Nor
+    is a budget that is too low for some of several networks.
 
     Args:
         cells: what is to be run.
         places: where the sets and weights lie that are read from files; None to go by what the
-            names of sets tell, and to leave weights alone.
+            names of sets tell, to leave weights alone, and to time no operators.
 
     Returns:
-        What is made of files of weights beside taking them as they are, a line each.
+        What is made of files of weights beside taking them as they are, and budgets that will be
+        recorded as infeasible, a line each.
 
     Raises:
-        ValueError: naming the network, file or data set, what is wrong, and the way out.
+        ValueError: naming the network, file or data set, what is wrong, and the way out;
+            `InfeasibleBudget` for a budget that no network meets, and a network that meets none.
         FileNotFoundError: if files are not there, and may not be fetched.
     """
+    from zoo.core.errors import InfeasibleBudget
+
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         key = cell.model.model_dump_json(), cell.data.model_dump_json()
         groups.setdefault(key, []).append(cell)
-    return tuple(line for group in groups.values() for line in _check_group(group, places))
+    found = [_check_group(group, places) for group in groups.values()]
+    reached = {asked for each in found for asked in each.reached}
+    for asked in {asked: None for each in found for asked in each.infeasible}:
+        if asked not in reached:
+            told = [each.infeasible[asked] for each in found if asked in each.infeasible]
+            more = f" (and of {len(told) - 1} more networks)" if len(told) > 1 else ""
+            raise InfeasibleBudget(f"{told[0]}{more}; nothing was run")
+    return tuple(line for each in found for line in (*each.notes, *each.lines))
 
 
-def _check_group(cells: Sequence[Cell], places: Sources | None) -> tuple[str, ...]:
-    """The same for the cells of one network on one data set."""
+_Asked = tuple[str, float]
+"""What a budget limits, and its number."""
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What came of the cells of one network on one data set.
+
+    Attributes:
+        notes: on its weights.
+        reached: budgets that its smallest subnet meets, or that could not be checked.
+        infeasible: the others, with the reason.
+    """
+
+    notes: tuple[str, ...] = ()
+    reached: frozenset[_Asked] = frozenset()
+    infeasible: Mapping[_Asked, str] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> list[str]:
+        """The budgets that this network alone cannot meet, in words."""
+        return [f"{reason}; recorded as infeasible" for reason in self.infeasible.values()]
+
+
+def _check_group(cells: Sequence[Cell], places: Sources | None) -> _Checked:
+    """The same for the cells of one network on one data set.
+
+    Raises:
+        ValueError: as `check_cells`.
+    """
     from benchmarks.running.network import unloaded, untrained
-    from zoo.core.errors import UnsupportedModel
+    from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 
     cell = cells[0]
     known = outlined(cell.data, places)
+    every = frozenset(map(_asked, filter(_is_pruned, cells)))
     if known is None:
-        return ()
+        return _Checked(reached=every)
     for each in cells:
         _check_batches(each, known.num_train)
     try:
         model = untrained(unloaded(cell), known)
     except UnsupportedModel:
-        return ()
+        return _Checked(reached=every)
     told = () if places is None else check_weights(cell, model, places.weights)
     _check_image_size(cell, model, known.input_size)
-    absolute = [each for each in cells if each.metric in ("macs", "params") and each.budget > 1]
-    if absolute or any(each.rules.keep or each.rules.ratios for each in cells):
-        _check_control(cells, absolute, model, known.input_size)
-    return told
+    infeasible = _infeasible(cells, model, known.input_size, places)
+    if every and infeasible.keys() == every:
+        raise InfeasibleBudget(infeasible[max(every)])
+    return _Checked(told, every - infeasible.keys(), infeasible)
+
+
+def _is_pruned(cell: Cell) -> bool:
+    return cell.method != PARENT
+
+
+def _asked(cell: Cell) -> _Asked:
+    return cell.metric, cell.budget
 
 
 def outlined(data: Data, places: Sources | None) -> "Outline | None":
@@ -254,60 +329,53 @@ def _check_image_size(cell: Cell, model: "nn.Module", input_size: tuple[int, int
         ) from error
 
 
-def _check_control(
+def _infeasible(
     cells: Sequence[Cell],
-    absolute: Sequence[Cell],
     model: "nn.Module",
     size: tuple[int, int, int],
-) -> None:
-    """Refuse budgets above the network's cost, and patterns that mean nothing in it.
+    places: Sources | None,
+) -> dict[_Asked, str]:
+    """Budgets below the smallest subnet that patterns and rules leave, each with the reason.
 
     Args:
         cells: of one network on one data set.
-        absolute: those whose budget is a number of what it limits.
-        model: the network.
+        model: the network, on the CPU.
         size: (C, H, W) of an image.
+        places: where operator times are kept; None to take none, and to leave latency unchecked.
 
     Raises:
-        ValueError: naming the network, what is wrong, and the way out.
+        ValueError: for a budget above the network's cost, and patterns that mean nothing in it.
     """
-    from benchmarks.running.costs import rules_of
+    from benchmarks.running.costs import cost_model, rules_of
     from zoo.core.channels.space import ChannelSpace
     from zoo.core.cost.budget import Budget
-    from zoo.core.cost.cost_model import CostModel
-    from zoo.core.errors import UnsupportedModel
+    from zoo.core.errors import InfeasibleBudget, UnsupportedModel
+    from zoo.core.method.problem import require_feasible
 
     try:
-        cost = CostModel(ChannelSpace.trace(model, size))
+        space = ChannelSpace.trace(model, size)
     except UnsupportedModel:
-        return
+        return {}
     title = f"{cells[0].model.title} on {cells[0].data.name}"
-    distinct = {repr(cell.rules): cell.rules for cell in cells}
+    distinct = {(_asked(cell), repr(cell.rules)): cell for cell in cells if _is_pruned(cell)}
+    found = {}
     try:
-        for cell in absolute:
-            Budget.parse(cell.budget, cost, metric=cell.metric)
-        for rules in distinct.values():
-            rules_of(rules).legal(cost.space)
+        for (asked, _), cell in distinct.items():
+            rules = rules_of(cell.rules)
+            rules.legal(space)
+            if not space.groups or (cell.limits_latency and places is None):
+                continue
+            folder = None if places is None else places.cache / "latency"
+            timed = model.to(cell.device) if cell.limits_latency else model
+            cost = cost_model(cell, timed, space, folder)
+            budget = Budget.parse(cell.budget, cost, metric=cell.metric)
+            try:
+                require_feasible(budget, cost, rules)
+            except InfeasibleBudget as error:
+                found[asked] = f"{title}: {error}"
     except ValueError as error:
         raise ValueError(f"{title}: {error}") from error
-
-
-def _check_rules(rules: Rules) -> None:
-    from benchmarks.running.costs import rules_of
-
-    try:
-        rules_of(rules)
-    except ValueError as error:
-        raise ValueError(f"rules: {error}") from error
-
-
-def _check_recipe(place: str, schedule: Schedule) -> None:
-    from benchmarks.running.parent import recipe_of
-
-    try:
-        recipe_of(schedule)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+    return found
 
 
 def _whole_numbers(value: object, place: str = "") -> Iterator[tuple[str, int]]:

@@ -46,6 +46,7 @@ from benchmarks.records.record import (
 from benchmarks.records.runtime import Environment, PredictedLatency, fingerprint
 from benchmarks.records.strict import explain
 from benchmarks.running.costs import cost_model, predicted_latency, rules_of, size_of
+from benchmarks.running.methods import asked_method
 from benchmarks.running.network import seeded, untrained
 from benchmarks.running.parent import (
     Places,
@@ -85,6 +86,7 @@ class Findings:
     """Filled step by step, so that the record of a failed run still says what it spent."""
 
     meter: Meter
+    method: str = ""  # as `create_pruner` takes it
     size: Size | None = None
     top1: Top1 = field(default_factory=Top1)
     handed_on: tuple[HandedOn, ...] = ()
@@ -195,6 +197,7 @@ def build_problem(
 
 def _follow(cell: Cell, places: Places, findings: Findings, is_timed: bool) -> None:
     """The steps of the protocol; what each one finds goes into `findings` at once."""
+    findings.method = asked_method(cell, places.methods)
     splits = splits_of(cell.data, cell.seed, places)
     findings.images = _image_counts(splits)
     findings.input_size, findings.num_classes = splits.input_size, splits.num_classes
@@ -259,7 +262,7 @@ def _decision(cell: Cell, problem: Problem, findings: Findings) -> Subnet:
     """What the method decides; of the fine-tuned parent, to keep everything."""
     if cell.method == PARENT:
         return Subnet(SubnetConfig.full())
-    findings.pruner = create_pruner(cell.method, **cell.settings)
+    findings.pruner = create_pruner(findings.method, **cell.settings)
     return findings.pruner.search(problem)
 
 
@@ -318,7 +321,7 @@ def _score(cell: Cell, problem: Problem, sample: Sample, findings: Findings) -> 
     if cell.method in PROXIES:
         scores = PROXIES[cell.method](problem, configs)
     else:
-        findings.pruner = create_pruner(cell.method, **cell.settings)
+        findings.pruner = create_pruner(findings.method, **cell.settings)
         scores = findings.pruner.scores(problem, configs)
     found = tuple(float(score) for score in scores)
     if len(found) != len(configs) or not all(map(math.isfinite, found)):

@@ -14,6 +14,7 @@ from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model, rules_of
 from benchmarks.running.exports import export_as
+from benchmarks.running.methods import method_files, named_methods
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.out_folder import claimed
 from benchmarks.running.parent import Places, parent_for
@@ -26,7 +27,6 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import Ratio, parse_ratio
 from zoo.core.cost.budget import Budget
 from zoo.core.method.discovery import create_pruner
-from zoo.core.method.problem import require_feasible
 from zoo.core.networks.export import require
 from zoo.core.networks.save import save_pruned
 from zoo.core.training.train import FINETUNE
@@ -80,12 +80,14 @@ class Request:
         asked = Data(name=self.dataset, image_size=self.image_size, train_size=self.train_size)
         known = outlined(asked, places)
         assert known is not None  # with places, files are read where the name tells nothing
+        method = named_methods([self.method])[self.method]
         batch_size = self.batch_size or min(Schedule(epochs=0).batch_size, known.num_train)
         return Cell(
             protocol=PROTOCOL,
             model=digested(self.asked_model),
             data=named(asked, places.data),
-            method=self.method,
+            method=method.method,
+            origin=method.origin,
             metric=self.metric,
             budget=self.budget,
             seed=self.seed,
@@ -99,17 +101,34 @@ class Request:
         )
 
 
-def asked_budget(**given: float | None) -> tuple[float, BudgetMetric]:
-    """The budget that options give, and what it limits; half the MACs if there is none.
+def asked_budget(
+    rules: Rules,
+    macs: float | None = None,
+    params: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
+) -> tuple[float, BudgetMetric]:
+    """The budget that options give, and what it limits.
+
+    Without any it is half the MACs, or none where ratios below 1 decide alone.
+
+    Args:
+        rules: as `asked_rules` returns them.
+        macs: budget in multiply-adds.
+        params: budget in parameters.
+        latency: budget as a keep ratio of the latency.
+        latency_ms: budget in milliseconds a pass.
 
     Raises:
         ValueError: if there are several.
     """
+    given = {"macs": macs, "params": params, "latency": latency, "latency_ms": latency_ms}
     found = [(value, name) for name, value in given.items() if value is not None]
     if len(found) > 1:
         options = " and ".join(f"--{name.replace('_', '-')}" for _, name in found)
         raise ValueError(f"{options} are {len(found)} budgets; give one")
-    value, name = found[0] if found else (0.5, "macs")
+    alone = 1.0 if rules_of(rules).narrow else 0.5
+    value, name = found[0] if found else (alone, "macs")
     return value, cast(BudgetMetric, name)
 
 
@@ -156,13 +175,18 @@ def prune_one(
             the data are not there.
         KeyboardInterrupt: after Ctrl-C.
     """
-    places = Places(cache=cache, data=data, weights=weight_files([request.asked_model]))
+    places = Places(
+        cache=cache,
+        data=data,
+        weights=weight_files([request.asked_model]),
+        methods=method_files([request.method]),
+    )
     check_data([Data(name=request.dataset)], data)
     create_pruner(request.method)
     form = None if request.export is None else require(request.export)
     cell = request.cell(places)
     told = check_cells([cell], places)
-    _check_budget(cell, places)
+    _require_pruning(cell, places)
     require_writable(cache, "--results")
     tell_weights(told, console)
     with claimed(out):
@@ -188,12 +212,11 @@ def prune_one(
     return record
 
 
-def _check_budget(cell: Cell, places: Places) -> None:
-    """Refuse a budget that prunes nothing or that no subnet meets, before a parent is trained.
+def _require_pruning(cell: Cell, places: Places) -> None:
+    """Refuse a budget that prunes nothing before a parent is trained.
 
     Raises:
         ValueError: if the budget is that of the whole network, or above.
-        InfeasibleBudget: if it is below the smallest legal subnet.
         UnsupportedModel: if the network cannot be traced.
     """
     known = outlined(cell.data, places)
@@ -201,11 +224,8 @@ def _check_budget(cell: Cell, places: Places) -> None:
     model = untrained(unloaded(cell), known).to(cell.device)
     space = ChannelSpace.trace(model, known.input_size)
     cost = cost_model(cell, model, space, places.cache / "latency")
-    budget = Budget.parse(cell.budget, cost, metric=cell.metric)
-    rules = rules_of(cell.rules)
-    if rules.allow_whole(space):
-        budget.require_pruning(cell.budget, cost)
-    require_feasible(budget, cost, rules)
+    if rules_of(cell.rules).allow_whole(space):
+        Budget.parse(cell.budget, cost, metric=cell.metric).require_pruning(cost)
 
 
 def _save(cell: Cell, findings: Findings, out: Path) -> None:

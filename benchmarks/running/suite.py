@@ -5,12 +5,15 @@ keys are refused with the nearest names. The suites that come with the package l
 `benchmarks/suites`; a path that ends in `.toml` reads any other.
 """
 
+import os
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
@@ -31,7 +34,9 @@ from benchmarks.records.cell import (
 )
 from benchmarks.records.contrast import Contrast
 from benchmarks.records.runtime import Latency
-from benchmarks.records.strict import Many, Strict, explain, suggest
+from benchmarks.records.strict import Many, Strict, explained, suggest
+from benchmarks.running.methods import Named
+from benchmarks.running.suite_names import SuiteFaults, name_faults
 
 __all__ = [
     "PROTOCOL",
@@ -51,6 +56,9 @@ PROTOCOL = 2
 
 MOST_BYTES = 1_000_000
 """Of a suite's file; the largest of the package has a few thousand."""
+
+_FILE_METHOD = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
+"""A method in a file, see `zoo.core.method.outside`; suites are read without torch."""
 
 STANDALONE = "standalone"
 """Stands in the place of a method where a configuration of a sample is trained alone."""
@@ -149,6 +157,14 @@ class Suite(Strict):
         )
         return self.model_copy(update={"models": tuple(models)})
 
+    @property
+    def named_methods(self) -> tuple[str, ...]:
+        """All methods that the suite names to run, each once, files by their paths."""
+        listed = () if self.methods == "all" else self.methods
+        scorers = self.ranking.scorers if self.ranking else ()
+        variants = (variant.method for variant in (*self.variants, *scorers))
+        return tuple(dict.fromkeys((*listed, *variants)))
+
     def changed(
         self, *, dataset: str | None = None, seeds: int | None = None, models: Sequence[str] = ()
     ) -> "Suite":
@@ -160,17 +176,6 @@ class Suite(Strict):
         suite = self if dataset is None else self.on_dataset(dataset)
         suite = suite if seeds is None else suite.with_seeds(seeds)
         return suite.with_models(models) if models else suite
-
-    @model_validator(mode="after")
-    def require_something_to_run(self) -> "Suite":
-        """Refuse a suite without cells.
-
-        Raises:
-            ValueError: if there is neither a budget nor a ranking.
-        """
-        if not self.budgets and self.ranking is None:
-            raise ValueError("budgets: List should have at least 1 item, or add a [ranking]")
-        return self
 
     @field_validator("seeds", "budgets", "models", "datasets", "primary")
     @classmethod
@@ -186,48 +191,37 @@ class Suite(Strict):
         return items
 
     @model_validator(mode="after")
-    def require_methods_for_budgets(self) -> "Suite":
-        """Refuse budgets that nothing is pruned to, and ratios of latency above 1.
+    def check_together(self) -> "Suite":
+        """Refuse what does not go together, all of it at once.
 
         Raises:
-            ValueError: with the way out.
+            ValueError: with the way out of each.
         """
+        if faults := list(self._faults()):
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        """A suite without cells, budgets that mean nothing, and names that it does not have."""
+        if not self.budgets and self.ranking is None:
+            yield "budgets: List should have at least 1 item, or add a [ranking]"
         if self.budgets and not self.methods and not self.variants:
-            raise ValueError("methods: an empty list; name some, or 'all', or add [[variants]]")
+            yield "methods: an empty list; name some, or 'all', or add [[variants]]"
         for budget in self.budgets:
             if self.metric == "latency" and budget > 1:
-                raise ValueError(
+                yield (
                     f"budgets: {budget} is no keep ratio of the latency; give one up to 1, or "
                     "milliseconds with metric = 'latency_ms'"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def check_primary_budgets(self) -> "Suite":
-        """Refuse a primary contrast at a budget that the suite does not have.
-
-        Raises:
-            ValueError: with the nearest ones.
-        """
         known = {f"{budget:g}" for budget in self.budgets}
         for contrast in self.primary:
             if contrast.budget not in self.budgets:
                 near = suggest(f"{contrast.budget:g}", known)
-                raise ValueError(f"primary: no budget {contrast.budget:g} in the suite; {near}")
-        return self
-
-    @model_validator(mode="after")
-    def check_image_sizes(self) -> "Suite":
-        """Refuse an image size for a network that the suite does not run.
-
-        Raises:
-            ValueError: with the nearest names.
-        """
+                yield f"primary: no budget {contrast.budget:g} in the suite; {near}"
         names = {model.name for model in self.models}
         for name in self.image_sizes:
             if name not in names:
-                raise ValueError(f"image_sizes: no network {name!r}; {suggest(name, names)}")
-        return self
+                yield f"image_sizes: no network {name!r}; {suggest(name, names)}"
 
     @field_validator("protocol")
     @classmethod
@@ -258,21 +252,46 @@ def load_suite(name: str) -> Suite:
         ValueError: if there is no such suite, or the file does not say what a suite must.
         OSError: if a file given by its path cannot be read.
     """
-    text = _suite_text(name)
+    text, folder = _suite_text(name), Path(name).parent
+    given: dict[str, Any] = {}  # Any: of TOML
     try:
-        suite = Suite.model_validate(tomllib.loads(text))
+        given = methods_below(folder, tomllib.loads(text))
+        suite = Suite.model_validate(given)
     except RecursionError as error:
         raise ValueError(
             f"suite {name!r} is nested too deeply to be a suite; flatten it"
         ) from error
     except ValidationError as error:
-        raise ValueError(f"suite {name!r}: {explain(error)}") from error
+        raise SuiteFaults(name, [*explained(error), *name_faults(given)]) from error
     except ValueError as error:  # of TOML, and of numbers too long for Python
         raise ValueError(f"suite {name!r} is not TOML: {error}") from error
-    return suite.with_weights_below(Path(name).parent)
+    return suite.with_weights_below(folder)
 
 
-def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[Cell]:
+def methods_below(folder: Path, given: dict[str, Any]) -> dict[str, Any]:  # Any: of TOML
+    """What a suite's file says, its methods in files named from a folder, where it lies.
+
+    A text `path/to/file.py:Name` is a method wherever it stands, and as a key of `settings`.
+    """
+
+    def below(value: object) -> object:
+        if isinstance(value, str) and (found := _FILE_METHOD.fullmatch(value)):
+            return f"{os.path.normpath(folder / Path(found[1]).expanduser())}:{found[2]}"
+        if isinstance(value, list):
+            return [below(item) for item in value]
+        if isinstance(value, dict):
+            return {below(key): below(item) for key, item in value.items()}
+        return value
+
+    return {key: below(value) for key, value in given.items()}
+
+
+def expand(
+    suite: Suite,
+    jobs: Sequence[Variant],
+    device: str = "cpu",
+    named: Mapping[str, Named] = MappingProxyType({}),
+) -> list[Cell]:
     """Every combination of a suite as a cell, cells that share a parent side by side.
 
     Args:
@@ -280,29 +299,36 @@ def expand(suite: Suite, jobs: Sequence[Variant], device: str = "cpu") -> list[C
         jobs: methods with those settings that differ from their defaults; what `methods = "all"`
             stands for, and which settings are defaults, the caller knows.
         device: where the cells run.
+        named: what cells call methods that come from outside.
     """
     cells = []
-    for parent in _parents(suite, device):
+    for parent in _parents(suite, device, named):
         cells += [parent.cell(job, budget=budget) for budget, job in product(suite.budgets, jobs)]
         if suite.budgets and suite.controls:
             cells.append(parent.cell(Variant(method=PARENT), budget=1.0, metric="macs"))
     return cells
 
 
-def expand_ranking(suite: Suite, scorers: Sequence[Variant], device: str = "cpu") -> list[Cell]:
+def expand_ranking(
+    suite: Suite,
+    scorers: Sequence[Variant],
+    device: str = "cpu",
+    named: Mapping[str, Named] = MappingProxyType({}),
+) -> list[Cell]:
     """The cells of a suite's ranking: for each parent every scorer, then every member alone.
 
     Args:
         suite: what to combine.
         scorers: as `jobs` of `expand`.
         device: where the cells run.
+        named: as `expand` takes it.
     """
     cells: list[Cell] = []
     if suite.ranking is None:
         return cells
     sample, alone = suite.ranking.sample, Variant(method=STANDALONE)
     trained = {"finetune": suite.ranking.train, "start": suite.ranking.start, "distill": 0.0}
-    for parent in _parents(suite, device):
+    for parent in _parents(suite, device, named):
         part = {"budget": sample.high, "sample": sample}
         cells += [parent.cell(scorer, **part) for scorer in scorers]
         cells += [parent.cell(alone, **part, **trained, member=k) for k in range(sample.count)]
@@ -318,9 +344,11 @@ class _Parent:
     data: Data
     seed: int
     device: str
+    named: Mapping[str, Named]
 
     def cell(self, job: Variant, **own: Any) -> Cell:  # Any: fields of the cell
         suite = self.suite
+        name = self.named.get(job.method, Named(job.method))
         shared = {
             "finetune": suite.finetune,
             "start": suite.start,
@@ -332,7 +360,8 @@ class _Parent:
             protocol=suite.protocol,
             model=self.model,
             data=self.data,
-            method=job.method,
+            method=name.method,
+            origin=name.origin,
             settings=job.settings,
             seed=self.seed,
             parent=suite.parent,
@@ -344,10 +373,10 @@ class _Parent:
         )
 
 
-def _parents(suite: Suite, device: str) -> list[_Parent]:
+def _parents(suite: Suite, device: str, named: Mapping[str, Named]) -> list[_Parent]:
     """One for each network, data set and seed."""
     return [
-        _Parent(suite, model, suite.seen_by(model, data), seed, device)
+        _Parent(suite, model, suite.seen_by(model, data), seed, device, named)
         for model, data, seed in product(suite.models, suite.datasets, suite.seeds)
     ]
 

@@ -1,8 +1,9 @@
 """The table of pruners, made from the cards in their modules."""
 
+from benchmarks.records.plain import first_sentence
 from benchmarks.tables.markdown import Written, markdown_table
 from zoo.core.method.card import card
-from zoo.core.method.discovery import get_pruner, kind_of, list_pruners
+from zoo.core.method.discovery import Kind, get_pruner, list_pruners
 
 __all__ = ["methods_table"]
 
@@ -10,16 +11,10 @@ __all__ = ["methods_table"]
 def methods_table() -> str:
     """A Markdown table with one row per pruner: methods first, then baselines."""
     rows = []
-    for kind in ("method", "baseline"):
+    folders: dict[Kind, str] = {"method": "zoo", "baseline": "baselines"}
+    for kind, folder in folders.items():
         for name in list_pruners(kind):
-            cls = get_pruner(name)
-            sections = card(cls)
-            folder = "zoo" if kind_of(cls) == "method" else "baselines"
-            idea, paper = (Written(_first_sentence(sections[s])) for s in ("Idea", "Paper"))
+            sections = card(get_pruner(name))
+            idea, paper = (Written(first_sentence(sections[s])) for s in ("Idea", "Paper"))
             rows.append([Written(f"[`{name}`]({folder}/{name}.py)"), idea, paper])
     return markdown_table(("Pruner", "Idea", "Paper"), "lll", rows)
-
-
-def _first_sentence(text: str) -> str:
-    """Up to the first full stop that ends a sentence, on one line."""
-    return " ".join(text.split()).split(". ")[0].rstrip(".").replace("|", "/")

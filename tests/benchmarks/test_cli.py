@@ -92,11 +92,14 @@ def test_help_names_every_command_and_needs_no_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.rstrip().endswith("[]")
-    for command in ("run", "time", "prune", "list", "report", "compare", "check"):
+    for command in COMMANDS:
         assert f" {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "time", "prune", "list", "report", "compare", "check"])
+COMMANDS = ("run", "time", "prune", "list", "report", "compare", "check", "new-method")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_within_sixty_columns(run, command):
     status, out, _ = run(command, "--help")
     assert status == 0
@@ -136,7 +139,7 @@ def test_results_that_cannot_be_written_are_refused(run, suite_file, tmp_path):
 
 @pytest.mark.parametrize(
     ("prepare", "message"),
-    [(None, "does not exist"), ("empty", "holds no"), ("nothing", "pass path=")],
+    [(None, "does not exist"), ("empty", "holds no"), ("nothing", "give their folder: --data")],
 )
 def test_a_data_path_that_is_missing_or_empty_is_named(run, tmp_path, prepare, message):
     folder = tmp_path / "images"
@@ -228,7 +231,7 @@ def test_prune_saves_a_smaller_network_that_loads(run, tmp_path):
 
 def test_help_of_prune_shows_patterns_as_they_are_typed(run):
     out = run("prune", "--help", columns=160)[1]  # where nothing is wrapped inside a word
-    for typed in ("--keep 'layer4.*' --keep stem", "'layer1.*=0.8'", "'layer2.*=0.5:0.9'"):
+    for typed in ("--keep 'layer4.*' --keep stem", "'layer1.*=0.8'", "'layer2=0.5:0.9'"):
         assert typed in out
 
 

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 __all__ = ["Diverged", "InfeasibleBudget", "UnsupportedModel", "said", "unknown_name"]
 
 
+_SHOWN = 8  # names, where none is near
+
+
 class InfeasibleBudget(ValueError):
     """No legal configuration of the network meets the budget."""
 
@@ -33,7 +36,7 @@ def said(error: BaseException) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """An error for a name that does not exist, with the nearest ones that do.
+    """An error for a name that does not exist, with the nearest ones, or some if none is near.
 
     Args:
         kind: what was looked up, such as `"dataset"`.
@@ -48,6 +51,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     nearest = [
         lowered[match] for match in difflib.get_close_matches(name.lower(), list(lowered), n=3)
     ]
-    hint = f"did you mean {' or '.join(map(repr, nearest))}?" if nearest else "no name is close."
-    listed = ", ".join(names) if names else "none"
-    return ValueError(f"unknown {kind} {name!r}; {hint} Known: {listed}")
+    if nearest:
+        return ValueError(
+            f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, nearest))}?"
+        )
+    listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return ValueError(f"unknown {kind} {name!r}; known: {listed or 'none'}")

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from rich.console import Console
@@ -29,7 +29,7 @@ from zoo.core.cost.latency_table import LatencyTable
 from zoo.core.cost.measure_latency import Timing, measure_latency, pass_ns
 from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter, Spent
-from zoo.core.method.discovery import create_pruner
+from zoo.core.method.discovery import create_pruner, method_name
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.architecture import Architecture
@@ -130,11 +130,11 @@ def prune(
         train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
-        method: a pruner, or its name (``zoo.list_pruners()``).
+        method: a pruner, its name (``zoo.list_pruners()``), or a file, ``"mine.py:Mine"``.
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
         params: the same in parameters.
         latency: a share of the parent's latency, from operator times that are measured first.
-        latency_ms: the same in milliseconds a pass; one of the four is needed.
+        latency_ms: the same in milliseconds a pass; one of the four, or ``ratios`` below 1.
         timing: batch, threads and layout that latency is measured with.
         cache: folder of operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
@@ -155,37 +155,44 @@ def prune(
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
     """
-    value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
-    pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
+    pruner, name = _named_pruner(method, settings or {})
     _check_weight(distill)
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
+    value, metric = _one_budget(rules, macs, params, latency, latency_ms)
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact, rules)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
-        problem = _problem(ready, pruner, CostModel(space, table), value, metric, rules, seed)
+        problem = _problem(ready, name, CostModel(space, table), value, metric, rules, seed)
         subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
         small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
         return _result(problem, subnet.config, small, ready, timing, architecture)
 
 
+def _named_pruner(method: str | Pruner, settings: Mapping[str, object]) -> tuple[Pruner, str]:
+    """The pruner that is asked for, and its name, which its random streams depend on."""
+    if isinstance(method, str):
+        return create_pruner(method, **settings), method_name(method)
+    return method, type(method).__module__.rpartition(".")[2]
+
+
 def _problem(
     ready: Preflight,
-    pruner: Pruner,
+    name: str,
     cost: CostModel,
     value: float,
     metric: BudgetUnit,
     rules: WidthRules,
     seed: int,
 ) -> Problem:
-    """What the pruner is asked; a budget that prunes nothing is refused."""
+    """What the pruner is asked; a budget that prunes nothing, or that nothing meets, is refused."""
     meter = Meter(ready.train.device)
-    name = type(pruner).__module__.rpartition(".")[2]
     data = ready.metered(meter)
     budget = Budget.parse(value, cost, metric)
     problem = Problem(ready.parent, cost.space, cost, budget, data, rules, seed, meter, name)
-    problem.require_pruning(value)
+    problem.require_pruning()
+    problem.check_feasible()
     return problem
 
 
@@ -216,7 +223,6 @@ def _search(
     pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
 ) -> Subnet:
     """The pruner's decision, checked; `is_taught` if its own loss is used afterwards."""
-    problem.check_feasible()
     tell("searching", 0, None)
     with reading(problem.model, ready.reader):
         whole = (problem.model, problem.model, problem.space, SubnetConfig.full())
@@ -361,14 +367,17 @@ def _prunable_space(ready: Preflight, inexact: bool, rules: WidthRules) -> Chann
     return space
 
 
-def _one_budget(**given: float | None) -> tuple[float, BudgetUnit]:
-    """The number that was given, and what it limits."""
+def _one_budget(rules: WidthRules, *numbers: float | None) -> tuple[float, BudgetUnit]:
+    """The number that was given, and what it limits; all multiply-adds where ratios decide."""
+    given = dict(zip(get_args(BudgetUnit), numbers, strict=True))
     found = [(value, name) for name, value in given.items() if value is not None]
+    if not found and rules.narrow:
+        return 1.0, "macs"
     if len(found) != 1:
         names = " and ".join(name for _, name in found) or "none"
         raise ValueError(
             "give one budget: macs=0.5 for half the multiply-adds, or params=..., latency=... or "
-            f"latency_ms=...; given: {names}"
+            f"latency_ms=..., or ratios below 1 alone; given: {names}"
         )
     value, name = found[0]
     return value, cast(BudgetUnit, name)

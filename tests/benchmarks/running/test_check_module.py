@@ -1,6 +1,7 @@
 """`zoo check` on what a stranger's module may do: it fails with a line, and never by passing."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from benchmarks.running import check_module as checking
 from tests.benchmarks.in_this_process import InThisProcess
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
-from zoo.core.contract.checks import Outcome
+from zoo.core.contract.checks import CHECKS, ContractViolation, Outcome, run_check
+from zoo.core.contract.trial import Trial
+from zoo.core.method.discovery import get_pruner
 
 PRUNER = """
 from dataclasses import dataclass
@@ -148,3 +151,74 @@ def test_a_target_that_is_not_there_is_named(run, here, tmp_path, target, messag
 def test_help_says_that_the_file_is_run(run):  # noqa: F811
     _, out, _ = run("check", "--help")
     assert "runs the file" in " ".join(out.split())
+
+
+FAULTY = '''"""No card."""
+from dataclasses import dataclass
+from zoo import Pruner
+
+@dataclass(frozen=True)
+class Mine(Pruner):
+    def search(self, problem):
+        return self.decide()
+
+    def decide(self):
+        return {}["gone"]
+'''
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    (tmp_path / "mine.py").write_text(FAULTY)
+    return get_pruner(f"{tmp_path / 'mine.py'}:Mine")
+
+
+@pytest.mark.parametrize(
+    ("number", "place", "raised"),
+    [(2, "mine.py, line 11", "KeyError"), (14, "mine.py, line 5", "ValueError")],
+)
+def test_a_fault_has_the_line_of_the_pruners_own_file(faulty, number, place, raised):
+    (check,) = (each for each in CHECKS if each.number == number)
+    with pytest.raises(ContractViolation) as caught:
+        run_check(check, Trial(faulty, "residual"))
+    assert (caught.value.place, caught.value.raised) == (place, raised)
+    assert str(caught.value).startswith(f"check {number} ({check.name}): {place}: {raised}")
+
+
+def test_what_a_check_itself_finds_has_the_line_of_the_search(tmp_path):
+    text = FAULTY.replace('return {}["gone"]', "return Subnet(SubnetConfig({'x': (0,)}))")
+    text = text.replace("import Pruner", "import Pruner, Subnet, SubnetConfig")
+    (tmp_path / "mine.py").write_text(text)
+    (check,) = (each for each in CHECKS if each.number == 2)
+    with pytest.raises(ContractViolation) as caught:
+        run_check(check, Trial(get_pruner(f"{tmp_path / 'mine.py'}:Mine"), "residual"))
+    assert (caught.value.place, caught.value.raised) == ("mine.py, line 7", "")
+
+
+def test_a_fault_is_told_once_and_what_was_skipped_with_the_reason(check, monkeypatch):
+    def contract(_):
+        for number in (2, 3, 4):
+            for network in ("residual", "depthwise"):
+                where = ("mine.py, line 11", "KeyError")
+                yield Outcome(number, f"n{number}", network, "failed", "KeyError: 'gone'", *where)
+        for network in ("residual", "depthwise"):
+            yield Outcome(9, "n9", network, "failed", f"{network} differs", "mine.py, line 7")
+            yield Outcome(17, "n17", network, "skipped", "torch sees no GPU")
+
+    call = check
+    monkeypatch.setattr(checking, "_check_class", partial(_with, contract, checking._check_class))
+    status, out, _ = call(FAULTY)
+    lines = out.splitlines()
+    assert status == 1 and len(lines) == 6
+    assert lines[0] == "failed  2 n2 on residual: mine.py, line 11: KeyError: 'gone'"
+    assert lines[1] == "failed  9 n9 on residual: mine.py, line 7: residual differs"
+    assert lines[2] == "skipped 17 n17: torch sees no GPU"
+    assert lines[3] == "mine.py, line 11: met 5 more times, by 2 n2, 3 n3, 4 n4"
+    assert lines[4] == "mine.py, line 7: met once more, by 9 n9"
+    assert lines[5] == "Mine: 8 failed, 2 skipped; faults: 2"
+
+
+def _with(contract, call, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "contract", contract)
+        return call(*arguments)

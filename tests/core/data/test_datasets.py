@@ -340,7 +340,7 @@ def test_cifar_reads_torchvisions_files(cifar_folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_missing_cifar_names_the_path_and_the_way_out(name: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="pass path="):
+    with pytest.raises(FileNotFoundError, match="give their folder: --data"):
         load_splits(name)
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         load_splits(name, path=tmp_path / "nowhere")
@@ -389,7 +389,7 @@ def test_augmented_files_repeat_for_any_number_of_workers(image_folder: Path) ->
 
 
 def test_missing_or_empty_image_folders_name_the_layout(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="pass path="):
+    with pytest.raises(FileNotFoundError, match="give their folder: --data"):
         load_splits("imagefolder")
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         load_splits("imagefolder", path=tmp_path / "nowhere")

@@ -158,6 +158,11 @@ class WidthRules:
         kept = [Bound.keep(pattern) for pattern in self.keep]
         return (*kept, *(Bound.of_ratio(*each) for each in self.ratios.items()))
 
+    @property
+    def narrow(self) -> bool:
+        """Whether a ratio asks for less than the whole of something; then no budget is needed."""
+        return any(bound.high < 1 for bound in self.bounds)
+
     def without(self, bound: Bound) -> WidthRules:
         """The same rules less one bound."""
         keep = tuple(p for p in self.keep if Bound.keep(p) != bound)

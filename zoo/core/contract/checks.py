@@ -12,14 +12,17 @@ import copy
 import inspect
 import json
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.contract.outcome import ContractViolation, Outcome
 from zoo.core.contract.trial import NETWORKS, Snapshot, Trial, images_and_labels, same_config
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.cost.count import count_macs
@@ -50,22 +53,6 @@ SLACK = 0.1
 FLOAT64_TOLERANCE = 1e-9
 
 
-class ContractViolation(AssertionError):
-    """A pruner breaks a check of the contract.
-
-    Attributes:
-        number: of the check.
-        name: of the check.
-        reason: what was seen.
-    """
-
-    def __init__(self, number: int, name: str, reason: str) -> None:
-        super().__init__(f"check {number} ({name}): {reason}")
-        self.number = number
-        self.name = name
-        self.reason = reason
-
-
 class _Broken(AssertionError):
     """What a check found; becomes a ContractViolation with the check's number."""
 
@@ -86,22 +73,13 @@ class Check:
     scope: Literal["network", "class", "gpu"]
     run: Callable[[Trial], None]
 
-    def applies(self, cls: type[Pruner]) -> bool:
-        """Whether the check is meant for this class, on this machine."""
-        if self.scope == "gpu":
-            return torch.cuda.is_available()
-        return self.number != 16 or kind_of(cls) == "method"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one check ended on one network; `network` is empty for checks of the class alone."""
-
-    number: int
-    name: str
-    network: str
-    status: Literal["passed", "failed", "expected", "skipped"]
-    reason: str = ""
+    def skipped_for(self, cls: type[Pruner]) -> str:
+        """Why the check is not meant for this class, on this machine; empty if it is."""
+        if self.scope == "gpu" and not torch.cuda.is_available():
+            return "torch sees no GPU"
+        if self.number == 16 and kind_of(cls) != "method":
+            return "asked of the published methods in zoo/ alone"
+        return ""
 
 
 CHECKS: list[Check] = []
@@ -124,8 +102,8 @@ def run_check(check: Check, trial: Trial) -> Outcome:
         ContractViolation: if it fails and is no known exception, or is one and passes.
     """
     network = trial.network if check.scope != "class" else ""
-    if not check.applies(trial.cls):
-        return Outcome(check.number, check.name, network, "skipped")
+    if reason := check.skipped_for(trial.cls):
+        return Outcome(check.number, check.name, network, "skipped", reason)
     excuse = trial.cls.known_exceptions.get(check.name)
     try:
         check.run(trial)
@@ -133,12 +111,37 @@ def run_check(check: Check, trial: Trial) -> Outcome:
     except Exception as error:
         if excuse is not None:
             return Outcome(check.number, check.name, network, "expected", excuse)
-        reason = str(error) if isinstance(error, _Broken) else f"{type(error).__name__}: {error}"
-        raise ContractViolation(check.number, check.name, reason) from error
+        raised = "" if isinstance(error, _Broken) else type(error).__name__
+        reason = f"{raised}: {error}" if raised else str(error)
+        place = (raised and _raised_at(error, trial.cls)) or _defined_at(check, trial.cls)
+        raise ContractViolation(check.number, check.name, reason, place, raised) from error
     if excuse is not None:
         reason = f"passes, but is declared as a known exception ({excuse})"
         raise ContractViolation(check.number, check.name, reason)
     return Outcome(check.number, check.name, network, "passed")
+
+
+def _raised_at(error: Exception, cls: type[Pruner]) -> str:
+    """File and line: the last of the pruner's own file that the error came through, if any."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = getattr(inspect.getmodule(cls), "__file__", None)
+    mine = [each for each in frames if each.filename == own]
+    return f"{Path(mine[-1].filename).name}, line {mine[-1].lineno}" if mine else ""
+
+
+def _defined_at(check: Check, cls: type[Pruner]) -> str:
+    """File and line of what a check is about: the search, the loss, or the class."""
+    parts: dict[str, Callable[..., object]] = {
+        "class": cls,
+        "network": cls.search,
+        "gpu": cls.search,
+    }
+    part = cls.loss if check.run is loss_depends_on_the_student else parts[check.scope]
+    try:
+        path, line = inspect.getsourcefile(part), inspect.getsourcelines(part)[1]
+    except (OSError, TypeError):  # of a class that was made where no source is
+        return ""
+    return f"{Path(path).name}, line {line}" if path else ""
 
 
 def contract(
@@ -164,7 +167,15 @@ def contract(
                 yield run_check(check, trial)
             except ContractViolation as violation:
                 network = "" if check.scope == "class" else trial.network
-                yield Outcome(check.number, check.name, network, "failed", violation.reason)
+                yield Outcome(
+                    check.number,
+                    check.name,
+                    network,
+                    "failed",
+                    violation.reason,
+                    violation.place,
+                    violation.raised,
+                )
 
 
 def check_pruner(
@@ -183,7 +194,9 @@ def check_pruner(
     outcomes = []
     for outcome in contract(cls, networks, device):
         if outcome.status == "failed":
-            raise ContractViolation(outcome.number, outcome.name, outcome.reason)
+            raise ContractViolation(
+                outcome.number, outcome.name, outcome.reason, outcome.place, outcome.raised
+            )
         outcomes.append(outcome)
     return tuple(outcomes)
 

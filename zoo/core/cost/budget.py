@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,8 @@ from zoo.core.cost.cost_model import NS_PER_MS, CostModel, Metric
 
 __all__ = ["Budget", "BudgetUnit"]
 
+
+PER_CENT = 100
 
 BudgetUnit = Literal["macs", "params", "latency", "latency_ms"]
 """What the number of a budget means: a metric, or milliseconds of latency."""
@@ -25,10 +27,12 @@ class Budget:
     Args:
         metric: what is limited: "macs", "params" or "latency".
         limit: the limit, in multiply-adds, parameters or nanoseconds.
+        asked: the number that it was parsed from, for messages.
     """
 
     metric: Metric
     limit: int
+    asked: float | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def parse(cls, value: float, cost: CostModel, metric: BudgetUnit = "macs") -> Budget:
@@ -58,15 +62,14 @@ class Budget:
                 f"budget {parent.format_cost(limit)} is above the parent's {parent}; "
                 "nothing would be pruned"
             )
-        return cls(limited, limit)
+        return cls(limited, limit, value)
 
-    def require_pruning(self, value: float, cost: CostModel) -> None:
+    def require_pruning(self, cost: CostModel) -> None:
         """Refuse a budget that the whole network meets, where a smaller one is asked for.
 
         Pruners and suites may be given it, and return the whole network.
 
         Args:
-            value: the number that the budget was parsed from, for the message.
             cost: the parent's cost model.
 
         Raises:
@@ -74,8 +77,18 @@ class Budget:
         """
         if self.limit >= self.full(cost):
             raise ValueError(
-                f"budget {value} keeps all {self}; nothing would be pruned: give a lower one"
+                f"budget {self if self.asked is None else self.asked} keeps all {self}; nothing "
+                "would be pruned: give a lower one, or ratios below 1"
             )
+
+    @property
+    def hint(self) -> str:
+        """What the number means, where one above 1 looks like a share or like per cent."""
+        if self.metric == "latency" or self.asked is None or not 1 < self.asked <= PER_CENT:
+            return ""
+        told = f"{self.asked:g} is above 1, so it counts {self.metric}"
+        share = self.asked / PER_CENT
+        return f"; {told}: for {self.asked:g} % of them give {share:g}, for half of them 0.5"
 
     def _choice(self) -> str:
         """What a budget may be, for messages; the limit is the parent's cost here."""

@@ -85,10 +85,10 @@ def needed_path(name: str, path: Path | None, *, is_created: bool = False) -> Pa
         FileNotFoundError: if none was given, or it does not exist.
     """
     if path is None:
-        raise FileNotFoundError(f"{name} is read from files; pass path=, its folder (--data)")
+        raise FileNotFoundError(f"{name} is read from files; give their folder: --data, or path=")
     if not path.exists() and not is_created:
         raise FileNotFoundError(
-            f"{path} does not exist; pass the folder that holds {name} as path= (--data)"
+            f"{path} does not exist; give the folder that holds {name}: --data, or path="
         )
     return path
 

@@ -25,7 +25,7 @@ def card(cls: type[Pruner]) -> dict[str, str]:
     headings = tuple(parts[0::2])
     if headings != CARD_HEADINGS:
         raise ValueError(
-            f"the card of {cls.__module__} has the headings {headings}; "
+            f"the card of {cls.__name__} has the headings {headings}; "
             f"it needs exactly {CARD_HEADINGS}, in this order"
         )
     bodies = {
@@ -33,7 +33,7 @@ def card(cls: type[Pruner]) -> dict[str, str]:
     }
     for heading, body in bodies.items():
         if not body:
-            raise ValueError(f"the card of {cls.__module__} says nothing under {heading}")
+            raise ValueError(f"the card of {cls.__name__} says nothing under {heading}")
     return bodies
 
 
@@ -46,5 +46,5 @@ def card_steps(cls: type[Pruner]) -> tuple[str, ...]:
     parts = re.split(r"^(\d+)\. ", card(cls)["Steps"], flags=re.MULTILINE)
     numbers = [int(number) for number in parts[1::2]]
     if not numbers or numbers != list(range(1, len(numbers) + 1)):
-        raise ValueError(f"the steps in the card of {cls.__module__} are numbered {numbers}")
+        raise ValueError(f"the steps in the card of {cls.__name__} are numbered {numbers}")
     return tuple(" ".join(body.split()) for body in parts[2::2])

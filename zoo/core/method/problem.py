@@ -211,17 +211,14 @@ class Problem:
         """Cost of the smallest legal subnet, in the budget's unit."""
         return smallest_cost(self.budget, self.cost, self.rules)
 
-    def require_pruning(self, value: float) -> None:
+    def require_pruning(self) -> None:
         """Refuse a budget that the whole network meets, unless bounds narrow it all the same.
-
-        Args:
-            value: the number that the budget was parsed from, for the message.
 
         Raises:
             ValueError: if nothing would be pruned.
         """
         if self.is_full:
-            self.budget.require_pruning(value, self.cost)
+            self.budget.require_pruning(self.cost)
 
     def check_decision(self, config: SubnetConfig) -> None:
         """Refuse what a foreign pruner may return: an illegal or too costly subnet.
@@ -272,10 +269,11 @@ def require_feasible(budget: Budget, cost: CostModel, rules: WidthRules) -> None
     if smallest <= budget.limit:
         return
     if rules.bounds:
-        raise InfeasibleBudget(_told_bounds(budget, cost, rules))
+        raise InfeasibleBudget(_told_bounds(budget, cost, rules) + budget.hint)
     raise InfeasibleBudget(
-        f"budget {budget} is below the smallest subnet, "
-        f"{budget.format_cost(smallest)}; raise it or lower min_keep ({rules.min_keep})"
+        f"budget {budget} is below the smallest subnet, {budget.format_cost(smallest)} or "
+        f"{smallest / budget.full(cost):.3g} of all; raise it or lower min_keep ({rules.min_keep})"
+        f"{budget.hint}"
     )
 
 
