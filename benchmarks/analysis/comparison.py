@@ -25,6 +25,7 @@ __all__ = [
     "compare",
     "control_speedup",
     "hardware",
+    "is_noise",
     "latency_at",
     "macs_ratio",
     "method_name",
@@ -348,6 +349,16 @@ def control_speedup(record: Record, smallest: bool) -> float | None:
     """The parent's time over its own, measured again in the same rounds."""
     measured = latency_at(record, smallest)
     return 1 / measured.control.median if measured else None
+
+
+def is_noise(row: Row, measurement: Callable[[Record], Measured | None]) -> bool:
+    """Whether any of a row's times is noise: then its mean is shown greyed, and as no result.
+
+    Args:
+        row: a method at one budget.
+        measurement: of a record, at the batch that is asked for.
+    """
+    return any((found := measurement(record)) and found.is_noise for record in row.ok)
 
 
 def macs_ratio(record: Record) -> float | None:
