@@ -16,7 +16,7 @@ from benchmarks.tables.terminal import terminal_table
 if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
 
-__all__ = ["write_report"]
+__all__ = ["show_paper", "write_report"]
 
 LONGEST = 4000
 """Characters of a line that are shown."""
@@ -68,3 +68,24 @@ def write_report(
     )
     console.print(f"tables in {tables}, figures in {drawn}, page: {page_at}", soft_wrap=True)
     return findings
+
+
+def show_paper(console: Console, findings: Findings, results: Path, methods: str | None) -> None:
+    """Write what a paper takes into a folder of the results, and say where.
+
+    Args:
+        console: where to print.
+        findings: of all records.
+        results: folder that holds them, and that gets the folder `paper`.
+        methods: names with commas between; None for all.
+
+    Raises:
+        ValueError: if one of them has no records.
+        OSError: if the folder cannot be written.
+    """
+    from benchmarks.page.paper import asked_methods, write_paper  # slow to import
+
+    require_writable(results / "paper", "--results")
+    article = write_paper(findings, results / "paper", asked_methods(methods))
+    shown = in_markup(str(article), LONGEST)
+    console.print(f"for a paper: {shown}; whole tables stay in tables/results.csv", soft_wrap=True)

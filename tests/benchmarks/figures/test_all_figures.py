@@ -384,7 +384,7 @@ def test_latency_has_whiskers_in_both_directions_and_the_parents_own_times_as_a_
     assert up[:, 1] == pytest.approx(estimate([70, 80, 90]).interval)
     (band,) = axis.patches
     assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((9.8, 10.4))
-    alone = timed(0.5, ratio_interval=Interval(low=0.4, high=0.7))
+    alone = timed(0.5, ratio_interval=Interval(low=0.4, high=0.7, level=0.95))
     axis = accuracy_against_latency(compare([record("taylor", latency=[alone])])).axes[0]
     assert axis.collections[0].get_segments()[0][:, 0] == pytest.approx([4, 7])
 
