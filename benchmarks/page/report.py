@@ -39,7 +39,7 @@ def write_report(
     # Slow to import, and `zoo --help` reads this module.
     from benchmarks.analysis.comparison import compare
     from benchmarks.analysis.findings import Findings
-    from benchmarks.figures.all_figures import draw_figures
+    from benchmarks.figures.all_figures import draw_dark, draw_figures
     from benchmarks.page.page import write_page
     from benchmarks.tables.contrast_lines import contrast_lines
     from benchmarks.tables.tables import write_tables
@@ -62,7 +62,9 @@ def write_report(
             write_whole(results / "tables" / f"{name}.md", text)
     figures = draw_figures(findings, results / "figures")
     title = f"Pruning results: {results.resolve().name}"
-    page = write_page(findings, results / "page.html", title=title, figures=figures)
+    page = write_page(
+        findings, results / "page.html", title=title, figures=figures, dark=draw_dark(findings)
+    )
     tables, drawn, page_at = (
         in_markup(str(each), LONGEST) for each in (results / "tables", results / "figures", page)
     )
