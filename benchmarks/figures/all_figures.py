@@ -11,9 +11,9 @@ import contextlib
 import functools
 import gc
 import hashlib
-import io
 import math
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -139,17 +139,11 @@ def draw_for_paper(comparison: Comparison, folder: Path, suffix: str) -> list[Pa
 
 def draw_dark(findings: Findings) -> dict[str, bytes]:
     """The figures for a dark ground as PNG, by name."""
-    found = {}
-    with drawn_for(DARK), _odd_names_allowed():
-        for name, draw in figures_of(findings).items():
-            with _collector_off():
-                figure = draw()
-                figure.dpi = _resolution(*figure.get_size_inches())
-                _lay_out(figure)
-                out = io.BytesIO()
-                figure.savefig(out, format="png", metadata={DIGEST: plotted(figure)})
-                found[name] = out.getvalue()
-    return found
+    with drawn_for(DARK), _odd_names_allowed(), tempfile.TemporaryDirectory() as folder:
+        return {
+            name: _draw_files(draw, Path(folder) / name, ["png"])[0].read_bytes()
+            for name, draw in figures_of(findings).items()
+        }
 
 
 def figures_of(findings: Findings) -> dict[str, Draw]:

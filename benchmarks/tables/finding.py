@@ -43,9 +43,12 @@ def _named_before(contrasts: Sequence[Confirmed]) -> list[str]:
         return []
     rest = len(whole) - len(told)
     if not told:
-        return [f"None of {_count(rest, 'contrast')} named before the run is a clear difference."]
+        which = "The contrast" if rest == 1 else f"None of the {rest} contrasts"
+        verb = "shows no" if rest == 1 else "shows a"
+        return [f"{which} named before the run {verb} clear difference."]
     first = f"As asked before the run: {'; '.join(told)}."
-    return [first, f"Of {_count(rest, 'further contrast')} see below."] if rest else [first]
+    left = len(clear) - len(told)
+    return [first, f"{left} more are clear, see the table."] if left else [first]
 
 
 def _told(found: Confirmed) -> str:
@@ -78,9 +81,8 @@ def _against_uniform(compared: Sequence[Difference], has_many: bool) -> list[str
     second = [f"Clearly less accurate: {_list(losses, has_many)}."] if losses else []
     found = [size for c, row in tested if (size := c.detectable(row)) is not None]
     typical = f" The median difference that such a test would find is {_size(found)}."
-    count = len(tested)
-    differences = "one difference" if count == 1 else f"all {count} differences"
-    tests = f"Tested were {differences}, Holm-corrected at 5 % within each table."
+    were = "was one difference" if len(tested) == 1 else f"were {len(tested)} differences"
+    tests = f"Tested {were}, Holm-corrected at 5 % within each table."
     return [first, *second, f"{tests}{typical if found else ''}"]
 
 
@@ -106,7 +108,3 @@ def _points(difference: float) -> str:
 
 def _size(found: Sequence[float]) -> str:
     return f"{100 * statistics.median(found):.1f} points"
-
-
-def _count(number: int, what: str) -> str:
-    return f"one {what}" if number == 1 else f"{number} {what}s"
