@@ -18,6 +18,7 @@ from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
 __all__ = [
     "DECIDING",
+    "NOISE",
     "REFERENCE",
     "Comparison",
     "Row",
@@ -26,6 +27,7 @@ __all__ = [
     "control_speedup",
     "hardware",
     "is_noise",
+    "is_noisy_speed",
     "latency_at",
     "macs_ratio",
     "method_name",
@@ -37,6 +39,9 @@ __all__ = [
     "spent_macs",
     "spent_seconds",
 ]
+
+NOISE = "noise"
+"""What stands beside a speed that is no result."""
 
 
 @dataclass(frozen=True)
@@ -359,6 +364,11 @@ def is_noise(row: Row, measurement: Callable[[Record], Measured | None]) -> bool
         measurement: of a record, at the batch that is asked for.
     """
     return any((found := measurement(record)) and found.is_noise for record in row.ok)
+
+
+def is_noisy_speed(row: Row, smallest: bool) -> bool:
+    """The same of the speed-up at the smallest batch or at the largest."""
+    return is_noise(row, lambda record: latency_at(record, smallest))
 
 
 def macs_ratio(record: Record) -> float | None:

@@ -22,11 +22,11 @@ from PIL import Image
 
 from benchmarks.analysis.comparison import (
     DECIDING,
+    NOISE,
     Comparison,
     Row,
     aligned,
-    is_noise,
-    latency_at,
+    is_noisy_speed,
     macs_ratio,
     realised,
     share,
@@ -57,9 +57,6 @@ PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 BROAD = 680
 """Pixels on the page from which on a figure takes a row of its own."""
-
-NOISE = "noise"
-"""Of a speed that is no result."""
 
 LARGE = ("config", "trace", "scores")
 """Parts of a record that the page leaves to the file."""
@@ -173,8 +170,18 @@ def _speed_column(heading: str, *, smallest: bool) -> Column:
         heading,
         _mean(lambda record: speedup(record, smallest)),
         ".2f",
-        is_noise=lambda row: is_noise(row, lambda record: latency_at(record, smallest)),
+        is_noise=lambda row: is_noisy_speed(row, smallest),
         control=lambda comparison: comparison.control(smallest),
+    )
+
+
+def _realised_column(heading: str, *, smallest: bool) -> Column:
+    return Column(
+        heading,
+        _mean(lambda record: realised(record, smallest)),
+        ".0f",
+        100,
+        is_noise=lambda row: is_noisy_speed(row, smallest),
     )
 
 
@@ -198,8 +205,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("Of", lambda c, row: row.cell.metric),
     Column("MACs ratio", _mean(macs_ratio), ".2f"),
     Column("x8 %", _mean(aligned), ".0f", 100),
-    Column("Realised %, largest", _mean(lambda r: realised(r, False)), ".0f", 100),
-    Column("Realised %, smallest", _mean(lambda r: realised(r, True)), ".0f", 100),
+    _realised_column("Realised %, largest", smallest=False),
+    _realised_column("Realised %, smallest", smallest=True),
     Column("Search TMACs", _mean(lambda r: spent_macs(r, DECIDING)), ".3f", 1e-12),
     Column("Fine-tune TMACs", _mean(lambda r: spent_macs(r, ["finetune"])), ".3f", 1e-12),
     Column("Device", lambda c, row: c.hardware),

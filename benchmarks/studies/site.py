@@ -83,7 +83,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Point links to where the site has their targets; a folder, which it has not, is a text."""
     uri = page.file.src_uri
     source = FIRST.get(uri) or (uri if (ROOT / uri).is_file() else f"docs/{uri}")
-    return _LINK.sub(lambda found: _moved(found, source, uri), markdown)
+    moved = _LINK.sub(lambda found: _moved(found, source, uri), markdown)
+    return moved.replace("<details>", '<details markdown="1">')  # or a table inside stays text
 
 
 def navigation(names: set[str]) -> list[dict[str, list[str]]]:
@@ -97,8 +98,8 @@ def navigation(names: set[str]) -> list[dict[str, list[str]]]:
 def methods_page() -> str:
     """The cards of all methods and baselines, from the docstrings of their modules."""
     parts = [
-        "# Cards of the methods\n\nEach is the docstring of a module: what the paper says, what had "
-        "to be decided without it, and what it costs.\n"
+        "# Cards of the methods\n\nEach is the docstring of a module: what the paper says, what "
+        "had to be decided without it, and what it costs.\n"
     ]
     for kind, title in (("method", "Methods"), ("baseline", "Baselines")):
         parts.append(f"## {title}\n")

@@ -14,8 +14,7 @@ from benchmarks.analysis.comparison import (
     REFERENCE,
     Comparison,
     Row,
-    is_noise,
-    latency_at,
+    is_noisy_speed,
     speedup,
     spent_macs,
 )
@@ -138,7 +137,7 @@ def _speed(row: Row) -> str:
 
 
 def _is_grey(row: Row) -> bool:
-    return is_noise(row, lambda record: latency_at(record, smallest=False))
+    return is_noisy_speed(row, smallest=False)
 
 
 def _control(comparison: Comparison) -> str:

@@ -1,10 +1,12 @@
 """What a paper takes: numbers as LaTeX sets them, tests of the whole table, and no overflow."""
 
+import io
 import re
 import shutil
 import subprocess
 
 import pytest
+from rich.console import Console
 
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.findings import Findings
@@ -12,6 +14,8 @@ from benchmarks.analysis.uncertainty import estimate
 from benchmarks.page.paper import asked_methods, write_paper
 from benchmarks.records.cell import Model
 from benchmarks.tables.paper_table import paper_table, tex_number
+from benchmarks.tables.tables import to_markdown
+from benchmarks.tables.terminal import terminal_table
 from tests.benchmarks.fabricate import cell, record
 from tests.benchmarks.figures.test_all_figures import timed
 
@@ -80,6 +84,18 @@ def test_a_speed_that_is_noise_is_grey_and_the_caption_says_so():
     assert r"\textcolor[gray]{0.55}{$2.00$}" in text and "Grey speeds are no result" in text
     text = paper_table(sound, (), "a")
     assert "textcolor" not in text and "Grey" not in text and "$2.00$" in text
+
+
+def test_tables_and_the_terminal_say_of_a_speed_that_it_is_noise():
+    for control, is_noise in ((0.85, True), (0.95, False)):
+        (comparison,) = compare([record("taylor", latency=[timed(0.5, control)])])
+        text = to_markdown([comparison])
+        assert (text.count("| 2.00 (noise) |"), text.count("| 100 (noise) |")) == (
+            (2, 2) if is_noise else (0, 0)
+        )
+        console = Console(file=io.StringIO(), width=120)
+        console.print(terminal_table(comparison))
+        assert ("2.00x noise" in console.file.getvalue()) == is_noise
 
 
 def test_a_row_that_lost_a_seed_says_so_and_has_no_number():
