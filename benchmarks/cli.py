@@ -59,7 +59,7 @@ from benchmarks.options import (
     named,
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks
-from benchmarks.page.report import show_paper, write_report
+from benchmarks.page.report import require_methods, show_paper, write_report
 from benchmarks.records.plain import in_markup
 
 __all__ = ["app", "main"]
@@ -334,8 +334,8 @@ def report(
     With --paper also a folder of column-wide figures and small LaTeX tables of chosen methods.
     """
     console = Console(emoji=False)
-    if methods is not None and not paper:
-        raise ValueError("--methods chooses what a paper shows; add --paper")
+    if methods is not None:
+        require_methods(results, methods, is_used=paper)
     if readme is not None:
         marked_blocks(readme)  # a page without any is refused before the report is made
     findings = write_report(console, results)

@@ -18,7 +18,7 @@ from benchmarks.records.plain import visible
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.paper_table import PACKAGES, breakable, chosen_rows, paper_table
 
-__all__ = ["asked_methods", "write_paper"]
+__all__ = ["asked_methods", "require_known", "write_paper"]
 
 LONGEST_NAME = 60
 """Characters of a comparison in the name of a file."""
@@ -59,7 +59,7 @@ def write_paper(findings: Findings, folder: Path, methods: Collection[str] = ())
         OSError: if the folder cannot be written.
     """
     named = _named(findings.comparisons)
-    _require_known(findings.comparisons, methods)
+    require_known(findings.comparisons, methods)
     folder.mkdir(parents=True, exist_ok=True)
     tables, figures = [], []
     for name, comparison in named.items():
@@ -77,6 +77,19 @@ def write_paper(findings: Findings, folder: Path, methods: Collection[str] = ())
     return folder / "paper.tex"
 
 
+def require_known(comparisons: Sequence[Comparison], methods: Collection[str]) -> None:
+    """Refuse names that no row has.
+
+    Raises:
+        ValueError: naming them, and those that there are.
+    """
+    known = {name for each in comparisons for row in each.rows
+             for name in (row.cell.method, each.label(row))}  # fmt: skip
+    if unknown := [name for name in methods if name not in known]:
+        there = visible(", ".join(sorted(known)), 600)
+        raise ValueError(f"no records of {', '.join(unknown)}; --methods can name: {there}")
+
+
 def _named(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
     """Comparisons by names that are fit for labels and files; no two are alike."""
     if not comparisons:
@@ -87,14 +100,6 @@ def _named(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
         name = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:LONGEST_NAME] or "results"
         found[name if name not in found else f"{name}-{len(found)}"] = comparison
     return found
-
-
-def _require_known(comparisons: Sequence[Comparison], methods: Collection[str]) -> None:
-    known = {name for each in comparisons for row in each.rows
-             for name in (row.cell.method, each.label(row))}  # fmt: skip
-    if unknown := [name for name in methods if name not in known]:
-        there = visible(", ".join(sorted(known)), 600)
-        raise ValueError(f"no records of {', '.join(unknown)}; --methods can name: {there}")
 
 
 def _figure(path: Path, comparison: Comparison) -> str:

@@ -16,7 +16,7 @@ from benchmarks.tables.terminal import terminal_table
 if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
 
-__all__ = ["show_paper", "write_report"]
+__all__ = ["require_methods", "show_paper", "write_report"]
 
 LONGEST = 4000
 """Characters of a line that are shown."""
@@ -70,6 +70,26 @@ def write_report(
     )
     console.print(f"tables in {tables}, figures in {drawn}, page: {page_at}", soft_wrap=True)
     return findings
+
+
+def require_methods(results: Path, methods: str, *, is_used: bool) -> None:
+    """Refuse methods that no record is of before a report is made.
+
+    Args:
+        results: folder that holds the records.
+        methods: names with commas between.
+        is_used: whether a paper is asked for.
+
+    Raises:
+        ValueError: if no paper is asked for, a method has no records, or there are no records.
+        OSError: if the folder cannot be read.
+    """
+    from benchmarks.analysis.comparison import compare  # slow to import
+    from benchmarks.page.paper import asked_methods, require_known
+
+    if not is_used:
+        raise ValueError("--methods chooses what a paper shows; add --paper")
+    require_known(compare(loaded_records(results).records), asked_methods(methods))
 
 
 def show_paper(console: Console, findings: Findings, results: Path, methods: str | None) -> None:

@@ -71,7 +71,8 @@ def _kind(schema: Schema) -> str:
         values = schema.get("additionalProperties")
         return f"table of {_kind(values)}" if isinstance(values, Mapping) else "table"
     names = {"null": "nothing", "string": "text", "boolean": "true or false"}
-    return names.get(schema.get("type", ""), schema.get("type", "any value"))
+    kind = str(schema.get("type", "any value"))
+    return names.get(kind, kind)
 
 
 def _limits(schema: Schema) -> str:
