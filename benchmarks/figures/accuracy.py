@@ -353,6 +353,7 @@ def _limit(axis: Axes, panel: Panel) -> None:
     room = max(0.08 * (high - low), 0.02 * abs(high))
     if panel.is_dodged:  # methods stand beside their budget
         room = max(room, 0.16 * (high - low), 0.1 * abs(high))
+    room = room or 1.0  # nothing was spent anywhere
     axis.set_xlim(low - room, high + room)
 
 

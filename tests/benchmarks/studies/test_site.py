@@ -1,6 +1,10 @@
 """The docs site: no page is forgotten, links lead somewhere, and it says what the code says."""
 
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -106,3 +110,23 @@ def test_the_public_workflow_tests_every_python_that_the_package_is_for():
 def test_the_version_is_the_same_wherever_it_stands():
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == PROJECT["version"]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mkdocs") is None,
+    reason="needs the extra docs: pip install -e .[docs]",
+)
+def test_the_site_is_built_without_a_warning_and_asks_nobody_for_anything(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for page in ("", "api", "methods", "suite_file", "faq"):
+        text = (tmp_path / page / "index.html").read_text("utf-8")
+        fetched = re.findall(
+            r'(?:<script[^>]* src|<link[^>]* rel="stylesheet" href)="([^"]*)"', text
+        )
+        assert fetched and not [each for each in fetched if ":" in each]
+    assert "Raises:" in (tmp_path / "api" / "index.html").read_text("utf-8")
