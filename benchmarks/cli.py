@@ -40,9 +40,11 @@ from benchmarks.options import (
     LatencyMs,
     LatencyRatio,
     Macs,
+    Methods,
     MinKeep,
     Minutes,
     Models,
+    Paper,
     Params,
     ParentEpochs,
     PerGpu,
@@ -59,7 +61,13 @@ from benchmarks.options import (
     named,
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks
-from benchmarks.page.report import report_leaderboard, show_faults, write_report
+from benchmarks.page.report import (
+    report_leaderboard,
+    require_methods,
+    show_faults,
+    show_paper,
+    write_report,
+)
 from benchmarks.records.plain import in_markup
 
 __all__ = ["app", "main"]
@@ -340,15 +348,24 @@ def report(
             help="A text with marked blocks to renew, such as README.md or a page in docs."
         ),
     ] = None,
+    paper: Paper = False,
+    methods: Methods = None,
 ) -> None:
-    """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
+    """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records.
+
+    With --paper also a folder of column-wide figures and small LaTeX tables of chosen methods.
+    """
     console = Console(emoji=False)
     if folders:
         report_leaderboard(console, folders, results)
         return
+    if methods is not None:
+        require_methods(results, methods, is_used=paper)
     if readme is not None:
         marked_blocks(readme)  # a page without any is refused before the report is made
     findings = write_report(console, results)
+    if paper:
+        show_paper(console, findings, results, methods)
     if readme is not None:
         names = renew_blocks(readme, findings)
         console.print(f"replaced in {readme}: {', '.join(names)}")

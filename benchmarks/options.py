@@ -27,9 +27,11 @@ __all__ = [
     "LatencyMs",
     "LatencyRatio",
     "Macs",
+    "Methods",
     "MinKeep",
     "Minutes",
     "Models",
+    "Paper",
     "Params",
     "ParentEpochs",
     "PerGpu",
@@ -150,6 +152,16 @@ Width = Annotated[
     ),
 ]
 Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]
+Paper = Annotated[
+    bool,
+    typer.Option("--paper", help="Also make what a paper takes: a table and figures for a column."),
+]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B", help="Methods that --paper shows, with commas between. Default: all."
+    ),
+]
 DataPath = Annotated[
     Path | None, typer.Option("--data", help="Folder of a data set that is read from files.")
 ]

@@ -18,6 +18,7 @@ from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
 __all__ = [
     "DECIDING",
+    "NOISE",
     "REFERENCE",
     "Comparison",
     "Row",
@@ -25,6 +26,8 @@ __all__ = [
     "compare",
     "control_speedup",
     "hardware",
+    "is_noise",
+    "is_noisy_speed",
     "latency_at",
     "macs_ratio",
     "method_name",
@@ -36,6 +39,9 @@ __all__ = [
     "spent_macs",
     "spent_seconds",
 ]
+
+NOISE = "noise"
+"""What stands beside a speed that is no result."""
 
 
 @dataclass(frozen=True)
@@ -350,6 +356,21 @@ def control_speedup(record: Record, smallest: bool) -> float | None:
     """The parent's time over its own, measured again in the same rounds."""
     measured = latency_at(record, smallest)
     return 1 / measured.control.median if measured else None
+
+
+def is_noise(row: Row, measurement: Callable[[Record], Measured | None]) -> bool:
+    """Whether any of a row's times is noise: then its mean is shown greyed, and as no result.
+
+    Args:
+        row: a method at one budget.
+        measurement: of a record, at the batch that is asked for.
+    """
+    return any((found := measurement(record)) and found.is_noise for record in row.ok)
+
+
+def is_noisy_speed(row: Row, smallest: bool) -> bool:
+    """The same of the speed-up at the smallest batch or at the largest."""
+    return is_noise(row, lambda record: latency_at(record, smallest))
 
 
 def macs_ratio(record: Record) -> float | None:

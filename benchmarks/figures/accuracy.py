@@ -1,11 +1,11 @@
 """Accuracy against MACs, parameters, latency and training cost, with published points beside.
 
-Reads records and published numbers and nothing else.
+Axes end where the data do: a parent that lies far outside is a dotted line and a word. Speeds that
+are noise are grey and no part of a line. Reads records and published numbers and nothing else.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
-from benchmarks.analysis.comparison import Comparison, Row, spent_macs
+from benchmarks.analysis.comparison import Comparison, Row, is_noise, spent_macs
 from benchmarks.analysis.published import published_for
-from benchmarks.figures.style import legend_below, look, new_panels, set_title
+from benchmarks.analysis.uncertainty import Estimate
+from benchmarks.figures.style import FAINT, ink, legend_below, look, new_panels, set_title
 from benchmarks.records.cell import PARENT, REFERENCE, Cell
 from benchmarks.records.plain import figure_text
 from benchmarks.records.record import TOTAL, Record
@@ -26,6 +29,7 @@ from benchmarks.records.runtime import Measured
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
 
 __all__ = [
     "accuracy_against_cost",
@@ -40,6 +44,11 @@ NOTE_WIDTH = 52
 """Characters in a line of a panel's note."""
 LONGEST_NOTE = 400
 
+APART = 4.5
+"""Points between methods that stand side by side at one budget."""
+WIDENED = 1.5
+"""How much longer than the data an axis may be to hold the parent."""
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -51,7 +60,9 @@ class Panel:
         parent_cost: of the parent.
         label: of the horizontal axis.
         published: cost of a published point on that axis; None if papers do not print it.
-        is_from_zero: whether the axis starts at zero.
+        measurement: of a record, where the cost is measured, at the panel's batch.
+        floor: ends of the parent's own times, measured twice; what differs by that is noise.
+        note: what else a reader needs to know.
     """
 
     comparison: Comparison
@@ -59,7 +70,44 @@ class Panel:
     parent_cost: Number
     label: str
     published: Literal["macs", "params"] | None = None
-    is_from_zero: bool = True
+    measurement: Callable[[Record], Measured | None] | None = None
+    floor: tuple[float, float] | None = None
+    note: str = ""
+
+    @property
+    def has_parent_cost(self) -> bool:
+        """Whether the parent has a place on this axis."""
+        return any(self.parent_cost(record) is not None for record in self.comparison.ok)
+
+    def is_noise(self, row: Row) -> bool:
+        """Whether a row's place on the horizontal axis is noise."""
+        return self.measurement is not None and is_noise(row, self.measurement)
+
+    @property
+    def is_dodged(self) -> bool:
+        """Whether methods meet at budgets on this axis, so that they stand side by side."""
+        return self.published is not None and self.comparison.cell.metric == self.published
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point with its whiskers, in the panel's units."""
+
+    x: Estimate
+    y: Estimate
+    across: tuple[float, float]
+
+    @property
+    def whiskers(self) -> tuple[float, float, float, float]:
+        """Lengths to the left, right, below and above."""
+        low, high = self.y.interval or (self.y.mean, self.y.mean)
+        left, right = self.across
+        return (
+            max(self.x.mean - left, 0.0),
+            max(right - self.x.mean, 0.0),
+            100 * (self.y.mean - low),
+            100 * (high - self.y.mean),
+        )
 
 
 def accuracy_against_macs(comparisons: Sequence[Comparison]) -> Figure:
@@ -86,19 +134,27 @@ def _against_size(
 
 
 def accuracy_against_cost(comparisons: Sequence[Comparison]) -> Figure:
-    """The same against all MACs spent: training the parent, deciding and fine-tuning."""
-    label = "Total training cost, MACs, trillions"
+    """The same against the total cost: MACs spent on deciding and on the common fine-tuning."""
+    label = "Total cost of search and fine-tuning, MACs, trillions"
     return _figure(
-        [Panel(each, _spent, _spent_on_parent, label, is_from_zero=False) for each in comparisons]
+        [
+            Panel(each, _total, lambda record: None, label, note=parent_training(each))
+            for each in comparisons
+        ]
     )
 
 
-def _spent(record: Record) -> float:
-    return spent_macs(record, ["baseline", *TOTAL]) / 1e12  # not what its own finish cost
+def parent_training(comparison: Comparison) -> str:
+    """In words what training the parent cost, which all rows share; empty if it is not known."""
+    costs = [spent_macs(record, ["baseline"]) / 1e12 for record in comparison.ok]
+    if not any(costs):
+        return ""
+    low, high = f"{min(costs):.2f}", f"{max(costs):.2f}"
+    return f"training the parent: {low if low == high else f'{low} to {high}'} T more, for all"
 
 
-def _spent_on_parent(record: Record) -> float:
-    return spent_macs(record, ["baseline"]) / 1e12
+def _total(record: Record) -> float:
+    return spent_macs(record, TOTAL) / 1e12  # not what its own finish cost
 
 
 def accuracy_against_latency(comparisons: Sequence[Comparison]) -> Figure:
@@ -120,8 +176,9 @@ def _latency_panel(comparison: Comparison, batch: int) -> Panel:
     def measured(record: Record) -> Measured | None:
         return next((found for found in record.latency if found.batch == batch), None)
 
-    times = [found.parent_ms.median for record in comparison.ok if (found := measured(record))]
-    typical = statistics.median(times) if times else None
+    known = [found for record in comparison.ok if (found := measured(record))]
+    typical = statistics.median(found.parent_ms.median for found in known) if known else None
+    controls = [found.control.median for found in known if not found.is_noise]
 
     def pruned(record: Record) -> float | None:
         found = measured(record)
@@ -130,35 +187,72 @@ def _latency_panel(comparison: Comparison, batch: int) -> Panel:
     def parent(record: Record) -> float | None:
         return typical if measured(record) else None
 
-    return Panel(comparison, pruned, parent, f"Latency at batch {batch}, ms (paired with parent's)")
+    return Panel(
+        comparison,
+        pruned,
+        parent,
+        f"Latency at batch {batch}, ms (paired with parent's)",
+        measurement=measured,
+        floor=(min(controls) * typical, max(controls) * typical) if controls and typical else None,
+    )
 
 
 def _figure(panels: Sequence[Panel]) -> Figure:
     figure, axes = new_panels(len(panels))
-    handles = [Line2D([], [], color="black", marker="*", markersize=10, ls=":", label="parent")]
+    handles = [Line2D([], [], color=ink(), marker="*", markersize=10, ls=":", label="parent")]
     for axis, panel in zip(axes, panels, strict=True):
-        lines: dict[str, list[Row]] = {}
-        for row in panel.comparison.rows:
-            lines.setdefault(panel.comparison.label(row), []).append(row)
+        lines = _lines(panel.comparison)
         plain = _plain_lines(lines.values())
-        for rows in lines.values():
-            _draw_line(axis, rows, panel.cost, is_plain=rows is plain[rows[0].cell.method])
-        _draw_parent(axis, panel)
+        _limit(axis, panel)
+        _draw_floor(axis, panel)
+        moves = _moves(axis, panel, lines)
+        for label, rows in lines.items():
+            _draw_line(axis, panel, rows, moves[label], is_plain=rows is plain[rows[0].cell.method])
         handles += _draw_published(axis, panel, known=[handle.get_label() for handle in handles])
+        _draw_parent(axis, panel)
         axis.set_xlabel(panel.label)
         axis.set_ylabel("Test top-1, %")
-        title = figure_text(panel.comparison.title)
-        notes = [title, _seeds(panel.comparison), _lost(panel.comparison)]
-        set_title(axis, "\n".join(filter(None, notes)), fontsize=9)
+        set_title(axis, _heading(panel), fontsize=9)
         axis.grid(alpha=0.3)
-        # A panel without a point has no limits.
-        if panel.is_from_zero and math.isfinite(axis.dataLim.x1) and axis.dataLim.x1 > 0:
-            axis.set_xlim(0, 1.06 * axis.dataLim.x1)
         axis.xaxis.set_major_locator(MaxNLocator(6))
     cells = [row.cell for panel in panels for row in panel.comparison.rows]
     handles += _controls(cells)
+    if any(panel.floor for panel in panels):
+        handles.append(Patch(color=FAINT, alpha=0.25, lw=0, label="parent twice (A/A)"))  # type: ignore[arg-type]
     legend_below(figure, {cell.method for cell in cells if cell.method != PARENT}, handles)
     return figure
+
+
+def _heading(panel: Panel) -> str:
+    """Title of a panel and, below it, what stands behind its points and what has none."""
+    title = figure_text(panel.comparison.title)
+    notes = (title, _seeds(panel), panel.note, _lost(panel.comparison), _noise(panel))
+    return "\n".join(filter(None, notes))
+
+
+def _lines(comparison: Comparison) -> dict[str, list[Row]]:
+    """Rows of each method's variants by their names."""
+    lines: dict[str, list[Row]] = {}
+    for row in comparison.rows:
+        lines.setdefault(comparison.label(row), []).append(row)
+    return lines
+
+
+def _moves(axis: Axes, panel: Panel, lines: dict[str, list[Row]]) -> dict[str, Transform]:
+    """Where each line is drawn: side by side on paper where methods meet, so no bar hides one."""
+    if not panel.is_dodged:
+        return dict.fromkeys(lines, axis.transData)
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    budgets = len({row.cell.budget for row in panel.comparison.rows})
+    room = 72 * 0.55 * min(4.4, figure.get_size_inches()[0]) / (budgets * len(lines))
+    step = min(APART, room) / 72
+    middle = (len(lines) - 1) / 2
+    return {
+        label: axis.transData
+        + ScaledTranslation(step * (place - middle), 0, figure.dpi_scale_trans)
+        for place, label in enumerate(sorted(lines))
+    }
 
 
 def _controls(cells: Sequence[Cell]) -> list[Line2D]:
@@ -166,7 +260,8 @@ def _controls(cells: Sequence[Cell]) -> list[Line2D]:
     handles = []
     if any(cell.method == PARENT for cell in cells):
         colour, marker = look(PARENT)
-        handles.append(Line2D([], [], color=colour, marker=marker, label="parent, fine-tuned"))
+        handles.append(Line2D([], [], color=colour, marker=marker, ls=(0, (5, 2, 1, 2)),
+                              label="parent, fine-tuned"))  # fmt: skip
     if any(cell.longer for cell in cells):
         colour, marker = look(REFERENCE)
         label = f"{REFERENCE}, fine-tuned longer"
@@ -180,38 +275,133 @@ def _plain_lines(lines: Iterable[list[Row]]) -> dict[str, list[Row]]:
     return {rows[0].cell.method: rows for rows in longest_first}
 
 
-def _draw_line(axis: Axes, rows: Sequence[Row], cost: Number, *, is_plain: bool) -> None:
+def _spot(panel: Panel, row: Row) -> Spot | None:
+    """Where a row stands; its seeds, or the rounds of the only one, tell how far it may be off."""
+    x, y = row.mean(panel.cost), row.mean(lambda record: record.top1.finetuned)
+    if not x or not y:
+        return None
+    across = (x.mean, x.mean)
+    if panel.measurement and len(x.values) > 1:
+        across = x.interval or across
+    elif panel.measurement:
+        found = panel.measurement(row.ok[0])
+        if found and found.ratio_interval:
+            scale = x.mean / found.ratio.median
+            across = (scale * found.ratio_interval.low, scale * found.ratio_interval.high)
+    return Spot(x, y, across)
+
+
+def _draw_line(
+    axis: Axes, panel: Panel, rows: Sequence[Row], transform: Transform, *, is_plain: bool
+) -> None:
     """One method over its budgets; bars are bootstrap intervals where there are several seeds.
 
-    Variants of a method have its look, but hollow and small, and no bars.
+    Variants of a method have its look, but hollow and small, and no bars. What is noise is grey.
     """
-    points = []
-    for row in rows:
-        x, y = row.mean(cost), row.mean(lambda record: record.top1.finetuned)
-        if x and y:
-            low, high = y.interval or (y.mean, y.mean)
-            points.append((x.mean, 100 * y.mean, 100 * (y.mean - low), 100 * (high - y.mean)))
-    if not points:
-        return
-    xs, ys, below, above = zip(*sorted(points), strict=True)
     colour, marker = look(rows[0].cell.method)
-    if not is_plain:
-        axis.plot(xs, ys, color=colour, marker=marker, ms=4, mfc="none", lw=0.5, alpha=0.7)
+    noise = [spot for row in rows if panel.is_noise(row) and (spot := _spot(panel, row))]
+    for spot in noise:
+        axis.plot(
+            [spot.x.mean], [100 * spot.y.mean], color=FAINT, marker=marker, ms=5, mfc="none",
+            ls="none", transform=transform,
+        )  # fmt: skip
+    spots = [spot for row in rows if not panel.is_noise(row) and (spot := _spot(panel, row))]
+    if not spots:
         return
+    spots.sort(key=lambda spot: (spot.x.mean, spot.y.mean))
+    xs, ys = [spot.x.mean for spot in spots], [100 * spot.y.mean for spot in spots]
+    if rows[0].cell.method == PARENT and not all(_is_inside(axis, x) for x in xs):
+        for y in ys:  # as wide as the parent, so off the axis like it
+            axis.axhline(y, color=colour, lw=0.8, ls=(0, (5, 2, 1, 2)))
+        return
+    if not is_plain:
+        axis.plot(xs, ys, color=colour, marker=marker, ms=4, mfc="none", lw=0.5, alpha=0.7,
+                  transform=transform)  # fmt: skip
+        return
+    left, right, below, above = zip(*(spot.whiskers for spot in spots), strict=True)
     axis.errorbar(
         xs, ys, yerr=(below, above) if any((*below, *above)) else None,
-        color=colour, marker=marker, ms=6, mec="white", mew=0.6, lw=1.1, capsize=3, alpha=0.9,
-        zorder=3,
+        xerr=(left, right) if any((*left, *right)) else None,
+        color=colour, marker=marker, ms=5, mec="white", mew=0.5, lw=0.9, elinewidth=0.9,
+        capsize=2, alpha=0.9, zorder=3, transform=transform,
     )  # fmt: skip
 
 
-def _draw_parent(axis: Axes, panel: Panel) -> None:
+def _draw_floor(axis: Axes, panel: Panel) -> None:
+    """A band between the parent's own times."""
+    if panel.floor:
+        axis.axvspan(*panel.floor, color=FAINT, alpha=0.25, lw=0, zorder=0)
+
+
+def _limit(axis: Axes, panel: Panel) -> None:
+    """End the axes where the pruned networks do; the parent's cost only if it is near."""
+    rows = panel.comparison.rows
+    pruned = [row for row in rows if panel.has_parent_cost and row.cell.method != PARENT] or rows
+    spots = [spot for row in pruned if (spot := _spot(panel, row))]
+    xs = [end for spot in spots for end in (*spot.across, spot.x.mean)]
+    if panel.published:  # papers' points stand there too
+        points = published_for(panel.comparison.cell)
+        xs += [value / 1e6 for point in points if (value := getattr(point, panel.published))]
+    if not xs:
+        return
+    _limit_accuracy(axis, panel)
+    low, high = min(xs), max(xs)
+    parent = _parent_place(panel)
+    near = parent[0] if parent and parent[0] is not None else low
+    if max(high, near) - min(low, near) <= WIDENED * (high - low):
+        low, high = min(low, near), max(high, near)
+    room = max(0.08 * (high - low), 0.02 * abs(high))
+    if panel.is_dodged:  # methods stand beside their budget
+        room = max(room, 0.16 * (high - low), 0.1 * abs(high))
+    room = room or 1.0  # nothing was spent anywhere
+    axis.set_xlim(low - room, high + room)
+
+
+def _limit_accuracy(axis: Axes, panel: Panel) -> None:
+    """From the lowest whisker to the highest, parent and published points included."""
+    ys = [point.top1 for point in published_for(panel.comparison.cell) if panel.published]
+    for row in panel.comparison.rows:
+        if spot := _spot(panel, row):
+            ys += [spot.y.mean, *(spot.y.interval or ())]
+    if parent := _parent_place(panel):
+        ys.append(parent[1] / 100)
+    low, high = 100 * min(ys), 100 * max(ys)
+    room = max(0.06 * (high - low), 0.2)
+    axis.set_ylim(low - room, high + 1.5 * room)  # a word stands above the parent's line
+
+
+def _is_inside(axis: Axes, x: float) -> bool:
+    low, high = axis.get_xlim()
+    return low <= x <= high
+
+
+def _parent_place(panel: Panel) -> tuple[float | None, float] | None:
+    """Cost and top-1 in per cent of the parents, averaged; None if they have no accuracy."""
     everything = Row(panel.comparison.cell, tuple(panel.comparison.ok))  # lost none
-    x = everything.mean(panel.parent_cost)
     y = everything.mean(lambda record: record.top1.parent)
-    if x and y:
-        axis.axhline(100 * y.mean, color="black", lw=0.8, ls=":")
-        axis.plot([x.mean], [100 * y.mean], color="black", marker="*", ms=11, ls="none")
+    x = everything.mean(panel.parent_cost)
+    return (x.mean if x else None, 100 * y.mean) if y else None
+
+
+def _draw_parent(axis: Axes, panel: Panel) -> None:
+    """A line at its accuracy, and a star at its cost or a word on where that is."""
+    parent = _parent_place(panel)
+    if parent is None:
+        return
+    x, y = parent
+    axis.axhline(y, color=ink(), lw=0.8, ls=":")
+    if x is not None and _is_inside(axis, x):
+        axis.plot([x], [y], color=ink(), marker="*", ms=11, ls="none")
+        return
+    where = "" if x is None else f" at {x:.3g}"
+    is_right = x is None or x > axis.get_xlim()[1]
+    axis.annotate(
+        f"parent{where} \N{RIGHTWARDS ARROW}" if where and is_right
+        else f"\N{LEFTWARDS ARROW} parent{where}" if where else "parent",
+        (1.0 if is_right else 0.0, y), xycoords=("axes fraction", "data"),
+        xytext=(-3 if is_right else 3, 2), textcoords="offset points",
+        ha="right" if is_right else "left", va="bottom", fontsize=7, color=ink(),
+    )  # fmt: skip
 
 
 def _draw_published(axis: Axes, panel: Panel, known: Sequence[object]) -> list[Line2D]:
@@ -249,9 +439,20 @@ def _lost(comparison: Comparison) -> str:
     return textwrap.fill(figure_text(f"no mean: {told}", LONGEST_NOTE), NOTE_WIDTH) if told else ""
 
 
-def _seeds(comparison: Comparison) -> str:
+def _noise(panel: Panel) -> str:
+    """Names the rows whose speeds are noise; empty if there are none."""
+    comparison = panel.comparison
+    rows = [row for row in comparison.rows if panel.is_noise(row) and _spot(panel, row)]
+    if not rows:
+        return ""
+    told = "; ".join(f"{comparison.label(row)} {row.budget}" for row in rows)
+    text = f"grey, no result: parent against itself off by more than 10 % ({told})"
+    return textwrap.fill(figure_text(text, LONGEST_NOTE), NOTE_WIDTH)
+
+
+def _seeds(panel: Panel) -> str:
     """How many seeds stand behind a point, and what its bars are."""
-    seeds = {len(row.ok) for row in comparison.rows if row.ok and not row.lost}
+    seeds = {len(row.ok) for row in panel.comparison.rows if row.ok and not row.lost}
     if not seeds:
         return "no mean"
     low, high = min(seeds), max(seeds)

@@ -13,10 +13,11 @@ import gc
 import hashlib
 import math
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from matplotlib.collections import Collection
@@ -41,12 +42,21 @@ from benchmarks.figures.search import (
     search_traces,
     traced,
 )
+from benchmarks.figures.style import DARK, PAPER, drawn_for
 from benchmarks.records.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["TITLES", "digest_of", "draw_figures", "figures_of", "plotted"]
+__all__ = [
+    "TITLES",
+    "digest_of",
+    "draw_dark",
+    "draw_figures",
+    "draw_for_paper",
+    "figures_of",
+    "plotted",
+]
 
 DIGEST = "zoo-plotted"
 """Name of the text in a PNG that holds the digest of what it plots."""
@@ -107,6 +117,35 @@ def draw_figures(findings: Findings, folder: Path) -> list[Path]:
     ]
 
 
+@_odd_names_allowed()
+def draw_for_paper(comparison: Comparison, folder: Path, suffix: str) -> list[Path]:
+    """Draw the figures of one comparison as wide as a paper's column, as PDF; return the paths.
+
+    Args:
+        comparison: at least one of its rows ran to the end.
+        folder: to put them into.
+        suffix: of their names.
+    """
+    found = dict(_of_comparisons([comparison]))
+    if [*traced([comparison])]:
+        found["search_traces"] = lambda: search_traces([comparison])
+    with drawn_for(PAPER):
+        return [
+            path
+            for name, draw in found.items()
+            for path in _draw_files(draw, folder / f"{name}{suffix}", ["pdf"])
+        ]
+
+
+def draw_dark(findings: Findings) -> dict[str, bytes]:
+    """The figures for a dark ground as PNG, by name."""
+    with drawn_for(DARK), _odd_names_allowed(), tempfile.TemporaryDirectory() as folder:
+        return {
+            name: _draw_files(draw, Path(folder) / name, ["png"])[0].read_bytes()
+            for name, draw in figures_of(findings).items()
+        }
+
+
 def figures_of(findings: Findings) -> dict[str, Draw]:
     """What can be drawn, by file name; figures of a second device have its name in theirs."""
     devices = findings.by_device
@@ -149,18 +188,7 @@ def digest_of(path: Path) -> str | None:
 
 def _drawings(findings: Findings) -> Iterator[tuple[str, Draw]]:
     comparisons = [c for c in findings.comparisons if any(row.ok for row in c.rows)]
-    of_comparisons: Mapping[str, Callable[[Sequence[Comparison]], Figure]] = {
-        "accuracy_macs": accuracy_against_macs,
-        "accuracy_cost": accuracy_against_cost,
-        "accuracy_latency": accuracy_against_latency,
-        "accuracy_params": accuracy_against_params,
-        "training_cost": training_cost,
-        "kept_widths": kept_widths,
-    }
-    shown = {"kept_widths": [c for c in comparisons if any(record.groups for record in c.ok)]}
-    for name, draw in of_comparisons.items():
-        if drawn := shown.get(name, comparisons):
-            yield name, functools.partial(draw, drawn)
+    yield from _of_comparisons(comparisons)
     rankings = [ranking for ranking in findings.rankings if ranking.scorers]
     if rankings:
         yield "proxy_accuracy", lambda: proxy_against_accuracy(rankings)
@@ -170,17 +198,34 @@ def _drawings(findings: Findings) -> Iterator[tuple[str, Draw]]:
         yield "critical_difference", lambda: critical_difference(standing)
 
 
+def _of_comparisons(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Draw]]:
+    drawings: Mapping[str, Callable[[Sequence[Comparison]], Figure]] = {
+        "accuracy_macs": accuracy_against_macs,
+        "accuracy_cost": accuracy_against_cost,
+        "accuracy_latency": accuracy_against_latency,
+        "accuracy_params": accuracy_against_params,
+        "training_cost": training_cost,
+        "kept_widths": kept_widths,
+    }
+    shown = {"kept_widths": [c for c in comparisons if any(record.groups for record in c.ok)]}
+    for name, draw in drawings.items():
+        if drawn := shown.get(name, comparisons):
+            yield name, functools.partial(draw, drawn)
+
+
 @_collector_off()
-def _draw_files(draw: Draw, stem: Path) -> list[Path]:
-    """Draw one figure and write it in both formats."""
+def _draw_files(
+    draw: Draw, stem: Path, formats: Sequence[Literal["png", "pdf"]] = ("png", "pdf")
+) -> list[Path]:
+    """Draw one figure and write it in some formats."""
     figure = draw()
     figure.dpi = dpi = _resolution(*figure.get_size_inches())
     _lay_out(figure)
     notes = {"png": {DIGEST: plotted(figure)}, "pdf": {"CreationDate": None}}
-    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in notes]
-    for path, (suffix, metadata) in zip(paths, notes.items(), strict=True):
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
+    for path, suffix in zip(paths, formats, strict=True):
         with whole_file(path) as hidden:
-            figure.savefig(hidden, format=suffix, dpi=dpi, metadata=metadata)
+            figure.savefig(hidden, format=suffix, dpi=dpi, metadata=notes[suffix])
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Figures with a row for each method and budget: cost by phase, and kept widths.
+"""Training cost by phase, a bar for each method and budget; kept widths, a panel for each method.
 
 Reads records and nothing else.
 """
@@ -9,34 +9,55 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+import numpy as np
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from benchmarks.analysis.comparison import Comparison, Row
-from benchmarks.figures.style import LABEL, name_rows, new_panels, set_title
+from benchmarks.figures.accuracy import parent_training
+from benchmarks.figures.style import (
+    DASHES,
+    LABEL_SIZE,
+    ink,
+    legend_below,
+    look,
+    name_rows,
+    new_panels,
+    set_title,
+)
+from benchmarks.records.cell import PARENT
 from benchmarks.records.plain import figure_text
 from benchmarks.records.record import Group, Phase, spent_macs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["kept_widths", "training_cost"]
 
 # Of the common finish: what a method's own costs is no cost of its decision.
 PHASE_COLOURS: dict[Phase, str] = {
-    "baseline": "#DDDDDD",
     "scoring": "#FDBE85",
     "supernet": "#BAE4B3",
     "search": "#9ECAE1",
     "finetune": "#BCBDDC",
 }
-PHASE_NAMES: dict[Phase, str] = {"finetune": "fine-tuning", "baseline": "parent training"}
+COLUMNS = 4
+"""Panels of widths in a row."""
+SHORT_LABEL = 24
+"""Characters of a name above a small panel."""
+STAGE_LABEL = 0.1
+"""Of a small panel's width, for the number of a stage."""
+PHASE_NAMES: dict[Phase, str] = {"finetune": "fine-tuning"}
 
 
 def training_cost(comparisons: Sequence[Comparison]) -> Figure:
-    """MACs by phase, stacked, a bar for each method and budget; none for one that lost seeds."""
+    """MACs by phase, stacked, a bar for each method and budget; none for one that lost seeds.
+
+    The parent's training, which all share, is told in words.
+    """
     bars = max(len(comparison.rows) for comparison in comparisons)
-    figure, axes = new_panels(len(comparisons), height=0.9 + 0.2 * bars)
+    figure, axes = new_panels(len(comparisons), height=0.9 + 0.17 * bars)
     for axis, comparison in zip(axes, comparisons, strict=True):
         rows = _by_budget(comparison)
         left = [0.0] * len(rows)
@@ -48,8 +69,9 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
             )  # fmt: skip
             left = [start + width for start, width in zip(left, widths, strict=True)]
         _name(axis, comparison, rows)
-        axis.set_xlabel("TMACs, forward and backward", fontsize=9)
-        set_title(axis, figure_text(comparison.title), fontsize=10, loc="right")
+        axis.set_xlabel("TMACs spent", fontsize=8)
+        title = "\n".join(filter(None, [comparison.title, parent_training(comparison)]))
+        set_title(axis, "\n".join(map(figure_text, title.split("\n"))), fontsize=9, loc="right")
         axis.grid(axis="x", alpha=0.3)
     used = [phase for phase in PHASE_COLOURS if any(_has_phase(c, phase) for c in comparisons)]
     handles = [
@@ -59,51 +81,100 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
         )
         for phase in used
     ]  # fmt: skip
-    columns = len(used) if len(axes) > 1 else 3
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    legend_below(figure, (), handles)
     return figure
 
 
 def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
-    """Share of channels kept in each group, stages apart, a row for each method and budget.
+    """Share of channels kept in each group in the network's order, a panel for each method.
 
-    The row of a method that lost seeds is blank.
+    A line for each budget is the mean over seeds, the shade around it their range. A method that
+    lost seeds at a budget has no line for it.
     """
-    groups = max(len(_groups(comparison)) for comparison in comparisons)
-    heights = [2.1 + 0.17 * len(comparison.rows) for comparison in comparisons]
-    figure = Figure((max(6.0, 2.6 + 0.2 * groups), sum(heights)), layout="constrained")
-    axes = list(figure.subplots(len(comparisons), squeeze=False, height_ratios=heights).flat)
-    for axis, comparison in zip(axes, comparisons, strict=True):
-        rows, found = _by_budget(comparison), _groups(comparison)
-        image = axis.imshow(
-            [_kept_shares(row, [group.name for group in found]) for row in rows],
-            vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest",
-        )  # fmt: skip
-        _name(axis, comparison, rows)
-        names = [figure_text(group.name, LABEL) for group in found]
-        axis.set_xticks(range(len(found)), names, rotation=90, fontsize=6)
-        _mark_stages(axis, found)
-        axis.set_title(figure_text(comparison.title), fontsize=10)
-    figure.colorbar(image, ax=axes, label="Keep ratio", shrink=0.6)
+    panels = [
+        (comparison, label, rows)
+        for comparison in comparisons
+        for label, rows in _by_label(comparison).items()
+    ]
+    figure, axes = new_panels(len(panels), 1.45, width=1.62, columns=COLUMNS)
+    networks = {comparison.cell.model.title for comparison in comparisons}
+    for axis, (comparison, label, rows) in zip(axes, panels, strict=True):
+        groups, budgets = _groups(comparison), _budgets(comparison)
+        for row in rows:
+            if not row.lost:
+                _draw_widths(axis, row, groups, DASHES[budgets.index(row.cell.budget) % 4])
+        _mark_stages(axis, groups)
+        axis.set_ylim(0, 1.05)
+        place = axis.get_subplotspec()
+        is_first = place is None or place.is_first_col()
+        axis.set_yticks([0, 0.5, 1], ["0", "½", "1"] if is_first else [])
+        axis.tick_params(labelsize=LABEL_SIZE, length=2, pad=1.5)
+        shown = [figure_text(label, SHORT_LABEL)]
+        if len(comparisons) > 1:
+            is_told = len(networks) == len(comparisons)
+            title = comparison.cell.model.title if is_told else comparison.title
+            shown.insert(0, figure_text(title, SHORT_LABEL))
+        shown += [f"no mean at {row.budget}" for row in rows if row.lost]
+        set_title(axis, "\n".join(shown), fontsize=LABEL_SIZE, color=look(rows[0].cell.method)[0])
+    figure.suptitle("Keep ratio of channel groups in the network's order, by stage",
+                    fontsize=LABEL_SIZE)  # fmt: skip
+    budgets = sorted({b for comparison in comparisons for b in _budgets(comparison)}, reverse=True)
+    handles = [
+        Line2D([], [], color=ink(), ls=dash, label=f"budget {budget:g}")
+        for budget, dash in zip(budgets, DASHES, strict=False)
+    ]
+    legend_below(figure, (), handles)
     return figure
 
 
+def _by_label(comparison: Comparison) -> dict[str, list[Row]]:
+    """Rows of each method's variants, largest budget first.
+
+    Left out are whole networks, and uniform width fine-tuned longer, whose widths stand already.
+    """
+    found: dict[str, list[Row]] = {}
+    for row in _by_budget(comparison):
+        if row.cell.method != PARENT and row.cell.longer is None:
+            found.setdefault(comparison.label(row), []).append(row)
+    return found or {comparison.label(row): [row] for row in comparison.rows}
+
+
+def _budgets(comparison: Comparison) -> list[float]:
+    pruned = [row.cell.budget for row in comparison.rows if row.cell.method != PARENT]
+    return sorted({*(pruned or [row.cell.budget for row in comparison.rows])}, reverse=True)
+
+
+def _draw_widths(axis: Axes, row: Row, groups: Sequence[Group], dash: str) -> None:
+    """Steps, one for each group; NaN, which is drawn as a gap, where no seed has the group."""
+    colour = look(row.cell.method)[0]
+    names = [group.name for group in groups]
+    shares = [{group.name: group.kept / group.size for group in r.groups} for r in row.ok]
+    known = [[share[name] for share in shares if name in share] or [math.nan] for name in names]
+    # Each group is a step from half before its place to half behind it.
+    edges = np.repeat(np.arange(len(names) + 1) - 0.5, 2)[1:-1]
+    low, mean, high = (np.repeat([each(k) for k in known], 2) for each in (min, np.mean, max))
+    axis.fill_between(edges, low, high, color=colour, alpha=0.18, lw=0)
+    axis.plot(edges, mean, dash, color=colour, lw=1.2)
+
+
 def _mark_stages(axis: Axes, groups: Sequence[Group]) -> None:
-    """White lines between stages, and their numbers above."""
+    """Lines between stages, and their numbers below."""
     starts = [
         index
         for index, group in enumerate(groups)
         if index == 0 or group.stage != groups[index - 1].stage
     ]
     for start in starts[1:]:
-        axis.axvline(start - 0.5, color="white", lw=1.6)
+        axis.axvline(start - 0.5, color=ink(), lw=0.5, alpha=0.35)
     ends = [*starts[1:], len(groups)]
     middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
     names = ["–" if groups[s].stage is None else str(groups[s].stage) for s in starts]
-    above = axis.secondary_xaxis("top")
-    above.set_xticks(middles, names, fontsize=7)
-    above.tick_params(length=0, pad=1)
-    above.set_xlabel("Stage", fontsize=7)
+    axis.set_xlim(-0.5, max(len(groups), 1) - 0.5)
+    shown = [0] if middles else []
+    for place, middle in enumerate(middles):  # a number that would run into the last is left out
+        if middle - middles[shown[-1]] >= STAGE_LABEL * len(groups):
+            shown.append(place)
+    axis.set_xticks([middles[i] for i in shown], [names[i] for i in shown])
 
 
 def _name(axis: Axes, comparison: Comparison, rows: Sequence[Row]) -> None:
@@ -128,11 +199,3 @@ def _has_phase(comparison: Comparison, phase: Phase) -> bool:
 def _groups(comparison: Comparison) -> Sequence[Group]:
     """The channel groups, in the order of the network."""
     return next((record.groups for record in comparison.ok if record.groups), ())
-
-
-def _kept_shares(row: Row, names: Sequence[str]) -> list[float]:
-    """Averages over the seeds that have a group; NaN, which is drawn as a blank, if none has."""
-    records = () if row.lost else row.ok
-    shares = [{group.name: group.kept / group.size for group in r.groups} for r in records]
-    known = [[share[name] for share in shares if name in share] for name in names]
-    return [sum(found) / len(found) if found else math.nan for found in known]

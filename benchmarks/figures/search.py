@@ -19,8 +19,9 @@ from pydantic import JsonValue
 from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.analysis.ranking import Ranking, Scorer
 from benchmarks.analysis.standing import Standing
-from benchmarks.figures.style import legend_below, look, new_panels
+from benchmarks.figures.style import DASHES, ink, legend_below, look, new_panels, set_title
 from benchmarks.records.bounds import numbers
+from benchmarks.records.cell import PARENT
 from benchmarks.records.plain import figure_text
 from benchmarks.records.record import Record
 from benchmarks.tables.standing_table import tests_of_ranks
@@ -32,9 +33,6 @@ __all__ = ["critical_difference", "proxy_against_accuracy", "search_traces", "tr
 
 LABEL_WIDTH = 36
 """Characters of a method's name, settings and all, in a line."""
-
-DASHES = ("-", "--", ":", "-.")
-"""Of budgets, the largest first."""
 
 
 def proxy_against_accuracy(rankings: Sequence[Ranking]) -> Figure:
@@ -59,26 +57,28 @@ def proxy_against_accuracy(rankings: Sequence[Ranking]) -> Figure:
 def search_traces(comparisons: Sequence[Comparison]) -> Figure:
     """Best accuracy found so far over a search's evaluations, and losses of supernet training.
 
-    Of the variants of a method the plain one is shown, of its seeds the first.
+    Lines are medians over the seeds, bands their range. Of the variants of a method the plain one
+    is shown; a row that lost a seed is left out.
     """
     kinds = ((_draw_best, _evaluations), (_draw_losses, _losses))
     panels = [
         (comparison, draw)
         for comparison in comparisons
         for draw, numbers in kinds
-        if any(numbers(row.ok[0]) for row in _plain(comparison))
+        if any(numbers(record) for row in _plain(comparison) for record in row.ok)
     ]
     figure, axes = new_panels(len(panels))
     methods: set[str] = set()
     for axis, (comparison, draw) in zip(axes, panels, strict=True):
         methods.update(draw(axis, comparison))
-        title = figure_text(comparison.title)
-        axis.set_title(f"{title}, seed {_first_seed(comparison)}", fontsize=10)
+        set_title(axis, f"{figure_text(comparison.title)}\n{_seeds_told(comparison)}", fontsize=9)
         axis.grid(alpha=0.3)
-    budgets = sorted({row.cell.budget for c in comparisons for row in c.rows}, reverse=True)
+    drawn = {
+        row.cell.budget for c in comparisons for row in _plain(c) if any(map(_evaluations, row.ok))
+    }
     lines = [
-        Line2D([], [], color="black", ls=dash, label=f"budget {budget:g}")
-        for budget, dash in zip(budgets, DASHES, strict=False)
+        Line2D([], [], color=ink(), ls=_dash(comparisons, budget), label=f"budget {budget:g}")
+        for budget in sorted(drawn, reverse=True)
     ]
     legend_below(figure, methods, lines)
     return figure
@@ -87,48 +87,79 @@ def search_traces(comparisons: Sequence[Comparison]) -> Figure:
 def traced(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
     """The comparisons in which a search left a trace to draw."""
     for comparison in comparisons:
-        records = [row.ok[0] for row in _plain(comparison)]
+        records = [record for row in _plain(comparison) for record in row.ok]
         if any(_evaluations(record) or _losses(record) for record in records):
             yield comparison
 
 
 def _draw_best(axis: Axes, comparison: Comparison) -> list[str]:
     """A line for each method and budget; the methods that have one."""
-    rows = [row for row in _plain(comparison) if _evaluations(row.ok[0])]
-    budgets = sorted({row.cell.budget for row in comparison.rows}, reverse=True)
-    for row in rows:
-        colour, marker = look(row.cell.method)
-        dash = DASHES[budgets.index(row.cell.budget) % len(DASHES)]
-        best = [100 * top1 for top1 in accumulate(_evaluations(row.ok[0]), max)]
-        axis.plot(
-            range(1, len(best) + 1), best, dash, color=colour, marker=marker, ms=4, lw=1.1,
-            markevery=max(1, len(best) // 12),
-        )  # fmt: skip
+    drawn = []
+    for row in _plain(comparison):
+        seeds = [found for record in row.ok if (found := _evaluations(record))]
+        if not seeds:
+            continue
+        # The best so far stays when a search has ended, so shorter ones go on level.
+        length = max(map(len, seeds))
+        best = [[*accumulate(found, max)] for found in seeds]
+        filled = np.array([[*found, *[found[-1]] * (length - len(found))] for found in best])
+        dash = _dash([comparison], row.cell.budget)
+        _draw_band(axis, np.arange(1, length + 1), 100 * filled, row.cell.method, dash)
+        drawn.append(row.cell.method)
     axis.set(xlabel="Evaluations", ylabel="Best top-1 on search images so far, %")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return [row.cell.method for row in rows]
+    return drawn
 
 
 def _draw_losses(axis: Axes, comparison: Comparison) -> list[str]:
     """A line for each supernet, which serves every budget; the methods that have one."""
-    supernets = {row.cell.method: _losses(row.ok[0]) for row in reversed(_plain(comparison))
-                 if _losses(row.ok[0])}  # fmt: skip
-    for method, losses in supernets.items():
-        colour, marker = look(method)
-        progress, means = _smooth(losses)
-        axis.plot(progress, means, color=colour, marker=marker, ms=4, lw=1.1,
-                  markevery=max(1, len(means) // 10))  # fmt: skip
+    supernets: dict[str, dict[int, list[float]]] = {}
+    for row in _plain(comparison):
+        for record in row.ok:
+            if losses := _losses(record):
+                supernets.setdefault(row.cell.method, {}).setdefault(record.cell.seed, losses)
+    for method, seeds in supernets.items():
+        length = min(map(len, seeds.values()))
+        smooth = [_smooth(losses[:length]) for losses in seeds.values()]
+        _draw_band(axis, smooth[0][0], np.array([means for _, means in smooth]), method, "-")
     axis.set(xlabel="Share of the supernet's training, %", ylabel="Loss, running mean")
     return list(supernets)
 
 
+def _draw_band(axis: Axes, xs: np.ndarray, values: np.ndarray, method: str, dash: str) -> None:
+    """The median over the seeds and their range, values of shape (seeds, len(xs))."""
+    colour, marker = look(method)
+    if len(values) > 1:
+        axis.fill_between(xs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15,
+                          lw=0)  # fmt: skip
+    axis.plot(
+        xs, np.median(values, axis=0), dash, color=colour, marker=marker, ms=4, lw=1.1,
+        markevery=max(1, len(xs) // 10),
+    )  # fmt: skip
+
+
+def _dash(comparisons: Sequence[Comparison], budget: float) -> str:
+    """Of a budget, by its place among all that were searched."""
+    budgets = sorted({row.cell.budget for c in comparisons for row in _plain(c)}, reverse=True)
+    return DASHES[budgets.index(budget) % len(DASHES)]
+
+
+def _seeds_told(comparison: Comparison) -> str:
+    counts = {len(row.ok) for row in _plain(comparison)}
+    if max(counts) == 1:
+        return "one seed"
+    low, high = min(counts), max(counts)
+    return f"median and range over {high if low == high else f'{low} to {high}'} seeds"
+
+
 def _plain(comparison: Comparison) -> list[Row]:
-    """The rows of each method's plain variant, the one with the shortest name, that ran."""
+    """The rows of each method's plain variant, the one with the shortest name, that ran whole."""
     plain: dict[str, str] = {}
     for row in comparison.rows:
         known = plain.get(row.cell.method, row.method)
         plain[row.cell.method] = min(known, row.method, key=len)
-    return [row for row in comparison.rows if row.ok and row.method == plain[row.cell.method]]
+    rows = [row for row in comparison.rows if row.cell.method != PARENT]
+    return [row for row in rows if not row.lost and row.method == plain[row.cell.method]]
 
 
 def critical_difference(standing: Standing) -> Figure:
@@ -147,13 +178,13 @@ def critical_difference(standing: Standing) -> Figure:
     first = 0.35 + 0.22 * len(cliques)
     axis.set(xlim=(1 - 0.36 * count, count * 1.36), ylim=(first + 1.05 * step * half, -1.5))
     axis.axis("off")
-    axis.plot([1, count], [0, 0], color="black", lw=1)
+    axis.plot([1, count], [0, 0], color=ink(), lw=1)
     for rank in range(1, count + 1):
-        axis.plot([rank, rank], [-0.12, 0], color="black", lw=1)
+        axis.plot([rank, rank], [-0.12, 0], color=ink(), lw=1)
         axis.text(rank, -0.2, str(rank), ha="center", va="bottom", fontsize=8)
     for place, (start, end) in enumerate(cliques):
         height = 0.22 * (place + 1)
-        axis.plot([average[start] - 0.05, average[end] + 0.05], [height] * 2, color="black", lw=3)
+        axis.plot([average[start] - 0.05, average[end] + 0.05], [height] * 2, color=ink(), lw=3)
     for place, label in enumerate(labels):
         is_left = place < half
         height = first + step * (place if is_left else count - 1 - place)
@@ -179,7 +210,7 @@ def _draw_rank(
 
 def _draw_scale(axis: Axes, standing: Standing) -> None:
     shown = min(standing.critical_difference, len(standing.methods) * 1.3)
-    axis.plot([1, 1 + shown], [-1.0, -1.0], color="black", lw=2, marker="|", ms=7)
+    axis.plot([1, 1 + shown], [-1.0, -1.0], color=ink(), lw=2, marker="|", ms=7)
     axis.text(1, -1.15, tests_of_ranks(standing), fontsize=8, va="bottom")
 
 
@@ -237,7 +268,3 @@ def _smooth(losses: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     window = max(1, len(losses) // 10)
     means = np.convolve(losses, np.ones(window) / window, mode="valid")
     return np.linspace(100 * window / len(losses), 100, len(means)), means
-
-
-def _first_seed(comparison: Comparison) -> int:
-    return min(row.ok[0].cell.seed for row in comparison.rows if row.ok)

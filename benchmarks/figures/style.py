@@ -1,13 +1,17 @@
 """How figures look: one colour and marker for each method in every figure, and panels in rows.
 
-Reads nothing.
+A figure is drawn for a canvas: a light page, a dark page, or a column of a paper. Reads nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -21,8 +25,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "COLUMN_WIDTH",
+    "DARK",
+    "DASHES",
+    "FAINT",
     "LABEL",
+    "LABEL_SIZE",
+    "LIGHT",
     "METHODS",
+    "PAPER",
+    "Canvas",
+    "drawn_for",
+    "ink",
     "legend_below",
     "look",
     "name_rows",
@@ -36,6 +50,11 @@ COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#444444", "#E69F00",
     "#56B4E9", "#882255", "#999933", "#332288", "#44AA99", "#AA4499",
 )  # fmt: skip
+ON_DARK = (
+    "#4A9CE8", "#F58742", "#2FC79B", "#E596C2", "#BBBBBB", "#F2B53D",
+    "#9AD7FA", "#DB6FA6", "#C6C65F", "#9C8CF2", "#74D5C5", "#DB7ACD",
+)  # fmt: skip
+"""The same hues, light enough for a dark ground."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
 
 METHODS = (
@@ -47,20 +66,89 @@ METHODS = (
 # A name is a text, and a dollar in it no formula.
 matplotlib.rcParams["text.parse_math"] = False
 
+DASHES = ("-", "--", ":", "-.")
+"""Of budgets, the largest first."""
+
+FAINT = "#8A8F96"
+"""Of what is no result, readable on both grounds."""
+
+COLUMN_WIDTH = 3.3
+"""Inches, of a column in a two-column paper; LaTeX's own article has 3.32, at ten points."""
+
+LABEL_SIZE = 7.5
+"""Points, of small print that is still read at 100 %."""
+
+SMALL_PRINT = 6.5
+"""Points, in a paper."""
+
 LABEL = 56
 """Characters of a name beside a panel, which longer ones would leave no room."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What figures are drawn for.
+
+    Attributes:
+        is_dark: whether the ground is.
+        width: of a whole figure, inches, with one panel in a row; None leaves it to the figure.
+        settings: of matplotlib.
+    """
+
+    is_dark: bool = False
+    width: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)  # Any: as matplotlib has it
+
+
+LIGHT = Canvas()
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+DARK = Canvas(
+    is_dark=True,
+    settings={
+        **dict.fromkeys(_INKED, "#E4E8EC"),
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor", "legend.facecolor"), "#14181D"),
+        "grid.color": "#5A6470",
+    },
+)
+PAPER = Canvas(
+    width=COLUMN_WIDTH,
+    settings={
+        "font.size": 7,
+        "axes.linewidth": 0.6,
+        "pdf.fonttype": 42,
+        "axes.unicode_minus": True,
+    },
+)
+_canvas: ContextVar[Canvas] = ContextVar("canvas", default=LIGHT)
+
+
+@contextlib.contextmanager
+def drawn_for(canvas: Canvas) -> Iterator[None]:
+    """Figures that are made inside are for this canvas."""
+    before = _canvas.set(canvas)
+    try:
+        with matplotlib.rc_context(cast(Any, dict(canvas.settings))):  # Any: a literal's keys
+            yield
+    finally:
+        _canvas.reset(before)
+
+
+def ink() -> str:
+    """Colour of lines and texts that belong to no method: black, or white on a dark ground."""
+    return "#E4E8EC" if _canvas.get().is_dark else "#000000"
 
 
 def look(method: str) -> tuple[str, str]:
     """Colour and marker of a method; one that is not listed gets its look from its name."""
     if method == PARENT:
-        return "#000000", "v"  # black as the parent itself
+        return ink(), "v"  # as the parent itself
     if method in METHODS:
         place = METHODS.index(method)
     else:
         place = len(METHODS) + zlib.crc32(method.encode()) % (len(COLOURS) * len(MARKERS))
+    colours = ON_DARK if _canvas.get().is_dark else COLOURS
     # The two lengths share no factor, so colour and marker repeat together only after all pairs.
-    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    return colours[place % len(colours)], MARKERS[place % len(MARKERS)]
 
 
 def new_panels(
@@ -71,12 +159,16 @@ def new_panels(
     Args:
         count: how many panels.
         height: of one panel, inches.
-        width: of one panel, inches.
-        columns: most panels in a row.
+        width: of one panel, inches; a paper has its own.
+        columns: most panels in a row; in a paper one, or three that are smaller than half of it.
     """
+    whole = _canvas.get().width
+    if whole is not None:
+        columns = min(columns, 3 if width < whole / 2 else 1)
+        height = min(height, 0.66 * whole) if columns == 1 and height < whole else height
     columns = min(count, columns)
     rows = -(-count // columns)
-    size = (width * columns + 0.6, height * rows + 0.9)
+    size = (whole or width * columns + 0.6, height * rows + 0.9)
     figure = Figure(size, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[count:]:
@@ -89,6 +181,8 @@ def set_title(axis: Axes, title: str, **looks: Any) -> None:  # Any: what matplo
 
     Matplotlib would look for tick labels and offsets in the way, which lays all of them out again.
     """
+    if _canvas.get().width and "fontsize" in looks:
+        looks["fontsize"] = min(looks["fontsize"], SMALL_PRINT)
     axis.set_title(title, y=1.0, **looks)
 
 
@@ -120,13 +214,35 @@ def legend_below(figure: Figure, methods: Iterable[str], further: Sequence[Artis
         methods: names, each once.
         further: handles that are no methods.
     """
-    handles = [
-        Line2D([], [], color=look(method)[0], marker=look(method)[1], label=legend_text(method))
-        for method in sorted(methods)
+    handles: list[Artist] = [
+        *further,
+        *(
+            Line2D([], [], color=look(method)[0], marker=look(method)[1], label=legend_text(method))
+            for method in sorted(methods)
+        ),
     ]
-    widest = max((len(str(each.get_label())) for each in [*further, *handles]), default=0)
-    room = figure.get_size_inches()[0] / (0.45 + 0.065 * max(widest, 8))
+    lengths = [len(str(each.get_label())) for each in handles]
+    room = figure.get_size_inches()[0]
+    size = SMALL_PRINT if _canvas.get().width else 8
     figure.legend(
-        handles=[*further, *handles], loc="outside lower center",
-        ncols=max(1, min(6, int(room))), frameon=False, fontsize=8,
+        handles=handles, loc="outside lower center", ncols=_columns(lengths, room, size),
+        frameon=False, fontsize=size, columnspacing=1.2,
     )  # fmt: skip
+
+
+def _columns(lengths: Sequence[int], room: float, size: float) -> int:
+    """Most columns of a legend, filled one after the other, that have room side by side.
+
+    Args:
+        lengths: of its labels, characters.
+        room: inches.
+        size: of its letters, points.
+    """
+    em = size / 72
+    for count in range(min(6, len(lengths)), 1, -1):
+        rows, longer = divmod(len(lengths), count)  # the first columns are longer by one
+        ends = [place * rows + min(place, longer) for place in range(count + 1)]
+        widest = [max(lengths[start:end]) for start, end in itertools.pairwise(ends)]
+        if sum(em * (4.2 + 0.62 * letters) for letters in widest) <= room:
+            return count
+    return 1

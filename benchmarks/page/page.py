@@ -1,4 +1,4 @@
-"""One page for readers: a table to sort and filter, figures, and every record behind a row.
+"""One page for readers: the finding, a scatter, a table, figures, and every record behind a row.
 
 The page stands alone: styles, script and figures are inside, and its security policy forbids any
 request. What records say is text everywhere; jinja escapes it. Reads records and nothing else.
@@ -10,7 +10,7 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,9 +22,11 @@ from PIL import Image
 
 from benchmarks.analysis.comparison import (
     DECIDING,
+    NOISE,
     Comparison,
     Row,
     aligned,
+    is_noisy_speed,
     macs_ratio,
     realised,
     share,
@@ -34,12 +36,14 @@ from benchmarks.analysis.comparison import (
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import Estimate
 from benchmarks.figures.all_figures import TITLES
+from benchmarks.page.scatter import scatter
 from benchmarks.records.files import current_records
 from benchmarks.records.plain import visible
-from benchmarks.records.record import Record
+from benchmarks.records.record import TOTAL, Record
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.contrast_lines import contrast_lines
-from benchmarks.tables.standing_table import standing_lines
+from benchmarks.tables.finding import finding
+from benchmarks.tables.standing_table import ranked_lines, standing_words
 from benchmarks.tables.tables import CONTROL, LEGEND
 from benchmarks.tables.unread import unread_lines
 
@@ -50,6 +54,9 @@ SHRINK = 0.7
 
 PLAIN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """Names of records as they are written."""
+
+BROAD = 680
+"""Pixels on the page from which on a figure takes a row of its own."""
 
 LARGE = ("config", "trace", "scores")
 """Parts of a record that the page leaves to the file."""
@@ -64,10 +71,18 @@ class Column:
     pattern: str = ""
     scale: float = 1.0
     is_clear: Callable[[Comparison, Row], bool] = lambda comparison, row: False
+    is_noise: Callable[[Row], bool] = lambda row: False
     control: Callable[[Comparison], Estimate | None] = lambda comparison: None
 
 
-def write_page(findings: Findings, path: Path, *, title: str, figures: Iterable[Path]) -> Path:
+def write_page(
+    findings: Findings,
+    path: Path,
+    *,
+    title: str,
+    figures: Iterable[Path],
+    dark: Mapping[str, bytes] | None = None,
+) -> Path:
     """Write the page; return its path.
 
     Args:
@@ -75,18 +90,26 @@ def write_page(findings: Findings, path: Path, *, title: str, figures: Iterable[
         path: of the page.
         title: its heading.
         figures: files of the figures drawn from the same records; all but PNG are left out.
+        dark: PNGs of the same figures for a dark ground, by name.
     """
-    write_whole(path, build_page(findings, title=title, figures=figures))
+    write_whole(path, build_page(findings, title=title, figures=figures, dark=dark))
     return path
 
 
-def build_page(findings: Findings, *, title: str, figures: Iterable[Path] = ()) -> str:
+def build_page(
+    findings: Findings,
+    *,
+    title: str,
+    figures: Iterable[Path] = (),
+    dark: Mapping[str, bytes] | None = None,
+) -> str:
     """The page as a text.
 
     Args:
         findings: what to show.
         title: its heading.
         figures: files of the figures drawn from the same records; all but PNG are left out.
+        dark: PNGs of the same figures for a dark ground, by name.
     """
     comparisons = findings.comparisons
     rows = [_row(c, row) for c in comparisons for row in c.rows]
@@ -95,12 +118,21 @@ def build_page(findings: Findings, *, title: str, figures: Iterable[Path] = ()) 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_seen
     )
-    template = environment.from_string(ours.joinpath("page.html.j2").read_text("utf-8"))
+
+    def ours_inline(*names: str) -> Markup:
+        """Files of ours or of the library beside them: the only texts that are not escaped."""
+        return Markup("\n".join(ours.joinpath(name).read_text("utf-8") for name in names))
+
+    points = scatter(comparisons, _anchor)
+    template = environment.from_string(ours_inline("page.html.j2"))
     return template.render(
         title=title,
-        # Ours, not a record's: the only texts that are not escaped.
-        css=Markup(ours.joinpath("page.css").read_text("utf-8")),
-        js=Markup(ours.joinpath("page.js").read_text("utf-8")),
+        finding=finding(findings),
+        points=points,
+        css=ours_inline("page.css"),
+        js=ours_inline("page.js", "scatter.js"),
+        library=ours_inline("uplot/uPlot.iife.min.js") if points["panels"] else "",
+        licence=ours_inline("uplot/LICENSE"),
         captions=[{"title": c.title, "text": c.caption} for c in comparisons],
         choices=_choices(rows),
         headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
@@ -108,8 +140,9 @@ def build_page(findings: Findings, *, title: str, figures: Iterable[Path] = ()) 
         legend=LEGEND,
         contrasts=contrast_lines(comparisons),
         unread=unread_lines(findings.unread),
-        standing=standing_lines(findings),
-        figures=[_figure(path) for path in figures if path.suffix == ".png"],
+        ranked=ranked_lines(findings),
+        standing=standing_words(findings),
+        figures=[_figure(path, dark or {}) for path in figures if path.suffix == ".png"],
         records=[_record(r) for r in sorted(current_records(findings.records), key=lambda r: r.id)],
     )
 
@@ -132,29 +165,48 @@ def _one(value: float | None) -> Estimate | None:
     return None if value is None else Estimate((value,))
 
 
+def _speed_column(heading: str, *, smallest: bool) -> Column:
+    return Column(
+        heading,
+        _mean(lambda record: speedup(record, smallest)),
+        ".2f",
+        is_noise=lambda row: is_noisy_speed(row, smallest),
+        control=lambda comparison: comparison.control(smallest),
+    )
+
+
+def _realised_column(heading: str, *, smallest: bool) -> Column:
+    return Column(
+        heading,
+        _mean(lambda record: realised(record, smallest)),
+        ".0f",
+        100,
+        is_noise=lambda row: is_noisy_speed(row, smallest),
+    )
+
+
 COLUMNS: tuple[Column, ...] = (
+    Column("Network", lambda c, row: c.cell.model.name),
     Column("Method", lambda c, row: c.label(row)),
     Column("Budget", lambda c, row: _one(float(row.cell.budget)), "g"),
-    Column("Of", lambda c, row: row.cell.metric),
     Column(
         "Top-1 %", lambda c, row: row.seeds if row.lost else row.mean(lambda r: r.top1.finetuned),
         ".1f", 100, control=lambda c: c.parent_top1,
     ),
     Column("To uniform", lambda c, row: row.gain, "+.1f", 100, lambda c, row: c.is_clear_gain(row)),
-    Column("Detectable", lambda c, row: _one(c.detectable(row)), ".1f", 100),
-    Column("Seeds", lambda c, row: row.seeds),
-    Column("Network", lambda c, row: c.cell.model.name),
-    Column("Data", lambda c, row: c.cell.data.name),
+    _speed_column("Speed-up, largest batch", smallest=False),
+    _speed_column("Speed-up, smallest batch", smallest=True),
+    Column("Total TMACs", _mean(lambda r: spent_macs(r, TOTAL)), ".2f", 1e-12),
     Column("MACs %", _mean(lambda r: share(r, "macs")), ".1f", 100),
     Column("Params %", _mean(lambda r: share(r, "params")), ".1f", 100),
+    Column("Detectable", lambda c, row: _one(c.detectable(row)), ".1f", 100),
+    Column("Seeds", lambda c, row: row.seeds),
+    Column("Data", lambda c, row: c.cell.data.name),
+    Column("Of", lambda c, row: row.cell.metric),
     Column("MACs ratio", _mean(macs_ratio), ".2f"),
     Column("x8 %", _mean(aligned), ".0f", 100),
-    Column("Speed-up, smallest batch", _mean(lambda r: speedup(r, True)), ".2f",
-           control=lambda c: c.control(True)),
-    Column("Realised %", _mean(lambda r: realised(r, True)), ".0f", 100),
-    Column("Speed-up, largest batch", _mean(lambda r: speedup(r, False)), ".2f",
-           control=lambda c: c.control(False)),
-    Column("Realised %", _mean(lambda r: realised(r, False)), ".0f", 100),
+    _realised_column("Realised %, largest", smallest=False),
+    _realised_column("Realised %, smallest", smallest=True),
     Column("Search TMACs", _mean(lambda r: spent_macs(r, DECIDING)), ".3f", 1e-12),
     Column("Fine-tune TMACs", _mean(lambda r: spent_macs(r, ["finetune"])), ".3f", 1e-12),
     Column("Device", lambda c, row: c.hardware),
@@ -165,14 +217,19 @@ def _heading(column: Column) -> dict[str, str]:
     return {"text": column.heading, "classes": _classes(column)}
 
 
-def _classes(column: Column, is_clear: bool = False) -> str:
-    names = ["stays"] if column.heading == "Method" else []
-    return " ".join([*names, *([] if column.pattern else ["text"]), *(["clear"] * is_clear)])
+def _classes(column: Column, marks: Mapping[str, bool] | None = None) -> str:
+    own = {"stays": column.heading == "Method", "text": not column.pattern, **(marks or {})}
+    return " ".join(name for name, has in own.items() if has)
 
 
 def _row(comparison: Comparison, row: Row) -> dict[str, Any]:  # Any: what the template reads
     cells = [
-        _cell(column, column.value(comparison, row), column.is_clear(comparison, row))
+        _cell(
+            column,
+            column.value(comparison, row),
+            is_clear=column.is_clear(comparison, row),
+            is_noise=column.is_noise(row),
+        )
         for column in COLUMNS
     ]
     links = [{"anchor": _anchor(record), "text": f"s{record.cell.seed}"} for record in row.records]
@@ -206,17 +263,18 @@ def _fields(comparison: Comparison, method: str, budget: str) -> dict[str, str]:
 
 
 def _cell(
-    column: Column, found: Estimate | str | None, is_clear: bool = False
+    column: Column, found: Estimate | str | None, *, is_clear: bool = False, is_noise: bool = False
 ) -> dict[str, str | float | None]:
     """Text, and the number to sort by: empty where it is not known, none for a text."""
-    classes = _classes(column, is_clear)
+    is_noise = is_noise and found is not None
+    classes = _classes(column, {"clear": is_clear, NOISE: is_noise})
     if isinstance(found, str):
         return {"text": found, "value": "" if column.pattern else None, "classes": classes}
     if found is None:
         return {"text": "–", "value": "", "classes": classes}
     is_main = column.heading in ("Top-1 %", "To uniform")
     form = found.with_interval if is_main else found.shown
-    text = form(column.pattern, column.scale)
+    text = form(column.pattern, column.scale) + (f" ({NOISE})" if is_noise else "")
     return {"text": text, "value": found.mean, "classes": classes}
 
 
@@ -227,17 +285,23 @@ def _choices(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:  # Any: as
     return {name: values for name, values in found.items() if len(values) > 1}
 
 
-def _figure(path: Path) -> dict[str, Any]:  # Any: as above
+def _figure(path: Path, dark: Mapping[str, bytes]) -> dict[str, Any]:  # Any: as above
     kind, _, device = path.stem.partition("-")
     with Image.open(path) as image:
         width, height = image.size
     return {
         "name": path.stem,
         "title": f"{TITLES[kind]}, {device}" if device else TITLES[kind],
-        "uri": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
+        "uri": _inline(path.read_bytes()),
+        "dark": _inline(dark[path.stem]) if path.stem in dark else "",
+        "is_broad": SHRINK * width > BROAD,
         "width": round(SHRINK * width),
         "height": round(SHRINK * height),
     }
+
+
+def _inline(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def _record(record: Record) -> dict[str, Any]:  # Any: as above

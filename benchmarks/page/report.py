@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
     from benchmarks.running.submission import Fault
 
-__all__ = ["report_leaderboard", "show_faults", "write_report"]
+__all__ = [
+    "report_leaderboard",
+    "require_methods",
+    "show_faults",
+    "show_paper",
+    "write_report",
+]
 
 LONGEST = 4000
 """Characters of a line that are shown."""
@@ -40,7 +46,7 @@ def write_report(
     # Slow to import, and `zoo --help` reads this module.
     from benchmarks.analysis.comparison import compare
     from benchmarks.analysis.findings import Findings
-    from benchmarks.figures.all_figures import draw_figures
+    from benchmarks.figures.all_figures import draw_dark, draw_figures
     from benchmarks.page.page import write_page
     from benchmarks.tables.contrast_lines import contrast_lines
     from benchmarks.tables.tables import write_tables
@@ -63,7 +69,9 @@ def write_report(
             write_whole(results / "tables" / f"{name}.md", text)
     figures = draw_figures(findings, results / "figures")
     title = f"Pruning results: {results.resolve().name}"
-    page = write_page(findings, results / "page.html", title=title, figures=figures)
+    page = write_page(
+        findings, results / "page.html", title=title, figures=figures, dark=draw_dark(findings)
+    )
     tables, drawn, page_at = (
         in_markup(str(each), LONGEST) for each in (results / "tables", results / "figures", page)
     )
@@ -115,3 +123,44 @@ def show_faults(console: Console, folder: Path, count: int, faults: Sequence[Fau
         )
     verdict = f"faults: {len(faults)}" if faults else "nothing is missing or off"
     console.print(f"{in_markup(str(folder), 200)}: records: {count}, {verdict}", soft_wrap=True)
+
+
+def require_methods(results: Path, methods: str, *, is_used: bool) -> None:
+    """Refuse methods that no record is of before a report is made.
+
+    Args:
+        results: folder that holds the records.
+        methods: names with commas between.
+        is_used: whether a paper is asked for.
+
+    Raises:
+        ValueError: if no paper is asked for, a method has no records, or there are no records.
+        OSError: if the folder cannot be read.
+    """
+    from benchmarks.analysis.comparison import compare  # slow to import
+    from benchmarks.page.paper import asked_methods, require_known
+
+    if not is_used:
+        raise ValueError("--methods chooses what a paper shows; add --paper")
+    require_known(compare(loaded_records(results).records), asked_methods(methods))
+
+
+def show_paper(console: Console, findings: Findings, results: Path, methods: str | None) -> None:
+    """Write what a paper takes into a folder of the results, and say where.
+
+    Args:
+        console: where to print.
+        findings: of all records.
+        results: folder that holds them, and that gets the folder `paper`.
+        methods: names with commas between; None for all.
+
+    Raises:
+        ValueError: if one of them has no records.
+        OSError: if the folder cannot be written.
+    """
+    from benchmarks.page.paper import asked_methods, write_paper  # slow to import
+
+    require_writable(results / "paper", "--results")
+    article = write_paper(findings, results / "paper", asked_methods(methods))
+    shown = in_markup(str(article), LONGEST)
+    console.print(f"for a paper: {shown}; whole tables stay in tables/results.csv", soft_wrap=True)

@@ -49,6 +49,8 @@ LEVEL = 0.95
 LEAST_RATIO = 1e-9
 MANY_DENORMALS = 1e-3
 """Share of denormal numbers above which times are not to be trusted unless they are flushed."""
+MOST_DRIFT = 0.1
+"""Difference of the parent to its own copy from which on a measured time is noise."""
 THEORETICAL_GAIN = 1.1
 """Ratio of MACs below which there is no theoretical gain worth dividing by."""
 
@@ -213,6 +215,11 @@ class Measured(Strict):
         if speed.low > max(1.0, floor.high):
             return "faster"
         return "slower" if speed.high < min(1.0, floor.low) else "within noise"
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the parent against its own copy is off by more than 10 %, or it is suspect."""
+        return bool(self.suspect) or abs(1 / self.control.median - 1) > MOST_DRIFT
 
     @property
     def way(self) -> str:

@@ -10,7 +10,7 @@ from benchmarks.analysis.standing import FEWEST_NETWORKS, Stability, Standing
 from benchmarks.records.cell import REFERENCE
 from benchmarks.tables.markdown import markdown_table
 
-__all__ = ["standing_lines", "standing_table", "tests_of_ranks"]
+__all__ = ["ranked_lines", "standing_table", "standing_words", "tests_of_ranks"]
 
 GAINS = (
     f"Gain over {REFERENCE} in points, paired by network, budget and seed: a seed's budgets are "
@@ -41,23 +41,33 @@ def standing_table(
     return "\n".join(parts)
 
 
-def standing_lines(findings: Findings) -> list[str]:
-    """The same in sentences."""
+def ranked_lines(findings: Findings) -> list[str]:
+    """A sentence for each method on its rank and on its gain over uniform width, the best first."""
     effects, standing = findings.effects, findings.standing
-    lines = []
-    if _is_over_tasks(effects):
-        told = [f"{effect.method} {_points(effect.mean)}{_bracket(effect)}" for effect in effects]
-        lines += [*_words_of_gains(effects), f"{'; '.join(told)}."]
-    if standing is not None:
-        ranked = zip(standing.methods, standing.average, strict=True)
-        told = [f"{name} {rank:.2f}" for name, rank in ranked]
-        lines += [f"Average ranks: {', '.join(told)}.", *_words_of_ranks(standing)]
-    lines += [
-        f"{pair.title}: the rankings at budgets {pair.budgets[0]} and {pair.budgets[1]} agree with "
-        f"Kendall's tau {pair.tau:.2f}, 95 % interval {pair.low:.2f} to {pair.high:.2f}."
-        for pair in findings.stability
+    gains = {each.method: each for each in effects} if _is_over_tasks(effects) else {}
+    ranks = dict(zip(standing.methods, standing.average, strict=True)) if standing else {}
+    lines = [
+        f"{method} ranks {rank:.2f} on average{_and_gains(gains.pop(method, None))}."
+        for method, rank in ranks.items()
     ]
-    return lines
+    return [
+        *lines,
+        *(f"{name} has no rank, {_gains_told(each)}." for name, each in gains.items()),
+    ]
+
+
+def standing_words(findings: Findings) -> list[str]:
+    """What these numbers are, and how alike the ranking is at two budgets."""
+    effects, standing = findings.effects, findings.standing
+    return [
+        *(_words_of_gains(effects) if _is_over_tasks(effects) else []),
+        *_words_of_ranks(standing),
+        *(
+            f"{pair.title}: the rankings at budgets {pair.budgets[0]} and {pair.budgets[1]} agree "
+            f"with Kendall's tau {pair.tau:.2f}, 95 % interval {pair.low:.2f} to {pair.high:.2f}."
+            for pair in findings.stability
+        ),
+    ]
 
 
 def tests_of_ranks(standing: Standing) -> str:
@@ -142,6 +152,14 @@ def _interval(effect: Effect) -> str:
 
 def _bracket(effect: Effect) -> str:
     return f" [{', '.join(map(_points, effect.interval))}]" if effect.interval else ""
+
+
+def _and_gains(effect: Effect | None) -> str:
+    return f", {_gains_told(effect)}" if effect else ""
+
+
+def _gains_told(effect: Effect) -> str:
+    return f"{_points(effect.mean)}{_bracket(effect)} points to {REFERENCE}"
 
 
 def _rank(rank: float | None) -> str:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from benchmarks.analysis.comparison import (
     DECIDING,
+    NOISE,
     REFERENCE,
     Comparison,
     Row,
     aligned,
     control_speedup,
+    is_noisy_speed,
     latency_at,
     macs_ratio,
     realised,
@@ -268,6 +270,18 @@ def _number(name: str, pattern: str, scale: float = 1.0) -> Callable[[Comparison
     return lambda comparison, row: shown(row.mean(value), pattern, scale)
 
 
+def _speed(
+    name: str, pattern: str, scale: float = 1.0, *, smallest: bool
+) -> Callable[[Comparison, Row], str]:
+    text = _number(name, pattern, scale)
+
+    def told(comparison: Comparison, row: Row) -> str:
+        is_noise = is_noisy_speed(row, smallest) and row.mean(NUMBERS[name]) is not None
+        return f"{text(comparison, row)} ({NOISE})" if is_noise else text(comparison, row)
+
+    return told
+
+
 def _accuracy(name: str) -> Callable[[Comparison, Row], str]:
     return lambda comparison, row: accuracy_text(row, NUMBERS[name])
 
@@ -354,12 +368,12 @@ DETECTABLE = Column("Detectable", lambda c, row: points(c.detectable(row)))
 SPEED: tuple[Column, ...] = (
     Column("MACs ratio", _number("macs_ratio", ".2f"), control=lambda c: "1.00"),
     Column("x8 %", _number("aligned_share", ".0f", 100)),
-    Column("Speed-up, batch {small}", _number("speedup_small_batch", ".2f"),
+    Column("Speed-up, batch {small}", _speed("speedup_small_batch", ".2f", smallest=True),
            control=_control_speed(True)),
-    Column("Realised %", _number("realised_small_batch", ".0f", 100)),
-    Column("Speed-up, batch {large}", _number("speedup_large_batch", ".2f"),
+    Column("Realised %", _speed("realised_small_batch", ".0f", 100, smallest=True)),
+    Column("Speed-up, batch {large}", _speed("speedup_large_batch", ".2f", smallest=False),
            control=_control_speed(False)),
-    Column("Realised %", _number("realised_large_batch", ".0f", 100)),
+    Column("Realised %", _speed("realised_large_batch", ".0f", 100, smallest=False)),
 )  # fmt: skip
 
 COLUMNS: tuple[Column, ...] = (

@@ -18,7 +18,7 @@ __all__ = ["terminal_table"]
 
 def terminal_table(comparison: Comparison) -> Table:
     """The columns that fit a narrow terminal; the written tables have them all."""
-    from benchmarks.analysis.comparison import share, speedup
+    from benchmarks.analysis.comparison import NOISE, is_noisy_speed, share, speedup
     from benchmarks.analysis.uncertainty import shown
 
     title = in_cell(comparison.title)
@@ -34,11 +34,13 @@ def terminal_table(comparison: Comparison) -> Table:
         top1 = row.mean(lambda record: record.top1.finetuned)
         macs = row.mean(lambda record: share(record, "macs"))
         speed = row.mean(lambda record: speedup(record, smallest=False))
+        told = speed.shown(".2f") + "x" if speed else ""
+        is_noise = is_noisy_speed(row, smallest=False)
         cells = (
             macs.shown(".0f", 100) + " %" if macs else "",
             top1.shown(".1f", 100) if top1 else "",
             row.gain.shown("+.1f", 100) if row.gain else "",
-            speed.shown(".2f") + "x" if speed else "",
+            f"[dim]{told} {NOISE}[/]" if told and is_noise else told,
         )
         table.add_row(row.budget, in_cell(comparison.label(row)), *cells)
     if control := comparison.control(smallest=False):

@@ -402,6 +402,23 @@ def test_report_draws_what_records_hold_and_replaces_the_readme_block(run, tmp_p
     assert (tmp_path / "results" / "tables" / "results.tex").is_file()
 
 
+def test_report_makes_what_a_paper_takes_of_chosen_methods(run, tmp_path):
+    for method in ("uniform", "taylor", "fpgm"):
+        write_record(tmp_path / "results" / "records", record(method))
+    status, _, err = run("report", "--methods", "taylor")
+    assert status == 2 and "add --paper" in err
+    status, _, err = run("report", "--paper", "--methods", "taylor,nobody")
+    assert status == 2 and "no records of nobody; --methods can name: fpgm, taylor, uniform" in err
+    assert not (tmp_path / "results" / "tables").exists()
+    status, out, err = run("report", "--paper", "--methods", "taylor,uniform", columns=200)
+    assert status == 0, err
+    assert "whole tables stay in tables/results.csv" in out
+    text = (tmp_path / "results" / "paper" / "tables.tex").read_text()
+    assert "taylor" in text and "fpgm" not in text
+    assert "fpgm" in (tmp_path / "results" / "tables" / "results.csv").read_text()
+    assert (tmp_path / "results" / "paper" / "accuracy_macs.pdf").stat().st_size > 5_000
+
+
 def test_report_leaves_blocks_that_the_records_say_nothing_of(run, tmp_path):
     write_record(tmp_path / "results" / "records", record())
     page = tmp_path / "page.md"

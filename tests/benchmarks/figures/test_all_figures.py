@@ -1,4 +1,5 @@
 import gc
+import io
 import itertools
 
 import matplotlib.image
@@ -11,6 +12,7 @@ from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.published import Point, published_for
 from benchmarks.analysis.ranking import collect_rankings
 from benchmarks.analysis.standing import average_ranks
+from benchmarks.analysis.uncertainty import estimate
 from benchmarks.figures import accuracy as plot_accuracy
 from benchmarks.figures.accuracy import (
     accuracy_against_cost,
@@ -20,11 +22,27 @@ from benchmarks.figures.accuracy import (
 )
 from benchmarks.figures.all_figures import digest_of, draw_figures, figures_of, plotted
 from benchmarks.figures.rows import kept_widths, training_cost
-from benchmarks.figures.search import critical_difference, proxy_against_accuracy, search_traces
-from benchmarks.figures.style import METHODS, look
+from benchmarks.figures.search import (
+    critical_difference,
+    proxy_against_accuracy,
+    search_traces,
+    traced,
+)
+from benchmarks.figures.style import (
+    COLUMN_WIDTH,
+    DARK,
+    FAINT,
+    LIGHT,
+    METHODS,
+    PAPER,
+    drawn_for,
+    ink,
+    look,
+)
 from benchmarks.records.cell import Model
 from benchmarks.records.record import PhaseCost
-from tests.benchmarks.fabricate import cell, record
+from benchmarks.records.runtime import Interval, Quartiles
+from tests.benchmarks.fabricate import cell, measured, record
 
 RECORDS = [
     record(cell=cell(method, budget, model=Model(name=model)), top1=0.5 + budget / 2)
@@ -57,10 +75,10 @@ def ranked(seeds=(0, 1)):
     return parts
 
 
-def searched(**changes):
+def searched(scores=(0.2, 0.5, 0.4), **changes):
     trace = (
         {"step": "train_pairs", "losses": [3.0, 2.0, 1.0]},
-        {"step": "evolve", "scores": [0.2, 0.5, 0.4]},
+        {"step": "evolve", "scores": [*scores]},
     )
     return record("bcnet", trace=trace, **changes)
 
@@ -94,17 +112,13 @@ def test_a_method_has_one_colour_and_marker_in_every_figure_and_panel(method):
             if to_hex(line.get_color()) == to_hex(colour)
         ]
         assert len(drawn) == panels and {line.get_marker() for line in drawn} == {marker}
-    for draw in (training_cost, kept_widths):
-        figure = draw(compare(RECORDS))
-        labels = [
-            label
-            for axis in figure.axes
-            for label in axis.get_yticklabels()
-            if label.get_text().startswith(method)
-        ]
-        assert len(labels) == 4 and {to_hex(label.get_color()) for label in labels} == {
-            to_hex(colour)
-        }
+    bars = [x for axis in training_cost(compare(RECORDS)).axes for x in axis.get_yticklabels()]
+    panels = [axis.title for axis in kept_widths(compare(RECORDS)).axes]
+    # Two networks, and in the bars two budgets of each.
+    for texts, count in ((bars, 4), (panels, 2)):
+        labels = [label for label in texts if method in label.get_text()]
+        assert len(labels) == count
+        assert {to_hex(label.get_color()) for label in labels} == {to_hex(colour)}
 
 
 def test_a_look_does_not_depend_on_who_else_is_drawn():
@@ -130,18 +144,32 @@ def test_latency_is_the_paired_ratio_of_the_parents_time():
 def test_bars_add_up_to_what_was_spent():
     figure = training_cost(compare([record()]))
     ends = [bar.get_x() + bar.get_width() for bar in figure.axes[0].patches]
-    # 3 for the parent, 1 scoring, 0.5 search, 0.3 fine-tuning, in trillions.
-    assert max(ends) == pytest.approx(4.8)
+    # 1 scoring, 0.5 search, 0.3 fine-tuning, in trillions; 3 for the parent in words.
+    assert max(ends) == pytest.approx(1.8)
+    assert "training the parent: 3.00 T more, for all" in figure.axes[0].get_title("right")
 
 
 def test_widths_show_the_share_kept_of_each_group():
     figure = kept_widths(compare([record()]))
-    (image,) = figure.axes[0].get_images()
-    assert image.get_array().tolist() == [[0.5, 0.75]]
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [
-        "stem",
-        "blocks.0.conv1",
-    ]
+    (line,) = steps(figure.axes[0])
+    assert line.get_xdata().tolist() == [-0.5, 0.5, 0.5, 1.5]
+    assert line.get_ydata().tolist() == [0.5, 0.5, 0.75, 0.75]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["–", "0"]
+
+
+def steps(axis):
+    """The lines of kept widths, without those between stages."""
+    return [line for line in axis.get_lines() if len(line.get_xdata()) > 2]
+
+
+def test_widths_are_means_over_seeds_in_a_shade_from_least_to_most():
+    groups = [[{"name": "stem", "size": 8, "kept": kept}] for kept in (2, 4, 6, 6)]
+    figure = kept_widths(compare([record(seed=s, groups=g) for s, g in enumerate(groups)]))
+    (line,) = [x for x in figure.axes[0].get_lines() if len(x.get_xdata()) == 2]
+    assert line.get_ydata().tolist() == [0.5625, 0.5625]
+    (shade,) = figure.axes[0].collections
+    heights = shade.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.25, 0.75)
 
 
 def test_records_without_a_result_draw_nothing(tmp_path):
@@ -172,6 +200,19 @@ def test_a_trace_shows_the_best_so_far_and_the_losses():
     evaluations, losses = search_traces(compare([searched()])).axes
     assert list(evaluations.get_lines()[0].get_ydata()) == [20, 50, 50]
     assert list(losses.get_lines()[0].get_ydata()) == [3, 2, 1]
+
+
+def test_a_trace_is_the_median_over_seeds_in_a_band_and_goes_on_level_when_a_search_has_ended():
+    scores = ([0.2, 0.5], [0.3, 0.1, 0.8], [0.6, 0.1, 0.1])
+    seeds = [searched(seed=seed, scores=found) for seed, found in enumerate(scores)]
+    evaluations, losses = search_traces(compare(seeds)).axes
+    assert list(evaluations.get_lines()[0].get_ydata()) == [30, 50, 60]
+    heights = evaluations.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (20, 80)
+    assert list(losses.get_lines()[0].get_ydata()) == [3, 2, 1]
+    assert evaluations.get_title().splitlines()[1] == "median and range over 3 seeds"
+    lost = [*seeds, searched(seed=3, status="failed", reason="x")]
+    assert list(traced(compare(lost))) == []
 
 
 def test_methods_stand_at_their_average_ranks_and_bars_join_those_that_do_not_differ():
@@ -210,8 +251,9 @@ def test_a_row_that_lost_a_seed_has_no_point_and_no_bar_and_is_named():
     assert (first, second) == ("taylor, 1 of 2 failed  0.5", "taylor  0.25")
     assert third == "taylor, 1 of 1 infeasible  0.125"
     assert {bar.get_y() + 0.35 for bar in axis.patches if bar.get_width()} == {1.0}
-    (image,) = kept_widths(comparisons).axes[0].get_images()
-    assert image.get_array().mask.tolist() == [[True, True], [False, False], [True, True]]
+    (axis,) = kept_widths(comparisons).axes
+    assert len(steps(axis)) == 1
+    assert axis.get_title().splitlines() == ["taylor", "no mean at 0.5", "no mean at 0.125"]
 
 
 def test_variants_of_a_method_have_its_look_but_are_hollow():
@@ -294,3 +336,111 @@ def test_controls_are_told_apart_in_the_legend_and_ranked_as_one_over_budgets():
     assert len(set(labels)) == len(labels)
     assert {"parent", "parent, fine-tuned", "uniform, fine-tuned longer"} <= {*labels}
     assert len({tiny.label(row) for row in tiny.rows if row.cell.longer}) == 1
+
+
+def test_an_axis_ends_where_the_data_do_and_a_far_parent_is_a_word():
+    (axis,) = accuracy_against_macs(compare([record("taylor", b) for b in (0.25, 0.5)])).axes
+    low, high = axis.get_xlim()
+    assert 0.15 < low < 0.25 and 0.5 < high < 0.6
+    assert not [line for line in axis.get_lines() if line.get_marker() == "*"]
+    assert [text.get_text() for text in axis.texts] == ["parent at 1 \N{RIGHTWARDS ARROW}"]
+    near = accuracy_against_macs(compare([record("taylor", b) for b in (0.25, 0.8)])).axes[0]
+    (star,) = [line for line in near.get_lines() if line.get_marker() == "*"]
+    assert star.get_xdata()[0] == 1 < near.get_xlim()[1] and not near.texts
+
+
+def test_every_point_and_whisker_lies_within_its_axes():
+    seeds = [record(m, b, s, top1=t + s / 10) for m, t in (("taylor", 0.2), ("fpgm", 0.6))
+             for b in (0.25, 0.5) for s in (0, 1)]  # fmt: skip
+    (axis,) = accuracy_against_macs(compare(seeds)).axes
+    low, high = axis.get_ylim()
+    assert low < 20 and high > 90
+
+
+def test_whiskers_at_one_budget_stand_side_by_side_and_their_numbers_stay():
+    figure = accuracy_against_macs(compare([r for r in RECORDS if r.cell.model.name == "net_a"]))
+    lines = [x for x in figure.axes[0].get_lines() if 0.25 in list(x.get_xdata())]
+    shown = [round(float(x.get_transform().transform((0.25, 70))[0]), 3) for x in lines]
+    assert len(set(shown)) == len(lines) == 3
+    (axis, _) = accuracy_against_latency(compare([record("taylor"), record("fpgm")])).axes
+    shown = {tuple(x.get_transform().transform((8.0, 80))) for x in axis.get_lines()
+             if list(x.get_xdata()) == [8.0]}  # fmt: skip
+    assert len(shown) == 1  # a measured place is not moved
+
+
+def timed(ratio, control=1.0, **changes):
+    """A measurement at batch 1 with what the parent took against itself."""
+    at = Quartiles(q25=control, median=control, q75=control)
+    return measured(1, ratio).model_copy(update={"control": at, **changes})
+
+
+def test_latency_has_whiskers_in_both_directions_and_the_parents_own_times_as_a_band():
+    times = ((0.7, 0.98), (0.8, 1.01), (0.9, 1.04))
+    records = [record("taylor", seed=seed, top1=0.7 + seed / 10, latency=[timed(*found)])
+               for seed, found in enumerate(times)]  # fmt: skip
+    axis = accuracy_against_latency(compare(records)).axes[0]
+    across, up = (bar.get_segments()[0] for bar in axis.collections)
+    assert across[:, 0] == pytest.approx(estimate([7, 8, 9]).interval)
+    assert up[:, 1] == pytest.approx(estimate([70, 80, 90]).interval)
+    (band,) = axis.patches
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((9.8, 10.4))
+    alone = timed(0.5, ratio_interval=Interval(low=0.4, high=0.7, level=0.95))
+    axis = accuracy_against_latency(compare([record("taylor", latency=[alone])])).axes[0]
+    assert axis.collections[0].get_segments()[0][:, 0] == pytest.approx([4, 7])
+
+
+@pytest.mark.parametrize(
+    ("odd", "is_noise"),
+    [
+        (timed(0.5, 1 / 1.11), True),
+        (timed(0.5, 1 / 0.89), True),
+        (timed(0.5, 1 / 1.09), False),
+        (timed(0.5, suspect="x"), True),
+    ],
+)
+def test_a_speed_that_is_noise_is_grey_is_named_and_is_no_part_of_a_line(odd, is_noise):
+    records = [record("taylor", 0.5, latency=[odd]), record("taylor", 0.25, latency=[timed(0.3)])]
+    axis = accuracy_against_latency(compare(records)).axes[0]
+    grey = [x for x in axis.get_lines() if to_hex(x.get_color()) == FAINT.lower()]
+    line = next(x for x in axis.get_lines() if to_hex(x.get_color()) == to_hex(look("taylor")[0]))
+    assert [list(x.get_xdata()) for x in grey] == ([[5.0]] if is_noise else [])
+    assert list(line.get_xdata()) == ([3.0] if is_noise else [3.0, 5.0])
+    assert ("grey, no result" in axis.get_title()) == is_noise
+    assert ("(taylor 0.5)" in axis.get_title().replace("\n", " ")) == is_noise
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return sum(
+        share * (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4)
+        for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True)
+    )
+
+
+def test_a_dark_figure_shows_the_same_in_colours_that_stand_out_from_its_ground():
+    comparisons = compare([*RECORDS, searched()])
+    for draw in (*ALL, search_traces):
+        light = draw(comparisons)
+        with drawn_for(DARK):
+            dark = draw(comparisons)
+        assert plotted(dark) == plotted(light)
+        assert luminance(to_hex(dark.get_facecolor())) < 0.02
+        assert luminance(to_hex(light.get_facecolor())) > 0.98
+    for canvas, ground in ((LIGHT, "#ffffff"), (DARK, DARK.settings["axes.facecolor"])):
+        with drawn_for(canvas):
+            colours = [ink(), *(look(method)[0] for method in METHODS)]
+        assert len(set(colours)) == len(METHODS) + 1
+        for colour in colours:
+            ends = sorted((luminance(colour), luminance(ground)))
+            assert (ends[1] + 0.05) / (ends[0] + 0.05) >= (4.5 if canvas is DARK else 2.2)
+    assert ink() == "#000000"
+
+
+@pytest.mark.parametrize("draw", [*ALL, search_traces])
+def test_a_figure_of_a_paper_is_as_wide_as_a_column_and_nothing_is_cut_off(draw):
+    with drawn_for(PAPER):
+        figure = draw(compare([*RECORDS, searched()]))
+        figure.savefig(io.BytesIO())  # which lays it out
+    assert figure.get_size_inches()[0] == COLUMN_WIDTH
+    box, room = figure.get_tightbbox(), figure.bbox_inches
+    assert box.x0 >= -0.02 and box.x1 <= room.x1 + 0.02

@@ -1,18 +1,24 @@
 """The page: what stands in it, and what a reader can do with it in a real browser."""
 
 import html
+import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
+import benchmarks.page
 from benchmarks.analysis.findings import Findings
-from benchmarks.figures.all_figures import draw_figures
+from benchmarks.figures.all_figures import draw_dark, draw_figures
 from benchmarks.page.page import build_page, write_page
 from benchmarks.records.cell import Model
 from benchmarks.tables.contrast_lines import NONE
 from tests.benchmarks.fabricate import cell, record
-from tests.benchmarks.figures.test_all_figures import ranked
+from tests.benchmarks.figures.test_all_figures import ranked, timed
+
+LIBRARY = Path(benchmarks.page.__file__).with_name("uplot") / "uPlot.iife.min.js"
+LICENCE = LIBRARY.with_name("LICENSE")
 
 EVIL = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>"\'{{7*7}}'
 
@@ -31,6 +37,9 @@ RECORDS = [
 ]
 
 
+DARK = draw_dark(Findings.of(RECORDS[:2]))
+
+
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):
     return draw_figures(Findings.of(RECORDS), tmp_path_factory.mktemp("figures"))
@@ -38,7 +47,7 @@ def figures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(figures):
-    return build_page(Findings.of(RECORDS), title=EVIL, figures=figures)
+    return build_page(Findings.of(RECORDS), title=EVIL, figures=figures, dark=DARK)
 
 
 def test_every_row_links_to_its_record_with_settings_seed_environment_and_commit(page):
@@ -67,7 +76,7 @@ def test_what_was_named_before_and_what_holds_over_networks_is_told():
     lost = record(cell=cell("fpgm", 0.25, model=Model(name="net_a")), status="failed", reason="x")
     page = build_page(Findings.of([*records, lost]), title="t")
     assert page.index(NONE) < page.index("<table")
-    assert "taylor +20.0 [+20.0, +20.0]." in page
+    assert "<li>taylor ranks 1.00 on average, +20.0 [+20.0, +20.0] points to uniform.</li>" in page
     assert "2 networks; a critical difference needs 5." in page
     # Unknown to the sorting script.
     assert '<td class="" data-value="">1 of 1 failed</td>' in page
@@ -77,16 +86,67 @@ def test_nothing_is_fetched(page):
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert len(sources) > 20 and all(s.startswith(("data:", "#", "records/")) for s in sources)
     assert "default-src 'none'" in page
-    assert not re.findall(r"url\(|@import|fetch\(|XMLHttp|https?://", page)
+    library = LIBRARY.read_text("utf-8")
+    assert page.count(library) == 1 and LICENCE.read_text("utf-8") in page
+    ours = page.replace(library, "")
+    assert not re.findall(r"url\(|@import|fetch\(|XMLHttp|https?://", ours)
+    names_itself = library.splitlines()[0]
+    rest = library.replace(names_itself, "")
+    assert names_itself.startswith("/*! https://github.com/leeoniya/uPlot (v1.")
+    assert not re.findall(r"fetch\(|XMLHttp|https?://|eval\(|Function\(", rest)
 
 
 def test_the_page_is_the_same_in_every_run(page, figures):
-    assert page == build_page(Findings.of(reversed(RECORDS)), title=EVIL, figures=figures)
+    again = build_page(Findings.of(reversed(RECORDS)), title=EVIL, figures=figures, dark=DARK)
+    assert page == again
 
 
 def test_records_of_a_ranking_alone_make_a_page_without_rows():
     page = build_page(Findings.of(ranked()), title="ranking")
     assert page.count("<details id=") == len(ranked()) and "<tbody>\n</tbody>" in page
+
+
+def points_of(page):
+    text = page.split('<script type="application/json" id="points">')[1].split("</script>")[0]
+    return json.loads(text)
+
+
+def test_the_scatter_has_a_point_for_each_run_with_its_numbers_and_record():
+    seeds = [record("taylor", 0.5, seed, top1=0.7 + seed / 100) for seed in (0, 1)]
+    lost = record("fpgm", 0.5, status="failed", reason="x")
+    parent = record(cell=cell("parent", 1.0))
+    page = build_page(Findings.of([*seeds, lost, parent]), title="t")
+    (panel,) = points_of(page)["panels"]
+    assert panel["axes"][0] == "MACs, millions" and len(panel["axes"]) == 4
+    whole, first, second = sorted(panel["points"], key=lambda point: point["label"])
+    # 0.5 million MACs, ratios of 10 ms at batches 1 and 8, and what deciding and fine-tuning cost.
+    assert first["x"] == pytest.approx([0.5, 8, 5, 1.8]) and first["y"] == pytest.approx(70)
+    assert (first["label"], second["label"]) == ("taylor 0.5, seed 0", "taylor 0.5, seed 1")
+    assert f'<details id="{first["anchor"]}">' in page
+    assert whole["method"] == "parent" and whole["x"][0] is None  # it is the dotted line
+    assert panel["parent"] == pytest.approx(90)
+
+
+def test_speeds_that_are_noise_say_so_in_the_table_and_in_the_scatter():
+    odd = record("taylor", latency=[timed(0.5, 0.85)])
+    page = build_page(Findings.of([odd, record("fpgm")]), title="t")
+    assert page.count("2.00 (noise)</td>") == 2  # at the smallest batch and at the largest
+    assert page.count('class="noise"') == 4  # and what was realised of the gain
+    found = {point["method"]: point["noise"] for point in points_of(page)["panels"][0]["points"]}
+    assert found == {"taylor": [False, True, False, False], "fpgm": [False] * 4}
+
+
+def test_a_dark_ground_has_figures_of_its_own(page):
+    sources = re.findall(r'<source media="\(prefers-color-scheme: dark\)" srcset="([^"]*)">', page)
+    assert len(sources) == len(DARK) > 4
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+
+def test_the_table_begins_with_the_network_and_has_speeds_before_what_explains_them(page):
+    head = page.split("<thead>")[1].split("</thead>")[0]
+    headings = re.findall(r'<button type="button">([^<]*)<', head)
+    assert headings[:2] == ["Network", "Method"]
+    assert max(headings.index(name) for name in headings if "Speed-up" in name) <= 6
 
 
 # In a browser. Debian's chromium through playwright, which downloads nothing; no skip, so a run
@@ -108,7 +168,13 @@ def browser():
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, figures):
     path = tmp_path_factory.mktemp("page") / "page.html"
-    return write_page(Findings.of(RECORDS), path, title=EVIL, figures=figures).as_uri()
+    return write_page(
+        Findings.of(RECORDS),
+        path,
+        title=EVIL,
+        figures=figures,
+        dark=draw_dark(Findings.of(RECORDS)),
+    ).as_uri()
 
 
 @pytest.fixture
@@ -146,9 +212,9 @@ def test_the_table_sorts_by_numbers_both_ways_with_the_unknown_last(visit):
     for wanted in (False, True):
         tab.click("th button:text-is('Top-1 %')")
         texts = column(tab, "Top-1 %")
-        known = [float(text.split()[0]) for text in texts if text != "–"]
+        known = [float(text.split()[0]) for text in texts if "." in text]
         assert known == sorted(known, reverse=wanted) and len(set(known)) >= 3
-        assert set(texts[len(known) :]) == {"–"}
+        assert texts[len(known) :] == ["1 of 1 failed"]  # of a network without an A/A row
     tab.click("th button:text-is('Method')")
     methods = column(tab, "Method")
     assert methods == sorted(methods) and methods[0].startswith("evil")
@@ -195,7 +261,7 @@ def test_figures_are_seen(visit):
     tab = visit()
     tab.evaluate("document.querySelectorAll('img').forEach(i => { i.loading = 'eager' })")
     tab.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth > 200)")
-    assert tab.evaluate("document.images.length") >= 7
+    assert tab.evaluate("document.images.length") == 6
 
 
 @pytest.mark.browser
@@ -221,3 +287,77 @@ def test_text_and_ground_contrast_in_both_schemes(visit, scheme):
     text, ground = (tab.evaluate(luminance, name) for name in ("color", "backgroundColor"))
     assert (ground < text) == (scheme == "dark")
     assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) >= 7
+
+
+@pytest.mark.browser
+def test_a_point_names_its_method_and_seed_and_a_click_opens_its_record(visit):
+    tab = visit(viewport={"width": 1280, "height": 900})
+    tab.select_option("#cost", index=1)
+    box = tab.query_selector("#chart .u-over").bounding_box()
+    names = set()
+    for across in range(0, int(box["width"]), 8):
+        for down in range(0, int(box["height"]), 12):
+            tab.mouse.move(box["x"] + across, box["y"] + down)
+            if tab.is_visible("#tip"):
+                names.add(tab.inner_text("#tip").split(":")[0])
+                place = (box["x"] + across, box["y"] + down)
+                name = tab.inner_text("#tip").split(",")[0]
+        if len(names) > 1:
+            break
+    assert names and all(re.fullmatch(r"\w+ 0\.\d+, seed 0", each) for each in names)
+    tab.mouse.click(*place)
+    tab.wait_for_function("location.hash.length > 2")
+    opened = tab.inner_text("details[open]")
+    assert name.split()[0] in opened.splitlines()[0]
+
+
+@pytest.mark.browser
+def test_a_method_is_hidden_and_shown_again(visit):
+    tab = visit()
+    chip = "#chips button:text-is('taylor')"
+    assert tab.get_attribute(chip, "aria-pressed") == "true"
+    before = tab.evaluate("document.querySelector('#chart canvas').toDataURL()")
+    tab.click(chip)
+    assert tab.get_attribute(chip, "aria-pressed") == "false"
+    hidden = tab.evaluate("document.querySelector('#chart canvas').toDataURL()")
+    tab.click(chip)
+    again = tab.evaluate("document.querySelector('#chart canvas').toDataURL()")
+    assert before == again != hidden
+
+
+@pytest.mark.browser
+def test_a_phone_shows_a_result_on_its_first_screen(visit):
+    tab = visit(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    bottom = "document.querySelector('{}').getBoundingClientRect().bottom"
+    assert tab.evaluate(bottom.format("#finding b")) < 844
+    top = tab.evaluate("document.querySelector('#chart').getBoundingClientRect().top")
+    assert top < 700  # most of the title is one long name here
+
+
+@pytest.mark.browser
+def test_figures_stand_two_in_a_row_and_speeds_are_in_sight(visit):
+    tab = visit(viewport={"width": 1280, "height": 900})
+    tops = tab.evaluate(
+        "[...document.querySelectorAll('figure:not(.broad)')].map(f => f.offsetTop)"
+    )
+    assert len(tops) > len(set(tops)) or len(tops) < 2
+    right = tab.evaluate("""[...document.querySelectorAll('th')]
+        .filter(th => th.innerText.startsWith('Speed-up'))
+        .map(th => th.getBoundingClientRect().right)""")
+    assert len(right) == 2
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_have_the_ground_of_the_page(visit, scheme):
+    tab = visit(color_scheme=scheme)
+    tab.evaluate("document.querySelectorAll('img').forEach(i => { i.loading = 'eager' })")
+    tab.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth > 200)")
+    corner = tab.evaluate("""[...document.images].map(image => {
+      const canvas = document.createElement('canvas');
+      canvas.width = canvas.height = 1;
+      const context = canvas.getContext('2d');
+      context.drawImage(image, 0, 0, 1, 1, 0, 0, 1, 1);
+      return context.getImageData(0, 0, 1, 1).data[0];
+    })""")
+    assert all(value > 250 if scheme == "light" else value < 40 for value in corner)

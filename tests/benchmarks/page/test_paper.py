@@ -1,0 +1,140 @@
+"""What a paper takes: numbers as LaTeX sets them, tests of the whole table, and no overflow."""
+
+import io
+import re
+import shutil
+import subprocess
+
+import pytest
+from rich.console import Console
+
+from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.findings import Findings
+from benchmarks.analysis.uncertainty import estimate
+from benchmarks.page.paper import asked_methods, write_paper
+from benchmarks.records.cell import Model
+from benchmarks.tables.paper_table import paper_table, tex_number
+from benchmarks.tables.tables import to_markdown
+from benchmarks.tables.terminal import terminal_table
+from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.figures.test_all_figures import timed
+
+ODD = "x_y" * 20 + " \\evil{} $ & % # ~ ^ \u4e2d " + "z" * 70
+
+
+def results(seeds=(0, 1, 2)):
+    """Three methods at two budgets; `taylor` gains about ten points and `fpgm` nothing."""
+    gains = {"uniform": (0, 0, 0), "taylor": (0.1, 0.101, 0.102), "fpgm": (0.0, -0.02, 0.001)}
+    return [
+        record(cell=cell(method, budget, seed), top1=0.7 + 0.01 * seed + gains[method][seed])
+        for method in gains
+        for budget in (0.5, 0.25)
+        for seed in seeds
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "pattern", "wanted"),
+    [
+        ([0.001, -0.001], "+.1f", r"0.0_{\pm {<}0.1}"),
+        ([-0.001, -0.001], "+.1f", "0.0"),
+        ([1.134, 1.1341], ".2f", r"1.13_{\pm {<}0.01}"),
+        ([1.13, 1.13], ".2f", "1.13"),
+        ([-2.0, -3.0], "+.1f", r"-2.5_{\pm 0.7}"),
+        ([2.0, 3.0], "+.1f", r"+2.5_{\pm 0.7}"),
+        ([4.2], ".1f", "4.2"),
+        ([3, 8], ".0f", r"6_{\pm 4}"),
+        ([3, 3.1], ".0f", r"3_{\pm {<}1}"),
+    ],
+)
+def test_a_number_has_a_true_sign_and_is_never_nothing_give_or_take_nothing(
+    values, pattern, wanted
+):
+    assert tex_number(estimate(values), pattern) == wanted
+    assert tex_number(None, pattern) == "--"
+
+
+def test_a_table_has_few_columns_a_label_and_numbers_in_mathematics_only():
+    (comparison,) = compare(results())
+    text = paper_table(comparison, (), "here")
+    assert r"\label{tab:here}" in text and "$-0.6_{" in text
+    rows = [
+        line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line
+    ]
+    assert len(rows) == 1 + 6 + 1 and {line.count("&") for line in rows} == {4}
+    outside = "".join(re.sub(r"\$[^$]*\$", "", line) for line in rows[1:])
+    assert not re.search(r"[0-9]|-(?!-)(?<!--)", outside.replace("--", "").replace("A/", ""))
+
+
+def test_methods_are_chosen_and_bold_stays_that_of_the_whole_table():
+    (comparison,) = compare(results())
+    whole, some = paper_table(comparison, (), "a"), paper_table(comparison, ["fpgm"], "a")
+    assert whole.count(r"\mathbf") == 2 and r"\mathbf" not in some
+    assert "taylor" not in some and some.count("fpgm") == 2
+    assert "Bold: clear by a paired t-test" in whole
+    assert "None is clear by a paired t-test" in some
+    assert "whole table's 4 differences, of which 2 are shown" in some
+    assert paper_table(comparison, ["nobody"], "a") == ""
+
+
+def test_a_speed_that_is_noise_is_grey_and_the_caption_says_so():
+    (noisy,) = compare([record("taylor", latency=[timed(0.5, 0.85)])])
+    (sound,) = compare([record("taylor", latency=[timed(0.5, 0.95)])])
+    text = paper_table(noisy, (), "a")
+    assert r"\textcolor[gray]{0.55}{$2.00$}" in text and "Grey speeds are no result" in text
+    text = paper_table(sound, (), "a")
+    assert "textcolor" not in text and "Grey" not in text and "$2.00$" in text
+
+
+def test_tables_and_the_terminal_say_of_a_speed_that_it_is_noise():
+    for control, is_noise in ((0.85, True), (0.95, False)):
+        (comparison,) = compare([record("taylor", latency=[timed(0.5, control)])])
+        text = to_markdown([comparison])
+        assert (text.count("| 2.00 (noise) |"), text.count("| 100 (noise) |")) == (
+            (2, 2) if is_noise else (0, 0)
+        )
+        console = Console(file=io.StringIO(), width=120)
+        console.print(terminal_table(comparison))
+        assert ("2.00x noise" in console.file.getvalue()) == is_noise
+
+
+def test_a_row_that_lost_a_seed_says_so_and_has_no_number():
+    lost = record("taylor", 0.5, 3, status="failed", reason="x")
+    (comparison,) = compare([*results(), lost])
+    (line,) = [x for x in paper_table(comparison, (), "a").splitlines() if "failed" in x]
+    assert line == r"taylor & \multicolumn{4}{l@{}}{1 of 4 failed} \\"
+
+
+def test_unknown_methods_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"no records of nobody; --methods can name: fpgm, taylor"):
+        write_paper(Findings.of(results()), tmp_path / "paper", ["fpgm", "nobody"])
+    assert not (tmp_path / "paper").exists()
+    assert asked_methods(" fpgm, uniform,,fpgm") == ["fpgm", "uniform"]
+    with pytest.raises(ValueError, match="--methods names no method"):
+        asked_methods(" ,")
+
+
+def test_comparisons_have_files_and_labels_of_their_own(tmp_path):
+    named = [record(cell=cell(model=Model(name=name))) for name in ("net_a", "net-a", "b")]
+    write_paper(Findings.of(named), tmp_path)
+    text = (tmp_path / "figures.tex").read_text() + (tmp_path / "tables.tex").read_text()
+    labels = re.findall(r"\\label\{([^}]*)\}", text)
+    assert len(set(labels)) == len(labels) == 3 * 7
+    files = re.findall(r"keepaspectratio\]\{([^}]*)\}", text)
+    assert {path.stem for path in tmp_path.glob("*.pdf")} == {*files}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (texlive-latex-base)")
+@pytest.mark.parametrize("model", ["tiny_net", ODD])
+def test_the_article_compiles_in_two_columns_without_overflow(tmp_path, model):
+    variant = record(cell=cell("taylor", 0.5, settings={"note": ODD}))
+    records = [r.model_copy(update={"cell": r.cell.model_copy(update={"model": Model(name=model)})})
+               for r in [*results(), variant]]  # fmt: skip
+    article = write_paper(Findings.of(records), tmp_path)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", article.name],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    log = (tmp_path / "paper.log").read_text("latin-1")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull \\hbox" not in log and "twocolumn" in article.read_text()
