@@ -308,6 +308,7 @@ def list_all() -> None:
     console = Console(emoji=False)
     _print_names(console, "Methods", {name: _paper(name) for name in list_pruners("method")})
     _print_names(console, "Baselines", {name: _paper(name) for name in list_pruners("baseline")})
+    _print_names(console, "Peers", {name: _paper(name) for name in list_pruners("peer")})
     _print_names(console, "Data sets", dict.fromkeys(list_datasets(), ""))
     _print_names(console, "Suites", {name: load_suite(name).title for name in list_suites()})
     cifar = timm.list_models("*_cifar")

@@ -2,21 +2,19 @@
 
 from benchmarks.tables.markdown import Written, markdown_table
 from zoo.core.method.card import card
-from zoo.core.method.discovery import get_pruner, kind_of, list_pruners
+from zoo.core.method.discovery import get_pruner, list_pruners
 
 __all__ = ["methods_table"]
 
 
 def methods_table() -> str:
-    """A Markdown table with one row per pruner: methods first, then baselines."""
+    """A Markdown table with one row per pruner: methods, baselines, then peers."""
     rows = []
-    for kind in ("method", "baseline"):
-        for name in list_pruners(kind):
-            cls = get_pruner(name)
-            sections = card(cls)
-            folder = "zoo" if kind_of(cls) == "method" else "baselines"
-            idea, paper = (Written(_first_sentence(sections[s])) for s in ("Idea", "Paper"))
-            rows.append([Written(f"[`{name}`]({folder}/{name}.py)"), idea, paper])
+    for name in list_pruners():
+        cls = get_pruner(name)
+        sections = card(cls)
+        idea, paper = (Written(_first_sentence(sections[s])) for s in ("Idea", "Paper"))
+        rows.append([Written(f"[`{name}`]({cls.__module__.replace('.', '/')}.py)"), idea, paper])
     return markdown_table(("Pruner", "Idea", "Paper"), "lll", rows)
 
 

@@ -14,20 +14,33 @@ from typing import Literal
 from zoo.core.errors import unknown_name
 from zoo.core.method.pruner import Pruner
 
-__all__ = ["Kind", "create_pruner", "get_pruner", "kind_of", "list_pruners", "pruners_of"]
+__all__ = [
+    "PACKAGES",
+    "Kind",
+    "create_pruner",
+    "get_pruner",
+    "kind_of",
+    "list_pruners",
+    "pruners_of",
+]
 
 
-Kind = Literal["method", "baseline"]
+Kind = Literal["method", "baseline", "peer"]
 
 
-_PACKAGES: Mapping[str, Kind] = {"zoo": "method", "baselines": "baseline"}
+PACKAGES: Mapping[str, Kind] = {
+    "zoo": "method",
+    "baselines": "baseline",
+    "baselines.peers": "peer",
+}
+"""Where pruners are found, and what they are there."""
 
 
 @cache
 def _discovered() -> dict[str, type[Pruner]]:
     """Pruner classes by name: the one public Pruner that each module of the folders defines."""
     found: dict[str, type[Pruner]] = {}
-    for package_name in _PACKAGES:
+    for package_name in PACKAGES:
         package = importlib.import_module(package_name)
         for info in pkgutil.iter_modules(package.__path__):
             if info.ispkg or info.name.startswith("_"):
@@ -54,8 +67,9 @@ def pruners_of(module: ModuleType) -> tuple[type[Pruner], ...]:
 
 
 def list_pruners(kind: Kind | None = None) -> tuple[str, ...]:
-    """Names of all pruners in alphabetical order, methods first; of one `kind` if given."""
-    names = sorted(_discovered(), key=lambda name: (kind_of(get_pruner(name)) != "method", name))
+    """Names of all pruners: methods, baselines, peers, each by name; of one `kind` if given."""
+    order = [*PACKAGES.values()]
+    names = sorted(_discovered(), key=lambda name: (order.index(kind_of(get_pruner(name))), name))
     return tuple(name for name in names if kind in (None, kind_of(get_pruner(name))))
 
 
@@ -72,8 +86,8 @@ def get_pruner(name: str) -> type[Pruner]:
 
 
 def kind_of(cls: type[Pruner]) -> Kind:
-    """Whether a class is a method, in `zoo/`, or a baseline, in `baselines/` or elsewhere."""
-    return _PACKAGES.get(cls.__module__.partition(".")[0], "baseline")
+    """A method, in `zoo/`, a peer, in `baselines/peers/`, or a baseline, anywhere else."""
+    return PACKAGES.get(cls.__module__.rpartition(".")[0], "baseline")
 
 
 def create_pruner(name: str, **settings: object) -> Pruner:
