@@ -1,6 +1,7 @@
 """The methods that the field expects: their papers' own equations, by hand."""
 
 import copy
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from baselines.depgraph import DepGraph, GroupSparsity, sparse_training, strengths
+from baselines.halp import added_costs, knapsack_widths, lowered_limits, norm_values
 from baselines.obd_c import fisher_scores, relative_scores
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.contract.trial import Trial
 from zoo.core.method.discovery import get_pruner
+from zoo.core.method.planted import planted_problem
 from zoo.core.search.channel_scores import coupled_norms, coupled_squares, ranks_in_topology
 from zoo.core.training.gradients import backward
 
@@ -131,3 +134,47 @@ def _batch(problem) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
     with problem.meter.phase("scoring"):
         (batch,) = problem.data.train(1)
     return batch
+
+
+def test_a_value_of_halp_is_the_product_of_scale_and_shift_with_their_gradients() -> None:
+    trial = Trial(get_pruner("halp"), "residual")
+    problem = trial.run().problem
+    with problem.meter.phase("scoring"):
+        values = norm_values(problem, 1)
+    images, labels = _batch(problem)
+    model = copy.deepcopy(problem.model)
+    nn.functional.cross_entropy(model(images), labels).backward()
+    for group in trial.space.groups:
+        total = torch.zeros(group.size)
+        for member in group.members:
+            if member.role in ("norm_weight", "norm_bias"):
+                parameter = model.get_parameter(member.tensor)
+                total += (parameter * parameter.grad).detach()[member.index[:, 0]]
+        np.testing.assert_allclose(values[group.name], total.abs().numpy(), rtol=1e-3, atol=1e-7)
+
+
+def test_limits_fall_by_the_same_share_to_the_budget() -> None:
+    problem = Trial(get_pruner("halp"), "residual").run(0.25).problem
+    limits = lowered_limits(problem, 4)
+    ratios = np.array([*limits]) / np.array([problem.full_cost, *limits[:-1]])
+    np.testing.assert_allclose(ratios, 0.25**0.25, rtol=1e-6)
+    assert limits[-1] == problem.budget.limit
+
+
+def test_the_knapsack_of_halp_is_the_best_of_all_widths_that_its_costs_allow() -> None:
+    """Brute force over all pairs of two groups whose costs add up exactly, the others as narrow."""
+    problem = planted_problem(live_a=range(8), live_b=(), keep_ratio=0.5)
+    rng = np.random.default_rng(0)
+    gains = [np.append(np.sort(rng.random(8))[::-1], 0.0) for _ in range(2)]
+    widest = problem.widest
+    for cost in added_costs(problem, widest):
+        assert cost[0] == 0 and (np.diff(cost) > 0).all()
+    pairs = np.array([*product(range(1, 9), repeat=2)])
+    costs = problem.cost_of(pairs)
+    worth = np.array([sum(g[:w].sum() for g, w in zip(gains, p, strict=True)) for p in pairs])
+    for share in (0.3, 0.5, 0.8):
+        limit = int(share * problem.full_cost)
+        found = knapsack_widths(problem, gains, widest, limit, 10**6)
+        assert problem.cost_of(found[None])[0] <= limit
+        value = sum(g[:w].sum() for g, w in zip(gains, found, strict=True))
+        assert value == pytest.approx(worth[costs <= limit].max())
