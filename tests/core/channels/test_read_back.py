@@ -105,7 +105,7 @@ def mixed(network: nn.Module) -> None:
     ("change", "message"),
     [
         (scaled, "layer1.0.conv1.weight: weights are new or were changed"),
-        (turned, "layer1.0.bn1.weight, dimension 0: .* in another order"),
+        (turned, "layer1.0.bn1.weight, dimension 0: channels are in another order than"),
         (halved, "it lacks channels of group 'layer1.0.conv1' that are left elsewhere"),
         (without_a_class, "fc.bias, dimension 0: channels are gone that are no part of any group"),
         (without_a_bias, r"has other weights than its parent: \['fc.bias'\]"),
@@ -117,6 +117,26 @@ def test_what_cannot_be_read_is_refused(change: Callable[[nn.Module], None], mes
     parent, space = tagged("test_resnet")
     with pytest.raises(UnsupportedModel, match=message):
         read_config(parent, changed(parent, change), space)
+
+
+def test_channels_that_all_layers_sorted_alike_are_read_back() -> None:
+    parent, space = tagged("test_resnet")
+    config = drawn(space, 0)
+    pruned = rebuild(parent, space, config)
+    group = next(g for g in space.groups if 3 < len(config.indices(g)) < g.size)
+    order = torch.randperm(len(config.indices(group)), generator=torch.Generator().manual_seed(0))
+    sorted_, half = tagged_copy(pruned), tagged_copy(pruned)
+    members = [m for m in group.members if m.role not in ("norm_mean", "norm_var")]
+    with torch.no_grad():
+        for network, turned_ in ((sorted_, members), (half, members[:-1])):
+            for name, tensor in network.named_parameters():
+                tensor.copy_(pruned.get_parameter(name))  # with the tags of the parent
+            for member in turned_:
+                tensor = network.get_parameter(member.tensor)
+                tensor.copy_(tensor.index_select(member.dim, order))
+    assert same_config(space, read_config(parent, sorted_, space), config)
+    with pytest.raises(UnsupportedModel, match="in another order than elsewhere"):
+        read_config(parent, half, space)
 
 
 def test_a_part_of_a_channel_is_refused() -> None:

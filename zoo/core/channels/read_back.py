@@ -55,11 +55,12 @@ def read_config(parent: nn.Module, pruned: nn.Module, space: ChannelSpace) -> Su
         space: channel groups of the parent.
 
     Returns:
-        The channels that are left of every group.
+        The channels that are left of every group. Where all of a group's layers had them sorted
+        anew, alike, it makes the same function with the channels in the order of the parent.
 
     Raises:
-        UnsupportedModel: if the network cannot be read: weights are missing, new or changed, the
-            order of channels is another, or they are not those of whole channel groups.
+        UnsupportedModel: if the network cannot be read: weights are missing, new or changed, they
+            are not those of whole channel groups, or channels lie in unlike orders.
     """
     before, after = dict(parent.named_parameters()), dict(pruned.named_parameters())
     if before.keys() != after.keys():
@@ -79,6 +80,7 @@ class _Found:
         self._space = space
         # Of every channel: left, gone, or not yet seen.
         self._left = [np.full(group.size, -1) for group in space.groups]
+        self._order: dict[int, list[int]] = {}
 
     def note(self, tensor: str, dim: int, places: np.ndarray) -> None:
         """Note which positions, int64, shape (left,), of a dimension are left.
@@ -91,8 +93,6 @@ class _Found:
         size = table.shapes[tensor][dim]
         is_left = np.zeros(size, dtype=np.int64)
         is_left[places] = 1
-        if (np.diff(places) <= 0).any():
-            raise UnsupportedModel(f"{where}: the channels that are left are in another order")
         index = table.tensors.get((tensor, dim))
         axis = table.axes[index] if index is not None else None
         owner = np.full(size, -1) if axis is None else axis.group
@@ -108,6 +108,15 @@ class _Found:
                         "that are left elsewhere, or has some that are gone there"
                     )
             known[channels] = new
+        fixed = places[owner[places] < 0]
+        is_moved = (owner[places] != owner[np.sort(places)]).any() or (np.diff(fixed) <= 0).any()
+        for group in axis.groups if axis is not None else ():
+            order = axis.channel[places[owner[places] == group]].tolist()  # type: ignore[union-attr]
+            # In each run over the channels they have to come in the same order everywhere.
+            order = [*dict.fromkeys(order)]
+            is_moved = is_moved or self._order.setdefault(group, order) != order
+        if is_moved or len(np.unique(places)) < len(places):
+            raise UnsupportedModel(f"{where}: channels are in another order than elsewhere")
 
     def config(self) -> SubnetConfig:
         """The channels that are left of every group.
