@@ -8,20 +8,23 @@ import pytest
 import torch
 from torch import nn
 
+from baselines.peers.fastnas import FastNAS, search_copy
 from baselines.peers.torch_pruning import (
     TorchPruning,
     _importance,
     prune_copy,
     take_gradients,
 )
+from baselines.uniform import Uniform
 from benchmarks.running.plan import plan_suite
 from benchmarks.running.suite import Suite
 from tests.benchmarks.fabricate import cell
 from tests.problems import problem as small_problem
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.read_back import read_config, tagged_copy
+from zoo.core.contract.checks import CHECKS, ContractViolation, run_check
 from zoo.core.contract.trial import NETWORKS, Trial
-from zoo.core.errors import InfeasibleBudget
+from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 from zoo.core.method.discovery import create_pruner, get_pruner, kind_of, list_pruners
 from zoo.core.method.pruner import missing_packages
 from zoo.core.networks.rebuild import rebuild
@@ -49,6 +52,42 @@ def test_the_rebuilt_network_is_the_one_that_torch_pruning_made(network: str, sc
             torch.testing.assert_close(ours, theirs(images), rtol=1e-12, atol=1e-12)
     assert len(set(widths)) >= 5  # importances differ, and all of them prune
     assert all(sum(each) < problem.space.sizes.sum() for each in widths)
+
+
+@pytest.mark.skipif(bool(missing_packages(FastNAS)), reason="nvidia-modelopt is not installed")
+def test_the_rebuilt_network_is_the_one_that_fastnas_made() -> None:
+    """It sorts channels; without batch-norm statistics of its own the function is the same."""
+    problem = Trial(FastNAS, "residual").run().problem
+    tagged, settings = tagged_copy(problem.model), FastNAS(search_batches=1, calibration_batches=0)
+    with problem.meter.phase("search"):
+        theirs = search_copy(problem, settings, tagged, 0.5).eval()
+    config = read_config(tagged, theirs, problem.space)
+    assert 0 < problem.cost.macs(config) < problem.cost.full_macs
+    images = torch.randn(4, *problem.space.input_size, dtype=torch.float64)
+    with torch.no_grad():
+        ours = rebuild(tagged, problem.space, config)(images)
+        torch.testing.assert_close(ours, theirs(images), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(bool(missing_packages(FastNAS)), reason="nvidia-modelopt is not installed")
+def test_fastnas_says_which_networks_it_does_not_take() -> None:
+    with pytest.raises(UnsupportedModel, match="takes no channel of it: The model does not"):
+        _ = Trial(FastNAS, "depthwise").first
+    with pytest.raises(InfeasibleBudget, match="says that 50 % of its flops cannot be reached"):
+        _ = Trial(FastNAS, "squeeze_excite").first
+
+
+def test_a_refusal_excuses_a_peer_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, problem: object) -> None:
+        raise UnsupportedModel("no such network")
+
+    check = next(check for check in CHECKS if check.name == "config_fits_the_space")
+    monkeypatch.setattr(TorchPruning, "search", refuse)
+    outcome = run_check(check, Trial(TorchPruning, "residual"))
+    assert (outcome.status, outcome.reason) == ("skipped", "no such network")
+    monkeypatch.setattr(Uniform, "search", refuse)
+    with pytest.raises(ContractViolation, match="UnsupportedModel: no such network"):
+        run_check(check, Trial(Uniform, "residual"))
 
 
 @pytest.mark.parametrize("name", list_pruners("peer"))

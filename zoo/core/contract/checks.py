@@ -23,7 +23,7 @@ from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.contract.trial import NETWORKS, Snapshot, Trial, images_and_labels, same_config
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.cost.count import count_macs
-from zoo.core.errors import InfeasibleBudget
+from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 from zoo.core.method.card import card, card_steps
 from zoo.core.method.discovery import kind_of
 from zoo.core.method.planted import planted_problem
@@ -68,6 +68,10 @@ class ContractViolation(AssertionError):
 
 class _Broken(AssertionError):
     """What a check found; becomes a ContractViolation with the check's number."""
+
+
+class _Refused(Exception):
+    """A peer does not take the network, or misses the budget, and says so."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,9 @@ def run_check(check: Check, trial: Trial) -> Outcome:
         return Outcome(check.number, check.name, network, "skipped")
     excuse = trial.cls.known_exceptions.get(check.name)
     try:
-        check.run(trial)
+        _run(check, trial)
+    except _Refused as refusal:
+        return Outcome(check.number, check.name, network, "skipped", str(refusal))
     # Whatever a stranger's pruner raises is a finding of the check that called it.
     except Exception as error:
         if excuse is not None:
@@ -139,6 +145,20 @@ def run_check(check: Check, trial: Trial) -> Outcome:
         reason = f"passes, but is declared as a known exception ({excuse})"
         raise ContractViolation(check.number, check.name, reason)
     return Outcome(check.number, check.name, network, "passed")
+
+
+def _run(check: Check, trial: Trial) -> None:
+    """Run one check; a library of others may refuse a network or a budget, methods may not.
+
+    Raises:
+        _Refused: if a peer does.
+    """
+    try:
+        check.run(trial)
+    except (InfeasibleBudget, UnsupportedModel) as refusal:
+        if kind_of(trial.cls) != "peer" or check.scope != "network":
+            raise
+        raise _Refused(str(refusal)) from refusal
 
 
 def contract(
