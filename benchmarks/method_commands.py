@@ -23,6 +23,7 @@ def list_all() -> None:
     console = Console(emoji=False)
     _print_names(console, "Methods", listing.listed_pruners("zoo"))
     _print_names(console, "Baselines", listing.listed_pruners("baselines"))
+    _print_names(console, "Peers", listing.listed_pruners("baselines.peers"))
     _print_names(console, "Data sets", dict.fromkeys(listing.listed_datasets(), ""))
     _print_names(console, "Suites", listing.listed_suites())
     _print_names(console, "Models", listing.listed_models())

@@ -83,7 +83,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import found_groups
@@ -92,7 +91,12 @@ from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_knapsack import Items, exact_widths, greedy_widths, lp_bound
-from zoo.core.search.channel_scores import channel_scores, producers, weight_gradient_products
+from zoo.core.search.channel_scores import (
+    channel_scores,
+    producers,
+    ranks_in_topology,
+    weight_gradient_products,
+)
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 from zoo.core.training.distill import (
     Taps,
@@ -282,25 +286,11 @@ def isomorphic_values(problem: Problem, values: Mapping[str, np.ndarray]) -> dic
         The same shapes; the order within a group stays, ties apart.
     """
     groups, costs = problem.space.groups, np.maximum(channel_costs(problem), 1)
-    classes: dict[object, list[int]] = {}
-    for place, group in enumerate(groups):
-        classes.setdefault(_topology(problem.space, group), []).append(place)
-    ranked: dict[str, np.ndarray] = {}
-    for places in classes.values():
-        densities = np.concatenate([values[groups[p].name] / costs[p] for p in places])
-        order = np.argsort(np.argsort(densities, kind="stable"), kind="stable")
-        shares = np.split(
-            (order + 1) / len(order), np.cumsum([groups[p].size for p in places])[:-1]
-        )
-        for place, share in zip(places, shares, strict=True):
-            ranked[groups[place].name] = share * costs[place]
-    return ranked
-
-
-def _topology(space: ChannelSpace, group: ChannelGroup) -> object:
-    """The kinds of layers that a group lies in: what they do with it, and their kernels."""
-    kinds = {(member.role, space.table.shapes[member.tensor][2:]) for member in group.members}
-    return group.residual, frozenset(kinds)
+    densities = {
+        group.name: values[group.name] / cost for group, cost in zip(groups, costs, strict=True)
+    }
+    ranks = ranks_in_topology(problem.space, densities)
+    return {group.name: ranks[group.name] * cost for group, cost in zip(groups, costs, strict=True)}
 
 
 def channel_costs(problem: Problem) -> np.ndarray:

@@ -19,6 +19,7 @@ __all__ = ["loaded_records", "marked_blocks", "renew_blocks", "special_tables"]
 def special_tables(findings: Findings) -> dict[str, Callable[[], str]]:
     """Tables that answer one question each, by name; an empty text if the records do not say."""
     from benchmarks.tables.ablation import ablation_table
+    from benchmarks.tables.published_table import published_table
     from benchmarks.tables.ranking_table import ranking_table
     from benchmarks.tables.standing_table import standing_table
     from benchmarks.tables.supernets import reach_table, sharing_table, supernet_table
@@ -30,11 +31,12 @@ def special_tables(findings: Findings) -> dict[str, Callable[[], str]]:
         "supernets": lambda: supernet_table(findings.rankings),
         "supernet-reach": lambda: reach_table(findings.rankings),
         "supernet-sharing": lambda: sharing_table(findings.comparisons),
+        "published": lambda: published_table(findings.comparisons),
     }
 
 
 BLOCKS = ("report", "results", "finding", "standing", "ablation", "ranking", "supernets",
-          "supernet-reach", "supernet-sharing", "pruners")  # fmt: skip
+          "supernet-reach", "supernet-sharing", "published", "pruners")  # fmt: skip
 """Names of the blocks that a page can have."""
 
 

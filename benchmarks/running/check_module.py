@@ -19,7 +19,7 @@ from benchmarks.records.plain import in_markup, visible
 from benchmarks.running.protocol import describe
 from zoo.core.child_process import WorkerDied, Workers
 from zoo.core.contract.checks import Outcome, contract
-from zoo.core.method.discovery import pruners_of
+from zoo.core.method.discovery import PACKAGES, pruners_of
 from zoo.core.method.outside import load_file
 from zoo.core.method.pruner import Pruner
 
@@ -151,7 +151,7 @@ def _module(target: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
-    for package in ("zoo", "baselines"):
+    for package in PACKAGES:
         if folder in importlib.import_module(package).__path__:
             return importlib.import_module(f"{package}.{path.stem}")
     return load_file(path)[0]

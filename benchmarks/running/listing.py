@@ -26,7 +26,7 @@ _PAPER = re.compile(r"^Paper:(.*?)(?=^\w+:)", re.MULTILINE | re.DOTALL)
 
 
 def listed_pruners(package: str) -> dict[str, str]:
-    """The pruners of `zoo` or `baselines`, each with the paper that its card names."""
+    """The pruners of `zoo`, `baselines` or `baselines.peers`, each with its card's paper."""
     found = {}
     for path in sorted(_folder(package).glob("*.py")):
         card = ast.get_docstring(_parsed(path)) or ""

@@ -31,7 +31,8 @@ class Plan:
 
     Files among the records that are none settle nothing: their cells are run again. `waiting`
     counts controls whose length depends on what the missing cells will cost. `primary` is what the
-    records will carry.
+    records will carry. `left_out` says which peers are not run, since what they need is not
+    installed.
     """
 
     suite: str
@@ -40,6 +41,7 @@ class Plan:
     unread: tuple[Unread, ...] = ()
     waiting: int = 0
     primary: tuple[Primary, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -48,7 +50,7 @@ class Plan:
         told = f"{len(self.cells)} cells, {done} done, {len(self.missing)} to run"
         if self.waiting:
             told += f", {self.waiting} longer controls when their cost is known"
-        return told
+        return "; ".join([told, *self.left_out])
 
     @property
     def controls(self) -> Plan:
@@ -170,7 +172,35 @@ def plan_suite(
     longer, waiting = _longer_controls(cells, settled) if suite.controls else ([], 0)
     cells += longer
     missing = tuple(cell for cell in cells if cell.key not in settled)
-    return Plan(name, tuple(cells), missing, tuple(found.unread), waiting, primary)
+    return Plan(
+        name, tuple(cells), missing, tuple(found.unread), waiting, primary, _left_out(suite)
+    )
+
+
+def _left_out(suite: Suite) -> tuple[str, ...]:
+    """A line for each pruner that a suite names and whose packages are not installed."""
+    from zoo.core.method.discovery import get_pruner, list_pruners
+    from zoo.core.method.pruner import missing_packages
+
+    named = (*_methods(suite), *(variant.method for variant in suite.variants))
+    missing = {name: missing_packages(get_pruner(name)) for name in named if name in list_pruners()}
+    return tuple(
+        f"{name} is left out: it needs {', '.join(packages)}, which is not installed"
+        for name, packages in missing.items()
+        if packages
+    )
+
+
+def _methods(suite: Suite) -> tuple[str, ...]:
+    """The pruners that a suite's `methods` names; peers are named one by one or not at all.
+
+    Nor are the pruners of other installed packages "all": a suite means the same everywhere.
+    """
+    from zoo.core.method.discovery import list_pruners
+
+    if suite.methods == "all":
+        return (*list_pruners("method"), *list_pruners("baseline"))
+    return tuple(suite.methods)
 
 
 def _longer_controls(
@@ -219,15 +249,19 @@ def _epochs_for(macs: int, record: Record) -> int | None:
 
 def _jobs(suite: Suite) -> list[Variant]:
     """The methods and variants that a suite prunes with, their settings without defaults."""
-    from zoo.core.method.discovery import list_pruners
+    from zoo.core.method.discovery import get_pruner, list_pruners
+    from zoo.core.method.pruner import missing_packages
 
-    # Suites mean the same wherever they run, whatever packages are installed beside this one.
-    own = (*list_pruners("method"), *list_pruners("baseline"))
-    methods = own if suite.methods == "all" else suite.methods
+    methods = _methods(suite)
     if suite.budgets and suite.controls and REFERENCE not in methods:
         methods = (*methods, REFERENCE)
     wanted = (*(Variant(method=name) for name in methods), *suite.variants)
-    return _distinct([_without_defaults(variant, suite) for variant in wanted])
+    ready = [
+        variant
+        for variant in wanted
+        if variant.method not in list_pruners() or not missing_packages(get_pruner(variant.method))
+    ]
+    return _distinct([_without_defaults(variant, suite) for variant in ready])
 
 
 def _primary(

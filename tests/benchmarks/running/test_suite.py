@@ -1,13 +1,20 @@
+from pathlib import Path
+
 import pytest
 
 from benchmarks.records.cell import PARENT, Cell, Data, Model, Schedule
 from benchmarks.records.contrast import Contrast
+from benchmarks.records.files import read_folder
+from benchmarks.records.record import Record
 from benchmarks.running.costs import rules_of
 from benchmarks.running.plan import plan_suite
 from benchmarks.running.precheck import check_cells
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking, list_suites, load_suite
 from tests.benchmarks.fabricate import cell
 from zoo.core.channels.config import WidthRules
+from zoo.core.method.discovery import list_pruners
+
+RESULTS = Path(__file__).parents[3] / "results"
 
 MINIMAL = """
 title = "t"
@@ -37,10 +44,40 @@ def test_the_suites_of_the_readme_come_along():
 
 def test_quick_compares_all_methods_on_a_residual_and_a_mobile_network_at_two_budgets():
     quick = load_suite("quick")
-    assert quick.methods == "all"
+    assert {*list_pruners("method"), "uniform", "taylor"} <= {*quick.methods}
     assert quick.budgets == (0.5, 0.25)
     assert quick.seeds == (0,)
     assert quick.models[0].name == "resnet20_cifar" and len(quick.models) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("quick", "quick"), ("fashion", "fashion"), ("smoke", "smoke")]
+)
+def test_published_suites_run_the_methods_that_were_published(name, folder):
+    """Networks and seeds apart, which are run in parts, and data, whose files are not here."""
+
+    def asked(cells):
+        fields = ("method", "settings", "budget", "parent", "finetune", "scratch", "rules")
+        return {repr([getattr(cell, field) for field in fields]) for cell in cells}
+
+    published = read_folder(RESULTS / folder / "records", Record).records
+    done = asked(each.cell for each in published if not each.cell.longer)
+    assert asked(plan_suite(name, load_suite(name)).cells) == done
+
+
+@pytest.mark.parametrize("name", ["fashion-peers", "fashion-field"])
+def test_suites_beside_fashion_share_its_parents(name):
+    parents = [{cell.parent_key for cell in plan_suite("x", load_suite(each)).cells}
+               for each in (name, "fashion")]  # fmt: skip
+    assert parents[0] < parents[1] and len(parents[0]) == 5
+
+
+def test_peers_run_only_where_a_suite_names_them(tmp_path):
+    plan = plan_suite("mine", read(tmp_path, MINIMAL + 'methods = "all"'))
+    assert {cell.method for cell in plan.cells} == {
+        *list_pruners("method"),
+        *list_pruners("baseline"),
+    }
 
 
 def test_a_file_is_read_by_its_path(tmp_path):

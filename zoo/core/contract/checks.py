@@ -26,7 +26,7 @@ from zoo.core.contract.outcome import ContractViolation, Outcome
 from zoo.core.contract.trial import NETWORKS, Snapshot, Trial, images_and_labels, same_config
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.cost.count import count_macs
-from zoo.core.errors import InfeasibleBudget
+from zoo.core.errors import InfeasibleBudget, UnsupportedModel
 from zoo.core.method.card import card, card_steps
 from zoo.core.method.discovery import kind_of
 from zoo.core.method.planted import planted_problem
@@ -55,6 +55,10 @@ FLOAT64_TOLERANCE = 1e-9
 
 class _Broken(AssertionError):
     """What a check found; becomes a ContractViolation with the check's number."""
+
+
+class _Refused(Exception):
+    """A peer does not take the network, or misses the budget, and says so."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ def run_check(check: Check, trial: Trial) -> Outcome:
         return Outcome(check.number, check.name, network, "skipped", reason)
     excuse = trial.cls.known_exceptions.get(check.name)
     try:
-        check.run(trial)
+        _run(check, trial)
+    except _Refused as refusal:
+        return Outcome(check.number, check.name, network, "skipped", str(refusal))
     # Whatever a stranger's pruner raises is a finding of the check that called it.
     except Exception as error:
         if excuse is not None:
@@ -142,6 +148,20 @@ def _defined_at(check: Check, cls: type[Pruner]) -> str:
     except (OSError, TypeError):  # of a class that was made where no source is
         return ""
     return f"{Path(path).name}, line {line}" if path else ""
+
+
+def _run(check: Check, trial: Trial) -> None:
+    """Run one check; a library of others may refuse a network or a budget, methods may not.
+
+    Raises:
+        _Refused: if a peer does.
+    """
+    try:
+        check.run(trial)
+    except (InfeasibleBudget, UnsupportedModel) as refusal:
+        if kind_of(trial.cls) != "peer" or check.scope != "network":
+            raise
+        raise _Refused(str(refusal)) from refusal
 
 
 def contract(

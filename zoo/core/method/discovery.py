@@ -26,6 +26,7 @@ from zoo.core.method.outside import (
 from zoo.core.method.pruner import Pruner
 
 __all__ = [
+    "PACKAGES",
     "Kind",
     "create_pruner",
     "get_pruner",
@@ -37,17 +38,22 @@ __all__ = [
 ]
 
 
-Kind = Literal["method", "baseline", "outside"]
+Kind = Literal["method", "baseline", "peer", "outside"]
 
 
-_PACKAGES: Mapping[str, Kind] = {"zoo": "method", "baselines": "baseline"}
+PACKAGES: Mapping[str, Kind] = {
+    "zoo": "method",
+    "baselines": "baseline",
+    "baselines.peers": "peer",
+}
+"""Where pruners are found, and what they are there."""
 
 
 @cache
 def _discovered() -> dict[str, type[Pruner]]:
     """Pruner classes by name: the one public Pruner that each module of the folders defines."""
     found: dict[str, type[Pruner]] = {}
-    for package_name in _PACKAGES:
+    for package_name in PACKAGES:
         package = importlib.import_module(package_name)
         for info in pkgutil.iter_modules(package.__path__):
             if info.ispkg or info.name.startswith("_"):
@@ -74,7 +80,7 @@ def pruners_of(module: ModuleType) -> tuple[type[Pruner], ...]:
 
 
 def list_pruners(kind: Kind | None = None) -> tuple[str, ...]:
-    """Names of all pruners: methods, then baselines, then those of other installed packages.
+    """Names of all pruners: methods, baselines, peers, then those of other installed packages.
 
     Those of packages are listed by their metadata, whether or not they can be imported.
 
@@ -84,7 +90,7 @@ def list_pruners(kind: Kind | None = None) -> tuple[str, ...]:
     own = _discovered()
     kinds: dict[str, Kind] = {name: kind_of(own[name]) for name in sorted(own)}
     kinds |= {name: "outside" for name in installed() if name not in own}
-    order: tuple[Kind, ...] = ("method", "baseline", "outside")
+    order: tuple[Kind, ...] = (*PACKAGES.values(), "outside")
     wanted = order if kind is None else (kind,)
     return tuple(name for each in wanted for name, found in kinds.items() if found == each)
 
@@ -144,8 +150,8 @@ def _found(name: str) -> tuple[type[Pruner], Origin | None]:
 
 
 def kind_of(cls: type[Pruner]) -> Kind:
-    """Whether a class is a method, in `zoo/`, a baseline, in `baselines/`, or from outside."""
-    return _PACKAGES.get(cls.__module__.partition(".")[0], "outside")
+    """A method, of `zoo/`, a baseline, of `baselines/`, a peer, of its `peers/`, or from outside."""
+    return PACKAGES.get(cls.__module__.rpartition(".")[0], "outside")
 
 
 def create_pruner(name: str, **settings: object) -> Pruner:

@@ -5,6 +5,7 @@ in `baselines/`; the module's name is the pruner's name and the module's docstri
 Nothing is registered: `zoo.core.method.discovery` walks the two folders.
 """
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from zoo.core.settings import check_settings
 from zoo.core.training.gradients import guard_against
 from zoo.core.training.train import TrainingLoss
 
-__all__ = ["Pruner", "Subnet", "conclude", "unpruned"]
+__all__ = ["Pruner", "Subnet", "conclude", "missing_packages", "require_packages", "unpruned"]
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,12 @@ class Pruner(ABC):
     Attributes:
         known_exceptions: contract checks that the class is known to fail, by name, each with its
             reason; `zoo.core.contract.checks` expects exactly these to fail.
+        requires: packages beyond those of the library that a search needs, by the name that is
+            imported: what is installed.
     """
 
     known_exceptions: ClassVar[Mapping[str, str]] = {}
+    requires: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -110,6 +114,27 @@ class Pruner(ABC):
     def golden(cls) -> Golden:
         """A fixed tiny problem with one right answer, by default the planted one."""
         return planted_golden()
+
+
+def missing_packages(cls: type[Pruner]) -> tuple[str, ...]:
+    """What a class needs to search and is not installed, by the names that are installed."""
+    return tuple(
+        package for name, package in cls.requires.items() if importlib.util.find_spec(name) is None
+    )
+
+
+def require_packages(cls: type[Pruner]) -> None:
+    """Refuse a pruner whose packages are not installed.
+
+    Raises:
+        ValueError: naming them, and the command that installs them.
+    """
+    if missing := missing_packages(cls):
+        raise ValueError(
+            f"{cls.__module__.rpartition('.')[2]} needs {', '.join(missing)}, which "
+            f"{'are' if missing[1:] else 'is'} not installed: pip install "
+            f"{' '.join(missing)} (or pip install -e '.[peers]')"
+        )
 
 
 def unpruned(problem: Problem) -> Subnet | None:

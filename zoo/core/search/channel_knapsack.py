@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["Items", "exact_widths", "greedy_widths", "lp_bound"]
+__all__ = ["Items", "best_for_capacities", "exact_widths", "greedy_widths", "lp_bound"]
 
 ROUNDING = 1e-12
 """Share of the largest gain by which a sum may be off."""
@@ -100,6 +100,19 @@ def exact_widths(items: Items, resolution: int) -> np.ndarray:
     ]
     solved = _widths_at(items, _best_positions(curves))
     return solved if growth == 1 else np.concatenate([solved, greedy_widths(items)])
+
+
+def best_for_capacities(costs: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> np.ndarray:
+    """Choose one entry of each group for most value, for every capacity, by dynamic programming.
+
+    Args:
+        costs: of the entries of each group, in units, int64, ascending from 0, shape (n,).
+        values: of the same entries, ascending, the same shapes.
+
+    Returns:
+        The entry of each group for each capacity from 0 up, shape (capacities, G).
+    """
+    return _best_positions([_Curve(*pair) for pair in zip(costs, values, strict=True)])
 
 
 @dataclass(frozen=True)

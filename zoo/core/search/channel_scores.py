@@ -19,10 +19,16 @@ __all__ = [
     "channel_order",
     "channel_rows",
     "channel_scores",
+    "coupled_norms",
+    "coupled_squares",
     "magnitude_scores",
     "producers",
+    "ranks_in_topology",
     "weight_gradient_products",
 ]
+
+COUPLED: tuple[Role, ...] = (*PRODUCERS, "in", "norm_weight")
+"""Roles of the weights that go with a channel: those that make, scale and read it."""
 
 _CACHED = 2**15  # numbers in double precision, 256 KiB
 
@@ -97,6 +103,67 @@ def _position_norms(tensor: Tensor, dim: int) -> np.ndarray:
         magnitudes = copy[: len(part)].copy_(part).abs_()
         torch.sum(magnitudes, 1, out=norms[start : start + count])
     return norms.cpu().numpy()
+
+
+def coupled_squares(space: ChannelSpace, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sum of the squares of all weights that go with a channel, by group name, shape (size,).
+
+    Args:
+        space: the groups.
+        tensors: weights by state-dict name; gradients reach them.
+    """
+    return {
+        group.name: torch.stack(
+            [
+                channel_rows(tensors[member.tensor], member).square().sum(1)
+                for member in group.members
+                if member.role in COUPLED
+            ]
+        ).sum(0)
+        for group in space.groups
+    }
+
+
+def coupled_norms(model: nn.Module, space: ChannelSpace) -> dict[str, np.ndarray]:
+    """The same over the mean of the group, by group name, shape (size,), float64; no unit."""
+    tensors = {name: tensor.detach().double() for name, tensor in named_tensors(model)}
+    squares = {name: each.cpu().numpy() for name, each in coupled_squares(space, tensors).items()}
+    # A group of zeros stays at zero.
+    return {name: each / max(float(each.mean()), 1e-12) for name, each in squares.items()}
+
+
+def ranks_in_topology(
+    space: ChannelSpace, scores: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Ranks among the groups of the same topology, so that every class loses the same share.
+
+    Groups are of one topology if the same kinds of layers make and read them, widths and depth
+    apart (Fang et al. 2024, arXiv 2407.04616).
+
+    Args:
+        space: the groups.
+        scores: by group name, shape (size,).
+
+    Returns:
+        The same shapes: share of the class that scores no higher; the first of equals lower.
+    """
+    classes: dict[object, list[ChannelGroup]] = {}
+    for group in space.groups:
+        classes.setdefault(_topology(space, group), []).append(group)
+    ranked: dict[str, np.ndarray] = {}
+    for groups in classes.values():
+        together = np.concatenate([scores[group.name] for group in groups])
+        order = np.argsort(np.argsort(together, kind="stable"), kind="stable")
+        ends = np.cumsum([group.size for group in groups])[:-1]
+        for group, share in zip(groups, np.split((order + 1) / len(order), ends), strict=True):
+            ranked[group.name] = share
+    return ranked
+
+
+def _topology(space: ChannelSpace, group: ChannelGroup) -> object:
+    """The kinds of layers that a group lies in: what they do with it, and their kernels."""
+    kinds = {(member.role, space.table.shapes[member.tensor][2:]) for member in group.members}
+    return group.residual, frozenset(kinds)
 
 
 def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarray]:
