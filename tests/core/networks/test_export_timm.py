@@ -150,10 +150,6 @@ def test_what_timm_tells_of_widths_and_of_images_is_that_of_the_pruned_network(
         sizes = {name: held for name, held in vars(part).items() if type(held) is int}
         its = vars(again.get_submodule(path))
         assert sizes == {name: its[name] for name in sizes}, path
-    for path, part in model.named_modules():  # as out_channels, which no pass reads
-        sizes = {name: held for name, held in vars(part).items() if type(held) is int}
-        its = vars(again.get_submodule(path))
-        assert sizes == {name: its[name] for name in sizes}, path
     asked, usual = again.pretrained_cfg, timm.create_model("resnet18").pretrained_cfg
     assert asked["crop_pct"] == model.pretrained_cfg["crop_pct"] != usual["crop_pct"]
     maps = FeatureListNet(again, out_indices=(1, 3))(torch.zeros(1, *SIZE).double())
