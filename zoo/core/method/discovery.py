@@ -150,7 +150,7 @@ def _found(name: str) -> tuple[type[Pruner], Origin | None]:
 
 
 def kind_of(cls: type[Pruner]) -> Kind:
-    """A method, of `zoo/`, a baseline, of `baselines/`, a peer, of its `peers/`, or from outside."""
+    """A method of `zoo/`, a baseline of `baselines/`, a peer of its `peers/`, or from outside."""
     return PACKAGES.get(cls.__module__.rpartition(".")[0], "outside")
 
 
