@@ -54,6 +54,8 @@ from zoo.core.search.width_grid import independent_states
 from zoo.core.search.widths_in_budget import fill_closely
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.checkpoint import Stateful
+from zoo.core.training.course import GeneratorState
 
 __all__ = ["AutoSlim", "slim", "train_sandwich"]
 
@@ -130,7 +132,8 @@ def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
     rng = problem.rng("search")
     engine = settings.engine(problem)
     seen = SeenSubnets(len(grid.sizes))
-    for images, labels in problem.data.train(settings.steps):
+    parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen}
+    for images, labels in engine.updates(settings.training_settings, parts):
         middle = independent_states(grid, settings.random_subnets, rng)
         states = np.concatenate([grid.full[None], np.zeros_like(grid.full)[None], middle])
         logits = engine.logits(images, widths.config(states[0]))

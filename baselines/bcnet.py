@@ -60,6 +60,8 @@ from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
 from zoo.core.search.widths_in_budget import fill_closely, keep_best
 from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.checkpoint import Stateful
+from zoo.core.training.course import GeneratorState, Values
 
 __all__ = [
     "BCNet",
@@ -138,9 +140,14 @@ def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
     rng = problem.rng("search").spawn(2)[0]
     engine = settings.engine(problem)
     seen = SeenSubnets(len(grid.sizes))
-    state = grid.full
-    for step, (images, labels) in enumerate(problem.data.train(settings.steps)):
-        state = complement(grid, state) if step % 2 else independent_states(grid, 1, rng)[0]
+    last = Values(state=grid.full)
+    parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen, "last": last}
+    updates = engine.updates(settings.training_settings, parts)
+    for images, labels in updates:
+        is_answer = updates.done % 2
+        last["state"] = state = (
+            complement(grid, last["state"]) if is_answer else independent_states(grid, 1, rng)[0]
+        )
         left = widths.config(state)
         sides = [left, right_side(widths, left)]
         losses = [F.cross_entropy(engine.logits(images, side), labels) for side in sides]

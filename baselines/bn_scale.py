@@ -128,6 +128,8 @@ def sparse_training(problem: Problem, settings: BNScale) -> nn.Module:
         loss=loss,
         meter=problem.meter,
         macs_per_image=problem.cost.full_macs,
+        watch=problem.watch,
+        checkpoints=problem.checkpoints,
     )
     problem.trace("sparse_training", losses=list(losses))
     return model

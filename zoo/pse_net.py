@@ -65,6 +65,8 @@ from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, un
 from zoo.core.search.width_grid import covering_states, independent_states
 from zoo.core.search.widths_in_budget import fill_closely
 from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.checkpoint import Stateful
+from zoo.core.training.course import GeneratorState, Values
 
 __all__ = ["PSENet", "evolve_widths", "explore", "train_parallel"]
 
@@ -144,22 +146,23 @@ def train_parallel(widths: RankedWidths, settings: PSENet) -> Trained:
     draw = covering_states if settings.sampling == "covering" else independent_states
     engine = settings.engine(problem, execution=settings.execution, norm=settings.norm)
     seen = SeenSubnets(len(grid.sizes))
-    execution = ""
-    for images, labels in problem.data.train(settings.steps):
+    last = Values(execution="")
+    parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen, "last": last}
+    for images, labels in engine.updates(settings.training_settings, parts):
         count = min(settings.subnets, len(images))
         used = len(images) - len(images) % count
         states = draw(grid, count, rng)
         configs = [widths.config(state) for state in states]
-        if settings.norm == "joint" and not execution:
+        if settings.norm == "joint" and not last["execution"]:
             _trace_norm_error(problem, engine, images[:used], labels[:used], configs)
-        execution = engine.chosen(used // count)
+        last["execution"] = engine.chosen(used // count)
         logits = engine.parallel(images[:used], configs)
         losses = _mean_by_part(logits, labels[:used], count)
         engine.update(losses.mean())
         seen.add(states, losses)
     problem.trace(
         "train_parallel",
-        execution=execution,
+        execution=last["execution"],
         pairs=engine.pairs,
         losses=seen.means(),
         costs=grid.costs(seen.records["states"]),

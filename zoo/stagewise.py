@@ -99,6 +99,8 @@ from zoo.core.search.widths_in_budget import fill_up
 from zoo.core.supernet.blocks import check_interfaces
 from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names
 from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.checkpoint import Stateful
+from zoo.core.training.course import GeneratorState, Values
 from zoo.core.training.distill import explain_flat_features
 
 __all__ = [
@@ -288,8 +290,9 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
     by_labels = settings.supervision == "labels"  # the control, which compares no features
     # A single stage that learns from labels has no use for what the fullnet answers.
     is_fullnet_needed = settings.fullnet or not by_labels or len(staged.stages) > 1
-    losses = []
-    for images, labels in problem.data.train(settings.steps):
+    seen = Values(losses=[])
+    parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen}
+    for images, labels in engine.updates(settings.training_settings, parts):
         drawn = independent_states(part, settings.random_subnets, rng)
         features, terms = [images], list[Tensor]()
         if is_fullnet_needed:
@@ -306,12 +309,12 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
         maps = {stage.output: feature for stage, feature in outputs if feature.ndim == 4}
         engine.divergence_hint = partial(explain_flat_features, maps, "set supervision to 'labels'")
         engine.update(torch.stack(terms).sum())
-        losses.append([float(term.detach()) for term in terms])
+        seen["losses"].append([float(term.detach()) for term in terms])
     problem.trace(
         "train_stagewise",
         stages=[stage.output for stage in staged.stages],
         pairs=engine.pairs,
-        losses=losses,
+        losses=seen["losses"],
     )
     return Trained(engine.trained(), {})
 

@@ -68,7 +68,7 @@ class Job:
     """Where a run reads and writes, how many processes it takes, and until when it starts cells.
 
     `until` is a time of `time.time()`; what is running then is finished. `weights` are the files
-    that parents start from.
+    that parents start from. A training keeps a checkpoint every `checkpoint_seconds`.
     """
 
     results: Path
@@ -77,6 +77,7 @@ class Job:
     workers: int = 1
     until: float = math.inf
     weights: WeightFiles = ()
+    checkpoint_seconds: float = 600.0
 
     @property
     def is_over(self) -> bool:

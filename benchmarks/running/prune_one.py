@@ -14,6 +14,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model, rules_of
+from benchmarks.running.kept import settle
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.out_folder import claimed
 from benchmarks.running.parent import Places, parent_for
@@ -187,6 +188,7 @@ def prune_one(
             raise KeyboardInterrupt
         save_pruned(_saveable(cell, findings), out)
         record = write_record(out, record)
+        settle(cell, record.status, places)
     _tell(record, out, console)
     if form is not None:
         with console.status(f"exporting as {form}"):

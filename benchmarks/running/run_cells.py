@@ -250,6 +250,7 @@ def _run_and_write(
     if problem is None and job.is_over:
         return None
     from benchmarks.running import protocol
+    from benchmarks.running.kept import settle
 
     # What cannot start is recorded in a moment, which is not to be interrupted.
     signal.signal(signal.SIGTERM, _interrupt if problem is None else signal.SIG_IGN)
@@ -262,12 +263,15 @@ def _run_and_write(
             record = protocol.refuse(cell, problem, suite=suite, workers=job.workers)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
-            return write_record(job.records, record.model_copy(update={"primary": primary}))
+            record = write_record(job.records, record.model_copy(update={"primary": primary}))
         except OSError as error:
             raise Unrecorded(
                 f"{cell.label} was finished, but its record cannot be written to {job.records} "
                 f"({error.strerror}); all before it is recorded: mend that and run again"
             ) from error
+        if problem is None:  # else the cell is tried again, and goes on
+            settle(cell, record.status, _places(job))
+        return record
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -294,7 +298,7 @@ def _train_parent(cell: Cell, job: Job) -> str | None:
 def _places(job: Job) -> Places:
     from benchmarks.running.parent import Places
 
-    return Places(job.cache, job.data, job.is_download_allowed, job.weights)
+    return Places(job.cache, job.data, job.is_download_allowed, job.weights, job.checkpoint_seconds)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -36,12 +36,11 @@ from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
+from zoo.core.training.events import Tell, Watch
 from zoo.core.training.logits import reading
 from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
-
-Tell = Callable[[str, int, int | None], None]  # what is being done, steps done, steps in all
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -336,7 +335,7 @@ def _finetune(
             loss=make_loss(),
             meter=problem.meter,
             macs_per_image=problem.cost.macs(config),
-            on_step=lambda done, total, loss: tell(f"fine-tuning, loss {loss:.3f}", done, total),
+            watch=Watch(tell=tell),
         )
 
 

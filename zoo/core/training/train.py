@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -20,16 +19,19 @@ from torch.nn import functional as F
 
 from zoo.core.data.batches import BatchSource
 from zoo.core.data.metered import MeteredBatches
-from zoo.core.errors import Diverged, unknown_name
+from zoo.core.errors import unknown_name
 from zoo.core.meter import Meter
 from zoo.core.settings import check_settings
+from zoo.core.training.checkpoint import Checkpoint, Checkpoints, State, Stateful, digest
+from zoo.core.training.course import Course, ModuleState
+from zoo.core.training.early_stopping import BestEpoch, Validation
+from zoo.core.training.events import LossReader, Watch
 from zoo.core.training.gradients import backward, guard_against
 from zoo.core.training.top1 import right_answers
 
 __all__ = [
     "FINETUNE",
     "CrossEntropy",
-    "OnStep",
     "Recipe",
     "TrainingLoss",
     "eval_mode",
@@ -39,15 +41,7 @@ __all__ = [
 
 Schedule = Literal["cosine", "multistep", "constant"]
 
-# Steps done, steps in all, loss of the last step in nats.
-OnStep = Callable[[int, int, float], None]
-
-# Reading a loss waits for the device, so losses are read this many steps at a time.
-READ_EVERY = 20
-
-# A loss this many times the first one, or this many nats where the first one is below 1, does not
-# recover.
-DIVERGED_RATIO = 1_000.0
+_NOBODY = Watch()
 
 
 @dataclass(frozen=True)
@@ -68,6 +62,9 @@ class Recipe:
         channels_last: memory format of the network and the images.
         ema_decay: decay of the weights' moving average, which is returned; None for last weights.
         clip_grad: largest norm of the gradient; None for no limit.
+        patience: epochs without a better score on held-out images after which training ends, with
+            the weights of the best epoch; None trains all epochs and keeps the last.
+        bf16: calculate passes in bfloat16 where torch's autocast does; weights stay as they are.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -83,6 +80,8 @@ class Recipe:
     channels_last: bool = True
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     clip_grad: Annotated[float, Field(gt=0)] | None = None
+    patience: Annotated[int, Field(ge=1)] | None = None
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -174,9 +173,11 @@ def train(
     loss: TrainingLoss | None = None,
     meter: Meter | None = None,
     macs_per_image: int = 0,
-    on_step: OnStep | None = None,
+    validation: Validation | None = None,
+    watch: Watch = _NOBODY,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[float, ...]:
-    """Train a network in place; the last epoch's weights, or their average, stay in it.
+    """Train a network in place; the last or best epoch's weights, or their average, stay in it.
 
     The optimizer is made here, from the parameters that the network has now. Nothing is drawn from
     a global generator but what the network's own dropout draws.
@@ -189,16 +190,24 @@ def train(
         meter: charged for images and passes; batches that are metered already are not charged
             twice.
         macs_per_image: multiply-adds of the network's forward pass for one image.
-        on_step: called every few steps and at the end of each epoch.
+        validation: judges the epochs of a recipe with `patience`.
+        watch: who is told of steps and epochs.
+        checkpoints: where the training goes on from if it was cut, and is kept until then.
 
     Returns:
         The mean loss of each epoch, in nats.
 
     Raises:
         Diverged: when a loss is NaN, infinite or a thousand times the first.
+        ValueError: if the recipe has `patience` and nothing judges its epochs.
     """
     loss = loss or CrossEntropy(recipe.label_smoothing)
     guard_against(type(loss))
+    if recipe.patience is not None and validation is None:
+        raise ValueError(
+            f"patience {recipe.patience} needs a score on held-out images; give validation, or set "
+            "patience to None"
+        )
     if meter is not None and not isinstance(batches, MeteredBatches):
         batches = MeteredBatches(batches, meter)
     device = next(model.parameters()).device
@@ -208,14 +217,23 @@ def train(
         return ()
     model.to(memory_format=memory_format)
     loss.to(device)
+    checkpoint = _checkpoint(checkpoints, model, batches, recipe, loss, meter, macs_per_image)
     step = _Step(model, loss, recipe, updates_per_epoch=len(batches))
-    read = _LossReader(total=recipe.epochs * len(batches), on_step=on_step)
-    means = []
+    phase = (meter and meter.open_phase) or "training"
+    steps = recipe.epochs * len(batches)
+    read = LossReader(phase, steps=steps, per_epoch=len(batches), watch=watch)
+    parts: dict[str, Stateful] = {"step": step, "losses": read}
+    best = None
+    if recipe.patience is not None and validation is not None:
+        best = parts["best"] = BestEpoch(step.returned, validation, recipe.patience)
+    if meter is not None:
+        parts["meter"] = meter
     model.train()
     loss.train()
     try:
-        for epoch in range(recipe.epochs):
-            for images, labels in batches.epoch(epoch):
+        course = Course(checkpoint, parts, device)
+        for _ in course.epochs(recipe.epochs):
+            for images, labels in course.batches(batches):
                 images = images.to(device, memory_format=memory_format)
                 read.add(
                     step.take(images, labels.to(device)), partial(loss.divergence_hint, images)
@@ -223,12 +241,19 @@ def train(
                 if meter is not None:
                     meter.passes(len(images), macs_per_image, backward=True)
                     meter.passes(len(images), loss.macs_per_image, backward=False)
-            means.append(read.end_epoch())
+            read.end_epoch()
+            if best is not None and validation is not None:
+                course.is_over = best.judge()
+                read.tell_epoch(validation.scores[-1], validation.best_epoch)
+            else:
+                read.tell_epoch()
+        if best is not None:
+            best.restore()
         step.finish()
     finally:
         model.zero_grad(set_to_none=True)
         model.eval()
-    return tuple(means)
+    return tuple(read.means)
 
 
 @contextmanager
@@ -280,6 +305,36 @@ def evaluate(model: nn.Module, batches: BatchSource) -> float:
     return float(n_right / n_images)
 
 
+def _checkpoint(
+    checkpoints: Checkpoints | None,
+    model: nn.Module,
+    batches: BatchSource,
+    recipe: Recipe,
+    loss: TrainingLoss,
+    meter: Meter | None,
+    macs_per_image: int,
+) -> Checkpoint | None:
+    """The checkpoint of this training, under all that decides it; None to keep none."""
+    if checkpoints is None:
+        return None
+    return checkpoints.of(
+        (meter and meter.open_phase) or "training",
+        recipe=asdict(recipe),
+        network=[type(model).__qualname__, digest(ModuleState(model).state_dict())],
+        loss=[type(loss).__qualname__, digest(ModuleState(loss).state_dict()), _plain(loss)],
+        batches=[batches.batch_size, batches.num_images, len(batches)],
+        macs=[macs_per_image, loss.macs_per_image],
+        device=next(model.parameters()).device.type,
+    )
+
+
+def _plain(loss: TrainingLoss) -> dict[str, str]:
+    """The settings of a loss: its attributes that are the same in another process."""
+    kinds = (bool, int, float, str, tuple, type(None))
+    found = {n: v for n, v in vars(loss).items() if n[0] != "_" and isinstance(v, kinds)}
+    return {name: repr(value) for name, value in found.items() if " at 0x" not in repr(value)}
+
+
 class _Trained(nn.Module):
     """Holds student and loss, so that timm finds the parameters of both without weight decay."""
 
@@ -329,7 +384,8 @@ class _Step:
     def take(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update; returns the loss, detached."""
         self.schedule.step_update(self.done)
-        value: Tensor = self.loss(self.model, images, labels)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            value: Tensor = self.loss(self.model, images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         backward(value)
         if self.recipe.clip_grad is not None:
@@ -340,6 +396,32 @@ class _Step:
             self.average.update(self.model, step=self.done)
         return value.detach()
 
+    @property
+    def returned(self) -> nn.Module:
+        """The network whose weights are returned: the average, if one is kept."""
+        return self.model if self.average is None else self.average.module
+
+    def state_dict(self) -> State:
+        """Network, loss, optimizer and average; the schedule follows from the number of steps."""
+        state = {
+            "done": self.done,
+            "optimizer": self.optimizer.state_dict(),
+            "network": ModuleState(self.model).state_dict(),
+            "loss": ModuleState(self.loss).state_dict(),
+        }
+        if self.average is not None:
+            state["average"] = ModuleState(self.average.module).state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Put them back."""
+        self.done = state_dict["done"]
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        ModuleState(self.model).load_state_dict(state_dict["network"])
+        ModuleState(self.loss).load_state_dict(state_dict["loss"])
+        if self.average is not None:
+            ModuleState(self.average.module).load_state_dict(state_dict["average"])
+
     def finish(self) -> None:
         """Put the average, if one was kept, into the network."""
         if self.average is not None:
@@ -347,55 +429,6 @@ class _Step:
 
     def _parameters(self) -> list[Any]:  # torch types groups as dicts of anything
         return [weight for group in self.optimizer.param_groups for weight in group["params"]]
-
-
-class _LossReader:
-    """Reads losses some steps at a time, and stops the training when one diverges."""
-
-    def __init__(self, *, total: int, on_step: OnStep | None) -> None:
-        self.total = total
-        self.on_step = on_step
-        self.done = 0
-        self.first: float | None = None
-        self.unread: list[Tensor] = []
-        self.epoch: list[float] = []
-        self.divergence_hint: Callable[[], str] = str
-
-    def add(self, loss: Tensor, divergence_hint: Callable[[], str]) -> None:
-        self.unread.append(loss)
-        self.divergence_hint = divergence_hint
-        if len(self.unread) == READ_EVERY:
-            self._read()
-
-    def end_epoch(self) -> float:
-        """The mean loss of the epoch."""
-        self._read()
-        mean = math.fsum(self.epoch) / len(self.epoch)
-        self.epoch = []
-        return mean
-
-    def _read(self) -> None:
-        if not self.unread:
-            return
-        values = torch.stack(self.unread).tolist()
-        self.unread = []
-        for value in values:
-            self.done += 1
-            self._check(value)
-        self.epoch += values
-        if self.on_step is not None:
-            self.on_step(self.done, self.total, values[-1])
-
-    def _check(self, value: float) -> None:
-        if self.first is None and math.isfinite(value):
-            self.first = value
-        limit = DIVERGED_RATIO * max(1.0, self.first or 0.0)
-        if not math.isfinite(value) or value > limit:
-            way_out = "lower the learning rate, add warm-up epochs or clip the gradient"
-            raise Diverged(
-                f"training loss {value} at step {self.done} of {self.total}; "
-                f"{self.divergence_hint() or way_out}"
-            )
 
 
 def _milestones(recipe: Recipe, updates_per_epoch: int) -> list[float]:
