@@ -296,6 +296,7 @@ def train_once(
         kept = load_trained(path, problem.meter.device)
         if kept is not None:
             trained, spent, rows = kept
+            trained = _laid_out(trained, problem.model)
             problem.meter.add("supernet", spent)
             problem.trace_rows += rows
         else:
@@ -317,6 +318,20 @@ def _train_and_save(problem: Problem, path: Path, train: Callable[[], Trained]) 
     if own is not None:
         own.remove()
     return trained
+
+
+def _laid_out(trained: Trained, model: nn.Module) -> Trained:
+    """A loaded supernet in the memory layout in which it was trained, that of the parent.
+
+    Convolutions of other layouts add in another order: a search would score otherwise by whether it
+    trained the supernet or found it.
+    """
+    own = {name: weight.detach() for name, weight in model.named_parameters()}
+    weights = {
+        name: torch.empty_like(own[name]).copy_(weight) if name in own else weight
+        for name, weight in trained.weights.items()
+    }
+    return Trained(weights, trained.records)
 
 
 def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:

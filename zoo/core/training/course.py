@@ -27,8 +27,8 @@ class Course:
 
     Args:
         checkpoint: of this training; None to keep none.
-        parts: all that a step changes, by name. The state of the global generators is kept beside
-            them.
+        parts: all that a step changes, by name; None for what this training lacks. The state of
+            the global generators is kept beside them.
         device: whose generator is kept, beside those of the CPU.
 
     Attributes:
@@ -41,13 +41,13 @@ class Course:
     def __init__(
         self,
         checkpoint: Checkpoint | None,
-        parts: Mapping[str, Stateful],
+        parts: Mapping[str, Stateful | None],
         device: torch.device,
     ) -> None:
         self.epoch = self.batch = self.step = 0
         self.is_over = False
         self._checkpoint = checkpoint
-        self._parts = dict(parts)
+        self._parts = {name: part for name, part in parts.items() if part is not None}
         self._device = device
         self._random: State | None = None
         state = None if checkpoint is None else checkpoint.load()

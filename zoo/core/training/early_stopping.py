@@ -47,14 +47,14 @@ class BestEpoch:
 
     def __init__(self, network: nn.Module, validation: Validation, patience: int) -> None:
         self._network = network
-        self._validation = validation
+        self.validation = validation
         self._patience = patience
         self._best: dict[str, Tensor] = {}
         validation.scores, validation.best_epoch = [], None
 
     def judge(self) -> bool:
         """Score the network after an epoch; returns whether the training is to end."""
-        validation = self._validation
+        validation = self.validation
         validation.scores.append(validation.score(self._network))
         epoch = len(validation.scores)
         if validation.best_epoch is None or self._is_better(epoch, validation.best_epoch):
@@ -69,7 +69,7 @@ class BestEpoch:
 
     def state_dict(self) -> State:
         """Scores, and the best epoch with its weights."""
-        validation = self._validation
+        validation = self.validation
         return {
             "scores": list(validation.scores),
             "best_epoch": validation.best_epoch,
@@ -78,13 +78,13 @@ class BestEpoch:
 
     def load_state_dict(self, state_dict: State) -> None:
         """Put them back."""
-        self._validation.scores = list(state_dict["scores"])
-        self._validation.best_epoch = state_dict["best_epoch"]
+        self.validation.scores = list(state_dict["scores"])
+        self.validation.best_epoch = state_dict["best_epoch"]
         own = ModuleState(self._network).state_dict()
         self._best = {name: each.to(own[name].device) for name, each in state_dict["best"].items()}
 
     def _is_better(self, epoch: int, best: int) -> bool:
-        new, old = (self._validation.scores[number - 1] for number in (epoch, best))
+        new, old = (self.validation.scores[number - 1] for number in (epoch, best))
         if math.isnan(new) or math.isnan(old):
             return math.isnan(old) and not math.isnan(new)
-        return new > old if self._validation.direction == "max" else new < old
+        return new > old if self.validation.direction == "max" else new < old

@@ -22,7 +22,7 @@ from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import unknown_name
 from zoo.core.meter import Meter
 from zoo.core.settings import check_settings
-from zoo.core.training.checkpoint import Checkpoint, Checkpoints, State, Stateful, digest
+from zoo.core.training.checkpoint import Checkpoint, Checkpoints, State, digest
 from zoo.core.training.course import Course, ModuleState
 from zoo.core.training.early_stopping import BestEpoch, Validation
 from zoo.core.training.events import LossReader, Watch
@@ -203,11 +203,6 @@ def train(
     """
     loss = loss or CrossEntropy(recipe.label_smoothing)
     guard_against(type(loss))
-    if recipe.patience is not None and validation is None:
-        raise ValueError(
-            f"patience {recipe.patience} needs a score on held-out images; give validation, or set "
-            "patience to None"
-        )
     if meter is not None and not isinstance(batches, MeteredBatches):
         batches = MeteredBatches(batches, meter)
     device = next(model.parameters()).device
@@ -219,15 +214,10 @@ def train(
     loss.to(device)
     checkpoint = _checkpoint(checkpoints, model, batches, recipe, loss, meter, macs_per_image)
     step = _Step(model, loss, recipe, updates_per_epoch=len(batches))
-    phase = (meter and meter.open_phase) or "training"
+    best = _best_epoch(step.returned, recipe, validation)
     steps = recipe.epochs * len(batches)
-    read = LossReader(phase, steps=steps, per_epoch=len(batches), watch=watch)
-    parts: dict[str, Stateful] = {"step": step, "losses": read}
-    best = None
-    if recipe.patience is not None and validation is not None:
-        best = parts["best"] = BestEpoch(step.returned, validation, recipe.patience)
-    if meter is not None:
-        parts["meter"] = meter
+    read = LossReader(_phase(meter), steps=steps, per_epoch=len(batches), watch=watch)
+    parts = {"step": step, "losses": read, "best": best, "meter": meter}
     model.train()
     loss.train()
     try:
@@ -235,18 +225,12 @@ def train(
         for _ in course.epochs(recipe.epochs):
             for images, labels in course.batches(batches):
                 images = images.to(device, memory_format=memory_format)
-                read.add(
-                    step.take(images, labels.to(device)), partial(loss.divergence_hint, images)
-                )
+                value = step.take(images, labels.to(device))
+                read.add(value, partial(loss.divergence_hint, images))
                 if meter is not None:
                     meter.passes(len(images), macs_per_image, backward=True)
                     meter.passes(len(images), loss.macs_per_image, backward=False)
-            read.end_epoch()
-            if best is not None and validation is not None:
-                course.is_over = best.judge()
-                read.tell_epoch(validation.scores[-1], validation.best_epoch)
-            else:
-                read.tell_epoch()
+            course.is_over = _end_epoch(read, best)
         if best is not None:
             best.restore()
         step.finish()
@@ -305,6 +289,36 @@ def evaluate(model: nn.Module, batches: BatchSource) -> float:
     return float(n_right / n_images)
 
 
+def _phase(meter: Meter | None) -> str:
+    """What is trained, in the meter's words."""
+    return (meter and meter.open_phase) or "training"
+
+
+def _best_epoch(
+    returned: nn.Module, recipe: Recipe, validation: Validation | None
+) -> BestEpoch | None:
+    """What judges the epochs of a recipe with `patience`."""
+    if recipe.patience is None:
+        return None
+    if validation is None:
+        raise ValueError(
+            f"patience {recipe.patience} needs a score on held-out images; give validation, or set "
+            "patience to None"
+        )
+    return BestEpoch(returned, validation, recipe.patience)
+
+
+def _end_epoch(read: LossReader, best: BestEpoch | None) -> bool:
+    """Judge and tell an epoch that has ended; returns whether the training is to end with it."""
+    read.end_epoch()
+    if best is None:
+        read.tell_epoch()
+        return False
+    is_over, validation = best.judge(), best.validation
+    read.tell_epoch(validation.scores[-1], validation.best_epoch)
+    return is_over
+
+
 def _checkpoint(
     checkpoints: Checkpoints | None,
     model: nn.Module,
@@ -318,7 +332,7 @@ def _checkpoint(
     if checkpoints is None:
         return None
     return checkpoints.of(
-        (meter and meter.open_phase) or "training",
+        _phase(meter),
         recipe=asdict(recipe),
         network=[type(model).__qualname__, digest(ModuleState(model).state_dict())],
         loss=[type(loss).__qualname__, digest(ModuleState(loss).state_dict()), _plain(loss)],
