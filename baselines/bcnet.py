@@ -54,6 +54,7 @@ from torch import Tensor
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.effort import middle_macs
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
@@ -111,6 +112,14 @@ class BCNet(OneShot):
             problem, widths.widths_of(state), widths.narrowest_first, slack=self.slack
         )
         return conclude_trained(widths, chosen, trained)
+
+    def update_macs(self, problem: Problem) -> int:
+        """The left and the right network on each image."""
+        return 2 * middle_macs(problem)[1]
+
+    def candidate_images(self, problem: Problem) -> int:
+        """Both networks are scored."""
+        return 2 * super().candidate_images(problem)
 
     def train_anew(self, widths: RankedWidths) -> Trained:
         """Train left and right networks."""

@@ -58,6 +58,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.effort import middle_macs
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.one_shot.supernet_training import Engine, Execution, Norm
 from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
@@ -119,6 +120,13 @@ class PSENet(OneShot):
             problem, widths.widths_of(state), widths.narrowest_first, slack=self.slack
         )
         return conclude_trained(widths, chosen, trained)
+
+    def update_macs(self, problem: Problem) -> int:
+        """One pass in which each image meets one subnet: of full width, or of the subnet's own."""
+        part = problem.data.batch_size // self.subnets
+        engine = self.engine(problem, execution=self.execution, norm=self.norm)
+        is_sliced = engine.chosen(part) == "sliced"
+        return middle_macs(problem)[1] if is_sliced else problem.cost.full_macs
 
     def train_anew(self, widths: RankedWidths) -> Trained:
         """Train several subnets in each pass."""

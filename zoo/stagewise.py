@@ -77,6 +77,7 @@ from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.effort import middle_macs
 from zoo.core.one_shot.label_supervision import label_losses
 from zoo.core.one_shot.network_search import evolve_network
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
@@ -207,6 +208,16 @@ class Stagewise(OneShot):
         """Cut the network into stages."""
         stages = cut_stages(widths.problem.model, widths.problem.space, self.stages)
         return StagedGrid(widths.grid, stages, self.junctions == "leading")
+
+    def update_macs(self, problem: Problem) -> int:
+        """Fullnet, tinynet and random subnets on each image; a frozen fullnet counts a third."""
+        least, middle = middle_macs(problem)
+        full = problem.cost.full_macs // (1 if self.fullnet else 3)
+        return full + self.tinynet * least + self.random_subnets * middle
+
+    def candidates(self, problem: Problem) -> int:
+        """As many of each stage, which together cost one of the network; and what is assembled."""
+        return self.evaluations + self.pool
 
     def train_anew(self, widths: RankedWidths) -> Trained:
         """Train all stages at once."""

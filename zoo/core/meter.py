@@ -7,7 +7,7 @@ import functools
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,12 +64,14 @@ class Meter:
     Attributes:
         spent: totals by phase.
         open_phase: the phase that is charged; None outside any.
+        listener: called after every charge of passes.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.spent: dict[str, Spent] = {}
         self.open_phase: Phase | None = None
+        self.listener: Callable[[], object] | None = None
         self._open: Spent | None = None
         self._began = 0.0
 
@@ -129,6 +131,8 @@ class Meter:
         spent.macs_forward += macs
         if backward:
             spent.macs_backward += BACKWARD_MACS * macs
+        if self.listener is not None:
+            self.listener()
 
     def add(self, name: Phase, spent: Spent) -> None:
         """Charge a phase with what the same work cost when it was done before."""

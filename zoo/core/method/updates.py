@@ -38,9 +38,7 @@ class Updates:
         source = problem.data.training
         phase = problem.meter.open_phase or "training"
         # Methods judge their losses themselves; here they are only told.
-        self._losses = LossReader(
-            phase, steps=steps, per_epoch=len(source), watch=problem.watch, diverged=math.inf
-        )
+        self._losses = LossReader(phase, steps, len(source), problem.watch, diverged=math.inf)
         checkpoint = None
         if problem.checkpoints is not None:
             checkpoint = problem.checkpoints.of(

@@ -16,7 +16,11 @@ from zoo.core.data.metered import MeteredBatches
 from zoo.core.randomness import global_random, set_global_random
 from zoo.core.training.checkpoint import Checkpoint, State, Stateful
 
-__all__ = ["Course", "GeneratorState", "ModuleState", "TensorState", "Values"]
+__all__ = ["Course", "GeneratorState", "ModuleState", "Parts", "TensorState", "Values"]
+
+
+Parts = Mapping[str, Stateful | None]
+"""All that a step of a training changes, by name; None for what a training lacks."""
 
 
 class Course:
@@ -27,8 +31,7 @@ class Course:
 
     Args:
         checkpoint: of this training; None to keep none.
-        parts: all that a step changes, by name; None for what this training lacks. The state of
-            the global generators is kept beside them.
+        parts: all that a step changes. The global generators are kept beside them.
         device: whose generator is kept, beside those of the CPU.
 
     Attributes:
@@ -41,7 +44,7 @@ class Course:
     def __init__(
         self,
         checkpoint: Checkpoint | None,
-        parts: Mapping[str, Stateful | None],
+        parts: Parts,
         device: torch.device,
     ) -> None:
         self.epoch = self.batch = self.step = 0

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from zoo.core.errors import Diverged
+from zoo.core.progress import Tell
 from zoo.core.training.checkpoint import State
 
-__all__ = ["EpochEvent", "LossReader", "StepEvent", "Tell", "Watch"]
-
-Tell = Callable[[str, int, int | None], None]
-"""Shows progress: what is being done, how far, and of how much, None where nobody knows."""
+__all__ = ["EpochEvent", "LossReader", "StepEvent", "Watch"]
 
 READ_EVERY = 20
 """Steps between two looks at the loss, which wait for the device; 1 where `on_step` is given."""
@@ -112,10 +110,10 @@ class LossReader:
     def __init__(
         self,
         phase: str,
-        *,
         steps: int,
         per_epoch: int,
         watch: Watch,
+        *,
         diverged: float = DIVERGED_RATIO,
     ) -> None:
         self.phase = phase

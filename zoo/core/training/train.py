@@ -23,7 +23,7 @@ from zoo.core.errors import unknown_name
 from zoo.core.meter import Meter
 from zoo.core.settings import check_settings
 from zoo.core.training.checkpoint import Checkpoint, Checkpoints, State, digest
-from zoo.core.training.course import Course, ModuleState
+from zoo.core.training.course import Course, ModuleState, Parts
 from zoo.core.training.early_stopping import BestEpoch, Validation
 from zoo.core.training.events import LossReader, Watch
 from zoo.core.training.gradients import backward, guard_against
@@ -179,16 +179,14 @@ def train(
 ) -> tuple[float, ...]:
     """Train a network in place; the last or best epoch's weights, or their average, stay in it.
 
-    The optimizer is made here, from the parameters that the network has now. Nothing is drawn from
-    a global generator but what the network's own dropout draws.
+    Nothing is drawn from a global generator but by the network's own dropout.
 
     Args:
         model: trained in place; in eval mode and without gradients on return.
         batches: training batches, those of epoch 0, 1, ...
         recipe: how to train.
         loss: cross-entropy with the recipe's smoothing if None.
-        meter: charged for images and passes; batches that are metered already are not charged
-            twice.
+        meter: charged for passes, and for images unless the batches are metered already.
         macs_per_image: multiply-adds of the network's forward pass for one image.
         validation: judges the epochs of a recipe with `patience`.
         watch: who is told of steps and epochs.
@@ -199,7 +197,7 @@ def train(
 
     Raises:
         Diverged: when a loss is NaN, infinite or a thousand times the first.
-        ValueError: if the recipe has `patience` and nothing judges its epochs.
+        ValueError: if the recipe has `patience` and there is no validation.
     """
     loss = loss or CrossEntropy(recipe.label_smoothing)
     guard_against(type(loss))
@@ -215,9 +213,8 @@ def train(
     checkpoint = _checkpoint(checkpoints, model, batches, recipe, loss, meter, macs_per_image)
     step = _Step(model, loss, recipe, updates_per_epoch=len(batches))
     best = _best_epoch(step.returned, recipe, validation)
-    steps = recipe.epochs * len(batches)
-    read = LossReader(_phase(meter), steps=steps, per_epoch=len(batches), watch=watch)
-    parts = {"step": step, "losses": read, "best": best, "meter": meter}
+    read = LossReader(_phase(meter), recipe.epochs * len(batches), len(batches), watch)
+    parts: Parts = {"step": step, "losses": read, "best": best, "meter": meter}
     model.train()
     loss.train()
     try:
