@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,7 @@ from zoo.core.progress import Tell, show_progress
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
 from zoo.core.training.early_stopping import Validation
 from zoo.core.training.logits import reading
+from zoo.core.training.ranks import decided, largest, rank, world
 from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, evaluate, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
@@ -167,7 +168,7 @@ def prune(
         model, train_loader, val_loader, epochs=recipe.epochs, seed=seed, device=device
     )
     architecture = Architecture.of(ready.given, **(model_args or {}))
-    with show_progress(is_shown=progress) as (tell, say):
+    with show_progress(is_shown=progress and rank() == 0) as (tell, say):
         space = _prunable_space(ready, inexact, rules)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
         problem = _problem(ready, pruner, CostModel(space, table), value, metric, rules, seed)
@@ -175,10 +176,11 @@ def prune(
             pruner = _scaled(pruner, problem, settings or {})
         _say_effort(problem, pruner, recipe, say)
         set_up(problem, pruner, work, tell, ready.first_batches(), distill)
-        subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
+        is_taught = distill is None and recipe.epochs > 0
+        subnet = _search_once(pruner, problem, ready, is_taught, tell)
         small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
         result = _result(problem, subnet.config, small, ready, timing, architecture)
-    if problem.checkpoints is not None:
+    if problem.checkpoints is not None and rank() == 0:
         problem.checkpoints.remove()
     return result
 
@@ -266,6 +268,28 @@ def _search(
     return subnet
 
 
+def _search_once(
+    pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
+) -> Subnet:
+    """The decision of rank 0 where several processes train; what it spent and traced, too."""
+    if world() == 1:
+        return _search(pruner, problem, ready, is_taught, tell)
+
+    def search() -> tuple[Subnet, dict[str, Spent], list[dict[str, object]]]:
+        subnet = _search(pruner, problem, ready, is_taught, tell)
+        return _moved(subnet, "cpu"), problem.meter.spent, problem.trace_rows
+
+    subnet, problem.meter.spent, problem.trace_rows = decided(search)
+    return _moved(subnet, ready.train.device)
+
+
+def _moved(subnet: Subnet, device: torch.device | str) -> Subnet:
+    """The subnet with its weights, if any, on a device."""
+    weights = subnet.weights
+    moved = None if weights is None else {n: w.detach().to(device) for n, w in weights.items()}
+    return replace(subnet, weights=moved)
+
+
 def _result(
     problem: Problem,
     config: SubnetConfig,
@@ -275,6 +299,8 @@ def _result(
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
+    for spent in problem.meter.spent.values():
+        spent.peak_bytes = largest(spent.peak_bytes)
     top1, parent_top1 = (
         ready.accuracy(network) for network in (ready.to_given_types(small), ready.given)
     )

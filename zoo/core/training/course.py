@@ -15,6 +15,7 @@ from zoo.core.data.batches import Batch, BatchSource
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.randomness import global_random, set_global_random
 from zoo.core.training.checkpoint import Checkpoint, State, Stateful
+from zoo.core.training.ranks import rank
 
 __all__ = ["Course", "GeneratorState", "ModuleState", "Parts", "TensorState", "Values"]
 
@@ -109,7 +110,8 @@ class Course:
 
     def _save_if_due(self, *, at_epoch_end: bool = False) -> None:
         checkpoint = self._checkpoint
-        if checkpoint is None or not checkpoint.is_due(at_epoch_end=at_epoch_end):
+        is_mine = checkpoint is not None and rank() == 0  # the others hold the same
+        if checkpoint is None or not is_mine or not checkpoint.is_due(at_epoch_end=at_epoch_end):
             return
         checkpoint.save(
             {

@@ -27,6 +27,7 @@ from zoo.core.training.course import Course, ModuleState, Parts
 from zoo.core.training.early_stopping import BestEpoch, Validation
 from zoo.core.training.events import LossReader, Watch
 from zoo.core.training.gradients import backward, guard_against
+from zoo.core.training.ranks import mean_over_ranks, my_part, replica, synchronised
 from zoo.core.training.top1 import right_answers
 
 __all__ = [
@@ -347,12 +348,16 @@ def _plain(loss: TrainingLoss) -> dict[str, str]:
 
 
 class _Trained(nn.Module):
-    """Holds student and loss, so that timm finds the parameters of both without weight decay."""
+    """Holds student and loss: the parameters of both are trained, and averaged over ranks."""
 
     def __init__(self, student: nn.Module, loss: TrainingLoss) -> None:
         super().__init__()
         self.student = student
         self.loss = loss
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        value: Tensor = self.loss(self.student, images, labels)
+        return value
 
     def no_weight_decay(self) -> set[str]:
         named: set[str] = getattr(self.student, "no_weight_decay", set)()
@@ -369,8 +374,10 @@ class _Step:
         self.loss = loss
         self.recipe = recipe
         self.done = 0
+        trained = _Trained(model, loss)
+        self.trained = replica(trained)
         self.optimizer = create_optimizer_v2(
-            _Trained(model, loss),
+            trained,
             opt=recipe.optimizer,
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
@@ -395,8 +402,10 @@ class _Step:
     def take(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update; returns the loss, detached."""
         self.schedule.step_update(self.done)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            value: Tensor = self.loss(self.model, images, labels)
+        (images, labels), weight = my_part((images, labels))
+        bf16 = torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+        with synchronised(), bf16:
+            value: Tensor = weight * self.trained(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         backward(value)
         if self.recipe.clip_grad is not None:
@@ -405,7 +414,7 @@ class _Step:
         self.done += 1
         if self.average is not None:
             self.average.update(self.model, step=self.done)
-        return value.detach()
+        return mean_over_ranks(value.detach())
 
     @property
     def returned(self) -> nn.Module:
