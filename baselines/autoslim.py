@@ -34,8 +34,8 @@ Names: None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Self
 
 import numpy as np
@@ -48,12 +48,21 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.effort import (
+    enough_steps,
+    middle_macs,
+    search_effort,
+    share_of_budget,
+    training_effort,
+)
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.search.prior import SeenSubnets
-from zoo.core.search.width_grid import independent_states
+from zoo.core.search.width_grid import WidthGrid, independent_states
 from zoo.core.search.widths_in_budget import fill_closely
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.checkpoint import Stateful
+from zoo.core.training.course import GeneratorState
 
 __all__ = ["AutoSlim", "slim", "train_sandwich"]
 
@@ -90,6 +99,53 @@ class AutoSlim(OneShot):
             problem, widths.widths_of(state), widths.narrowest_first, slack=self.slack
         )
         return conclude_trained(widths, chosen, trained)
+
+    def scaled(self, problem: Problem, given: Collection[str]) -> Self:
+        """Beside fewer updates, fewer groups that are scored again in each step."""
+        fewer = super().scaled(problem, given)
+        if "reevaluate" in given:
+            return fewer
+        training = training_effort(
+            problem, enough_steps(problem, self.steps), self.update_macs(problem)
+        )
+        images, share = self.candidate_images(problem), self.candidate_share(problem)
+        one = search_effort(problem, 1, images, share)
+        groups = len(problem.space.groups)
+        allowed = (training // max(1, one) - groups) // max(1, self._slimming_steps(problem))
+        # Fewer than two leave no choice.
+        return replace(fewer, reevaluate=None if allowed >= groups else max(2, allowed))
+
+    def update_macs(self, problem: Problem) -> int:
+        """The full, the smallest and the random networks on each image."""
+        least, middle = middle_macs(problem)
+        return problem.cost.full_macs + least + self.random_subnets * middle
+
+    def candidates(self, problem: Problem) -> int:
+        """The full network, and in each step the groups that are scored again."""
+        groups = len(problem.space.groups)
+        again = groups if self.reevaluate is None else min(self.reevaluate, groups)
+        return 1 + groups + again * max(0, self._slimming_steps(problem) - 1)
+
+    def candidate_images(self, problem: Problem) -> int:
+        """As many batches as the settings say."""
+        data = problem.data
+        searched = data.num_search
+        if self.search_batches is not None:
+            searched = min(searched, self.search_batches * data.batch_size)
+        return self.recalibration_batches * data.batch_size + searched
+
+    def candidate_share(self, problem: Problem) -> float:
+        """Slimming goes from the whole network down to the budget."""
+        return (1 + share_of_budget(problem)) / 2
+
+    def _slimming_steps(self, problem: Problem) -> int:
+        """Steps from the full network to the budget, if all groups narrow alike."""
+        grid = WidthGrid.make(problem, self.ratios)
+        shares = np.linspace(0, 1, 65)
+        states = np.rint((1 - shares)[:, None] * grid.full).astype(np.int64)
+        fits = grid.costs(states) <= problem.budget.limit
+        first = int(np.argmax(fits)) if fits.any() else len(shares) - 1
+        return int((grid.full - states[first]).sum())
 
     def train_anew(self, widths: RankedWidths) -> Trained:
         """Train by the sandwich rule."""
@@ -130,7 +186,8 @@ def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
     rng = problem.rng("search")
     engine = settings.engine(problem)
     seen = SeenSubnets(len(grid.sizes))
-    for images, labels in problem.data.train(settings.steps):
+    parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen}
+    for images, labels in engine.updates(settings.training_settings, parts):
         middle = independent_states(grid, settings.random_subnets, rng)
         states = np.concatenate([grid.full[None], np.zeros_like(grid.full)[None], middle])
         logits = engine.logits(images, widths.config(states[0]))

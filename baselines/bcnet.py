@@ -54,12 +54,15 @@ from torch import Tensor
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.effort import middle_macs
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
 from zoo.core.search.widths_in_budget import fill_closely, keep_best
 from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.checkpoint import Stateful
+from zoo.core.training.course import GeneratorState, Values
 
 __all__ = [
     "BCNet",
@@ -110,6 +113,14 @@ class BCNet(OneShot):
         )
         return conclude_trained(widths, chosen, trained)
 
+    def update_macs(self, problem: Problem) -> int:
+        """The left and the right network on each image."""
+        return 2 * middle_macs(problem)[1]
+
+    def candidate_images(self, problem: Problem) -> int:
+        """Both networks are scored."""
+        return 2 * super().candidate_images(problem)
+
     def train_anew(self, widths: RankedWidths) -> Trained:
         """Train left and right networks."""
         return train_coupled(widths, self)
@@ -138,9 +149,14 @@ def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
     rng = problem.rng("search").spawn(2)[0]
     engine = settings.engine(problem)
     seen = SeenSubnets(len(grid.sizes))
-    state = grid.full
-    for step, (images, labels) in enumerate(problem.data.train(settings.steps)):
-        state = complement(grid, state) if step % 2 else independent_states(grid, 1, rng)[0]
+    last = Values(state=grid.full)
+    parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen, "last": last}
+    updates = engine.updates(settings.training_settings, parts)
+    for images, labels in updates:
+        is_answer = updates.done % 2
+        last["state"] = state = (
+            complement(grid, last["state"]) if is_answer else independent_states(grid, 1, rng)[0]
+        )
         left = widths.config(state)
         sides = [left, right_side(widths, left)]
         losses = [F.cross_entropy(engine.logits(images, side), labels) for side in sides]

@@ -42,6 +42,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.method.effort import Efforts
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_rows, magnitude_scores
@@ -79,6 +80,12 @@ class BNScale(Pruner):
             scores = scale_scores(slimmed, problem.space)
             config = keep_best(problem.space, scores, global_widths(problem, scores))
         return conclude(problem, config, slimmed.state_dict())
+
+    def effort(self, problem: Problem) -> Efforts:
+        """The sparse training."""
+        batches = problem.data.training
+        images = self.epochs * batches.num_images
+        return {"supernet": 3 * images * problem.cost.full_macs}
 
     @classmethod
     def tiny(cls) -> Self:
@@ -128,6 +135,8 @@ def sparse_training(problem: Problem, settings: BNScale) -> nn.Module:
         loss=loss,
         meter=problem.meter,
         macs_per_image=problem.cost.full_macs,
+        watch=problem.watch,
+        checkpoints=problem.checkpoints,
     )
     problem.trace("sparse_training", losses=list(losses))
     return model

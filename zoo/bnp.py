@@ -60,7 +60,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -73,6 +73,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
+from zoo.core.method.updates import Updates
 from zoo.core.search.block_grid import BlockGrid, filled_widths, make_block_grid
 from zoo.core.search.choice_table import (
     ChoiceTable,
@@ -92,6 +93,8 @@ from zoo.core.search.markov_chain import (
 )
 from zoo.core.search.widths_in_budget import keep_best
 from zoo.core.supernet.blocks import BlockRunner, block_macs, check_interfaces, cut_blocks
+from zoo.core.training.checkpoint import Stateful
+from zoo.core.training.course import GeneratorState, TensorState, Values
 from zoo.core.training.distill import (
     BlockDistillation,
     check_errors,
@@ -234,8 +237,11 @@ def distil_blocks(
     optimizer = torch.optim.Adam(weights.values(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     rng = problem.rng("search")
-    student_macs, n_images, errors = 0, 0, []
-    for images, _ in problem.data.train(settings.steps):
+    seen = Values(student_macs=0, images=0, errors=[])
+    parts: dict[str, Stateful] = {"weights": TensorState(weights), "optimizer": optimizer}
+    parts |= {"schedule": schedule, "rng": GeneratorState(rng), "seen": seen}
+    updates = Updates(problem, settings.steps, parts, settings=asdict(settings))
+    for images, _ in updates:
         state = [int(rng.integers(len(rows))) for rows in grid.rates]
         config = grid.config(problem.space, state)
         inputs, targets = _features(problem, runner, images, config, weights, settings)
@@ -249,18 +255,20 @@ def distil_blocks(
         backward(torch.stack(losses).sum())
         optimizer.step()
         schedule.step()
-        student_macs += len(images) * macs
-        n_images += len(images)
-        errors.append(float(torch.stack(losses).detach().mean()))
-    teacher_macs = n_images * problem.cost.full_macs
+        error = torch.stack(losses).detach().mean()
+        updates.tell(error)
+        seen["student_macs"] += len(images) * macs
+        seen["images"] += len(images)
+        seen["errors"].append(float(error))
+    teacher_macs = seen["images"] * problem.cost.full_macs
     problem.trace(
         "distil_blocks",
         blocks=len(grid.blocks),
-        errors=errors,
-        macs_one_pass=teacher_macs + 3 * student_macs,  # backward counts twice
-        macs_pass_per_block=len(grid.blocks) * teacher_macs + 3 * student_macs,
-        images_one_pass=n_images,
-        images_pass_per_block=len(grid.blocks) * n_images,
+        errors=seen["errors"],
+        macs_one_pass=teacher_macs + 3 * seen["student_macs"],  # backward counts twice
+        macs_pass_per_block=len(grid.blocks) * teacher_macs + 3 * seen["student_macs"],
+        images_one_pass=seen["images"],
+        images_pass_per_block=len(grid.blocks) * seen["images"],
     )
     return {name: weight.detach() for name, weight in weights.items()}
 

@@ -58,6 +58,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.effort import middle_macs
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.one_shot.supernet_training import Engine, Execution, Norm
 from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
@@ -65,6 +66,8 @@ from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, un
 from zoo.core.search.width_grid import covering_states, independent_states
 from zoo.core.search.widths_in_budget import fill_closely
 from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.checkpoint import Stateful
+from zoo.core.training.course import GeneratorState, Values
 
 __all__ = ["PSENet", "evolve_widths", "explore", "train_parallel"]
 
@@ -118,6 +121,13 @@ class PSENet(OneShot):
         )
         return conclude_trained(widths, chosen, trained)
 
+    def update_macs(self, problem: Problem) -> int:
+        """One pass in which each image meets one subnet: of full width, or of the subnet's own."""
+        part = problem.data.batch_size // self.subnets
+        engine = self.engine(problem, execution=self.execution, norm=self.norm)
+        is_sliced = engine.chosen(part) == "sliced"
+        return middle_macs(problem)[1] if is_sliced else problem.cost.full_macs
+
     def train_anew(self, widths: RankedWidths) -> Trained:
         """Train several subnets in each pass."""
         return train_parallel(widths, self)
@@ -144,22 +154,23 @@ def train_parallel(widths: RankedWidths, settings: PSENet) -> Trained:
     draw = covering_states if settings.sampling == "covering" else independent_states
     engine = settings.engine(problem, execution=settings.execution, norm=settings.norm)
     seen = SeenSubnets(len(grid.sizes))
-    execution = ""
-    for images, labels in problem.data.train(settings.steps):
+    last = Values(execution="")
+    parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen, "last": last}
+    for images, labels in engine.updates(settings.training_settings, parts):
         count = min(settings.subnets, len(images))
         used = len(images) - len(images) % count
         states = draw(grid, count, rng)
         configs = [widths.config(state) for state in states]
-        if settings.norm == "joint" and not execution:
+        if settings.norm == "joint" and not last["execution"]:
             _trace_norm_error(problem, engine, images[:used], labels[:used], configs)
-        execution = engine.chosen(used // count)
+        last["execution"] = engine.chosen(used // count)
         logits = engine.parallel(images[:used], configs)
         losses = _mean_by_part(logits, labels[:used], count)
         engine.update(losses.mean())
         seen.add(states, losses)
     problem.trace(
         "train_parallel",
-        execution=execution,
+        execution=last["execution"],
         pairs=engine.pairs,
         losses=seen.means(),
         costs=grid.costs(seen.records["states"]),

@@ -77,6 +77,7 @@ from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
+from zoo.core.one_shot.effort import middle_macs
 from zoo.core.one_shot.label_supervision import label_losses
 from zoo.core.one_shot.network_search import evolve_network
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
@@ -99,6 +100,8 @@ from zoo.core.search.widths_in_budget import fill_up
 from zoo.core.supernet.blocks import check_interfaces
 from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names
 from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.checkpoint import Stateful
+from zoo.core.training.course import GeneratorState, Values
 from zoo.core.training.distill import explain_flat_features
 
 __all__ = [
@@ -206,6 +209,16 @@ class Stagewise(OneShot):
         stages = cut_stages(widths.problem.model, widths.problem.space, self.stages)
         return StagedGrid(widths.grid, stages, self.junctions == "leading")
 
+    def update_macs(self, problem: Problem) -> int:
+        """Fullnet, tinynet and random subnets on each image; a frozen fullnet counts a third."""
+        least, middle = middle_macs(problem)
+        full = problem.cost.full_macs // (1 if self.fullnet else 3)
+        return full + self.tinynet * least + self.random_subnets * middle
+
+    def candidates(self, problem: Problem) -> int:
+        """As many of each stage, which together cost one of the network; and what is assembled."""
+        return self.evaluations + self.pool
+
     def train_anew(self, widths: RankedWidths) -> Trained:
         """Train all stages at once."""
         return train_stagewise(widths, self.cut(widths), self)
@@ -288,8 +301,9 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
     by_labels = settings.supervision == "labels"  # the control, which compares no features
     # A single stage that learns from labels has no use for what the fullnet answers.
     is_fullnet_needed = settings.fullnet or not by_labels or len(staged.stages) > 1
-    losses = []
-    for images, labels in problem.data.train(settings.steps):
+    seen = Values(losses=[])
+    parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen}
+    for images, labels in engine.updates(settings.training_settings, parts):
         drawn = independent_states(part, settings.random_subnets, rng)
         features, terms = [images], list[Tensor]()
         if is_fullnet_needed:
@@ -306,12 +320,12 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
         maps = {stage.output: feature for stage, feature in outputs if feature.ndim == 4}
         engine.divergence_hint = partial(explain_flat_features, maps, "set supervision to 'labels'")
         engine.update(torch.stack(terms).sum())
-        losses.append([float(term.detach()) for term in terms])
+        seen["losses"].append([float(term.detach()) for term in terms])
     problem.trace(
         "train_stagewise",
         stages=[stage.output for stage in staged.stages],
         pairs=engine.pairs,
-        losses=losses,
+        losses=seen["losses"],
     )
     return Trained(engine.trained(), {})
 

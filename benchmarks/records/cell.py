@@ -159,6 +159,8 @@ class Schedule(Strict):
     channels_last: bool = True
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     clip_grad: float | None = Field(default=None, gt=0, le=1e12)
+    patience: int | None = Field(default=None, ge=1, le=1_000_000)
+    bf16: bool = False
 
 
 Pair = Annotated[tuple[Share, Share], Typed(False)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.records.cell import Cell, Data, Schedule
 from benchmarks.records.record import PhaseCost
+from benchmarks.running.kept import parent_checkpoints
 from benchmarks.running.methods import MethodFiles
 from benchmarks.running.network import seeded, untrained
 from benchmarks.running.weights import WeightFiles, start_from_weights
@@ -20,10 +21,14 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.data.batches import Batches
 from zoo.core.data.datasets import Splits, load_splits
+from zoo.core.data.metered import MeteredBatches
 from zoo.core.meter import Meter
 from zoo.core.preflight import check_batch
 from zoo.core.sealed import read_tensors, set_aside, write_tensors
-from zoo.core.training.train import Recipe, train
+from zoo.core.training.checkpoint import SECONDS, Checkpoints
+from zoo.core.training.early_stopping import Validation
+from zoo.core.training.events import Watch
+from zoo.core.training.train import Recipe, evaluate, train
 
 __all__ = [
     "Parent",
@@ -32,9 +37,13 @@ __all__ = [
     "look_ahead",
     "parent_for",
     "recipe_of",
+    "search_top1",
     "splits_of",
     "train_batches",
 ]
+
+
+_NOBODY = Watch()
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class Places:
         is_download_allowed: whether data sets that can be fetched may be.
         weights: files that parents start from.
         methods: files that methods are read from.
+        checkpoint_seconds: between two checkpoints of a training.
     """
 
     cache: Path
@@ -54,6 +64,7 @@ class Places:
     is_download_allowed: bool = False
     weights: WeightFiles = ()
     methods: MethodFiles = ()
+    checkpoint_seconds: float = SECONDS
 
 
 @dataclass(frozen=True)
@@ -64,10 +75,16 @@ class Parent:
     cost: PhaseCost
 
 
-def parent_for(cell: Cell, places: Places) -> Parent:
+def parent_for(cell: Cell, places: Places, watch: Watch = _NOBODY) -> Parent:
     """The trained parent of a cell, from the cache if it was trained before.
 
-    One with weights from a file starts from them; without epochs they are what it has.
+    One with weights from a file starts from them; without epochs they are what it has. A training
+    that was cut goes on from its checkpoint.
+
+    Args:
+        cell: says which.
+        places: where it is kept, and the data lie.
+        watch: who is told of its training.
 
     Raises:
         ValueError: if the model or data set does not exist or they do not match, or weights do not
@@ -82,8 +99,10 @@ def parent_for(cell: Cell, places: Places) -> Parent:
     if cost is None:
         start_from_weights(cell, model, places.weights)
         look_ahead(cell, cell.parent, model, splits)
-        cost = _train_parent(cell, model, splits)
+        checkpoints = parent_checkpoints(cell, places)
+        cost = _train_parent(cell, model, splits, checkpoints, watch)
         _save_parent(path, model, cost)
+        checkpoints.remove()
     return Parent(laid_out(model, cell.parent).eval(), cost)
 
 
@@ -118,15 +137,40 @@ def look_ahead(cell: Cell, schedule: Schedule, model: nn.Module, splits: Splits)
     check_batch(model, batch, f"{cell.data.name}'s training images")
 
 
-def _train_parent(cell: Cell, model: nn.Module, splits: Splits) -> PhaseCost:
+def _train_parent(
+    cell: Cell, model: nn.Module, splits: Splits, checkpoints: Checkpoints, watch: Watch
+) -> PhaseCost:
     if cell.parent.epochs == 0:
         return PhaseCost()
     meter = Meter(cell.device)
     macs = CostModel(ChannelSpace.trace(model, splits.input_size)).full_macs
     batches = train_batches(cell, cell.parent, splits)
     with meter.phase("baseline"), seeded(cell):
-        train(model, batches, recipe_of(cell.parent), meter=meter, macs_per_image=macs)
+        train(
+            model,
+            batches,
+            recipe_of(cell.parent),
+            meter=meter,
+            macs_per_image=macs,
+            validation=search_top1(cell, splits, meter, macs),
+            watch=watch,
+            checkpoints=checkpoints,
+        )
     return PhaseCost.model_validate(meter.spent["baseline"].to_json())
+
+
+def search_top1(cell: Cell, splits: Splits, meter: Meter, macs: int) -> Validation:
+    """Top-1 on the search split, by which the epochs of a recipe with `patience` are judged.
+
+    Args:
+        cell: says size of a batch and device.
+        splits: of the data.
+        meter: charged for images and passes.
+        macs: multiply-adds of the network that is trained, for one image.
+    """
+    batches = Batches(splits.search, cell.finetune.batch_size, seed=cell.seed, device=cell.device)
+    metered = MeteredBatches(batches, meter, macs_per_image=macs)
+    return Validation(lambda network: evaluate(network, metered))
 
 
 def _save_parent(path: Path, model: nn.Module, cost: PhaseCost) -> None:

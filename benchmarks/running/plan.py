@@ -72,7 +72,7 @@ class Job:
 
     `until` is a time of `time.time()`; what is running then is finished. `weights` are the files
     that parents start from, `methods` those that methods are read from; `per_gpu` tasks share a
-    GPU.
+    GPU. A training keeps a checkpoint every `checkpoint_seconds`.
     """
 
     results: Path
@@ -83,6 +83,7 @@ class Job:
     weights: WeightFiles = ()
     methods: MethodFiles = ()
     per_gpu: int = 1
+    checkpoint_seconds: float = 600.0
 
     @property
     def is_over(self) -> bool:

@@ -46,14 +46,15 @@ from benchmarks.records.record import (
 from benchmarks.records.runtime import Environment, PredictedLatency, fingerprint
 from benchmarks.records.strict import explain
 from benchmarks.running.costs import cost_model, predicted_latency, rules_of, size_of
+from benchmarks.running.finetune import fine_tuned
+from benchmarks.running.kept import cell_checkpoints
 from benchmarks.running.methods import asked_method
-from benchmarks.running.network import seeded, untrained
+from benchmarks.running.network import untrained
 from benchmarks.running.parent import (
     Places,
     laid_out,
     look_ahead,
     parent_for,
-    recipe_of,
     splits_of,
     train_batches,
 )
@@ -73,9 +74,12 @@ from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.supernet.supernet import recalibrate
 from zoo.core.supernet.trained_store import SupernetStore
-from zoo.core.training.train import TrainingLoss, evaluate, train
+from zoo.core.training.events import Watch
+from zoo.core.training.train import evaluate
 
 __all__ = ["Findings", "build_problem", "describe", "refuse", "run_cell"]
+
+_NOBODY = Watch()
 
 LONGEST_REASON = 4000
 """Characters of a reason that a record holds."""
@@ -106,7 +110,13 @@ class Findings:
 
 
 def run_cell(
-    cell: Cell, *, suite: str, places: Places, workers: int = 1, is_timed: bool = False
+    cell: Cell,
+    *,
+    suite: str,
+    places: Places,
+    workers: int = 1,
+    is_timed: bool = False,
+    watch: Watch = _NOBODY,
 ) -> tuple[Record, Findings]:
     """Run a cell; whatever happens, the record says what, and how far it came.
 
@@ -116,6 +126,7 @@ def run_cell(
         places: where parents are cached and data lie.
         workers: how many cells run beside each other, to record.
         is_timed: measure the runtime, too; only where nothing runs beside it.
+        watch: who is told of trainings.
 
     Returns:
         The record, not yet written, and all that was found, the fine-tuned network among it.
@@ -124,7 +135,7 @@ def run_cell(
     status: Status = "ok"
     reason = None
     try:
-        _follow(cell, places, findings, is_timed)
+        _follow(cell, places, findings, is_timed, watch)
     except InfeasibleBudget as error:
         status, reason, findings.error = "infeasible", str(error), error
     except KeyboardInterrupt:
@@ -195,16 +206,17 @@ def build_problem(
     )
 
 
-def _follow(cell: Cell, places: Places, findings: Findings, is_timed: bool) -> None:
+def _follow(cell: Cell, places: Places, findings: Findings, is_timed: bool, watch: Watch) -> None:
     """The steps of the protocol; what each one finds goes into `findings` at once."""
     findings.method = asked_method(cell, places.methods)
     splits = splits_of(cell.data, cell.seed, places)
     findings.images = _image_counts(splits)
     findings.input_size, findings.num_classes = splits.input_size, splits.num_classes
-    parent = parent_for(cell, places)
+    parent = parent_for(cell, places, watch)
     findings.baseline = parent.cost
     look_ahead(cell, cell.finetune, parent.model, splits)
     problem = build_problem(cell, parent.model, splits, findings.meter, places.cache)
+    problem.watch, problem.checkpoints = watch, cell_checkpoints(cell, places)
     findings.problem = problem
     findings.size = size_of(problem, None)
     problem.check_feasible()
@@ -279,7 +291,7 @@ def _finished_commonly(
         return None
     student = _starting(cell, problem, pruned, config, splits)
     loss = problem.common_loss(cell.distill, cell.last_training.label_smoothing)
-    return _finetuned(cell, student, splits, findings, loss)
+    return fine_tuned(cell, problem, student, config, splits, loss)
 
 
 def _finished_its_own_way(
@@ -301,7 +313,7 @@ def _finished_its_own_way(
     findings.handed_on = tuple(name for name, is_given in handed_on if is_given)
     if not findings.handed_on and "common" in cell.finishes:
         return None
-    return _finetuned(cell, student, splits, findings, loss, phase="finetune_own")
+    return fine_tuned(cell, problem, student, subnet.config, splits, loss, phase="finetune_own")
 
 
 _PARENT_TOP1: dict[str, float] = {}
@@ -341,7 +353,7 @@ def _train_member(
     _accept(problem, subnet, findings)
     pruned = laid_out(rebuild(problem.model, problem.space, subnet.config), cell.finetune)
     student = _starting(cell, problem, pruned, subnet.config, splits)
-    finetuned = _finetuned(cell, student, splits, findings, None)
+    finetuned = fine_tuned(cell, problem, student, subnet.config, splits, None)
     test = _fixed_batches(cell, test_split.open())
     findings.top1 = Top1(finetuned=evaluate(finetuned, test))
     findings.network = finetuned
@@ -375,28 +387,6 @@ def _accept(problem: Problem, subnet: Subnet, findings: Findings) -> None:
         for group in problem.space.groups
     )
     problem.check_decision(config)
-
-
-def _finetuned(
-    cell: Cell,
-    student: nn.Module,
-    splits: Splits,
-    findings: Findings,
-    loss: TrainingLoss | None,
-    phase: Phase = "finetune",
-) -> nn.Module:
-    """The network after training, in place, under the cell's recipe."""
-    assert findings.size and findings.size.macs
-    with findings.meter.phase(phase), seeded(cell):
-        train(
-            student,
-            train_batches(cell, cell.last_training, splits),
-            recipe_of(cell.last_training),
-            loss=loss,
-            meter=findings.meter,
-            macs_per_image=findings.size.macs,
-        )
-    return student.eval()
 
 
 def _recalibrated(pruned: nn.Module, cell: Cell, splits: Splits) -> nn.Module:

@@ -14,6 +14,7 @@ from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model, rules_of
 from benchmarks.running.exports import export_as
+from benchmarks.running.kept import settle
 from benchmarks.running.methods import method_files, named_methods
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.out_folder import claimed
@@ -206,6 +207,7 @@ def prune_one(
                     line, quantized = export_as(form, cell, findings, places, out)
         finally:  # the network is there, whatever becomes of its other form
             record = write_record(out, record.model_copy(update={"quantized": quantized}))
+            settle(cell, record.status, places)
             _tell(record, out, console)
     if line:
         console.print(line, soft_wrap=True)

@@ -324,7 +324,7 @@ class _Runner:
                 self.todo.extendleft(reversed(cells))
             return
         if answer is not None and not answer.id:  # the task left it to be written here
-            answer = written(self.job, answer)
+            answer = written(self.job, answer, step.problem)
         if step.problem is not None and not step.is_last:
             self.failed[step.cell.key] = answer
         # The time may be up before a cell is tried again; then its first end counts.

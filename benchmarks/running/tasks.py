@@ -13,6 +13,7 @@ from benchmarks.records.cell import Cell
 from benchmarks.records.contrast import Primary
 from benchmarks.records.files import write_record
 from benchmarks.records.record import Record
+from benchmarks.running.kept import settle
 from benchmarks.running.plan import Job
 
 if TYPE_CHECKING:
@@ -37,15 +38,18 @@ class OutOfMemory:
     """Answer of a task that shared a GPU whose memory ran out."""
 
 
-def written(job: Job, record: Record) -> Record:
-    """The record of a finished cell, written."""
+def written(job: Job, record: Record, problem: str | None) -> Record:
+    """The record of a finished cell, written; of one that had a problem, checkpoints stay."""
     try:
-        return write_record(job.records, record)
+        record = write_record(job.records, record)
     except OSError as error:
         raise Unrecorded(
             f"{record.cell.label} was finished, but its record cannot be written to {job.records} "
             f"({error.strerror}); all before it is recorded: mend that and run again"
         ) from error
+    if problem is None:  # else the cell is tried again, and goes on
+        settle(record.cell, record.status, _places(job))
+    return record
 
 
 def run_one(
@@ -76,7 +80,7 @@ def run_and_write(
     try:
         record = run_one(cell, suite, job, problem, primary)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        return written(job, record) if isinstance(record, Record) else record
+        return written(job, record, problem) if isinstance(record, Record) else record
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -120,7 +124,14 @@ def train_parent(cell: Cell, job: Job) -> str | OutOfMemory | None:
 def _places(job: Job) -> Places:
     from benchmarks.running.parent import Places
 
-    return Places(job.cache, job.data, job.is_download_allowed, job.weights, job.methods)
+    return Places(
+        job.cache,
+        job.data,
+        job.is_download_allowed,
+        job.weights,
+        job.methods,
+        job.checkpoint_seconds,
+    )
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

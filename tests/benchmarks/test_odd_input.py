@@ -31,7 +31,7 @@ def nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("training has begun")
 
     monkeypatch.setattr("benchmarks.running.run_cells.run_plan", refuse)
-    monkeypatch.setattr("benchmarks.running.protocol.train", refuse)
+    monkeypatch.setattr("benchmarks.running.finetune.train", refuse)
     monkeypatch.setattr("benchmarks.running.check_module.Workers", InThisProcess)
 
 

@@ -7,7 +7,7 @@ import functools
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,12 +60,20 @@ class Meter:
 
     Args:
         device: where the networks run; decides how seconds and bytes are taken.
+
+    Attributes:
+        spent: totals by phase.
+        open_phase: the phase that is charged; None outside any.
+        listener: called after every charge of passes.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.spent: dict[str, Spent] = {}
+        self.open_phase: Phase | None = None
+        self.listener: Callable[[], object] | None = None
         self._open: Spent | None = None
+        self._began = 0.0
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[Spent]:
@@ -87,14 +95,15 @@ class Meter:
         if self._open is not None:
             raise RuntimeError(f"phase {name!r} begins inside another; close that one first")
         spent = self._open = self.spent.setdefault(name, Spent())
+        self.open_phase = name
         memory = _start_memory(self.device)
-        began = self._now()
+        self._began = self._now()
         try:
             yield spent
         finally:
-            spent.seconds += self._now() - began
+            spent.seconds += self._now() - self._began
             spent.peak_bytes = _larger(spent.peak_bytes, _peak_bytes(self.device, memory))
-            self._open = None
+            self._open = self.open_phase = None
 
     def images(self, count: int) -> None:
         """Charge images drawn.
@@ -122,10 +131,34 @@ class Meter:
         spent.macs_forward += macs
         if backward:
             spent.macs_backward += BACKWARD_MACS * macs
+        if self.listener is not None:
+            self.listener()
 
     def add(self, name: Phase, spent: Spent) -> None:
         """Charge a phase with what the same work cost when it was done before."""
         self.spent[name] = _sum(self.spent.get(name, Spent()), spent)
+
+    def state_dict(self) -> dict[str, int | float | None]:
+        """What the open phase has come to, for a checkpoint.
+
+        Raises:
+            RuntimeError: outside any phase.
+        """
+        state = self._charged(0).to_json()
+        seconds = self._charged(0).seconds + self._now() - self._began
+        return {**state, "seconds": seconds}
+
+    def load_state_dict(self, state_dict: dict[str, int | float | None]) -> None:
+        """Set the counts of the open phase to a checkpoint's; seconds add up: they were spent.
+
+        Raises:
+            RuntimeError: outside any phase.
+        """
+        spent, before = self._charged(0), Spent(**state_dict)  # type: ignore[arg-type]
+        spent.images = before.images
+        spent.macs_forward, spent.macs_backward = before.macs_forward, before.macs_backward
+        spent.seconds += before.seconds
+        spent.peak_bytes = _larger(spent.peak_bytes, before.peak_bytes)
 
     def total(self) -> Spent:
         """Sums over all phases; the peak is the highest of any phase."""

@@ -87,6 +87,15 @@ class Preflight:
         _, channels, height, width = self.train.first[0].shape
         return channels, height, width
 
+    def first_batches(self) -> dict[str, Tensor]:
+        """Images and labels of the first batches as the loaders yield them, by name."""
+        first = zip(("train", "validation"), (self.train.first, self.validation.first), strict=True)
+        return {
+            f"{name} {what}": tensor
+            for name, batch in first
+            for what, tensor in zip(("images", "labels"), batch, strict=True)
+        }
+
     def metered(self, meter: Meter) -> MeteredData:
         """What a method may see, charged."""
         return MeteredData(self.train, self.validation, meter)
@@ -140,6 +149,7 @@ def preflight(
     *,
     epochs: int,
     seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> Preflight:
     """Copy a network, and wrap its loaders, once both first batches have run through it.
 
@@ -149,6 +159,7 @@ def preflight(
         val_loader: held out, the same.
         epochs: of fine-tuning, which needs a parameter with gradients.
         seed: of the random numbers that the loaders draw.
+        device: that the copy is moved to; the network's own if None.
 
     Raises:
         ValueError: if a loader cannot be read, a batch does not go through the network in either
@@ -158,6 +169,8 @@ def preflight(
     if torch.is_inference_mode_enabled():
         raise ValueError("inference mode is on, and pruning needs gradients; call prune outside it")
     given = copy_network(check_network(model)).eval()
+    if device is not None:
+        given = given.to(_usable(device))
     is_half = any(p.dtype in _HALF for p in given.parameters())
     parent = copy_network(given).float() if is_half else given
     if epochs and not any(p.requires_grad for p in parent.parameters()):
@@ -183,6 +196,23 @@ def preflight(
         with torch.no_grad():
             _output(given, _few(train.first_images()).to(float_dtype(given)), train.name)
     return Preflight(given, parent, probe.reader, train, validation)
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """A device that holds data and is there.
+
+    Raises:
+        ValueError: if it does not or is not.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device {str(device)!r} cannot be worked on ({said(error)}); give 'cpu', 'cuda' or "
+            "'cuda:1', or leave device out to stay where the model is"
+        ) from error
+    return found
 
 
 def check_batch(model: nn.Module, batch: Batch, name: str) -> None:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast, get_args
+from typing import Any, Unpack, cast, get_args
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -27,21 +23,25 @@ from zoo.core.cost.budget import Budget, BudgetUnit
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel
 from zoo.core.cost.latency_table import LatencyTable
 from zoo.core.cost.measure_latency import Timing, measure_latency, pass_ns
+from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.discovery import create_pruner, method_name
+from zoo.core.method.effort import told_effort, watched
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.method.work import WorkArguments, check_work_arguments, set_up
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
+from zoo.core.progress import Tell, show_progress
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
+from zoo.core.training.early_stopping import Validation
 from zoo.core.training.logits import reading
-from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
+from zoo.core.training.ranks import decided, largest, rank, world
+from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, evaluate, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
-
-Tell = Callable[[str, int, int | None], None]  # what is being done, steps done, steps in all
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -121,12 +121,13 @@ def prune(
     seed: int = 0,
     progress: bool = True,
     model_args: Mapping[str, object] | None = None,
+    **work: Unpack[WorkArguments],
 ) -> PruneResult:
     """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
 
     Args:
-        model: trained network, on the device to work on; of what it returns, logits are used. A
-            batch first goes through it in both modes; half precision is worked on in single.
+        model: trained network; of what it returns, logits are used. A batch first goes through it
+            in both modes; half precision is worked on in single.
         train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
@@ -137,7 +138,8 @@ def prune(
         latency_ms: the same in milliseconds a pass; one of the four, or ``ratios`` below 1.
         timing: batch, threads and layout that latency is measured with.
         cache: folder of operator times; the user's cache folder if None.
-        settings: the pruner's hyperparameters, where they differ from its defaults.
+        settings: the pruner's hyperparameters, where they differ from its defaults. How long a
+            supernet is trained and searched is scaled to the data where that is not given.
         recipe: how to fine-tune.
         distill: weight of ``model``'s logits in a common loss; None: the method's weights and loss.
         keep: patterns of what is never pruned, ``["layer4.*", "stem"]``; see `WidthRules`.
@@ -146,8 +148,9 @@ def prune(
         divisor: widths are multiples of it, or whole.
         inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
         seed: of everything random.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, else a line every 30 seconds, on standard error.
         model_args: what timm made ``model`` with beside its classes, so that it can be loaded.
+        **work: ``device``, ``on_step``, ``on_epoch`` and ``checkpoint``; see `WorkArguments`.
 
     Raises:
         ValueError: if budget, method, patterns or batches cannot work, or nothing is pruned.
@@ -159,15 +162,27 @@ def prune(
     _check_weight(distill)
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
     value, metric = _one_budget(rules, macs, params, latency, latency_ms)
-    ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
+    check_work_arguments(work)
+    device = work.get("device")
+    ready = preflight(
+        model, train_loader, val_loader, epochs=recipe.epochs, seed=seed, device=device
+    )
     architecture = Architecture.of(ready.given, **(model_args or {}))
-    with _bar(progress) as tell:
+    with show_progress(is_shown=progress and rank() == 0) as (tell, say):
         space = _prunable_space(ready, inexact, rules)
         table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
         problem = _problem(ready, name, CostModel(space, table), value, metric, rules, seed)
-        subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
+        if isinstance(method, str):
+            pruner = _scaled(pruner, problem, settings or {})
+        _say_effort(problem, pruner, recipe, say)
+        set_up(problem, pruner, work, tell, ready.first_batches(), distill)
+        is_taught = distill is None and recipe.epochs > 0
+        subnet = _search_once(pruner, problem, ready, is_taught, tell)
         small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
-        return _result(problem, subnet.config, small, ready, timing, architecture)
+        result = _result(problem, subnet.config, small, ready, timing, architecture)
+    if problem.checkpoints is not None and rank() == 0:
+        problem.checkpoints.remove()
+    return result
 
 
 def _named_pruner(method: str | Pruner, settings: Mapping[str, object]) -> tuple[Pruner, str]:
@@ -194,6 +209,29 @@ def _problem(
     problem.require_pruning()
     problem.check_feasible()
     return problem
+
+
+def _scaled(pruner: Pruner, problem: Problem, given: Mapping[str, object]) -> Pruner:
+    """The pruner with as much effort as the data ask for; what that changed is traced."""
+    problem.check_feasible()
+    scaled = pruner.scaled(problem, given.keys())
+    was, now = vars(pruner), vars(scaled)
+    changed = {name: value for name, value in now.items() if value != was[name]}
+    if changed:
+        problem.trace("scaled_to_data", **changed)
+    return scaled
+
+
+def _say_effort(
+    problem: Problem, pruner: Pruner, recipe: Recipe, say: Callable[[str], None]
+) -> None:
+    """Say what a search will cost, of methods for which that is worth telling."""
+    efforts = pruner.effort(problem)
+    if efforts:
+        share = problem.budget.limit / problem.full_cost
+        images = recipe.epochs * problem.data.num_train
+        finetune = round(3 * images * share * problem.cost.full_macs)
+        say(told_effort(problem.method, efforts, finetune))
 
 
 def _finished(
@@ -224,7 +262,8 @@ def _search(
 ) -> Subnet:
     """The pruner's decision, checked; `is_taught` if its own loss is used afterwards."""
     tell("searching", 0, None)
-    with reading(problem.model, ready.reader):
+    efforts = pruner.effort(problem)
+    with watched(problem.meter, efforts, tell), reading(problem.model, ready.reader):
         whole = (problem.model, problem.model, problem.space, SubnetConfig.full())
         loss = pruner.loss(*whole) if is_taught else None
         # Said beforehand: fine-tuning would diverge of it after the whole search.
@@ -233,6 +272,28 @@ def _search(
         subnet = pruner.search(problem)
     problem.check_decision(subnet.config)
     return subnet
+
+
+def _search_once(
+    pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
+) -> Subnet:
+    """The decision of rank 0 where several processes train; what it spent and traced, too."""
+    if world() == 1:
+        return _search(pruner, problem, ready, is_taught, tell)
+
+    def search() -> tuple[Subnet, dict[str, Spent], list[dict[str, object]]]:
+        subnet = _search(pruner, problem, ready, is_taught, tell)
+        return _moved(subnet, "cpu"), problem.meter.spent, problem.trace_rows
+
+    subnet, problem.meter.spent, problem.trace_rows = decided(search)
+    return _moved(subnet, ready.train.device)
+
+
+def _moved(subnet: Subnet, device: torch.device | str) -> Subnet:
+    """The subnet with its weights, if any, on a device."""
+    weights = subnet.weights
+    moved = None if weights is None else {n: w.detach().to(device) for n, w in weights.items()}
+    return replace(subnet, weights=moved)
 
 
 def _result(
@@ -244,6 +305,8 @@ def _result(
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
+    for spent in problem.meter.spent.values():
+        spent.peak_bytes = largest(spent.peak_bytes)
     top1, parent_top1 = (
         ready.accuracy(network) for network in (ready.to_given_types(small), ready.given)
     )
@@ -330,20 +393,28 @@ def _finetune(
         first = islice(ready.train.epoch(0), RECALIBRATION_BATCHES)
         recalibrate(small, (images for images, _ in first))
         return
+    macs = problem.cost.macs(config)
+    held_out = MeteredBatches(ready.validation, problem.meter, macs_per_image=macs)
+    validation = Validation(lambda network: evaluate(network, held_out))
     with (
         problem.meter.phase("finetune"),
         reading(problem.model, ready.reader),
         reading(small, ready.reader),
     ):
-        train(
+        losses = train(
             small,
             ready.train,
             recipe,
             loss=make_loss(),
             meter=problem.meter,
-            macs_per_image=problem.cost.macs(config),
-            on_step=lambda done, total, loss: tell(f"fine-tuning, loss {loss:.3f}", done, total),
+            macs_per_image=macs,
+            validation=validation,
+            watch=problem.watch,
+            checkpoints=problem.checkpoints,
         )
+    if recipe.patience is not None:
+        scores, best = validation.scores, validation.best_epoch
+        problem.trace("finetune", losses=list(losses), scores=scores, best_epoch=best)
 
 
 def _prunable_space(ready: Preflight, inexact: bool, rules: WidthRules) -> ChannelSpace:
@@ -381,33 +452,3 @@ def _one_budget(rules: WidthRules, *numbers: float | None) -> tuple[float, Budge
         )
     value, name = found[0]
     return value, cast(BudgetUnit, name)
-
-
-@contextmanager
-def _bar(is_shown: bool) -> Iterator[Tell]:
-    """Show what is going on if standard error is a terminal or a notebook."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(
-        *columns,
-        console=console,
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # what goes into a file stays out of the terminal
-        disable=not (is_shown and (console.is_terminal or console.is_jupyter)),
-    ) as bar:
-        bar.add_task("tracing", total=None)
-
-        def tell(text: str, done: int, total: int | None) -> None:
-            (task,) = bar.tasks
-            if total == task.total:
-                bar.update(task.id, description=text, completed=done)
-                return
-            bar.remove_task(task.id)  # a new step: a bar that was full stays full
-            bar.add_task(text, completed=done, total=total)
-
-        yield tell

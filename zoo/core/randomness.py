@@ -7,11 +7,19 @@ import random
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["fixed_random", "search_seeds", "stream_generator", "stream_seed"]
+__all__ = [
+    "fixed_random",
+    "global_random",
+    "search_seeds",
+    "set_global_random",
+    "stream_generator",
+    "stream_seed",
+]
 
 
 def stream_seed(*names: int | str) -> int:
@@ -24,16 +32,40 @@ def stream_seed(*names: int | str) -> int:
 def fixed_random(*names: int | str) -> Iterator[None]:
     """Python's, numpy's and torch's global CPU generators at a fixed state, put back at the end."""
     seed = stream_seed(*names)
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    before = global_random()
     random.seed(seed)
     np.random.seed(seed % 2**32)  # it takes 32 bits
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset those of GPUs, too
     try:
         yield
     finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+        set_global_random(before)
+
+
+# Any: the states are the libraries' own.
+def global_random(device: torch.device | None = None) -> dict[str, Any]:
+    """State of the global generators of Python, numpy and torch.
+
+    Args:
+        device: a GPU whose generator is looked at, too; None or a CPU for none.
+    """
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
+    if device is not None and device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_global_random(state: dict[str, Any], device: torch.device | None = None) -> None:
+    """Put back what `global_random` returned, with the same device."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and device is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def stream_generator(*names: int | str) -> torch.Generator:

@@ -16,6 +16,7 @@ from zoo.core.data.batches import Batches, ImageTensors
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import Diverged
 from zoo.core.meter import Meter
+from zoo.core.training.events import Watch
 from zoo.core.training.train import CrossEntropy, Recipe, TrainingLoss, evaluate, train
 
 
@@ -241,7 +242,7 @@ def test_losses_are_read_a_few_times_only() -> None:
         network(),
         batches(64, 1),
         Recipe(epochs=2, lr=1e-3),
-        on_step=lambda done, total, loss: reads.append((done, total)),
+        watch=Watch(tell=lambda text, done, total: reads.append((done, total))),
     )
     steps = [20, 40, 60, 64, 84, 104, 124, 128]
     assert reads == [(step, 128) for step in steps]

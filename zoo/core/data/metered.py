@@ -20,21 +20,36 @@ class MeteredBatches:
     Args:
         source: where the batches come from.
         meter: charged in the phase that is open when a batch is drawn.
+        macs_per_image: of a forward pass that is charged with each image; 0 where whoever draws
+            the batches charges passes.
     """
 
-    def __init__(self, source: BatchSource, meter: Meter) -> None:
+    def __init__(self, source: BatchSource, meter: Meter, *, macs_per_image: int = 0) -> None:
         self._source = source
         self._meter = meter
+        self._macs_per_image = macs_per_image
         self.batch_size = source.batch_size
         self.num_images = source.num_images
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """The source's batches of that epoch."""
-        for images, labels in self._source.epoch(index):
+    def epoch(self, index: int, skip: int = 0) -> Iterator[Batch]:
+        """The source's batches of that epoch.
+
+        Args:
+            index: of the epoch.
+            skip: batches that were charged before: they are drawn at once, and thrown away.
+        """
+        batches = self._source.epoch(index)
+        for _ in islice(batches, skip):
+            pass
+        return self._charged(batches)
+
+    def _charged(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for images, labels in batches:
             self._meter.images(len(images))
+            self._meter.passes(len(images), self._macs_per_image, backward=False)
             yield images, labels
 
 

@@ -22,7 +22,9 @@ from zoo.core.meter import Meter
 from zoo.core.randomness import search_seeds
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES, Supernet
 from zoo.core.supernet.trained_store import SupernetStore
+from zoo.core.training.checkpoint import Checkpoints
 from zoo.core.training.distill import BlockDistillation
+from zoo.core.training.events import Watch
 from zoo.core.training.top1 import right_answers
 from zoo.core.training.train import TrainingLoss
 
@@ -47,6 +49,8 @@ class Problem:
         method: name of the method, which only the "search" stream depends on.
         trace_rows: what the search reported, JSON rows in order.
         store: where trained supernets are kept for other budgets; None to train each anew.
+        watch: who is told of the trainings of the search.
+        checkpoints: where these trainings go on from if they were cut; None to keep none.
     """
 
     model: nn.Module
@@ -60,6 +64,8 @@ class Problem:
     method: str = ""
     trace_rows: list[dict[str, object]] = field(default_factory=list)
     store: SupernetStore | None = None
+    watch: Watch = field(default_factory=Watch)
+    checkpoints: Checkpoints | None = None
     _legal: dict[WidthRules, tuple[np.ndarray, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

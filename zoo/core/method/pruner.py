@@ -7,7 +7,7 @@ Nothing is registered: `zoo.core.method.discovery` walks the two folders.
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.method.effort import Efforts
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.settings import check_settings
@@ -99,6 +100,25 @@ class Pruner(ABC):
         """
         del problem, configs
         raise NotImplementedError(f"{type(self).__name__} scores no configurations")
+
+    def effort(self, problem: Problem) -> Efforts:
+        """What a search of this problem will cost, about, by phase; empty if it is next to nothing.
+
+        Args:
+            problem: nothing of it is spent.
+        """
+        del problem
+        return {}
+
+    def scaled(self, problem: Problem, given: Collection[str]) -> Self:
+        """The same method with as much effort as the data ask for, in settings that nobody gave.
+
+        Args:
+            problem: gives network and data; nothing of it is spent.
+            given: names of settings that stay as they are.
+        """
+        del problem, given
+        return self
 
     @classmethod
     def can_score(cls) -> bool:

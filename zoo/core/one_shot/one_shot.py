@@ -8,17 +8,25 @@ that results differ by the idea alone.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
+from zoo.core.method.effort import Efforts
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.one_shot.effort import (
+    affordable_evaluations,
+    enough_steps,
+    search_effort,
+    share_of_budget,
+    training_effort,
+)
 from zoo.core.one_shot.supernet_training import (
     Engine,
     Execution,
@@ -31,6 +39,7 @@ from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.evolution import Candidates
 from zoo.core.search.width_grid import StateSpace, WidthGrid
 from zoo.core.search.widths_in_budget import keep_best
+from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
 
 __all__ = ["OneShot", "RankedWidths", "conclude_trained", "list_widths"]
@@ -100,6 +109,46 @@ class OneShot(Pruner):
     start: Start = "parent"
     ratios: Annotated[int, Field(ge=2)] = 10
     slack: Annotated[float, Field(ge=0, lt=1)] = 0.02
+
+    def effort(self, problem: Problem) -> Efforts:
+        """What the supernet and the search will cost; nothing if the budget allows everything."""
+        if problem.is_full:
+            return {}
+        training = training_effort(problem, self.steps, self.update_macs(problem))
+        count, images = self.candidates(problem), self.candidate_images(problem)
+        searching = search_effort(problem, count, images, self.candidate_share(problem))
+        return {"supernet": training, "search": searching}
+
+    def scaled(self, problem: Problem, given: Collection[str]) -> Self:
+        """Fewer updates and evaluations where the data are few; never more than the defaults."""
+        changed: dict[str, Any] = {}  # of settings, which have many types
+        enough = enough_steps(problem, self.steps)
+        if "steps" not in given:
+            changed["steps"] = enough
+        if hasattr(self, "evaluations") and "evaluations" not in given:
+            training = training_effort(problem, enough, self.update_macs(problem))
+            one = search_effort(
+                problem, 1, self.candidate_images(problem), self.candidate_share(problem)
+            )
+            changed["evaluations"] = affordable_evaluations(one, training, self.evaluations)
+        return replace(self, **changed)
+
+    def update_macs(self, problem: Problem) -> int:
+        """Multiply-adds of an update's forward passes for one image; of the whole network here."""
+        return problem.cost.full_macs
+
+    def candidates(self, problem: Problem) -> int:
+        """Subnets that a search will score, about."""
+        del problem
+        return int(getattr(self, "evaluations", 0))
+
+    def candidate_images(self, problem: Problem) -> int:
+        """Images that one of them is scored with, those of its recalibration included."""
+        return CANDIDATE_BATCHES * problem.data.batch_size + problem.data.num_search
+
+    def candidate_share(self, problem: Problem) -> float:
+        """Multiply-adds of one of them, as a share of the parent's."""
+        return share_of_budget(problem)
 
     @property
     def training_settings(self) -> dict[str, object]:

@@ -8,6 +8,7 @@ is the same for all, and stands here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,9 +18,12 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.resize import Place
 from zoo.core.errors import Diverged
 from zoo.core.method.problem import Problem
+from zoo.core.method.updates import Updates
 from zoo.core.randomness import fixed_random
 from zoo.core.supernet.trained_store import Trained, load_trained, save_trained
 from zoo.core.tracing.copies import copy_network, memory_format_of
+from zoo.core.training.checkpoint import State, Stateful, digest
+from zoo.core.training.course import TensorState
 from zoo.core.training.gradients import backward, gradients
 
 __all__ = ["Engine", "Execution", "Norm", "Start", "starting_weights", "train_once"]
@@ -78,6 +82,7 @@ class Engine:
             raise ValueError("norm 'joint' runs subnets together; use execution 'masked'")
         self.problem = problem
         self.weights = dict(weights)
+        self.steps = steps
         self.norm = norm
         self.execution = execution
         self.pairs = 0
@@ -97,6 +102,39 @@ class Engine:
             fused=True,
         )
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, max(1, steps))
+        self._updates: Updates | None = None
+
+    def updates(self, settings: Mapping[str, object], parts: Mapping[str, Stateful]) -> Updates:
+        """The batches of all updates, one for each; those after a checkpoint, if one was kept.
+
+        Args:
+            settings: all that decides the training, see `train_once`.
+            parts: what the loop changes beside the engine, by name.
+        """
+        self._updates = Updates(
+            self.problem,
+            self.steps,
+            {"engine": self, **parts},
+            weights=digest(self.weights),
+            settings=dict(settings),
+        )
+        return self._updates
+
+    def state_dict(self) -> State:
+        """Weights, optimizer, schedule and pairs."""
+        return {
+            "weights": dict(self.weights),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "pairs": self.pairs,
+        }
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Put them back."""
+        TensorState(self.weights).load_state_dict(state_dict["weights"])
+        self._optimizer.load_state_dict(state_dict["optimizer"])
+        self._schedule.load_state_dict(state_dict["schedule"])
+        self.pairs = state_dict["pairs"]
 
     def logits(self, images: Tensor, config: SubnetConfig) -> Tensor:
         """Training-mode logits of one subnet, shape (N, classes), with its own batch statistics."""
@@ -207,6 +245,8 @@ class Engine:
             place.clear()
         self._lent.clear()
         self._schedule.step()
+        if self._updates is not None:
+            self._updates.tell(loss.detach())
 
     def trained(self) -> dict[str, Tensor]:
         """The weights, full-size, by state-dict name, without gradients."""
@@ -256,15 +296,42 @@ def train_once(
         kept = load_trained(path, problem.meter.device)
         if kept is not None:
             trained, spent, rows = kept
+            trained = _laid_out(trained, problem.model)
             problem.meter.add("supernet", spent)
             problem.trace_rows += rows
         else:
-            before = len(problem.trace_rows)
-            with problem.meter.phase("supernet") as spent:
-                trained = train()
-            save_trained(path, trained, spent, problem.trace_rows[before:])
+            trained = _train_and_save(problem, path, train)
     problem.trace("supernet", key=path.stem, reused=kept is not None)
     return trained
+
+
+def _train_and_save(problem: Problem, path: Path, train: Callable[[], Trained]) -> Trained:
+    """Train into the store; a checkpoint lies beside the file, for whichever cell comes next."""
+    before, outer = len(problem.trace_rows), problem.checkpoints
+    problem.checkpoints = own = None if outer is None else outer.beside(path)
+    try:
+        with problem.meter.phase("supernet") as spent:
+            trained = train()
+    finally:
+        problem.checkpoints = outer
+    save_trained(path, trained, spent, problem.trace_rows[before:])
+    if own is not None:
+        own.remove()
+    return trained
+
+
+def _laid_out(trained: Trained, model: nn.Module) -> Trained:
+    """A loaded supernet in the memory layout in which it was trained, that of the parent.
+
+    Convolutions of other layouts add in another order: a search would score otherwise by whether it
+    trained the supernet or found it.
+    """
+    own = {name: weight.detach() for name, weight in model.named_parameters()}
+    weights = {
+        name: torch.empty_like(own[name]).copy_(weight) if name in own else weight
+        for name, weight in trained.weights.items()
+    }
+    return Trained(weights, trained.records)
 
 
 def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:

@@ -53,6 +53,19 @@ class SeenSubnets:
         self._losses.append(losses.detach().double().cpu().numpy())
         self._steps.append(np.full(len(states), step))
 
+    def state_dict(self) -> dict[str, object]:
+        """What was seen so far, for a checkpoint."""
+        return {
+            "states": list(self._states),
+            "losses": list(self._losses),
+            "steps": list(self._steps),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, list[np.ndarray]]) -> None:
+        """Put back what `state_dict` returned."""
+        self._states, self._losses = state_dict["states"], state_dict["losses"]
+        self._steps = state_dict["steps"]
+
     def means(self) -> list[float]:
         """Mean loss of each update, nats."""
         return [float(losses.mean()) for losses in self._losses[1:]]

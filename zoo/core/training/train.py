@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -20,16 +19,20 @@ from torch.nn import functional as F
 
 from zoo.core.data.batches import BatchSource
 from zoo.core.data.metered import MeteredBatches
-from zoo.core.errors import Diverged, unknown_name
+from zoo.core.errors import unknown_name
 from zoo.core.meter import Meter
 from zoo.core.settings import check_settings
+from zoo.core.training.checkpoint import Checkpoint, Checkpoints, State, digest
+from zoo.core.training.course import Course, ModuleState, Parts
+from zoo.core.training.early_stopping import BestEpoch, Validation
+from zoo.core.training.events import LossReader, Watch
 from zoo.core.training.gradients import backward, guard_against
+from zoo.core.training.ranks import mean_over_ranks, my_part, replica, synchronised
 from zoo.core.training.top1 import right_answers
 
 __all__ = [
     "FINETUNE",
     "CrossEntropy",
-    "OnStep",
     "Recipe",
     "TrainingLoss",
     "eval_mode",
@@ -39,15 +42,7 @@ __all__ = [
 
 Schedule = Literal["cosine", "multistep", "constant"]
 
-# Steps done, steps in all, loss of the last step in nats.
-OnStep = Callable[[int, int, float], None]
-
-# Reading a loss waits for the device, so losses are read this many steps at a time.
-READ_EVERY = 20
-
-# A loss this many times the first one, or this many nats where the first one is below 1, does not
-# recover.
-DIVERGED_RATIO = 1_000.0
+_NOBODY = Watch()
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,9 @@ class Recipe:
         channels_last: memory format of the network and the images.
         ema_decay: decay of the weights' moving average, which is returned; None for last weights.
         clip_grad: largest norm of the gradient; None for no limit.
+        patience: epochs without a better score on held-out images after which training ends, with
+            the weights of the best epoch; None trains all epochs and keeps the last.
+        bf16: calculate passes in bfloat16 where torch's autocast does; weights stay as they are.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -83,6 +81,8 @@ class Recipe:
     channels_last: bool = True
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     clip_grad: Annotated[float, Field(gt=0)] | None = None
+    patience: Annotated[int, Field(ge=1)] | None = None
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -174,28 +174,31 @@ def train(
     loss: TrainingLoss | None = None,
     meter: Meter | None = None,
     macs_per_image: int = 0,
-    on_step: OnStep | None = None,
+    validation: Validation | None = None,
+    watch: Watch = _NOBODY,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[float, ...]:
-    """Train a network in place; the last epoch's weights, or their average, stay in it.
+    """Train a network in place; the last or best epoch's weights, or their average, stay in it.
 
-    The optimizer is made here, from the parameters that the network has now. Nothing is drawn from
-    a global generator but what the network's own dropout draws.
+    Nothing is drawn from a global generator but by the network's own dropout.
 
     Args:
         model: trained in place; in eval mode and without gradients on return.
         batches: training batches, those of epoch 0, 1, ...
         recipe: how to train.
         loss: cross-entropy with the recipe's smoothing if None.
-        meter: charged for images and passes; batches that are metered already are not charged
-            twice.
+        meter: charged for passes, and for images unless the batches are metered already.
         macs_per_image: multiply-adds of the network's forward pass for one image.
-        on_step: called every few steps and at the end of each epoch.
+        validation: judges the epochs of a recipe with `patience`.
+        watch: who is told of steps and epochs.
+        checkpoints: where the training goes on from if it was cut, and is kept until then.
 
     Returns:
         The mean loss of each epoch, in nats.
 
     Raises:
         Diverged: when a loss is NaN, infinite or a thousand times the first.
+        ValueError: if the recipe has `patience` and there is no validation.
     """
     loss = loss or CrossEntropy(recipe.label_smoothing)
     guard_against(type(loss))
@@ -208,27 +211,31 @@ def train(
         return ()
     model.to(memory_format=memory_format)
     loss.to(device)
+    checkpoint = _checkpoint(checkpoints, model, batches, recipe, loss, meter, macs_per_image)
     step = _Step(model, loss, recipe, updates_per_epoch=len(batches))
-    read = _LossReader(total=recipe.epochs * len(batches), on_step=on_step)
-    means = []
+    best = _best_epoch(step.returned, recipe, validation)
+    read = LossReader(_phase(meter), recipe.epochs * len(batches), len(batches), watch)
+    parts: Parts = {"step": step, "losses": read, "best": best, "meter": meter}
     model.train()
     loss.train()
     try:
-        for epoch in range(recipe.epochs):
-            for images, labels in batches.epoch(epoch):
+        course = Course(checkpoint, parts, device)
+        for _ in course.epochs(recipe.epochs):
+            for images, labels in course.batches(batches):
                 images = images.to(device, memory_format=memory_format)
-                read.add(
-                    step.take(images, labels.to(device)), partial(loss.divergence_hint, images)
-                )
+                value = step.take(images, labels.to(device))
+                read.add(value, partial(loss.divergence_hint, images))
                 if meter is not None:
                     meter.passes(len(images), macs_per_image, backward=True)
                     meter.passes(len(images), loss.macs_per_image, backward=False)
-            means.append(read.end_epoch())
+            course.is_over = _end_epoch(read, best)
+        if best is not None:
+            best.restore()
         step.finish()
     finally:
         model.zero_grad(set_to_none=True)
         model.eval()
-    return tuple(means)
+    return tuple(read.means)
 
 
 @contextmanager
@@ -280,13 +287,77 @@ def evaluate(model: nn.Module, batches: BatchSource) -> float:
     return float(n_right / n_images)
 
 
+def _phase(meter: Meter | None) -> str:
+    """What is trained, in the meter's words."""
+    return (meter and meter.open_phase) or "training"
+
+
+def _best_epoch(
+    returned: nn.Module, recipe: Recipe, validation: Validation | None
+) -> BestEpoch | None:
+    """What judges the epochs of a recipe with `patience`."""
+    if recipe.patience is None:
+        return None
+    if validation is None:
+        raise ValueError(
+            f"patience {recipe.patience} needs a score on held-out images; give validation, or set "
+            "patience to None"
+        )
+    return BestEpoch(returned, validation, recipe.patience)
+
+
+def _end_epoch(read: LossReader, best: BestEpoch | None) -> bool:
+    """Judge and tell an epoch that has ended; returns whether the training is to end with it."""
+    read.end_epoch()
+    if best is None:
+        read.tell_epoch()
+        return False
+    is_over, validation = best.judge(), best.validation
+    read.tell_epoch(validation.scores[-1], validation.best_epoch)
+    return is_over
+
+
+def _checkpoint(
+    checkpoints: Checkpoints | None,
+    model: nn.Module,
+    batches: BatchSource,
+    recipe: Recipe,
+    loss: TrainingLoss,
+    meter: Meter | None,
+    macs_per_image: int,
+) -> Checkpoint | None:
+    """The checkpoint of this training, under all that decides it; None to keep none."""
+    if checkpoints is None:
+        return None
+    return checkpoints.of(
+        _phase(meter),
+        recipe=asdict(recipe),
+        network=[type(model).__qualname__, digest(ModuleState(model).state_dict())],
+        loss=[type(loss).__qualname__, digest(ModuleState(loss).state_dict()), _plain(loss)],
+        batches=[batches.batch_size, batches.num_images, len(batches)],
+        macs=[macs_per_image, loss.macs_per_image],
+        device=next(model.parameters()).device.type,
+    )
+
+
+def _plain(loss: TrainingLoss) -> dict[str, str]:
+    """The settings of a loss: its attributes that are the same in another process."""
+    kinds = (bool, int, float, str, tuple, type(None))
+    found = {n: v for n, v in vars(loss).items() if n[0] != "_" and isinstance(v, kinds)}
+    return {name: repr(value) for name, value in found.items() if " at 0x" not in repr(value)}
+
+
 class _Trained(nn.Module):
-    """Holds student and loss, so that timm finds the parameters of both without weight decay."""
+    """Holds student and loss: the parameters of both are trained, and averaged over ranks."""
 
     def __init__(self, student: nn.Module, loss: TrainingLoss) -> None:
         super().__init__()
         self.student = student
         self.loss = loss
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        value: Tensor = self.loss(self.student, images, labels)
+        return value
 
     def no_weight_decay(self) -> set[str]:
         named: set[str] = getattr(self.student, "no_weight_decay", set)()
@@ -303,8 +374,10 @@ class _Step:
         self.loss = loss
         self.recipe = recipe
         self.done = 0
+        trained = _Trained(model, loss)
+        self.trained = replica(trained)
         self.optimizer = create_optimizer_v2(
-            _Trained(model, loss),
+            trained,
             opt=recipe.optimizer,
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
@@ -329,7 +402,10 @@ class _Step:
     def take(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update; returns the loss, detached."""
         self.schedule.step_update(self.done)
-        value: Tensor = self.loss(self.model, images, labels)
+        (images, labels), weight = my_part((images, labels))
+        bf16 = torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+        with synchronised(), bf16:
+            value: Tensor = weight * self.trained(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         backward(value)
         if self.recipe.clip_grad is not None:
@@ -338,7 +414,33 @@ class _Step:
         self.done += 1
         if self.average is not None:
             self.average.update(self.model, step=self.done)
-        return value.detach()
+        return mean_over_ranks(value.detach())
+
+    @property
+    def returned(self) -> nn.Module:
+        """The network whose weights are returned: the average, if one is kept."""
+        return self.model if self.average is None else self.average.module
+
+    def state_dict(self) -> State:
+        """Network, loss, optimizer and average; the schedule follows from the number of steps."""
+        state = {
+            "done": self.done,
+            "optimizer": self.optimizer.state_dict(),
+            "network": ModuleState(self.model).state_dict(),
+            "loss": ModuleState(self.loss).state_dict(),
+        }
+        if self.average is not None:
+            state["average"] = ModuleState(self.average.module).state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Put them back."""
+        self.done = state_dict["done"]
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        ModuleState(self.model).load_state_dict(state_dict["network"])
+        ModuleState(self.loss).load_state_dict(state_dict["loss"])
+        if self.average is not None:
+            ModuleState(self.average.module).load_state_dict(state_dict["average"])
 
     def finish(self) -> None:
         """Put the average, if one was kept, into the network."""
@@ -347,55 +449,6 @@ class _Step:
 
     def _parameters(self) -> list[Any]:  # torch types groups as dicts of anything
         return [weight for group in self.optimizer.param_groups for weight in group["params"]]
-
-
-class _LossReader:
-    """Reads losses some steps at a time, and stops the training when one diverges."""
-
-    def __init__(self, *, total: int, on_step: OnStep | None) -> None:
-        self.total = total
-        self.on_step = on_step
-        self.done = 0
-        self.first: float | None = None
-        self.unread: list[Tensor] = []
-        self.epoch: list[float] = []
-        self.divergence_hint: Callable[[], str] = str
-
-    def add(self, loss: Tensor, divergence_hint: Callable[[], str]) -> None:
-        self.unread.append(loss)
-        self.divergence_hint = divergence_hint
-        if len(self.unread) == READ_EVERY:
-            self._read()
-
-    def end_epoch(self) -> float:
-        """The mean loss of the epoch."""
-        self._read()
-        mean = math.fsum(self.epoch) / len(self.epoch)
-        self.epoch = []
-        return mean
-
-    def _read(self) -> None:
-        if not self.unread:
-            return
-        values = torch.stack(self.unread).tolist()
-        self.unread = []
-        for value in values:
-            self.done += 1
-            self._check(value)
-        self.epoch += values
-        if self.on_step is not None:
-            self.on_step(self.done, self.total, values[-1])
-
-    def _check(self, value: float) -> None:
-        if self.first is None and math.isfinite(value):
-            self.first = value
-        limit = DIVERGED_RATIO * max(1.0, self.first or 0.0)
-        if not math.isfinite(value) or value > limit:
-            way_out = "lower the learning rate, add warm-up epochs or clip the gradient"
-            raise Diverged(
-                f"training loss {value} at step {self.done} of {self.total}; "
-                f"{self.divergence_hint() or way_out}"
-            )
 
 
 def _milestones(recipe: Recipe, updates_per_epoch: int) -> list[float]:

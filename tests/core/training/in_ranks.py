@@ -1,0 +1,121 @@
+"""What `test_ranks` runs in one process and in several: trains and prunes, and keeps what came.
+
+python -m torch.distributed.run --nproc-per-node N tests/core/training/in_ranks.py FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import zoo
+from zoo.core.data.batches import Batch
+from zoo.core.meter import Meter
+from zoo.core.training.ranks import decided, largest, rank, world
+from zoo.core.training.train import train
+
+CLASSES = 3
+RECIPE = zoo.Recipe(
+    epochs=2,
+    batch_size=7,
+    lr=0.05,
+    clip_grad=1.0,
+    ema_decay=0.9,
+    warmup_epochs=1,
+    weight_decay=0.01,
+)
+
+
+class Drawn:
+    """Batches of 7, 7 and 6 images in double precision."""
+
+    batch_size, num_images = 7, 20
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.labels = torch.arange(self.num_images) % CLASSES
+        noise = torch.randn(self.num_images, 3, 24, 24, generator=generator, dtype=torch.float64)
+        self.images = noise + self.labels.view(-1, 1, 1, 1)
+
+    def __len__(self) -> int:
+        return 3
+
+    def epoch(self, index: int) -> Iterator[Batch]:
+        order = torch.arange(self.num_images).roll(index)
+        for chosen in order.split(self.batch_size):
+            yield self.images[chosen], self.labels[chosen]
+
+
+def network(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return timm.create_model(name, num_classes=CLASSES).double()
+
+
+def trained(name: str) -> dict[str, Any]:
+    """Weights, losses and charges of a training."""
+    model, meter = network(name), Meter()
+    with meter.phase("finetune"):
+        losses = train(model, Drawn(), RECIPE, meter=meter, macs_per_image=10)
+    spent = meter.spent["finetune"]
+    return {
+        "losses": losses,
+        "charged": (spent.images, spent.macs_forward, spent.macs_backward),
+        "weights": model.state_dict(),
+    }
+
+
+def pruned() -> dict[str, Any]:
+    """What comes of the whole road; a supernet is trained and searched by rank 0 alone."""
+    drawn = Drawn()
+    loader = DataLoader(TensorDataset(drawn.images.float(), drawn.labels), batch_size=10)
+    settings = {"steps": 2, "evaluations": 6, "population": 4, "parents": 2}
+    result = zoo.prune(
+        network("test_resnet").float(), loader, loader, "pse_net", macs=0.5, settings=settings,
+        recipe=zoo.Recipe(epochs=1, batch_size=10, lr=0.01), progress=False,
+    )  # fmt: skip
+    return {
+        "config": result.config.to_json(),
+        "spent": {phase: (s.images, s.macs) for phase, s in result.spent.items()},
+        "trace": len(result.trace),
+        "weights": result.model.state_dict(),
+    }
+
+
+def told() -> dict[str, Any]:
+    """What rank 0 decides, and what it raises."""
+
+    def fails() -> None:
+        raise ValueError(f"raised in rank {rank()}")
+
+    try:
+        decided(fails)
+    except ValueError as error:
+        raised = str(error)
+    largest_rank = largest(dist.get_rank() if dist.is_initialized() else 0)
+    return {
+        "decided": decided(lambda: (world(), rank())),
+        "raised": raised,
+        "largest": largest_rank,
+    }
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(minutes=5))
+    made = {name: trained(name) for name in ("test_resnet", "test_efficientnet")}
+    torch.save({**made, "pruned": pruned(), "told": told()}, folder / f"rank{rank()}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

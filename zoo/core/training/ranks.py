@@ -1,0 +1,197 @@
+"""One training over several processes, each with its part of every batch.
+
+Processes that torch.distributed joins (``torchrun``) run the same program. A training takes the
+part of a batch that its rank stands for, weights its loss by its images, and averages gradients;
+batch normalisation takes its statistics over all parts. So it computes what one process would,
+up to rounding, with any number of ranks. What is no training, such as a search, rank 0 does alone
+and tells the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+
+__all__ = [
+    "alone",
+    "decided",
+    "largest",
+    "mean_over_ranks",
+    "my_part",
+    "rank",
+    "replica",
+    "synchronised",
+    "world",
+]
+
+T = TypeVar("T")
+
+_depth = 0
+"""How many `alone` are open in this process."""
+
+
+def world() -> int:
+    """How many processes train together; 1 outside of a process group, and inside `alone`."""
+    is_joined = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if is_joined and not _depth else 1
+
+
+def rank() -> int:
+    """The ordinal of this process among those that train together."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While the context is open, this process trains and decides by itself."""
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+
+
+def decided(make: Callable[[], T]) -> T:
+    """What rank 0 makes, in every process; what it raises is raised in all of them.
+
+    Args:
+        make: called in rank 0, or here if there is one process. What it returns is pickled.
+    """
+    if world() == 1:
+        return make()
+    told: list[Any] = [None, None]
+    if rank() == 0:
+        with alone():
+            try:
+                told[0] = make()
+            except Exception as error:  # the others wait for an answer
+                told[1] = error
+    dist.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise told[1]
+    return cast(T, told[0])
+
+
+def my_part(tensors: Sequence[Tensor]) -> tuple[list[Tensor], float]:
+    """This rank's part of a batch, and what its mean loss counts in the mean over ranks.
+
+    Args:
+        tensors: of one length N, the batch that all ranks drew.
+
+    Returns:
+        Neighbouring rows, as many in every rank as can be; and their share of N times the number of
+        ranks, which is 1 if all have as many.
+
+    Raises:
+        ValueError: if there are fewer rows than ranks.
+    """
+    count, ranks = len(tensors[0]), world()
+    if ranks == 1:
+        return list(tensors), 1.0
+    if count < ranks:
+        raise ValueError(
+            f"a batch of {count} images cannot be shared by {ranks} processes; use larger batches "
+            "or fewer processes"
+        )
+    mine = [tensor.tensor_split(ranks)[rank()] for tensor in tensors]
+    return mine, len(mine[0]) * ranks / count
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a value, each rank's weighted already; the value itself in one process."""
+    if world() == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / world()
+
+
+def largest(value: int | None) -> int | None:
+    """The largest of all ranks' values; None if no rank has one."""
+    if world() == 1:
+        return value
+    found: list[int | None] = [None] * world()
+    dist.all_gather_object(found, value)
+    return max((each for each in found if each is not None), default=None)
+
+
+def replica(module: nn.Module) -> nn.Module:
+    """The module, with gradients averaged over the ranks where there are several.
+
+    Args:
+        module: on its device; its parameters have to be the same in every rank, and are made so.
+    """
+    if world() == 1:
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def synchronised() -> AbstractContextManager[object]:
+    """While it is open, batch normalisation in training mode sees the batches of all ranks."""
+    return _Synchronised() if world() > 1 else nullcontext()
+
+
+class _Synchronised(TorchFunctionMode):
+    """Replaces ``F.batch_norm``, which torch's and timm's modules call, and sliced ones, too.
+
+    So no module is exchanged, and none has to be put back. torch's own SyncBatchNorm runs on GPUs
+    alone.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is F.batch_norm:
+            return _batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    input: Tensor,  # noqa: A002  (as torch names it)
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``F.batch_norm`` with statistics over the batches of all ranks."""
+    if not training:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    dims = [0, *range(2, input.dim())]
+    shape = [1, -1] + [1] * (input.dim() - 2)
+    wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+    counted = wide.new_tensor([float(input.numel() // input.shape[1])])
+    sums: Tensor = all_reduce(torch.cat([wide.sum(dims), counted]))  # type: ignore[no-untyped-call]
+    count = sums[-1].detach()
+    mean = sums[:-1] / count
+    centred = wide - mean.view(shape)
+    squares: Tensor = all_reduce(centred.square().sum(dims))  # type: ignore[no-untyped-call]
+    variance = squares / count
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            unbiased = squares / (count - 1).clamp(min=1)
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    scale = (variance + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    out = centred * scale.view(shape)
+    if bias is not None:
+        out = out + bias.view(shape)
+    return out.to(input.dtype)
