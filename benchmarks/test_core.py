@@ -93,9 +93,16 @@ def test_macs_one_at_a_time(benchmark: BenchmarkFixture, name: str) -> None:
     space = ChannelSpace.trace(timm.create_model(name))
     cost = CostModel(space)
     rows = np.random.default_rng(0).integers(1, space.sizes + 1, (1000, 1, len(space.groups)))
-    per_second = len(rows) / _time(
-        benchmark, lambda: [cost.macs_of_widths(row) for row in rows], rounds=20
-    )
+    seconds = []
+
+    def one_by_one() -> None:
+        started = time.process_time()
+        for row in rows:
+            cost.macs_of_widths(row)
+        seconds.append(time.process_time() - started)
+
+    _time(benchmark, one_by_one, rounds=20)
+    per_second = len(rows) / min(seconds)  # other processes only add to it
     benchmark.extra_info["configs_per_second"] = round(per_second)
     assert per_second >= 100_000
 
@@ -115,12 +122,12 @@ def test_trace_and_rebuild(benchmark: BenchmarkFixture, name: str) -> None:
 def test_pruning_against_torch_pruning(benchmark: BenchmarkFixture, name: str) -> None:
     """Trace, decision, rebuilding and proof take no longer than Torch-Pruning without a proof.
 
-    By turns, in time of the processor; a quarter is room for noise.
+    By turns, in time of the processor; 0.15 is room for noise.
     """
     found = measure_speed(name, rounds=9)
     benchmark.extra_info["ours_over_torch_pruning"] = round(found.ratio, 2)
     benchmark.pedantic(lambda: measure_speed(name, rounds=1), rounds=1)  # type: ignore[no-untyped-call]
-    assert found.ratio <= 1.25
+    assert found.ratio <= 1.15
 
 
 def engine_problem(name: str = "resnet20_cifar", size: int = 32) -> Problem:
