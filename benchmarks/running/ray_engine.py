@@ -77,7 +77,7 @@ class RayCluster:
     @property
     def alone(self) -> int:
         """How many tasks may go beside each other where each is to be alone: one a machine."""
-        return max(1, sum(node["Alive"] for node in self._ray().nodes()))
+        return max(1, sum(bool(node["Alive"]) for node in self._ray().nodes()))
 
     def start(self, workers: int, *, is_whole: bool = False, is_quiet: bool = False) -> RayEngine:
         """An engine that has at most so many tasks in Ray at once."""
