@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from zoo.core.method.problem import Problem
