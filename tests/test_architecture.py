@@ -31,6 +31,7 @@ CORE_ORDER = (
     "search",
     "one_shot",
     "contract",
+    "first_batch",
     "preflight",
     "prune",
 )

@@ -25,6 +25,7 @@ from zoo.core.networks.save import load_pruned, save_pruned
 from zoo.core.networks.widen import widen
 from zoo.core.prune import LatencyCheck, PruneResult, prune
 from zoo.core.supernet.supernet import Supernet, recalibrate
+from zoo.core.training.task import Metric
 from zoo.core.training.train import Recipe
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "InfeasibleBudget",
     "LatencyCheck",
     "LatencyTable",
+    "Metric",
     "Problem",
     "PruneResult",
     "Pruner",

@@ -43,7 +43,9 @@ Unknowns:
       feasible states.
     - Final choice: the best distinct states, filled up to the budget, re-ranked on held-out
       training images after BatchNorm is recalibrated.
-    - Fine-tuning: all three terms, their weights and the temperature.
+    - Fine-tuning: all three terms, their weights and the temperature. Where a task has another loss
+      than cross-entropy, that is the first term, and the third is the squared error of the outputs
+      over their variance. A block that returns several tensors counts their mean error.
 
 Cost: `steps` training batches, each with one teacher pass and one pass forward and backward over
     all student blocks together, not one pass per block; every candidate of every block once on
@@ -61,7 +63,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -71,6 +73,8 @@ from torch import Tensor, nn
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.inputs import Inputs, count_images
+from zoo.core.errors import UnsupportedModel
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.block_grid import BlockGrid, filled_widths, make_block_grid
@@ -96,9 +100,11 @@ from zoo.core.training.distill import (
     BlockDistillation,
     check_errors,
     feature_error,
+    output_error,
     relative_feature_error,
 )
 from zoo.core.training.gradients import backward
+from zoo.core.training.task import CLASSIFICATION, Task
 
 __all__ = ["BNP", "block_errors", "distil_blocks", "finalists", "prepare_blocks", "score_blocks"]
 
@@ -178,9 +184,14 @@ class BNP(Pruner):
         return [float(s) for s in -errors - self.lambda_cost * (costs - full) / full]
 
     def loss(
-        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        space: ChannelSpace,
+        config: SubnetConfig,
+        task: Task = CLASSIFICATION,
     ) -> BlockDistillation | None:
-        """Cross-entropy plus block features and logits of the teacher, as far as switched on."""
+        """The task's loss plus block features and answer of the teacher, as far as switched on."""
         if not (self.beta or self.kd):
             return None
         outputs = [block.output for block in cut_blocks(teacher, space)]
@@ -191,7 +202,18 @@ class BNP(Pruner):
             beta=self.beta,
             kd=self.kd,
             temperature=KD_TEMPERATURE,
+            task=task,
+            part=space.part,
         )
+
+    def check_task(self, task: Task, space: ChannelSpace) -> None:
+        """Refuse to distil outputs that hold no number for each image.
+
+        Raises:
+            UnsupportedModel: with the way out.
+        """
+        if self.kd and not task.is_comparable:
+            raise UnsupportedModel(f"{task.incomparable} bnp distils: set kd=0")
 
     @classmethod
     def tiny(cls) -> Self:
@@ -241,16 +263,17 @@ def distil_blocks(
         inputs, targets = _features(problem, runner, images, config, weights, settings)
         outputs = runner.run(dict(enumerate(inputs)), config, weights)
         macs = _blocks_macs(problem, grid, config)
-        problem.meter.passes(len(images), macs, backward=True)
+        count = count_images(images)
+        problem.meter.passes(count, macs, backward=True)
         # D_b: the relative error whatever the score, so that one learning rate suits all blocks.
-        losses = [relative_feature_error(outputs[b], x) for b, x in enumerate(targets)]
+        losses = [output_error(outputs[b], x) for b, x in enumerate(targets)]
         check_errors(losses, [block.output for block in runner.blocks], targets)
         optimizer.zero_grad(set_to_none=True)
         backward(torch.stack(losses).sum())
         optimizer.step()
         schedule.step()
-        student_macs += len(images) * macs
-        n_images += len(images)
+        student_macs += count * macs
+        n_images += count
         errors.append(float(torch.stack(losses).detach().mean()))
     teacher_macs = n_images * problem.cost.full_macs
     problem.trace(
@@ -268,17 +291,17 @@ def distil_blocks(
 def _features(
     problem: Problem,
     runner: BlockRunner,
-    images: Tensor,
+    images: Inputs,
     config: SubnetConfig,
     weights: Mapping[str, Tensor],
     settings: BNP,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs of the student blocks, and the teacher's outputs X_b, a tensor for each; charged."""
+) -> tuple[list[Any], list[Any]]:
+    """Inputs of the student blocks, and the teacher's outputs X_b, one for each; charged."""
     inputs, targets = runner.features(images)
-    problem.meter.passes(len(images), problem.cost.full_macs, backward=False)
+    problem.meter.passes(count_images(images), problem.cost.full_macs, backward=False)
     if settings.feed == "student":
         inputs, _ = runner.features(images, config, weights)
-        problem.meter.passes(len(images), problem.cost.macs(config), backward=False)
+        problem.meter.passes(count_images(images), problem.cost.macs(config), backward=False)
     return inputs, targets
 
 
@@ -359,9 +382,9 @@ def block_errors(
             outputs = runner.run({b: inputs[b] for b in active}, config, weights)
             saved = problem.cost.full_macs - problem.cost.macs(config)
             macs = sum(full[b] for b in active) - saved
-            problem.meter.passes(len(images), macs, backward=False)
+            problem.meter.passes(count_images(images), macs, backward=False)
             for b in active:
-                error = distance(outputs[b], targets[b])
+                error = output_error(outputs[b], targets[b], distance)
                 check_errors([error], [runner.blocks[b].output], [targets[b]])
                 errors[at, b] = float(error)
     return errors
@@ -462,7 +485,7 @@ def best_finalist(
     states: Sequence[State],
     weights: Mapping[str, Tensor],
 ) -> SubnetConfig:
-    """The finalist of highest accuracy, each first filled up to the budget; ties go to the first.
+    """The finalist of highest score, each first filled up to the budget; ties go to the first.
 
     BatchNorm is recalibrated for each on training images; accuracy is taken on the search split.
 

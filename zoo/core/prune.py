@@ -27,16 +27,18 @@ from zoo.core.cost.budget import Budget, BudgetUnit
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel
 from zoo.core.cost.latency_table import LatencyTable
 from zoo.core.cost.measure_latency import Timing, measure_latency, pass_ns
+from zoo.core.data.pairs import ReadBatch
 from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.discovery import create_pruner
+from zoo.core.method.own_tasks import check_served, check_task_arguments, own_loss
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
-from zoo.core.training.logits import reading
+from zoo.core.training.task import TOP1, Loss, Metric
 from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
@@ -75,11 +77,13 @@ class PruneResult:
         trace: what the search reported, JSON rows in order.
         macs, params: cost of ``model`` for one image.
         parent_macs, parent_params: the same of the given network.
-        val_top1, parent_val_top1: accuracy on the validation loader, as fractions. The search may
-            have used these images: report accuracy on others.
+        val_score, parent_val_score: the metric on the validation loader. The search may have used
+            these images: report it on others.
+        val_top1, parent_val_top1: the same where the metric is top-1, as fractions; else None.
         space: the channel space of the given network.
         architecture: how timm makes the given network, for ``save_pruned``.
         latency: predicted against measured latency; None unless the budget limits latency.
+        metric: name of the metric.
     """
 
     model: nn.Module
@@ -90,11 +94,14 @@ class PruneResult:
     params: int
     parent_macs: int
     parent_params: int
-    val_top1: float
-    parent_val_top1: float
+    val_score: float
+    parent_val_score: float
+    val_top1: float | None
+    parent_val_top1: float | None
     space: ChannelSpace = field(repr=False)
     architecture: Architecture = field(repr=False)
     latency: LatencyCheck | None = None
+    metric: str = TOP1.name
 
 
 @torch.enable_grad()  # whatever the caller switched off
@@ -121,12 +128,18 @@ def prune(
     seed: int = 0,
     progress: bool = True,
     model_args: Mapping[str, object] | None = None,
+    loss: Loss | None = None,
+    metric: Metric | None = None,
+    batch: ReadBatch | None = None,
+    part: str = "",
 ) -> PruneResult:
-    """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
+    """Return a smaller, fine-tuned copy of a trained network; ``model`` is not touched.
+
+    It is a classifier unless ``loss`` says what else; see docs/tasks.md.
 
     Args:
-        model: trained network, on the device to work on; of what it returns, logits are used. A
-            batch first goes through it in both modes; half precision is worked on in single.
+        model: trained network, on the device to work on; of what a classifier returns, logits are
+            used. Half precision is worked on in single.
         train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
@@ -148,6 +161,13 @@ def prune(
         seed: of everything random.
         progress: show a bar on a terminal.
         model_args: what timm made ``model`` with beside its classes, so that it can be loaded.
+        loss: a scalar from what ``model`` returns in training mode and the targets of a batch;
+            cross-entropy of logits if None.
+        metric: what candidates and results are compared by; top-1 if None.
+        batch: turns what a loader yields into (inputs, targets); inputs are a tensor, a tuple (by
+            position) or a dict (by keyword), targets anything.
+        part: path of the module that alone is pruned, such as "backbone"; its outputs keep their
+            widths, and ``macs`` counts it alone. For networks that cannot be traced as a whole.
 
     Raises:
         ValueError: if budget, method, patterns or batches cannot work, or nothing is pruned.
@@ -155,16 +175,21 @@ def prune(
         UnsupportedModel: if the network cannot be traced or has nothing to prune.
         Diverged: if fine-tuning diverges.
     """
-    value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
+    value, unit = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
     _check_weight(distill)
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
-    ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
+    check_task_arguments(recipe, loss=loss, metric=metric, batch=batch)
+    ready = preflight(
+        model, train_loader, val_loader, epochs=recipe.epochs, seed=seed,
+        loss=loss, metric=metric, batch=batch, part=part,
+    )  # fmt: skip
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact, rules)
-        table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
-        problem = _problem(ready, pruner, CostModel(space, table), value, metric, rules, seed)
+        check_served(pruner, ready.task, space, distill, is_tuned=recipe.epochs > 0)
+        table = _latency_table(ready.given, space, unit, timing, rules, cache, tell)
+        problem = _problem(ready, pruner, CostModel(space, table), value, unit, rules, seed)
         subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
         small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
         return _result(problem, subnet.config, small, ready, timing, architecture)
@@ -175,7 +200,7 @@ def _problem(
     pruner: Pruner,
     cost: CostModel,
     value: float,
-    metric: BudgetUnit,
+    unit: BudgetUnit,
     rules: WidthRules,
     seed: int,
 ) -> Problem:
@@ -183,8 +208,10 @@ def _problem(
     meter = Meter(ready.train.device)
     name = type(pruner).__module__.rpartition(".")[2]
     data = ready.metered(meter)
-    budget = Budget.parse(value, cost, metric)
-    problem = Problem(ready.parent, cost.space, cost, budget, data, rules, seed, meter, name)
+    budget = Budget.parse(value, cost, unit)
+    problem = Problem(
+        ready.parent, cost.space, cost, budget, data, rules, seed, meter, name, task=ready.task
+    )
     problem.require_pruning(value)
     return problem
 
@@ -218,9 +245,10 @@ def _search(
     """The pruner's decision, checked; `is_taught` if its own loss is used afterwards."""
     problem.check_feasible()
     tell("searching", 0, None)
-    with reading(problem.model, ready.reader):
-        whole = (problem.model, problem.model, problem.space, SubnetConfig.full())
-        loss = pruner.loss(*whole) if is_taught else None
+    with ready.read(problem.model):
+        loss = None
+        if is_taught:
+            loss = own_loss(pruner, problem, problem.model, SubnetConfig.full())
         # Said beforehand: fine-tuning would diverge of it after the whole search.
         if loss is not None and (told := loss.divergence_hint(ready.train.first_images())):
             _LOGGER.warning("fine-tuning may diverge: %s", told)
@@ -238,9 +266,10 @@ def _result(
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
-    top1, parent_top1 = (
-        ready.accuracy(network) for network in (ready.to_given_types(small), ready.given)
+    value, parent_value = (
+        ready.value(network) for network in (ready.to_given_types(small), ready.given)
     )
+    is_top1 = ready.task.metric.name == TOP1.name
     return PruneResult(
         model=small.eval(),
         config=config,
@@ -250,25 +279,28 @@ def _result(
         params=cost.params(config),
         parent_macs=cost.full_macs,
         parent_params=cost.full_params,
-        val_top1=top1,
-        parent_val_top1=parent_top1,
+        val_score=value,
+        parent_val_score=parent_value,
+        val_top1=value if is_top1 else None,
+        parent_val_top1=parent_value if is_top1 else None,
         space=problem.space,
         architecture=architecture,
         latency=_check_latency(problem, config, small, ready.given, timing),
+        metric=ready.task.metric.name,
     )
 
 
 def _latency_table(
     parent: nn.Module,
     space: ChannelSpace,
-    metric: BudgetUnit,
+    unit: BudgetUnit,
     timing: Timing,
     rules: WidthRules,
     cache: str | Path | None,
     tell: Tell,
 ) -> LatencyTable | None:
     """The operator times of the parent, where latency is what the budget limits."""
-    if metric not in ("latency", "latency_ms"):
+    if unit not in ("latency", "latency_ms"):
         return None
     return measure_latency(
         parent,
@@ -306,7 +338,7 @@ def _loss(
 ) -> TrainingLoss | None:
     """The loss to fine-tune with; None for cross-entropy."""
     if distill is None:
-        return pruner.loss(problem.model, small, problem.space, config)
+        return own_loss(pruner, problem, small, config)
     return problem.common_loss(distill, recipe.label_smoothing)
 
 
@@ -326,8 +358,8 @@ def _finetune(
         return
     with (
         problem.meter.phase("finetune"),
-        reading(problem.model, ready.reader),
-        reading(small, ready.reader),
+        ready.read(problem.model),
+        ready.read(small),
     ):
         train(
             small,
@@ -343,7 +375,7 @@ def _finetune(
 def _prunable_space(ready: Preflight, inexact: bool, rules: WidthRules) -> ChannelSpace:
     """The groups of the parent; patterns are held against them before anything is timed."""
     parent = ready.parent
-    space = ChannelSpace.trace(parent, ready.input_size, inexact=inexact)
+    space = _traced(ready, inexact)
     if not space.groups:
         reasons = "; ".join(f"{p.where}: {p.reason}" for p in space.pinned[:3])
         computed = [path for path, m in parent.named_modules() if is_parametrized(m)]
@@ -359,6 +391,20 @@ def _prunable_space(ready: Preflight, inexact: bool, rules: WidthRules) -> Chann
     ready.check_smaller(space)
     rules.legal(space)
     return space
+
+
+def _traced(ready: Preflight, inexact: bool) -> ChannelSpace:
+    """The space of the parent; a network that cannot be traced is told of its parts."""
+    try:
+        return ChannelSpace.trace(ready.parent, ready.size, inexact=inexact)
+    except UnsupportedModel as error:
+        parts = [n for n, m in ready.parent.named_children() if any(True for _ in m.parameters())]
+        if ready.task.is_classification or (ready.entry and ready.entry.part) or not parts:
+            raise
+        raise UnsupportedModel(
+            f"{error} To prune a part alone, give part={parts[0]!r}, or another of its modules "
+            f"({', '.join(parts)})"
+        ) from error
 
 
 def _one_budget(**given: float | None) -> tuple[float, BudgetUnit]:

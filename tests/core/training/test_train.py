@@ -16,7 +16,7 @@ from zoo.core.data.batches import Batches, ImageTensors
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import Diverged
 from zoo.core.meter import Meter
-from zoo.core.training.train import CrossEntropy, Recipe, TrainingLoss, evaluate, train
+from zoo.core.training.train import TaskLoss, Recipe, TrainingLoss, evaluate, train
 
 
 def images(count: int = 64) -> ImageTensors:
@@ -170,7 +170,7 @@ def test_the_schedule_steps_with_every_update(monkeypatch: pytest.MonkeyPatch) -
     made = optimizers(monkeypatch)
     rates = []
 
-    class Spy(CrossEntropy):
+    class Spy(TaskLoss):
         def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             rates.append(made[-1].param_groups[0]["lr"])
             return super().forward(student, images, labels)

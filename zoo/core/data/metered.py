@@ -9,6 +9,7 @@ from itertools import chain, count, islice
 from torch.utils.data import Dataset
 
 from zoo.core.data.batches import Batch, BatchSource, Sample
+from zoo.core.data.inputs import count_images
 from zoo.core.meter import Meter
 
 __all__ = ["MeteredBatches", "MeteredData", "TestSplit"]
@@ -34,7 +35,7 @@ class MeteredBatches:
     def epoch(self, index: int) -> Iterator[Batch]:
         """The source's batches of that epoch."""
         for images, labels in self._source.epoch(index):
-            self._meter.images(len(images))
+            self._meter.images(count_images(images))
             yield images, labels
 
 

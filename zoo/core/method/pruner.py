@@ -18,6 +18,7 @@ from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.settings import check_settings
 from zoo.core.training.gradients import guard_against
+from zoo.core.training.task import CLASSIFICATION, Task
 from zoo.core.training.train import TrainingLoss
 
 __all__ = ["Pruner", "Subnet", "conclude", "unpruned"]
@@ -72,18 +73,36 @@ class Pruner(ABC):
         """
 
     def loss(
-        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        space: ChannelSpace,
+        config: SubnetConfig,
+        task: Task = CLASSIFICATION,
     ) -> TrainingLoss | None:
-        """Loss to fine-tune the rebuilt student with, or None for plain cross-entropy.
+        """Loss to fine-tune the rebuilt student with, or None for the task's loss alone.
 
         Args:
             teacher: the unpruned parent.
             student: the rebuilt network.
             space: the parent's channel groups.
             config: the channels that the student kept.
+            task: gives the loss of outputs and targets.
         """
-        del teacher, student, space, config
+        del teacher, student, space, config, task
         return None
+
+    def check_task(self, task: Task, space: ChannelSpace) -> None:
+        """Refuse a task that the method cannot serve, before any work.
+
+        Args:
+            task: with a loss of its own, or cross-entropy.
+            space: the parent's channel groups.
+
+        Raises:
+            UnsupportedModel: with the way out.
+        """
+        del task, space
 
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
         """What the method expects of some configurations; higher is better.

@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup, Member, Role
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.batches import Batch
 from zoo.core.method.problem import Problem
 from zoo.core.tracing.copies import named_tensors
 from zoo.core.training.gradients import gradients
@@ -113,14 +113,14 @@ def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarr
 
 def weight_gradient_products(
     problem: Problem,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     roles: Collection[Role] = PRODUCERS,
 ) -> Iterator[dict[str, Tensor]]:
-    """Parameter times its cross-entropy gradient, batch by batch, with the parent in eval mode.
+    """Parameter times the gradient of the task's loss, batch by batch, the parent in eval mode.
 
     Args:
         problem: the parent and its groups; each pass is charged.
-        batches: images (N, C, H, W) and labels (N,).
+        batches: images (N, C, H, W) and labels (N,), or other inputs and targets.
         roles: of the parameters that are wanted; by default the weights that make channels.
 
     Yields:
@@ -133,9 +133,11 @@ def weight_gradient_products(
         for name, parameter in problem.model.named_parameters()
         if name in wanted
     }
-    for images, labels in batches:
-        loss = F.cross_entropy(problem.forward(images, weights=weights), labels)
-        found = gradients(loss, list(weights.values()))
+    for number, (inputs, targets) in enumerate(batches):
+        loss = problem.parent_loss(inputs, targets, weights, number)
+        # A loss of one's own may leave parts of a network out.
+        is_partial = not problem.task.is_classification
+        found = gradients(loss, list(weights.values()), zeros=is_partial)
         yield {
             name: weight.detach() * gradient
             for (name, weight), gradient in zip(weights.items(), found, strict=True)

@@ -33,10 +33,11 @@ class Sources:
         self._with_images: set[int] = set()  # storages, so that views share it
         self._alive: list[Tensor] = []
 
-    def enter_images(self, images: Tensor) -> None:
-        """Note what the network is called with, shape (N, C, H, W)."""
-        self.note(images, "images")
-        self._with_images.add(_storage(images))
+    def enter_images(self, tensors: Iterable[Tensor]) -> None:
+        """Note what the network is called with, in order; the first is shape (N, C, H, W)."""
+        for place, tensor in enumerate(tensors):
+            self.note(tensor, f"images {place}")
+            self._with_images.add(_storage(tensor))
 
     def note(self, tensor: Tensor, source: object) -> None:
         """Note where a tensor, of any shape, comes from; the last writer counts."""

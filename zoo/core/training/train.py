@@ -16,21 +16,22 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.core.data.batches import BatchSource
+from zoo.core.data.inputs import Inputs, call, count_images, moved
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import Diverged, unknown_name
 from zoo.core.meter import Meter
 from zoo.core.settings import check_settings
 from zoo.core.training.gradients import backward, guard_against
+from zoo.core.training.task import CLASSIFICATION, Task
 from zoo.core.training.top1 import right_answers
 
 __all__ = [
     "FINETUNE",
-    "CrossEntropy",
     "OnStep",
     "Recipe",
+    "TaskLoss",
     "TrainingLoss",
     "eval_mode",
     "evaluate",
@@ -64,7 +65,7 @@ class Recipe:
         schedule: `"cosine"` to zero, `"multistep"` (a tenth at each milestone) or `"constant"`.
         milestones: shares of the epochs, for `"multistep"`.
         warmup_epochs: linear rise of the learning rate, part of `epochs`.
-        label_smoothing: share of the target spread over all classes, for `CrossEntropy`.
+        label_smoothing: share of the target spread over all classes, for cross-entropy.
         channels_last: memory format of the network and the images.
         ema_decay: decay of the weights' moving average, which is returned; None for last weights.
         clip_grad: largest norm of the gradient; None for no limit.
@@ -122,27 +123,27 @@ class TrainingLoss(nn.Module):
 
     macs_per_image: int = 0
 
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """Mean loss of a batch.
 
         Args:
             student: the network being trained.
-            images: shape (N, C, H, W).
-            labels: int64, shape (N,).
+            images: shape (N, C, H, W), or other inputs.
+            labels: int64, shape (N,), or the task's targets.
 
         Returns:
-            A scalar in nats, with gradients to the student.
+            A scalar, in nats for cross-entropy, with gradients to the student.
 
         Raises:
             NotImplementedError: here; subclasses compute the loss.
         """
         raise NotImplementedError
 
-    def divergence_hint(self, images: Tensor) -> str:
+    def divergence_hint(self, images: Inputs) -> str:
         """What, beside the learning rate, may make this loss diverge, and the remedy.
 
         Args:
-            images: shape (N, C, H, W), a training batch.
+            images: shape (N, C, H, W), or other inputs; of a training batch.
 
         Returns:
             Half a sentence for the error; "" if nothing is known.
@@ -150,20 +151,22 @@ class TrainingLoss(nn.Module):
         return ""
 
 
-class CrossEntropy(TrainingLoss):
-    """Cross-entropy of the student's logits.
+class TaskLoss(TrainingLoss):
+    """The task's loss alone: cross-entropy of the student's logits, unless it has its own.
 
     Args:
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target spread over all classes, for cross-entropy.
+        task: gives the loss.
     """
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: float = 0.0, task: Task = CLASSIFICATION) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.task = task
 
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of the batch, a scalar in nats."""
-        return F.cross_entropy(student(images), labels, label_smoothing=self.label_smoothing)
+    def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
+        """Mean loss of the batch, a scalar; in nats for cross-entropy."""
+        return self.task.loss_of(call(student, images), labels, self.label_smoothing)
 
 
 def train(
@@ -197,7 +200,7 @@ def train(
     Raises:
         Diverged: when a loss is NaN, infinite or a thousand times the first.
     """
-    loss = loss or CrossEntropy(recipe.label_smoothing)
+    loss = loss or TaskLoss(recipe.label_smoothing)
     guard_against(type(loss))
     if meter is not None and not isinstance(batches, MeteredBatches):
         batches = MeteredBatches(batches, meter)
@@ -216,13 +219,14 @@ def train(
     try:
         for epoch in range(recipe.epochs):
             for images, labels in batches.epoch(epoch):
-                images = images.to(device, memory_format=memory_format)
+                images = moved(images, device, memory_format=memory_format)
                 read.add(
-                    step.take(images, labels.to(device)), partial(loss.divergence_hint, images)
+                    step.take(images, moved(labels, device)), partial(loss.divergence_hint, images)
                 )
                 if meter is not None:
-                    meter.passes(len(images), macs_per_image, backward=True)
-                    meter.passes(len(images), loss.macs_per_image, backward=False)
+                    n_images = count_images(images)
+                    meter.passes(n_images, macs_per_image, backward=True)
+                    meter.passes(n_images, loss.macs_per_image, backward=False)
             means.append(read.end_epoch())
         step.finish()
     finally:
@@ -326,7 +330,7 @@ class _Step:
             else ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
         )
 
-    def take(self, images: Tensor, labels: Tensor) -> Tensor:
+    def take(self, images: Inputs, labels: Any) -> Tensor:
         """One update; returns the loss, detached."""
         self.schedule.step_update(self.done)
         value: Tensor = self.loss(self.model, images, labels)
