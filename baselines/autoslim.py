@@ -48,8 +48,6 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.channels.space import ChannelSpace
-from zoo.core.errors import UnsupportedModel
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
@@ -60,7 +58,7 @@ from zoo.core.search.widths_in_budget import fill_closely
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.distill import output_error
-from zoo.core.training.task import Answer, Task
+from zoo.core.training.task import Answer
 
 __all__ = ["AutoSlim", "slim", "train_sandwich"]
 
@@ -113,14 +111,9 @@ class AutoSlim(OneShot):
             search_batches=self.search_batches,
         )
 
-    def check_task(self, task: Task, space: ChannelSpace) -> None:
-        """Refuse outputs that a subnet cannot learn from the full network.
-
-        Raises:
-            UnsupportedModel: with the way out.
-        """
-        if not task.is_comparable:
-            raise UnsupportedModel(f"{task.incomparable} autoslim's subnets learn: take bcnet")
+    def comparing(self) -> str:
+        """Subnets learn the full network's outputs."""
+        return "take another method, such as bcnet"
 
     @classmethod
     def tiny(cls) -> Self:

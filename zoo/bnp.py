@@ -60,7 +60,6 @@ Names: D_b -> error in `score_blocks`; theta_b -> positions on the grid; F_b -> 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -74,7 +73,6 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.data.inputs import Inputs, count_images
-from zoo.core.errors import UnsupportedModel
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.block_grid import BlockGrid, filled_widths, make_block_grid
@@ -206,14 +204,9 @@ class BNP(Pruner):
             part=space.part,
         )
 
-    def check_task(self, task: Task, space: ChannelSpace) -> None:
-        """Refuse to distil outputs that hold no number for each image.
-
-        Raises:
-            UnsupportedModel: with the way out.
-        """
-        if self.kd and not task.is_comparable:
-            raise UnsupportedModel(f"{task.incomparable} bnp distils: set kd=0")
+    def comparing(self) -> str:
+        """Outputs are distilled with weight `kd`."""
+        return "set kd=0" if self.kd else ""
 
     @classmethod
     def tiny(cls) -> Self:
@@ -413,7 +406,7 @@ def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State
     energy = table.energy(states[0])
     problem.trace(
         "solve",
-        table=_digest(table),
+        table=table.digest(),
         solver=settings.solver,
         energy=energy,
         optimum=optimum,
@@ -423,16 +416,6 @@ def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State
         limit=problem.budget.limit,
     )
     return states
-
-
-def _digest(table: ChoiceTable) -> str:
-    """Eight hexadecimal digits that name a score table, so that solvers are compared at equal ones.
-
-    Energies are rounded to eight digits, which one machine repeats.
-    """
-    rows = [np.char.mod("%.8e", energies).ravel() for energies in table.energies]
-    text = ",".join(text for row in rows for text in row.tolist())
-    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:

@@ -92,11 +92,11 @@ from zoo.core.channels.width_bounds import found_groups
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.data.batches import Batch
 from zoo.core.data.inputs import Inputs, mapped
-from zoo.core.errors import InfeasibleBudget, UnsupportedModel
+from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_knapsack import Items, exact_widths, greedy_widths, lp_bound
-from zoo.core.search.channel_scores import channel_scores, producers, weight_gradient_products
+from zoo.core.search.channel_scores import channel_costs, channel_scores, weight_gradient_products
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 from zoo.core.tracing.entry import enter, random_inputs
 from zoo.core.training.distill import (
@@ -210,16 +210,10 @@ class Knapsack(Pruner):
             task=task,
         )
 
-    def check_task(self, task: Task, space: ChannelSpace) -> None:
-        """Refuse to distil outputs that hold no number for each image.
-
-        Raises:
-            UnsupportedModel: with the way out.
-        """
-        if self.gamma and "logits" in self.positions and not task.is_comparable:
-            raise UnsupportedModel(
-                f"{task.incomparable} knapsack distils: set positions=('stages',), or gamma=0"
-            )
+    def comparing(self) -> str:
+        """Outputs are distilled as the position "logits"."""
+        is_used = self.gamma and "logits" in self.positions
+        return "set positions=('stages',), or gamma=0" if is_used else ""
 
     @classmethod
     def tiny(cls) -> Self:
@@ -325,36 +319,6 @@ def _topology(space: ChannelSpace, group: ChannelGroup) -> object:
     """The kinds of layers that a group lies in: what they do with it, and their kernels."""
     kinds = {(member.role, space.table.shapes[member.tensor][2:]) for member in group.members}
     return group.residual, frozenset(kinds)
-
-
-def channel_costs(problem: Problem) -> np.ndarray:
-    """Cost of making one channel of each group at unpruned input width, int64, shape (G,).
-
-    MACs of the tied layers divided by their output channels (m_l), their weights, or nanoseconds.
-    """
-    space, table = problem.space, problem.space.table
-    if problem.budget.metric == "latency":
-        return problem.cost.latency.making_costs(space.sizes, problem.narrowest)
-    costs: dict[str, int] = {}
-    if problem.budget.metric == "params":
-        costs = {name: math.prod(shape) for name, shape in table.shapes.items()}
-    else:
-        for module, factor, axes in table.products:
-            macs = factor * math.prod(len(table.axes[axis].group) for axis in axes)
-            name = f"{module}.weight"
-            costs[name] = costs.get(name, 0) + macs
-    return np.array(
-        [
-            sum(
-                costs.get(member.tensor, 0)
-                * member.index.shape[1]
-                // table.shapes[member.tensor][member.dim]
-                for member in producers(group)
-            )
-            for group in space.groups
-        ],
-        dtype=np.int64,
-    )
 
 
 def best_within(problem: Problem, items: Items, candidates: np.ndarray) -> np.ndarray:

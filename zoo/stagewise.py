@@ -73,9 +73,8 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.channels.space import ChannelSpace
 from zoo.core.data.inputs import Inputs, count_images, mapped
-from zoo.core.errors import InfeasibleBudget, UnsupportedModel
+from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
@@ -102,7 +101,7 @@ from zoo.core.supernet.blocks import check_interfaces
 from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names
 from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.distill import explain_flat_features
-from zoo.core.training.task import Task, outputs_in
+from zoo.core.training.task import outputs_in
 
 __all__ = [
     "Stagewise",
@@ -258,14 +257,9 @@ class Stagewise(OneShot):
                 scorer.charge(problem, np.stack([c.widths(problem.space) for c in ranked]))
             return [-sum(scorer.loss(config) for scorer in scorers) for config in ranked]
 
-    def check_task(self, task: Task, space: ChannelSpace) -> None:
-        """Refuse outputs that stages cannot be compared by.
-
-        Raises:
-            UnsupportedModel: with the way out.
-        """
-        if not task.is_comparable:
-            raise UnsupportedModel(f"{task.incomparable} stagewise compares: take bcnet")
+    def comparing(self) -> str:
+        """Stages are compared by their outputs, the last by the network's."""
+        return "take another method, such as bcnet"
 
     @classmethod
     def tiny(cls) -> Self:

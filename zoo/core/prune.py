@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import torch
 from rich.console import Console
@@ -27,18 +26,17 @@ from zoo.core.cost.budget import Budget, BudgetUnit
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel
 from zoo.core.cost.latency_table import LatencyTable
 from zoo.core.cost.measure_latency import Timing, measure_latency, pass_ns
-from zoo.core.data.pairs import ReadBatch
 from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.discovery import create_pruner
-from zoo.core.method.own_tasks import check_served, check_task_arguments, own_loss
+from zoo.core.method.own_tasks import TaskArguments, check_served, check_task_arguments, own_loss
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
-from zoo.core.training.task import TOP1, Loss, Metric
+from zoo.core.training.task import TOP1
 from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
@@ -128,46 +126,32 @@ def prune(
     seed: int = 0,
     progress: bool = True,
     model_args: Mapping[str, object] | None = None,
-    loss: Loss | None = None,
-    metric: Metric | None = None,
-    batch: ReadBatch | None = None,
-    part: str = "",
+    **task: Unpack[TaskArguments],
 ) -> PruneResult:
     """Return a smaller, fine-tuned copy of a trained network; ``model`` is not touched.
 
-    It is a classifier unless ``loss`` says what else; see docs/tasks.md.
-
     Args:
-        model: trained network, on the device to work on; of what a classifier returns, logits are
-            used. Half precision is worked on in single.
+        model: trained network, on the device to work on; half precision is worked on in single.
         train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
             (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
         val_loader: the same, held out; searches compare candidates on it.
         method: a pruner, or its name (``zoo.list_pruners()``).
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
         params: the same in parameters.
-        latency: a share of the parent's latency, from operator times that are measured first.
-        latency_ms: the same in milliseconds a pass; one of the four is needed.
-        timing: batch, threads and layout that latency is measured with.
-        cache: folder of operator times; the user's cache folder if None.
+        latency, latency_ms: a share of the parent's, or milliseconds a pass; one of four is needed.
+        timing, cache: what latency is measured with; folder of operator times, the user's if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
         recipe: how to fine-tune.
         distill: weight of ``model``'s logits in a common loss; None: the method's weights and loss.
         keep: patterns of what is never pruned, ``["layer4.*", "stem"]``; see `WidthRules`.
         ratios: what is kept by pattern: ``{"layer1.*": 0.8}``, or at least and most (0.5, 0.9).
-        min_keep: least share that any group keeps.
-        divisor: widths are multiples of it, or whole.
+        min_keep, divisor: least share that any group keeps; widths are multiples of it, or whole.
         inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
         seed: of everything random.
         progress: show a bar on a terminal.
         model_args: what timm made ``model`` with beside its classes, so that it can be loaded.
-        loss: a scalar from what ``model`` returns in training mode and the targets of a batch;
-            cross-entropy of logits if None.
-        metric: what candidates and results are compared by; top-1 if None.
-        batch: turns what a loader yields into (inputs, targets); inputs are a tensor, a tuple (by
-            position) or a dict (by keyword), targets anything.
-        part: path of the module that alone is pruned, such as "backbone"; its outputs keep their
-            widths, and ``macs`` counts it alone. For networks that cannot be traced as a whole.
+        **task: ``loss``, ``metric``, ``batch`` and ``part`` for all but plain classifiers; see
+            `TaskArguments` and docs/tasks.md.
 
     Raises:
         ValueError: if budget, method, patterns or batches cannot work, or nothing is pruned.
@@ -177,13 +161,9 @@ def prune(
     """
     value, unit = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
     pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
-    _check_weight(distill)
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
-    check_task_arguments(recipe, loss=loss, metric=metric, batch=batch)
-    ready = preflight(
-        model, train_loader, val_loader, epochs=recipe.epochs, seed=seed,
-        loss=loss, metric=metric, batch=batch, part=part,
-    )  # fmt: skip
+    check_task_arguments(recipe, distill, task)
+    ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed, **task)
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with _bar(progress) as tell:
         space = _prunable_space(ready, inexact, rules)
@@ -232,11 +212,6 @@ def _finished(
     _finetune(small, problem, make_loss, ready, recipe, subnet.config, tell)
     tell("validating", 0, None)
     return small
-
-
-def _check_weight(distill: float | None) -> None:
-    if distill is not None and not 0 <= distill < math.inf:
-        raise ValueError(f"distill, {distill}, is no weight; give 0 or above, such as 1")
 
 
 def _search(

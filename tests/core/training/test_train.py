@@ -16,7 +16,7 @@ from zoo.core.data.batches import Batches, ImageTensors
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import Diverged
 from zoo.core.meter import Meter
-from zoo.core.training.train import TaskLoss, Recipe, TrainingLoss, evaluate, train
+from zoo.core.training.train import Recipe, TaskLoss, TrainingLoss, evaluate, train
 
 
 def images(count: int = 64) -> ImageTensors:

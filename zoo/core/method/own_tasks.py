@@ -3,41 +3,70 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
+from typing import TypedDict
 
 from torch import nn
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.pairs import ReadBatch
 from zoo.core.errors import UnsupportedModel
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner
-from zoo.core.training.task import Metric, Task
+from zoo.core.training.task import Loss, Metric, Task
 from zoo.core.training.train import Recipe, TaskLoss, TrainingLoss
 
-__all__ = ["check_served", "check_task_arguments", "own_loss"]
+__all__ = ["TaskArguments", "check_served", "check_task_arguments", "own_loss"]
 
 
-def check_task_arguments(recipe: Recipe, **given: object) -> None:
-    """Refuse what no loss, metric or batch can be, and what goes with cross-entropy alone.
+class TaskArguments(TypedDict, total=False):
+    """What a network is for, where it is no plain classifier.
+
+    Attributes:
+        loss: a scalar from what the network returns in training mode and the targets of a batch;
+            cross-entropy of logits if it is left out.
+        metric: what candidates and results are compared by; top-1 if it is left out.
+        batch: turns what a loader yields into (inputs, targets). Inputs are a tensor, a tuple (by
+            position) or a dict (by keyword); targets are anything.
+        part: path of the module that alone is pruned, such as "backbone". Its outputs keep their
+            widths, and a budget of multiply-adds counts it alone. For networks that cannot be
+            traced as a whole.
+    """
+
+    loss: Loss | None
+    metric: Metric | None
+    batch: ReadBatch | None
+    part: str
+
+
+def check_task_arguments(recipe: Recipe, distill: float | None, given: TaskArguments) -> None:
+    """Refuse what no loss, metric, batch or weight can be, and what needs cross-entropy.
 
     Args:
         recipe: of fine-tuning.
-        **given: "loss", "metric" and "batch", as somebody gave them.
+        distill: weight of the common distillation, or None.
+        given: as somebody gave it.
 
     Raises:
-        TypeError: for a thing of another kind, with the way out.
-        ValueError: for label smoothing with a loss of its own.
+        TypeError: for an argument of another name or kind, with the way out.
+        ValueError: for label smoothing with a loss of its own, or a weight below 0.
     """
-    for name, takes in (("loss", "outputs, targets"), ("batch", "what a loader yields")):
-        if given[name] is not None and not isinstance(given[name], Callable):  # type: ignore[arg-type]
-            raise TypeError(f"{name} is {given[name]!r}; give a function of ({takes})")
-    metric = given["metric"]
+    if distill is not None and not 0 <= distill < math.inf:
+        raise ValueError(f"distill, {distill}, is no weight; give 0 or above, such as 1")
+    for name in given:
+        if name not in TaskArguments.__annotations__:
+            raise TypeError(f"prune() got an unexpected keyword argument {name!r}")
+    for name, takes in (("loss", "(outputs, targets)"), ("batch", "what a loader yields")):
+        value = given.get(name)
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} is {value!r}; give a function of {takes}")
+    metric: object = given.get("metric")
     if metric is not None and not isinstance(metric, Metric):
         raise TypeError(
             f"metric is {metric!r}; give zoo.Metric(name, compute, higher_is_better=...)"
         )
-    if given["loss"] is not None and recipe.label_smoothing:
+    if given.get("loss") is not None and recipe.label_smoothing:
         raise ValueError(
             f"label_smoothing, {recipe.label_smoothing}, belongs to cross-entropy; leave it out of "
             "the recipe, and smooth in your loss"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.errors import UnsupportedModel
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.settings import check_settings
@@ -102,7 +103,14 @@ class Pruner(ABC):
         Raises:
             UnsupportedModel: with the way out.
         """
-        del task, space
+        del space
+        way_out = self.comparing()
+        if way_out and not task.is_comparable:
+            raise UnsupportedModel(f"{task.incomparable} {type(self).__name__} compares: {way_out}")
+
+    def comparing(self) -> str:
+        """What to do where no outputs can be compared with a teacher's; "" if none need be."""
+        return ""
 
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
         """What the method expects of some configurations; higher is better.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
@@ -16,6 +17,7 @@ from zoo.core.tracing.copies import named_tensors
 from zoo.core.training.gradients import gradients
 
 __all__ = [
+    "channel_costs",
     "channel_order",
     "channel_rows",
     "channel_scores",
@@ -97,6 +99,36 @@ def _position_norms(tensor: Tensor, dim: int) -> np.ndarray:
         magnitudes = copy[: len(part)].copy_(part).abs_()
         torch.sum(magnitudes, 1, out=norms[start : start + count])
     return norms.cpu().numpy()
+
+
+def channel_costs(problem: Problem) -> np.ndarray:
+    """Cost of making one channel of each group at unpruned input width, int64, shape (G,).
+
+    MACs of the tied layers divided by their output channels (m_l), their weights, or nanoseconds.
+    """
+    space, table = problem.space, problem.space.table
+    if problem.budget.metric == "latency":
+        return problem.cost.latency.making_costs(space.sizes, problem.narrowest)
+    costs: dict[str, int] = {}
+    if problem.budget.metric == "params":
+        costs = {name: math.prod(shape) for name, shape in table.shapes.items()}
+    else:
+        for module, factor, axes in table.products:
+            macs = factor * math.prod(len(table.axes[axis].group) for axis in axes)
+            name = f"{module}.weight"
+            costs[name] = costs.get(name, 0) + macs
+    return np.array(
+        [
+            sum(
+                costs.get(member.tensor, 0)
+                * member.index.shape[1]
+                // table.shapes[member.tensor][member.dim]
+                for member in producers(group)
+            )
+            for group in space.groups
+        ],
+        dtype=np.int64,
+    )
 
 
 def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarray]:
