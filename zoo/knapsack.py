@@ -194,8 +194,10 @@ class Knapsack(Pruner):
         space: ChannelSpace,
         config: SubnetConfig,
         task: Task = CLASSIFICATION,
-    ) -> InnerDistillation:
+    ) -> InnerDistillation | None:
         """The task's loss plus the mean distance to the teacher's features."""
+        if not (self.gamma or task.is_classification):
+            return None
         stands_for = {"stages": space.stages, "modules": top_modules(teacher, space)}
         named = [stands_for.get(position, (position,)) for position in self.positions]
         names = tuple(dict.fromkeys(name for group in named for name in group))
@@ -467,8 +469,10 @@ class InnerDistillation(TrainingLoss):
         if not self.gamma or self.error is not relative_feature_error:
             return ""
         with torch.no_grad(), self.task.teaching(self._teacher[0]) as teacher:
-            wide = zip(self.positions, self._features(teacher, images)[1], strict=True)
-        return explain_flat_features(dict(wide), "set gamma to 0 or normalisation to 'none'")
+            wide = dict(zip(self.positions, self._features(teacher, images)[1], strict=True))
+        if not self.task.is_classification and "logits" in wide:
+            wide["outputs"] = wide.pop("logits")
+        return explain_flat_features(wide, "set gamma to 0 or normalisation to 'none'")
 
     def _features(self, model: nn.Module, images: Inputs) -> tuple[Any, list[Any]]:
         """Logits, or other outputs, and the features at every position."""

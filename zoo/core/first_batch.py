@@ -165,9 +165,10 @@ def probed_task(
         _check_loss(trial, task, scored.outputs, targets, train.name)
     with torch.no_grad():
         seen = answered(trial.eval(), validation.first_images(), validation.name, part)
-    if not has_metric:
-        task = replace(task, metric=_top1(type(parent).__name__, seen, trained, scored))
-    check_metric(trial, task.metric, validation)
+    if has_metric:
+        check_metric(trial, task.metric, validation)
+    else:
+        task = replace(task, metric=_top1(trial, validation, seen, trained, scored))
     compared = [scored.compared, seen.compared]
     counts = [count_images(inputs), count_images(validation.first_images())]
     return replace(
@@ -199,7 +200,7 @@ def _check_loss(model: nn.Module, task: Task, outputs: Any, targets: Any, name: 
         )
     if not bool(loss.isfinite()):
         raise ValueError(
-            f"the loss of the first batch of {name} is {float(loss)}; check outputs and targets"
+            f"the loss of the first batch of {name} is {float(loss.detach())}; check outputs and targets"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return
@@ -211,15 +212,20 @@ def _check_loss(model: nn.Module, task: Task, outputs: Any, targets: Any, name: 
     check_gradients(model, loss, name, "inputs' and targets'")
 
 
-def _top1(name: str, seen: Answer, trained: Any, scored: Answer) -> Metric:
+def _top1(
+    model: nn.Module, validation: LoaderBatches, seen: Answer, trained: Any, scored: Answer
+) -> Metric:
     """Top-1, where a network with a loss of its own is a classifier all the same."""
+    name = type(model).__name__
     try:
-        return read_top1(LogitsReader.of(seen.outputs, trained, name, scored.outputs))
-    except UnsupportedModel as error:
+        metric = read_top1(LogitsReader.of(seen.outputs, trained, name, scored.outputs))
+        check_metric(model, metric, validation)
+    except ValueError as error:  # no logits, or no class indices
         raise ValueError(
-            f"loss= is your own, and {name} returns {_described(seen.outputs)}, no logits for "
-            "top-1; give metric=zoo.Metric(name, compute, higher_is_better=...) as well"
+            f"loss= is your own, and {name} returns {_described(seen.outputs)}, from which no "
+            "top-1 follows; give metric=zoo.Metric(name, compute, higher_is_better=...) as well"
         ) from error
+    return metric
 
 
 def _incomparable(name: str, compared: list[Any], counts: list[int], part: str) -> str:

@@ -18,7 +18,7 @@ from zoo.core.data.inputs import Inputs, moved, tensors_of
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData
 from zoo.core.data.pairs import ReadBatch, Targets
-from zoo.core.errors import UnsupportedModel, said
+from zoo.core.errors import UnsupportedModel, said, unknown_name
 from zoo.core.first_batch import (
     answered,
     check_gradients,
@@ -185,6 +185,8 @@ def preflight(
     if torch.is_inference_mode_enabled():
         raise ValueError("inference mode is on, and pruning needs gradients; call prune outside it")
     given = copy_network(check_network(model)).eval()
+    if part and part not in (named := dict(given.named_modules())):
+        raise unknown_name("part", part, filter(None, named))
     is_half = any(p.dtype in _HALF for p in given.parameters())
     parent = copy_network(given).float() if is_half else given
     if epochs and not any(p.requires_grad for p in parent.parameters()):
@@ -336,7 +338,7 @@ class _Probe:
             loss = F.cross_entropy(logits, few)
         _check_numbers(model, logits, name)
         if not bool(loss.isfinite()):
-            raise ValueError(f"the loss of the first batch of {name} is {float(loss)}")
+            raise ValueError(f"the loss of the first batch of {name} is {float(loss.detach())}")
         if is_frozen:
             return
         if not loss.requires_grad:

@@ -132,26 +132,27 @@ def prune(
 
     Args:
         model: trained network, on the device to work on; half precision is worked on in single.
-        train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
-            (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
+        train_loader: batches, anew each epoch, of (images, labels) or dicts, (N, C, H, W) and (N,).
         val_loader: the same, held out; searches compare candidates on it.
         method: a pruner, or its name (``zoo.list_pruners()``).
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
         params: the same in parameters.
-        latency, latency_ms: a share of the parent's, or milliseconds a pass; one of four is needed.
-        timing, cache: what latency is measured with; folder of operator times, the user's if None.
+        latency: a share of the parent's latency, from operator times that are measured first.
+        latency_ms: the same in milliseconds a pass; one of the four is needed.
+        timing: batch, threads and layout that latency is measured with.
+        cache: folder of operator times; the user's cache folder if None.
         settings: the pruner's hyperparameters, where they differ from its defaults.
         recipe: how to fine-tune.
         distill: weight of ``model``'s logits in a common loss; None: the method's weights and loss.
         keep: patterns of what is never pruned, ``["layer4.*", "stem"]``; see `WidthRules`.
         ratios: what is kept by pattern: ``{"layer1.*": 0.8}``, or at least and most (0.5, 0.9).
-        min_keep, divisor: least share that any group keeps; widths are multiples of it, or whole.
+        min_keep: least share that any group keeps.
+        divisor: widths are multiples of it, or whole.
         inexact: also prune groups whose channels an operator mixes (see ``ChannelSpace.trace``).
         seed: of everything random.
         progress: show a bar on a terminal.
         model_args: what timm made ``model`` with beside its classes, so that it can be loaded.
-        **task: ``loss``, ``metric``, ``batch`` and ``part`` for all but plain classifiers; see
-            `TaskArguments` and docs/tasks.md.
+        **task: ``loss``, ``metric``, ``batch``, ``part`` of other tasks; see `TaskArguments`.
 
     Raises:
         ValueError: if budget, method, patterns or batches cannot work, or nothing is pruned.
@@ -170,9 +171,8 @@ def prune(
         check_served(pruner, ready.task, space, distill, is_tuned=recipe.epochs > 0)
         table = _latency_table(ready.given, space, unit, timing, rules, cache, tell)
         problem = _problem(ready, pruner, CostModel(space, table), value, unit, rules, seed)
-        subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
-        small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
-        return _result(problem, subnet.config, small, ready, timing, architecture)
+        config, small = _decided(pruner, problem, ready, recipe, distill, tell)
+        return _result(problem, config, small, ready, timing, architecture)
 
 
 def _problem(
@@ -194,6 +194,19 @@ def _problem(
     )
     problem.require_pruning(value)
     return problem
+
+
+def _decided(
+    pruner: Pruner,
+    problem: Problem,
+    ready: Preflight,
+    recipe: Recipe,
+    distill: float | None,
+    tell: Tell,
+) -> tuple[SubnetConfig, nn.Module]:
+    """The pruner's decision, and the smaller network that comes of it."""
+    subnet = _search(pruner, problem, ready, distill is None and recipe.epochs > 0, tell)
+    return subnet.config, _finished(problem, pruner, subnet, ready, recipe, distill, tell)
 
 
 def _finished(

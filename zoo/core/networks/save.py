@@ -86,10 +86,19 @@ def save_pruned(result: Saveable, directory: str | os.PathLike[str]) -> None:
     Raises:
         FileExistsError: if the folder holds a network already.
         ValueError: if the network has other tensors than its configuration says, as after a new
-            head; if its outputs are all NaN; if its state holds something that is no tensor.
+            head; if its outputs are all NaN; if its state holds something that is no tensor; if a
+            part of it was pruned, or it takes other inputs than images.
         OSError: if it cannot be written.
     """
     folder = Path(directory)
+    if result.space.entry is not None:
+        what = f"its part {result.space.part!r}" if result.space.part else "inputs of its own"
+        raise ValueError(
+            f"{type(result.model).__name__} was pruned by {what}, and what load_pruned makes again "
+            "is called with images and pruned as a whole; keep result.config.to_json() with "
+            "result.model.state_dict(), and make it again with zoo.rebuild(parent, result.space, "
+            "config)"
+        )
     if holds_network(folder):
         raise FileExistsError(f"{folder / STRUCTURE} exists; choose another folder or remove it")
     tensors = _state(result.model)

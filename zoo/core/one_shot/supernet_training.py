@@ -139,7 +139,8 @@ class Engine:
             logits = self.parallel(inputs[:used], configs)
             each = F.cross_entropy(logits, targets[:used], reduction="none")
             return each.view(count, -1).mean(1)
-        parts = (divided(value, n_images, count) for value in (inputs, targets))
+        both = (inputs, targets)
+        parts = (divided(each, n_images, count) if count > 1 else [each] for each in both)
         return torch.stack(
             [
                 task.loss_of(self.logits(part, config), wanted)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.core.data.inputs import Inputs, call, count_images, mapped, tensors_of
-from zoo.core.errors import UnsupportedModel, unknown_name
+from zoo.core.errors import UnsupportedModel
 from zoo.core.tracing.copies import float_dtype
 
 __all__ = [
@@ -60,18 +60,14 @@ class Entry:
             inputs: of the whole network.
 
         Raises:
-            ValueError: if there is no such module.
             UnsupportedModel: if the pass does not call it, or with nothing to count images in.
         """
-        named = dict(model.named_modules())
-        if part not in named:
-            raise unknown_name("part", part, filter(None, named))
         caught: list[Any] = []
 
         def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             caught.append((args, kwargs))
 
-        handle = named[part].register_forward_pre_hook(catch, with_kwargs=True)
+        handle = model.get_submodule(part).register_forward_pre_hook(catch, with_kwargs=True)
         try:
             with torch.no_grad():
                 call(model, inputs)

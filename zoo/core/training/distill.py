@@ -38,6 +38,9 @@ EPSILON = 1e-6
 # of an error of one. Logits are in nats; those of a trained classifier vary by about 1.
 FLAT_FEATURES, FLAT_LOGITS = 1e-4, 1e-2
 
+# The same of outputs in any unit, as a share of their mean square.
+FLAT_SHARE = 1e-4
+
 
 class Taps:
     """Keeps the outputs of some modules while the context is open.
@@ -202,17 +205,21 @@ def explain_flat_features(features: Mapping[str, Any], way_out: str) -> str:
     """Words for an error, if a teacher's features hardly vary over a batch; else "".
 
     Args:
-        features: by module path, "logits" for the network's output; shape (N, C, H, W) or (N, C),
-            or several of such tensors.
+        features: by module path, "logits" for the network's output, "outputs" for that of a task
+            with a loss of its own; shape (N, C, H, W) or (N, C), or several of such tensors.
         way_out: the remedy beside training the teacher.
     """
     named = ((path, t) for path, value in features.items() for t in compared_tensors(value))
     for path, feature in ((path, _rows(tensor)) for path, tensor in named):
         other_dims = [dim for dim in range(feature.ndim) if dim != 1]
         variance = float(feature.double().var(dim=other_dims, correction=0).mean())
-        if variance < (FLAT_LOGITS if path == "logits" else FLAT_FEATURES):
+        limit = {"logits": FLAT_LOGITS}.get(path, FLAT_FEATURES)
+        if path == "outputs":  # in any unit
+            limit = FLAT_SHARE * float(feature.double().square().mean())
+        if variance < limit:
+            is_answer = path in ("logits", "outputs")
             return (
-                f"the teacher's {path if path == 'logits' else f'features at {path}'} hardly vary "
+                f"the teacher's {path if is_answer else f'features at {path}'} hardly vary "
                 f"from image to image (variance {variance:.1g}), as in a network that was not "
                 f"trained, and what imitates them is divided by that: train it first, or {way_out}"
             )
