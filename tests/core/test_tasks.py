@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
 from tests.latencies import made_up_times
-from tests.tiny_tasks import TASKS, Pooled, TinyTask, tiny_task
+from tests.tiny_tasks import TASKS, Pooled, TinyTask, TinyUNet, convolution, tiny_task
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost import measure_latency as timing
 from zoo.core.cost.count import count_macs
-from zoo.core.data.inputs import call, mapped
+from zoo.core.data.inputs import call, count_images, divided, mapped
+from zoo.core.one_shot.supernet_training import Engine, starting_weights
+from zoo.core.supernet.blocks import cut_blocks
 from zoo.core.tracing.entry import Entry
 from zoo.core.training.distill import output_error, relative_feature_error
 from zoo.core.training.task import Task, as_trained, compared_tensors
@@ -498,3 +500,100 @@ def test_an_entry_has_as_many_images_as_are_asked_for() -> None:
     blank = blank_inputs(nn.Linear(1, 1), entry, 2)
     assert blank["a"].shape == (2, 3, 8, 8) and blank["a"].is_meta
     assert len(blank["b"]) == 2 and blank["c"] == (2, None)
+
+
+def test_a_batch_is_divided_image_by_image() -> None:
+    rows = torch.arange(7)
+    value = {"a": rows, "b": (rows[:, None], list(range(7))), "c": 3, "d": torch.tensor(5.0)}
+    first, second = divided(value, 7, 2)
+    assert first["a"].tolist() == [0, 1, 2] and second["a"].tolist() == [3, 4, 5]
+    assert second["b"][0].flatten().tolist() == second["b"][1] == [3, 4, 5]
+    assert (first["c"], float(second["d"])) == (3, 5.0)
+
+
+def test_images_are_counted_in_whatever_they_come() -> None:
+    images = torch.rand(5, 3, 8, 8)
+    assert count_images(images) == 5
+    assert count_images((torch.rand(2), {"x": images})) == 5
+    assert count_images((list(images), [{"boxes": torch.rand(9, 4)}] * 5)) == 5
+    assert count_images({"rows": torch.rand(4, 6)}) == 4
+
+
+def test_subnets_of_a_loss_of_ones_own_learn_from_their_own_parts() -> None:
+    task = tiny_task("regression")
+    found: list[tuple[list[float], list[float]]] = []
+
+    class Watching(Never):
+        def search(self, problem: zoo.Problem) -> zoo.Subnet:
+            with torch.no_grad(), problem.meter.phase("supernet"):
+                engine = Engine(problem, starting_weights(problem, "parent"), steps=1, lr=0.1)
+                images, targets = next(iter(task.train))
+                widths = {group.name: group.size // 2 for group in problem.space.groups}
+                configs = [
+                    zoo.SubnetConfig.full(), zoo.SubnetConfig.from_widths(problem.space, widths)
+                ]  # fmt: skip
+                losses = engine.part_losses(images, targets, configs).tolist()
+                alone = [
+                    float(problem.task.loss_of(engine.logits(images[a:b], config), targets[a:b]))
+                    for (a, b), config in zip(((0, 4), (4, 8)), configs, strict=True)
+                ]
+            found.append((losses, alone))
+            return zoo.create_pruner("l1_norm").search(problem)
+
+    task.prune(Watching(), recipe=zoo.Recipe(epochs=0))
+    assert found[0][0] == pytest.approx(found[0][1], rel=1e-6)
+    assert found[0][0][0] != pytest.approx(found[0][0][1], rel=1e-2)
+
+
+class Drawing(Pooled):
+    """Draws what it learns from, as detectors draw boxes."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = super().forward(images)
+        return found * torch.rand_like(found) if self.training else found
+
+
+def test_scores_do_not_depend_on_what_a_network_draws_in_training() -> None:
+    torch.manual_seed(0)
+    task = replace(tiny_task("regression"), model=Drawing(1))
+    scores = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        result = task.prune("taylor", recipe=zoo.Recipe(epochs=0), divisor=1)
+        scores.append(result.config)
+    assert scores[0] == scores[1]
+
+
+class Up(nn.Module):
+    """A decoder's block, which is called with two maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = convolution(20, 12), convolution(12, 8)
+
+    def forward(self, maps: Tensor, skip: Tensor) -> Tensor:
+        maps = F.interpolate(maps, size=skip.shape[-2:])
+        return self.second(self.first(torch.cat([maps, skip], 1)))
+
+
+class Decoded(TinyUNet):
+    """A UNet whose decoder is a block of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = Up()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.encoder(images)
+        return {"maps": self.head(self.up(maps["1"], maps["0"]))}
+
+
+@pytest.mark.parametrize("method", ["bnp", "stagewise", "knapsack"])
+def test_decoders_whose_blocks_read_several_maps_are_pruned(method: str) -> None:
+    torch.manual_seed(0)
+    task = replace(tiny_task("segmentation"), model=Decoded().eval())
+    result = task.prune(tiny(method), macs=0.6)
+    assert_rebuilt_equals_masked(task, result)
+    if method == "bnp":
+        blocks = cut_blocks(task.model, result.space)
+        assert not [block for block in blocks if "up" in block.modules]
