@@ -9,7 +9,8 @@ Idea: One slimmable network tells what the accuracy of any width is. From the fu
 Steps:
     1. `list_widths`: list the candidate widths of every group.
     2. `train_sandwich`: full, smallest and two random networks on each batch; the full one learns
-       from labels, the others from its detached softmax; gradients are summed.
+       from labels, the others from its detached softmax, or from its outputs where a task has
+       another loss; gradients are summed.
     3. `slim`: take the candidate step of least loss of accuracy, over all groups, until it fits.
     4. `fill_closely`: add channels up to the budget, where groups are narrowest.
 
@@ -18,6 +19,8 @@ Deviations:
       norm in it; the paper trains from scratch. Expected effect: useful scores far sooner.
     - `reevaluate` looks again at the most promising groups only. Expected effect: other choices
       where two groups are close, for a fraction of the passes. None is the paper's rule.
+    - Other losses than cross-entropy: the subnets learn the full network's outputs, by the mean
+      over them of the squared error divided by their variance. The paper classifies only.
 
 Unknowns:
     - Written from the published code's own documentation and from descriptions; schedule, batch and
@@ -63,6 +66,8 @@ from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.checkpoint import Stateful
 from zoo.core.training.course import GeneratorState
+from zoo.core.training.distill import output_error
+from zoo.core.training.task import Answer
 
 __all__ = ["AutoSlim", "slim", "train_sandwich"]
 
@@ -154,13 +159,17 @@ class AutoSlim(OneShot):
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
     ) -> float:
-        """Top-1 on the batches that slimming looks at, BatchNorm recalibrated."""
+        """Score on the batches that slimming looks at, BatchNorm recalibrated."""
         return widths.problem.accuracy(
             config,
             weights,
             recalibration_batches=self.recalibration_batches,
             search_batches=self.search_batches,
         )
+
+    def comparing(self) -> str:
+        """Subnets learn the full network's outputs."""
+        return "take another method, such as bcnet"
 
     @classmethod
     def tiny(cls) -> Self:
@@ -190,15 +199,21 @@ def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
     for images, labels in engine.updates(settings.training_settings, parts):
         middle = independent_states(grid, settings.random_subnets, rng)
         states = np.concatenate([grid.full[None], np.zeros_like(grid.full)[None], middle])
-        logits = engine.logits(images, widths.config(states[0]))
-        wide = logits.detach().softmax(1)
-        losses = [F.cross_entropy(logits, labels)]
+        wide = engine.answer(images, widths.config(states[0]))
+        losses = [problem.task.loss_of(wide.outputs, labels)]
         for state in states[1:]:
-            losses.append(F.cross_entropy(engine.logits(images, widths.config(state)), wide))
+            losses.append(_imitation(problem, engine.answer(images, widths.config(state)), wide))
         engine.update(torch.stack(losses).sum())
         seen.add(states, torch.stack(losses))
     problem.trace("train_sandwich", pairs=engine.pairs, losses=seen.means())
     return Trained(engine.trained(), seen.records)
+
+
+def _imitation(problem: Problem, narrow: Answer, wide: Answer) -> Tensor:
+    """What a subnet learns from the full network, a scalar; no gradient reaches the latter."""
+    if problem.task.is_classification:
+        return F.cross_entropy(narrow.outputs, wide.outputs.detach().softmax(1))
+    return output_error(narrow.compared, wide.compared)
 
 
 def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim) -> np.ndarray:
@@ -212,7 +227,7 @@ def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim
     Returns:
         The state, shape (G,).
     """
-    grid, limit = widths.grid, widths.problem.budget.limit
+    problem, grid, limit = widths.problem, widths.grid, widths.problem.budget.limit
     state = grid.full.copy()
     top1 = settings.accuracy(widths, widths.config(state), weights)
     # Last measured accuracy drop of each group's next step.
@@ -231,6 +246,8 @@ def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim
         state, top1 = narrower[looked_at[best]], found[best]
         group = int(steps[looked_at[best]])
         drops[group] = -np.inf  # unknown: its next step has not been measured
-        path.append({"group": group, "cost": int(costs[looked_at[best]]), "top1": top1})
-    widths.problem.trace("slim", path=path)
+        path.append(
+            {"group": group, "cost": int(costs[looked_at[best]]), problem.task.score_name: top1}
+        )
+    problem.trace("slim", path=path)
     return state

@@ -47,7 +47,6 @@ from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -128,7 +127,7 @@ class BCNet(OneShot):
     def accuracy(
         self, widths: RankedWidths, config: SubnetConfig, weights: Mapping[str, Tensor]
     ) -> float:
-        """Mean top-1 of the left and the right network of a width."""
+        """Mean score of the left and the right network of a width."""
         right = right_side(widths, config)
         sides = (config,) if right == config else (config, right)
         return float(np.mean([widths.problem.accuracy(side, weights) for side in sides]))
@@ -159,7 +158,7 @@ def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
         )
         left = widths.config(state)
         sides = [left, right_side(widths, left)]
-        losses = [F.cross_entropy(engine.logits(images, side), labels) for side in sides]
+        losses = [problem.task.loss_of(engine.logits(images, side), labels) for side in sides]
         loss = torch.stack(losses).mean()
         engine.update(loss)
         seen.add(state[None], loss[None])

@@ -33,21 +33,22 @@ Names: gamma -> BatchNorm scale; lambda -> `l1`; g(gamma) -> absolute value.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.inputs import Inputs, call
 from zoo.core.method.effort import Efforts
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_rows, magnitude_scores
 from zoo.core.search.widths_in_budget import global_widths, keep_best
 from zoo.core.tracing.copies import copy_network
+from zoo.core.training.task import CLASSIFICATION, Task
 from zoo.core.training.train import Recipe, TrainingLoss, train
 
 __all__ = ["BNScale", "SparseScales", "scale_scores", "sparse_training"]
@@ -94,22 +95,24 @@ class BNScale(Pruner):
 
 
 class SparseScales(TrainingLoss):
-    """Cross-entropy + l1 * sum of the absolute BatchNorm scales.
+    """The task's loss + l1 * sum of the absolute BatchNorm scales.
 
     Args:
         names: the scales, as parameters of the student.
         l1: weight of the penalty.
+        task: gives the loss.
     """
 
-    def __init__(self, names: tuple[str, ...], l1: float) -> None:
+    def __init__(self, names: tuple[str, ...], l1: float, task: Task = CLASSIFICATION) -> None:
         super().__init__()
+        self.task = task
         self.names = names
         self.l1 = l1
 
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar."""
+    def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
+        """The loss of a batch of inputs and targets, a scalar."""
         penalty = sum(student.get_parameter(name).abs().sum() for name in self.names)
-        return F.cross_entropy(student(images), labels) + self.l1 * penalty
+        return self.task.loss_of(call(student, images), labels) + self.l1 * penalty
 
 
 def scale_names(space: ChannelSpace) -> tuple[str, ...]:
@@ -127,7 +130,7 @@ def sparse_training(problem: Problem, settings: BNScale) -> nn.Module:
         lr=settings.lr,
         weight_decay=settings.weight_decay,
     )
-    loss = SparseScales(scale_names(problem.space), settings.l1)
+    loss = SparseScales(scale_names(problem.space), settings.l1, problem.task)
     losses = train(
         model,
         problem.data.training,

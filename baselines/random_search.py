@@ -26,6 +26,7 @@ Cost: For each sample four training batches and one pass over the search split, 
 Names: None.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -56,15 +57,16 @@ class RandomSearch(Pruner):
         if whole := unpruned(problem):
             return whole
         rng = problem.rng("search")
-        best, best_top1 = SubnetConfig.full(), -1.0
+        best, best_score = SubnetConfig.full(), -math.inf
         with problem.meter.phase("search"):
             scores = magnitude_scores(problem.model, problem.space)
             for sample in range(self.samples):
                 config = keep_best(problem.space, scores, random_widths(problem, rng))
-                top1 = problem.accuracy(config)
-                problem.trace("sample", index=sample, top1=top1, config=config.to_json())
-                if top1 > best_top1:
-                    best, best_top1 = config, top1
+                score = problem.accuracy(config)
+                scored = {problem.task.score_name: score}
+                problem.trace("sample", index=sample, **scored, config=config.to_json())
+                if score > best_score:
+                    best, best_score = config, score
         return conclude(problem, best)
 
     @classmethod

@@ -47,6 +47,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup, Member, Role
+from zoo.core.data.batches import Batch
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_rows, weight_gradient_products
@@ -86,14 +87,12 @@ class Taylor(Pruner):
         return cls(calibration=0.01)
 
 
-def squared_gates(
-    problem: Problem, batches: Iterable[tuple[Tensor, Tensor]]
-) -> dict[str, np.ndarray]:
+def squared_gates(problem: Problem, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
     """Squared change of the loss, to first order, when a channel's gates close; mean over batches.
 
     Args:
         problem: the parent, used in eval mode, and its groups.
-        batches: images (N, C, H, W) and labels (N,).
+        batches: images (N, C, H, W) and labels (N,), or other inputs and targets.
 
     Returns:
         By group name, shape (size,), float64; unit: squared nats.

@@ -32,7 +32,9 @@ CORE_ORDER = (
     "search",
     "one_shot",
     "contract",
+    "first_batch",
     "preflight",
+    "latency_check",
     "prune",
 )
 HARNESS_ORDER = (

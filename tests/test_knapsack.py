@@ -26,11 +26,11 @@ from zoo.core.method.planted import planted_problem
 from zoo.core.method.problem import Problem
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.search.channel_knapsack import Items, exact_widths, greedy_widths, lp_bound
+from zoo.core.search.channel_scores import channel_costs
 from zoo.core.training.distill import feature_error, relative_feature_error
 from zoo.knapsack import (
     InnerDistillation,
     Knapsack,
-    channel_costs,
     embeddings,
     isomorphic_values,
     make_items,

@@ -34,6 +34,7 @@ from zoo.core.search.channel_scores import (
 )
 from zoo.core.search.widths_in_budget import global_widths, keep_best, uniform_widths
 from zoo.core.supernet.supernet import Supernet, recalibrate
+from zoo.core.training.task import Metric
 from zoo.core.training.train import Recipe
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "InfeasibleBudget",
     "LatencyCheck",
     "LatencyTable",
+    "Metric",
     "Problem",
     "PruneResult",
     "Pruner",

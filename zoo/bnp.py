@@ -43,7 +43,9 @@ Unknowns:
       feasible states.
     - Final choice: the best distinct states, filled up to the budget, re-ranked on held-out
       training images after BatchNorm is recalibrated.
-    - Fine-tuning: all three terms, their weights and the temperature.
+    - Fine-tuning: all three terms, their weights and the temperature. Where a task has another loss
+      than cross-entropy, that is the first term, and the third is the squared error of the outputs
+      over their variance. A block that returns several tensors counts their mean error.
 
 Cost: `steps` training batches, each with one teacher pass and one pass forward and backward over
     all student blocks together, not one pass per block; every candidate of every block once on
@@ -58,10 +60,9 @@ Names: D_b -> error in `score_blocks`; theta_b -> positions on the grid; F_b -> 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -71,6 +72,7 @@ from torch import Tensor, nn
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.inputs import Inputs, count_images
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.method.updates import Updates
@@ -99,9 +101,11 @@ from zoo.core.training.distill import (
     BlockDistillation,
     check_errors,
     feature_error,
+    output_error,
     relative_feature_error,
 )
 from zoo.core.training.gradients import backward
+from zoo.core.training.task import CLASSIFICATION, Task
 
 __all__ = ["BNP", "block_errors", "distil_blocks", "finalists", "prepare_blocks", "score_blocks"]
 
@@ -181,9 +185,14 @@ class BNP(Pruner):
         return [float(s) for s in -errors - self.lambda_cost * (costs - full) / full]
 
     def loss(
-        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        space: ChannelSpace,
+        config: SubnetConfig,
+        task: Task = CLASSIFICATION,
     ) -> BlockDistillation | None:
-        """Cross-entropy plus block features and logits of the teacher, as far as switched on."""
+        """The task's loss plus block features and answer of the teacher, as far as switched on."""
         if not (self.beta or self.kd):
             return None
         outputs = [block.output for block in cut_blocks(teacher, space)]
@@ -194,7 +203,13 @@ class BNP(Pruner):
             beta=self.beta,
             kd=self.kd,
             temperature=KD_TEMPERATURE,
+            task=task,
+            part=space.part,
         )
+
+    def comparing(self) -> str:
+        """Outputs are distilled with weight `kd`."""
+        return "set kd=0" if self.kd else ""
 
     @classmethod
     def tiny(cls) -> Self:
@@ -247,9 +262,10 @@ def distil_blocks(
         inputs, targets = _features(problem, runner, images, config, weights, settings)
         outputs = runner.run(dict(enumerate(inputs)), config, weights)
         macs = _blocks_macs(problem, grid, config)
-        problem.meter.passes(len(images), macs, backward=True)
+        count = count_images(images)
+        problem.meter.passes(count, macs, backward=True)
         # D_b: the relative error whatever the score, so that one learning rate suits all blocks.
-        losses = [relative_feature_error(outputs[b], x) for b, x in enumerate(targets)]
+        losses = [output_error(outputs[b], x) for b, x in enumerate(targets)]
         check_errors(losses, [block.output for block in runner.blocks], targets)
         optimizer.zero_grad(set_to_none=True)
         backward(torch.stack(losses).sum())
@@ -257,8 +273,8 @@ def distil_blocks(
         schedule.step()
         error = torch.stack(losses).detach().mean()
         updates.tell(error)
-        seen["student_macs"] += len(images) * macs
-        seen["images"] += len(images)
+        seen["student_macs"] += count * macs
+        seen["images"] += count
         seen["errors"].append(float(error))
     teacher_macs = seen["images"] * problem.cost.full_macs
     problem.trace(
@@ -276,17 +292,17 @@ def distil_blocks(
 def _features(
     problem: Problem,
     runner: BlockRunner,
-    images: Tensor,
+    images: Inputs,
     config: SubnetConfig,
     weights: Mapping[str, Tensor],
     settings: BNP,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs of the student blocks, and the teacher's outputs X_b, a tensor for each; charged."""
+) -> tuple[list[Any], list[Any]]:
+    """Inputs of the student blocks, and the teacher's outputs X_b, one for each; charged."""
     inputs, targets = runner.features(images)
-    problem.meter.passes(len(images), problem.cost.full_macs, backward=False)
+    problem.meter.passes(count_images(images), problem.cost.full_macs, backward=False)
     if settings.feed == "student":
         inputs, _ = runner.features(images, config, weights)
-        problem.meter.passes(len(images), problem.cost.macs(config), backward=False)
+        problem.meter.passes(count_images(images), problem.cost.macs(config), backward=False)
     return inputs, targets
 
 
@@ -367,9 +383,9 @@ def block_errors(
             outputs = runner.run({b: inputs[b] for b in active}, config, weights)
             saved = problem.cost.full_macs - problem.cost.macs(config)
             macs = sum(full[b] for b in active) - saved
-            problem.meter.passes(len(images), macs, backward=False)
+            problem.meter.passes(count_images(images), macs, backward=False)
             for b in active:
-                error = distance(outputs[b], targets[b])
+                error = output_error(outputs[b], targets[b], distance)
                 check_errors([error], [runner.blocks[b].output], [targets[b]])
                 errors[at, b] = float(error)
     return errors
@@ -398,7 +414,7 @@ def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State
     energy = table.energy(states[0])
     problem.trace(
         "solve",
-        table=_digest(table),
+        table=table.digest(),
         solver=settings.solver,
         energy=energy,
         optimum=optimum,
@@ -408,16 +424,6 @@ def finalists(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State
         limit=problem.budget.limit,
     )
     return states
-
-
-def _digest(table: ChoiceTable) -> str:
-    """Eight hexadecimal digits that name a score table, so that solvers are compared at equal ones.
-
-    Energies are rounded to eight digits, which one machine repeats.
-    """
-    rows = [np.char.mod("%.8e", energies).ravel() for energies in table.energies]
-    text = ",".join(text for row in rows for text in row.tolist())
-    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _sampled(problem: Problem, table: ChoiceTable, settings: BNP) -> list[State]:
@@ -470,7 +476,7 @@ def best_finalist(
     states: Sequence[State],
     weights: Mapping[str, Tensor],
 ) -> SubnetConfig:
-    """The finalist of highest accuracy, each first filled up to the budget; ties go to the first.
+    """The finalist of highest score, each first filled up to the budget; ties go to the first.
 
     BatchNorm is recalibrated for each on training images; accuracy is taken on the search split.
 

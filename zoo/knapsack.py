@@ -49,6 +49,9 @@ Unknowns:
     - Start of the learned maps: our choice (`maps`) puts each kept channel where it was in the
       parent, so that a student that still makes the parent's features starts without error;
       "random" is Gaussian with variance 1 / C of the student.
+    - Tasks other than classification: values are taken from the task's own loss, and "logits" are
+      the network's outputs, or those of its part where that alone is pruned, each tensor compared
+      as features are.
     - Whether stem and skips are pruned. [official code] leaves both whole unless it is told
       otherwise, and keeps 7 % of the first stage's stream in its published ECA networks. Ours
       prunes all groups, since small budgets cannot be met otherwise; see `protect`.
@@ -75,11 +78,10 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -87,23 +89,28 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import found_groups
 from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.batches import Batch
+from zoo.core.data.inputs import Inputs, mapped
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_knapsack import Items, exact_widths, greedy_widths, lp_bound
 from zoo.core.search.channel_scores import (
+    channel_costs,
     channel_scores,
-    producers,
     ranks_in_topology,
     weight_gradient_products,
 )
 from zoo.core.search.widths_in_budget import fill_up, keep_best
+from zoo.core.tracing.entry import enter, random_inputs
 from zoo.core.training.distill import (
     Taps,
     explain_flat_features,
     feature_error,
+    output_error,
     relative_feature_error,
 )
+from zoo.core.training.task import CLASSIFICATION, Task, answer, outputs_in
 from zoo.core.training.train import TrainingLoss, eval_mode
 
 __all__ = [
@@ -185,9 +192,16 @@ class Knapsack(Pruner):
         )
 
     def loss(
-        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
-    ) -> InnerDistillation:
-        """Cross-entropy plus the mean distance to the teacher's features."""
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        space: ChannelSpace,
+        config: SubnetConfig,
+        task: Task = CLASSIFICATION,
+    ) -> InnerDistillation | None:
+        """The task's loss plus the mean distance to the teacher's features."""
+        if not (self.gamma or task.is_classification):
+            return None
         stands_for = {"stages": space.stages, "modules": top_modules(teacher, space)}
         named = [stands_for.get(position, (position,)) for position in self.positions]
         names = tuple(dict.fromkeys(name for group in named for name in group))
@@ -199,7 +213,13 @@ class Knapsack(Pruner):
             gamma=self.gamma,
             error=relative_feature_error if self.normalisation == "teacher" else feature_error,
             starts=embeddings(space, config, names) if self.maps == "kept" else {},
+            task=task,
         )
+
+    def comparing(self) -> str:
+        """Outputs are distilled as the position "logits"."""
+        is_used = self.gamma and "logits" in self.positions
+        return "set positions=('stages',), or gamma=0" if is_used else ""
 
     @classmethod
     def tiny(cls) -> Self:
@@ -207,7 +227,7 @@ class Knapsack(Pruner):
         return cls(calibration=0.01, solver="exact")
 
 
-def calibration_batches(problem: Problem, share: float) -> Iterable[tuple[Tensor, Tensor]]:
+def calibration_batches(problem: Problem, share: float) -> Iterable[Batch]:
     """Shuffled batches with a share of the training images, at least one: (N, C, H, W), (N,)."""
     data = problem.data
     return data.train(max(1, math.ceil(share * data.num_train / data.batch_size)))
@@ -215,18 +235,18 @@ def calibration_batches(problem: Problem, share: float) -> Iterable[tuple[Tensor
 
 def taylor_values(
     problem: Problem,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     importance: Literal["per_weight", "per_filter"],
 ) -> dict[str, np.ndarray]:
     """Value of every channel: first-order change of the loss when its filters vanish.
 
-    With W a filter's weights and G_b the gradient of the cross-entropy on batch b, the network in
+    With W a filter's weights and G_b the gradient of the task's loss on batch b, the network in
     eval mode: "per_weight" is the sum over weights of |W * mean_b G_b|; "per_filter" the sum over
     batches of |sum over weights of W * G_b|. In train mode the latter vanishes before a BatchNorm.
 
     Args:
         problem: the parent, used in eval mode, and its groups.
-        batches: images (N, C, H, W) and labels (N,).
+        batches: images (N, C, H, W) and labels (N,), or other inputs and targets.
         importance: which of the two.
 
     Returns:
@@ -291,36 +311,6 @@ def isomorphic_values(problem: Problem, values: Mapping[str, np.ndarray]) -> dic
     }
     ranks = ranks_in_topology(problem.space, densities)
     return {group.name: ranks[group.name] * cost for group, cost in zip(groups, costs, strict=True)}
-
-
-def channel_costs(problem: Problem) -> np.ndarray:
-    """Cost of making one channel of each group at unpruned input width, int64, shape (G,).
-
-    MACs of the tied layers divided by their output channels (m_l), their weights, or nanoseconds.
-    """
-    space, table = problem.space, problem.space.table
-    if problem.budget.metric == "latency":
-        return problem.cost.latency.making_costs(space.sizes, problem.narrowest)
-    costs: dict[str, int] = {}
-    if problem.budget.metric == "params":
-        costs = {name: math.prod(shape) for name, shape in table.shapes.items()}
-    else:
-        for module, factor, axes in table.products:
-            macs = factor * math.prod(len(table.axes[axis].group) for axis in axes)
-            name = f"{module}.weight"
-            costs[name] = costs.get(name, 0) + macs
-    return np.array(
-        [
-            sum(
-                costs.get(member.tensor, 0)
-                * member.index.shape[1]
-                // table.shapes[member.tensor][member.dim]
-                for member in producers(group)
-            )
-            for group in space.groups
-        ],
-        dtype=np.int64,
-    )
 
 
 def best_within(problem: Problem, items: Items, candidates: np.ndarray) -> np.ndarray:
@@ -397,7 +387,7 @@ def top_modules(model: nn.Module, space: ChannelSpace) -> tuple[str, ...]:
 
 
 class InnerDistillation(TrainingLoss):
-    """Cross-entropy + gamma * mean over positions k of the error of A_k s_k against t_k.
+    """The task's loss + gamma * mean over positions k of the error of A_k s_k against t_k.
 
     A_k is the identity where widths agree, else a learned 1 x 1 map; pooled features whose width
     changes are left out, as in [official code]. The teacher sees the same images, in eval mode and
@@ -407,10 +397,11 @@ class InnerDistillation(TrainingLoss):
         teacher: the unpruned parent.
         student: the pruned network; both run once on a blank image to learn the widths.
         space: the parent's channel groups; gives the image size and the teacher's cost.
-        positions: module names; "logits" is the output.
+        positions: module names; "logits" is the output, of a part where that alone is pruned.
         gamma: weight of the distillation terms.
         error: of a student's features against the teacher's, two tensors of one shape.
         starts: of the maps, by position, shape (wide, narrow); others start random.
+        task: gives the loss.
     """
 
     def __init__(
@@ -423,6 +414,7 @@ class InnerDistillation(TrainingLoss):
         gamma: float,
         error: Callable[[Tensor, Tensor], Tensor],
         starts: Mapping[str, Tensor] = MappingProxyType({}),
+        task: Task = CLASSIFICATION,
     ) -> None:
         super().__init__()
         self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
@@ -430,54 +422,62 @@ class InnerDistillation(TrainingLoss):
         self.gamma = gamma
         self.error = error
         self.macs_per_image = CostModel(space).full_macs
+        self.task, self.part = task, space.part
         self.maps = nn.ParameterDict()
         anchor = next(student.parameters())
-        image = anchor.new_zeros(1, *space.input_size)
         with torch.no_grad(), eval_mode(student):
-            _, narrow = self._features(student, image)
-            _, wide = self._features(teacher, image)
+            narrow, wide = (self._blank_features(each, space) for each in (student, teacher))
         # A generator of its own: the maps are the same whatever was drawn before.
         generator = torch.Generator().manual_seed(0)
+        pairs = list(zip(positions, narrow, wide, strict=True))
         self.positions = tuple(
-            name
-            for name, s, t in zip(positions, narrow, wide, strict=True)
-            if s.dim() > 2 or s.shape == t.shape
+            name for name, s, t in pairs if name == "logits" or s.dim() > 2 or s.shape == t.shape
         )
-        for name, s, t in zip(positions, narrow, wide, strict=True):
-            if name in self.positions and s.shape[1] != t.shape[1]:
+        for name, s, t in pairs:
+            if name in self.positions and name != "logits" and s.shape[1] != t.shape[1]:
                 start = torch.randn(t.shape[1], s.shape[1], generator=generator) / s.shape[1] ** 0.5
                 given = starts.get(name)
                 if given is not None and given.shape == start.shape:
                     start = given
                 self.maps[_key(name)] = nn.Parameter(start.to(anchor))
 
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar in nats."""
-        with torch.no_grad():
-            _, wide = self._features(self._teacher[0], images)
-        logits, narrow = self._features(student, images)
+    def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
+        """The loss of a batch of inputs and targets, a scalar."""
+        with torch.no_grad(), self.task.teaching(self._teacher[0]) as teacher:
+            _, wide = self._features(teacher, images)
+        outputs, narrow = self._features(student, images)
         errors = []
         for name, s, t in zip(self.positions, narrow, wide, strict=True):
             if _key(name) in self.maps:
                 s = torch.einsum("tc,nc...->nt...", self.maps[_key(name)], s)  # A_k s_k
-            errors.append(self.error(s, t))
-        loss = F.cross_entropy(logits, labels)
+            errors.append(output_error(s, t, self.error))
+        loss = self.task.loss_of(outputs, labels)
         return loss + self.gamma * torch.stack(errors).mean() if errors else loss
 
-    def divergence_hint(self, images: Tensor) -> str:
-        """A hint if the teacher's features hardly vary over images, shape (N, C, H, W)."""
+    def divergence_hint(self, images: Inputs) -> str:
+        """A hint if the teacher's features hardly vary over the images of a batch."""
         if not self.gamma or self.error is not relative_feature_error:
             return ""
-        with torch.no_grad():
-            wide = zip(self.positions, self._features(self._teacher[0], images)[1], strict=True)
-        return explain_flat_features(dict(wide), "set gamma to 0 or normalisation to 'none'")
+        with torch.no_grad(), self.task.teaching(self._teacher[0]) as teacher:
+            wide = dict(zip(self.positions, self._features(teacher, images)[1], strict=True))
+        if not self.task.is_classification and "logits" in wide:
+            wide["outputs"] = wide.pop("logits")
+        return explain_flat_features(wide, "set gamma to 0 or normalisation to 'none'")
 
-    def _features(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits and the features at every position."""
+    def _features(self, model: nn.Module, images: Inputs) -> tuple[Any, list[Any]]:
+        """Logits, or other outputs, and the features at every position."""
         with Taps(model, [name for name in self.positions if name != "logits"]) as taps:
-            logits = model(images)
-            features = {**taps.features, "logits": logits}
-        return logits, [features[position] for position in self.positions]
+            found = answer(model, images, self.part)
+            compared = outputs_in(found) if self.task.is_classification else found.compared
+            features = {**taps.features, "logits": compared}
+        return found.outputs, [features[position] for position in self.positions]
+
+    def _blank_features(self, model: nn.Module, space: ChannelSpace) -> list[Any]:
+        """The features at every position of what was traced, for one blank image."""
+        blank = mapped(random_inputs(model, space.size, 1), torch.zeros_like)
+        with Taps(model, [name for name in self.positions if name != "logits"]) as taps:
+            features = {"logits": enter(model, space.size, blank)} | taps.features
+        return [features[position] for position in self.positions]
 
 
 def _key(position: str) -> str:

@@ -28,7 +28,8 @@ Unknowns:
     - Batch normalisation in the parallel pass: ours takes statistics for each subnet, which gives
       the gradients of serial training exactly; `norm` = "joint" is the other reading, and traces
       how far its gradient is from theirs on the first batch.
-    - Number of subnets, and whether an image is seen by one of them: 4, one each.
+    - Number of subnets, and whether an image is seen by one of them: 4, one each. Losses other than
+      cross-entropy are taken one subnet after the other, each on its part of the batch.
     - How widths are drawn: ours cover the range of costs evenly; `sampling` = "independent" draws
       each group on its own, which leaves out networks far from the middle.
     - The statistic behind the prior: ours counts widths among the subnets of lowest loss, after
@@ -55,6 +56,9 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.inputs import count_images
+from zoo.core.errors import UnsupportedModel
 from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
@@ -68,6 +72,7 @@ from zoo.core.search.widths_in_budget import fill_closely
 from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.checkpoint import Stateful
 from zoo.core.training.course import GeneratorState, Values
+from zoo.core.training.task import Task
 
 __all__ = ["PSENet", "evolve_widths", "explore", "train_parallel"]
 
@@ -132,6 +137,24 @@ class PSENet(OneShot):
         """Train several subnets in each pass."""
         return train_parallel(widths, self)
 
+    def check_task(self, task: Task, space: ChannelSpace) -> None:
+        """Refuse a batch that cannot be divided among subnets, and to run subnets at once.
+
+        Raises:
+            UnsupportedModel: with the way out.
+        """
+        if task.is_classification:
+            return
+        if self.norm == "joint" or self.execution == "masked":
+            raise UnsupportedModel(
+                "subnets run at once with the cross-entropy of logits only; leave out "
+                "norm='joint' and execution='masked'"
+            )
+        if self.subnets > 1 and not task.is_divisible:
+            raise UnsupportedModel(
+                f"{task.indivisible} pse_net's {self.subnets} subnets: set subnets=1"
+            )
+
     @classmethod
     def tiny(cls) -> Self:
         """A few careful updates and a small population."""
@@ -157,15 +180,17 @@ def train_parallel(widths: RankedWidths, settings: PSENet) -> Trained:
     last = Values(execution="")
     parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen, "last": last}
     for images, labels in engine.updates(settings.training_settings, parts):
-        count = min(settings.subnets, len(images))
-        used = len(images) - len(images) % count
+        n_images = count_images(images)
+        # Norms behind a global pooling need two images, which cross-entropy here has never asked.
+        most = n_images if problem.task.is_classification else max(1, n_images // 2)
+        count = min(settings.subnets, most)
+        used = n_images - n_images % count
         states = draw(grid, count, rng)
         configs = [widths.config(state) for state in states]
         if settings.norm == "joint" and not last["execution"]:
             _trace_norm_error(problem, engine, images[:used], labels[:used], configs)
         last["execution"] = engine.chosen(used // count)
-        logits = engine.parallel(images[:used], configs)
-        losses = _mean_by_part(logits, labels[:used], count)
+        losses = engine.part_losses(images, labels, configs)
         engine.update(losses.mean())
         seen.add(states, losses)
     problem.trace(
@@ -188,11 +213,6 @@ def _trace_norm_error(
     """Trace how far joint batch statistics change the gradient of the first batch."""
     error = engine.joint_norm_error(images, configs, lambda logits: F.cross_entropy(logits, labels))
     problem.trace("joint_norm", gradient_error=error)
-
-
-def _mean_by_part(logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Mean cross-entropy of each subnet's images, shape (count,)."""
-    return F.cross_entropy(logits, labels, reduction="none").view(count, -1).mean(1)
 
 
 def evolve_widths(

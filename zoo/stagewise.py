@@ -41,7 +41,8 @@ Unknowns:
       where the network evolves as a whole, errors are compared all the same.
     - Loss of a stage: squared error over the detached variance, so that all stages count alike and
       a fullnet gains nothing by shrinking its features; for the logits, which end the last stage,
-      the divergence from the fullnet's classes. Weights of the stages: equal.
+      the divergence from the fullnet's classes. Where a task has another loss than cross-entropy,
+      its outputs are compared as maps are. Weights of the stages: equal.
     - Number of random subnets: 1. Whether the fullnet is trained along (here it is) or frozen.
     - Batch normalisation: every pass normalises by its own batch, so fullnet, tinynet and random
       subnets never share statistics; scoring recalibrates those of each candidate.
@@ -64,15 +65,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
+from zoo.core.data.inputs import Inputs, count_images, mapped
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
@@ -103,6 +104,7 @@ from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.checkpoint import Stateful
 from zoo.core.training.course import GeneratorState, Values
 from zoo.core.training.distill import explain_flat_features
+from zoo.core.training.task import outputs_in
 
 __all__ = [
     "Stagewise",
@@ -131,7 +133,7 @@ class Stagewise(OneShot):
         fullnet: train the fullnet on labels in each iteration; it teaches either way.
         tinynet: train the narrowest subnet in each iteration.
         supervision: "features" compares a stage's output with the fullnet's; "labels" hands it on
-            through the stages behind it at full width and takes the cross-entropy.
+            through the stages behind it at full width and takes the task's loss.
         evolution: "stages" searches each stage alone, "network" all widths at once.
         evaluations: subnets scored: of each stage, or of the network.
         population: children of a generation, and size of the first one.
@@ -268,6 +270,10 @@ class Stagewise(OneShot):
                 scorer.charge(problem, np.stack([c.widths(problem.space) for c in ranked]))
             return [-sum(scorer.loss(config) for scorer in scorers) for config in ranked]
 
+    def comparing(self) -> str:
+        """Stages are compared by their outputs, the last by the network's."""
+        return "take another method, such as bcnet"
+
     @classmethod
     def tiny(cls) -> Self:
         """A few careful updates and small populations."""
@@ -317,7 +323,7 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
             else:
                 terms += stage_losses(engine, runner, features, config)
         outputs = zip(staged.stages, features[1:], strict=False)
-        maps = {stage.output: feature for stage, feature in outputs if feature.ndim == 4}
+        maps = {stage.output: x for stage, x in outputs if isinstance(x, Tensor) and x.ndim == 4}
         engine.divergence_hint = partial(explain_flat_features, maps, "set supervision to 'labels'")
         engine.update(torch.stack(terms).sum())
         seen["losses"].append([float(term.detach()) for term in terms])
@@ -331,33 +337,34 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
 
 
 def fullnet_pass(
-    engine: Engine, runner: StageRunner, images: Tensor, labels: Tensor, *, is_trained: bool
-) -> tuple[list[Tensor], list[Tensor]]:
+    engine: Engine, runner: StageRunner, images: Inputs, labels: Any, *, is_trained: bool
+) -> tuple[list[Any], list[Tensor]]:
     """Run the fullnet in training mode; charged.
 
     Args:
         engine: gives weights and meter.
         runner: of the stages.
-        images: shape (N, C, H, W).
-        labels: shape (N,).
+        images: shape (N, C, H, W), or other inputs.
+        labels: shape (N,), or the task's targets.
         is_trained: whether to return its loss, with gradients.
 
     Returns:
-        F_0 to F_K, detached, and the fullnet's cross-entropy, a scalar, in a list that is empty if
-        it is not trained.
+        F_0 to F_K, detached, and the fullnet's loss, a scalar, in a list that is empty if it is not
+        trained.
     """
     values = engine.sliced(SubnetConfig.full())
     with torch.set_grad_enabled(is_trained):
         features = runner.features(images, values, training=True)
-        terms = [F.cross_entropy(features[-1], labels)] if is_trained else []
-    full_macs = engine.problem.cost.full_macs
-    engine.problem.meter.passes(len(images), full_macs, backward=is_trained)
-    engine.pairs += len(images) if is_trained else 0
-    return [feature.detach() for feature in features], terms
+        loss_of = engine.problem.task.loss_of
+        terms = [loss_of(outputs_in(features[-1]), labels)] if is_trained else []
+    n_images, full_macs = count_images(images), engine.problem.cost.full_macs
+    engine.problem.meter.passes(n_images, full_macs, backward=is_trained)
+    engine.pairs += n_images if is_trained else 0
+    return [mapped(feature, Tensor.detach) for feature in features], terms
 
 
 def stage_losses(
-    engine: Engine, runner: StageRunner, features: Sequence[Tensor], config: SubnetConfig
+    engine: Engine, runner: StageRunner, features: Sequence[Any], config: SubnetConfig
 ) -> list[Tensor]:
     """l_k of every stage of a subnet, each fed with the fullnet's features; charged.
 
@@ -375,8 +382,8 @@ def stage_losses(
     for k in range(len(runner.stages)):
         student = runner.output(k, features[k], config, values, training=True)
         target = runner.narrowed(k + 1, features[k + 1], config)
-        losses.append(stage_error(student, target))
-    count = len(features[0])
+        losses.append(stage_error(student, target, engine.problem.task))
+    count = count_images(features[0])
     engine.problem.meter.passes(count, engine.problem.cost.macs(config), backward=True)
     engine.pairs += count
     return losses
@@ -487,7 +494,7 @@ def combine(
 def best_assembled(
     widths: RankedWidths, states: Sequence[np.ndarray], weights: Mapping[str, Tensor]
 ) -> np.ndarray:
-    """The state whose network is most accurate on the search split, BatchNorm recalibrated.
+    """The state whose network scores best on the search split, BatchNorm recalibrated.
 
     Args:
         widths: candidate widths, and the problem.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +13,25 @@ from torch.nn import functional as F
 
 from zoo.core.channels.resize import resized_copy
 from zoo.core.channels.space import ChannelSpace
-from zoo.core.data.batches import Batch
+from zoo.core.data.batches import Batch, BatchSource
+from zoo.core.data.inputs import Inputs, moved, tensors_of
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData
-from zoo.core.data.pairs import Targets
-from zoo.core.errors import UnsupportedModel, said
+from zoo.core.data.pairs import ReadBatch, Targets
+from zoo.core.errors import UnsupportedModel, said, unknown_name
+from zoo.core.first_batch import (
+    answered,
+    check_gradients,
+    check_metric,
+    metric_of,
+    probed_task,
+)
 from zoo.core.meter import Meter
-from zoo.core.randomness import fixed_random
 from zoo.core.tracing.copies import copy_network, float_dtype, require_plain_weights
+from zoo.core.tracing.entry import Entry, InputSize, image_size
 from zoo.core.tracing.trace import training_mode
-from zoo.core.training.gradients import backward
 from zoo.core.training.logits import LogitsReader, reading, unwrapped
+from zoo.core.training.task import TOP1, Loss, Metric, Task
 from zoo.core.training.train import evaluate
 
 __all__ = ["Preflight", "check_batch", "check_network", "preflight"]
@@ -70,30 +78,38 @@ class Preflight:
         given: a copy of the network as it was given, in eval mode.
         parent: the same, in single precision if it was in half: gradients and updates of
             half-precision weights are lost in rounding.
-        reader: of the logits in what the network returns.
+        reader: of the logits in what the network returns; None where a loss of one's own reads
+            that.
         train: training batches, without a last one of one image.
         validation: held-out batches; soft targets are their most likely class.
+        task: the loss and the metric.
+        entry: what enters the network, or the part of it that is pruned; None for images alone.
     """
 
     given: nn.Module
     parent: nn.Module
-    reader: LogitsReader
+    reader: LogitsReader | None
     train: LoaderBatches
     validation: LoaderBatches
+    task: Task
+    entry: Entry | None
 
     @property
-    def input_size(self) -> tuple[int, int, int]:
-        """(C, H, W) of one training image."""
-        _, channels, height, width = self.train.first[0].shape
-        return channels, height, width
+    def size(self) -> InputSize:
+        """(C, H, W) of one training image, or what else enters."""
+        return self.entry or image_size(Entry.of(self.train.first[0]))
+
+    def read(self, network: nn.Module) -> AbstractContextManager[object]:
+        """Let a network return logits while the context is open, unless it has its own loss."""
+        return nullcontext() if self.reader is None else reading(network, self.reader)
 
     def first_batches(self) -> dict[str, Tensor]:
-        """Images and labels of the first batches as the loaders yield them, by name."""
-        first = zip(("train", "validation"), (self.train.first, self.validation.first), strict=True)
+        """Inputs and targets of the first batches as the loaders yield them, by name."""
+        first = {"train": self.train.first, "validation": self.validation.first}
         return {
-            f"{name} {what}": tensor
-            for name, batch in first
-            for what, tensor in zip(("images", "labels"), batch, strict=True)
+            f"{name} {number}": tensor
+            for name, batch in first.items()
+            for number, tensor in enumerate(tensors_of(batch))
         }
 
     def metered(self, meter: Meter) -> MeteredData:
@@ -125,7 +141,7 @@ class Preflight:
         for is_training in (False, True):
             try:
                 with torch.no_grad():
-                    _output(smaller.train(is_training), few, self.train.name)
+                    answered(smaller.train(is_training), few, self.train.name)
             except ValueError as error:
                 reason = said(error.__cause__) if error.__cause__ else ""
                 mode = "training" if is_training else "eval"
@@ -136,10 +152,18 @@ class Preflight:
                     "device"
                 ) from error
 
-    def accuracy(self, network: nn.Module) -> float:
-        """Top-1 on the validation batches of a network with the types of the given one."""
-        with reading(network, self.reader):
-            return evaluate(network, self.validation.as_type(float_dtype(self.given)))
+    def value(self, network: nn.Module, batches: BatchSource | None = None) -> float:
+        """The metric of a network on held-out batches.
+
+        Args:
+            network: in the types of the given one.
+            batches: the validation batches if None.
+        """
+        batches = batches or self.validation.as_type(float_dtype(self.given))
+        with self.read(network):
+            if self.task.metric is TOP1:
+                return evaluate(network, batches)
+            return metric_of(network, self.task.metric, batches)
 
 
 def preflight(
@@ -150,6 +174,10 @@ def preflight(
     epochs: int,
     seed: int = 0,
     device: str | torch.device | None = None,
+    loss: Loss | None = None,
+    metric: Metric | None = None,
+    batch: ReadBatch | None = None,
+    part: str = "",
 ) -> Preflight:
     """Copy a network, and wrap its loaders, once both first batches have run through it.
 
@@ -160,6 +188,10 @@ def preflight(
         epochs: of fine-tuning, which needs a parameter with gradients.
         seed: of the random numbers that the loaders draw.
         device: that the copy is moved to; the network's own if None.
+        loss: of outputs and targets; None for the cross-entropy of logits.
+        metric: None for top-1.
+        batch: turns what the loaders yield into (inputs, targets).
+        part: path of the part that is pruned; "" for all.
 
     Raises:
         ValueError: if a loader cannot be read, a batch does not go through the network in either
@@ -171,6 +203,8 @@ def preflight(
     given = copy_network(check_network(model)).eval()
     if device is not None:
         given = given.to(_usable(device))
+    if part and part not in (named := dict(given.named_modules())):
+        raise unknown_name("part", part, filter(None, named))
     is_half = any(p.dtype in _HALF for p in given.parameters())
     parent = copy_network(given).float() if is_half else given
     if epochs and not any(p.requires_grad for p in parent.parameters()):
@@ -181,21 +215,54 @@ def preflight(
         )
     device, dtype = next(parent.parameters()).device, float_dtype(parent)
     train = LoaderBatches(
-        train_loader, name="train_loader", seed=seed, device=device, dtype=dtype, skips_single=True
-    )
+        train_loader, name="train_loader", seed=seed, device=device, dtype=dtype, skips_single=True,
+        batch=batch, has_own_targets=loss is not None,
+    )  # fmt: skip
+
+    def held_out() -> LoaderBatches:
+        return LoaderBatches(
+            val_loader, name="val_loader", seed=seed, device=device, dtype=dtype, is_hard=True,
+            batch=batch, has_own_targets=loss is not None,
+        )  # fmt: skip
+
+    task, reader = Task(loss, metric or TOP1), None
+    if loss is None:
+        reader, validation = _probed_classifier(parent, train, held_out)
+        if metric is not None:
+            with reading(copy_network(parent), reader) as trial:
+                check_metric(trial, metric, validation)
+    else:
+        validation = held_out()
+        has_metric = metric is not None
+        task = probed_task(parent, train, validation, task, part, has_metric=has_metric)
+    if is_half:
+        with torch.no_grad():
+            few = moved(_few(train.first_images()), device, float_dtype(given))
+            answered(given, few, train.name)
+    return Preflight(given, parent, reader, train, validation, task, _entry(parent, train, part))
+
+
+def _probed_classifier(
+    parent: nn.Module, train: LoaderBatches, held_out: Callable[[], LoaderBatches]
+) -> tuple[LogitsReader, LoaderBatches]:
+    """The reader of a classifier's logits, and the held-out batches, once all were tried."""
     probe = _Probe.of(parent, train.first_images(), train.name)
     probe.check_batch_size(train.batch_size, train.name)
     train.expect(probe.classes, is_binary=probe.reader.is_binary)
     probe.check_training(*train.first_batch(), train.name)
-    validation = LoaderBatches(
-        val_loader, name="val_loader", seed=seed, device=device, dtype=dtype, is_hard=True
-    )
+    validation = held_out()
     probe.check_eval(validation.first_images(), validation.name)
     validation.expect(probe.classes, is_binary=probe.reader.is_binary)
-    if is_half:
-        with torch.no_grad():
-            _output(given, _few(train.first_images()).to(float_dtype(given)), train.name)
-    return Preflight(given, parent, probe.reader, train, validation)
+    return probe.reader, validation
+
+
+def _entry(parent: nn.Module, train: LoaderBatches, part: str) -> Entry | None:
+    """What enters the network, or a part of it; None for images alone."""
+    inputs = train.first_images()
+    if part:
+        return Entry.of_part(parent, part, inputs)
+    is_plain = isinstance(inputs, Tensor) and inputs.ndim == 4
+    return None if is_plain else Entry.of(inputs)
 
 
 def _usable(device: str | torch.device) -> torch.device:
@@ -256,23 +323,23 @@ class _Probe:
     takes_one: bool
 
     @classmethod
-    def of(cls, model: nn.Module, images: Tensor, name: str) -> _Probe:
-        """Try images, shape (N, C, H, W), in both modes."""
-        if not bool(images.isfinite().all()):
+    def of(cls, model: nn.Module, images: Inputs, name: str) -> _Probe:
+        """Try images, shape (N, C, H, W), or other inputs, in both modes."""
+        if any(_is_wrong(tensor) for tensor in tensors_of(images)):
             raise ValueError(f"images of {name} hold NaN or infinite numbers; mend the dataset")
         # Dense weights: backward passes in another memory format are the training loop's care.
         trial = copy_network(model).to(memory_format=torch.contiguous_format)
         few = _few(images)
         with torch.no_grad():
-            answer = _output(trial.eval(), few, name)
-            alone = _output(trial, few[:1], name)
+            seen = _output(trial.eval(), few, name)
+            alone = _output(trial, few[:1], name) if isinstance(few, Tensor) else None
             with training_mode(trial):
                 still = _output(trial, few, name)
             trained = _output(trial.train(), few, name)
-            one = _can_run(trial, few[:1])
-        reader = LogitsReader.of(answer, trained, type(model).__name__, still)
-        logits = reader.read(answer, training=False)
-        if reader.read(alone, training=False).shape != (1, logits.shape[1]):
+            one = not isinstance(few, Tensor) or _can_run(trial, few[:1])
+        reader = LogitsReader.of(seen, trained, type(model).__name__, still)
+        logits = reader.read(seen, training=False)
+        if alone is not None and reader.read(alone, training=False).shape != (1, logits.shape[1]):
             raise UnsupportedModel(
                 f"{type(model).__name__} does not return one row of logits for one image; give the "
                 "dimension where its forward pass squeezes"
@@ -289,23 +356,24 @@ class _Probe:
                 "batch_size"
             )
 
-    def check_eval(self, images: Tensor, name: str) -> None:
-        """Try images in eval mode."""
+    def check_eval(self, images: Inputs, name: str) -> None:
+        """Try inputs in eval mode."""
         with torch.no_grad():
             output = _output(self.model.eval(), _few(images), name)
         _check_numbers(self.model, self.reader.read(output, training=False), name)
 
-    def check_training(self, images: Tensor, labels: Tensor, name: str) -> None:
+    def check_training(self, images: Inputs, labels: Tensor, name: str) -> None:
         """Try the loss and its gradient in training mode."""
         model = self.model.train()
         is_frozen = not any(p.requires_grad for p in model.parameters())
         with torch.enable_grad():
             output = _output(model, _few(images), name)
             logits = self.reader.read(output, training=True)
-            loss = F.cross_entropy(logits, _few(labels))
+            few = _few(labels) if isinstance(images, Tensor) else labels
+            loss = F.cross_entropy(logits, few)
         _check_numbers(model, logits, name)
         if not bool(loss.isfinite()):
-            raise ValueError(f"the loss of the first batch of {name} is {float(loss)}")
+            raise ValueError(f"the loss of the first batch of {name} is {float(loss.detach())}")
         if is_frozen:
             return
         if not loss.requires_grad:
@@ -313,39 +381,13 @@ class _Probe:
                 f"the logits of {type(model).__name__} in training mode do not depend on its "
                 "parameters: its forward pass detaches them, or runs under torch.no_grad"
             )
-        try:
-            backward(loss)
-        except RuntimeError as error:
-            raise UnsupportedModel(
-                f"{type(model).__name__} has no gradient in training mode: {said(error)}"
-            ) from error
-        wrong = [n for n, p in model.named_parameters() if p.grad is not None and _is_wrong(p.grad)]
-        model.zero_grad(set_to_none=True)
-        if wrong:
-            raise ValueError(
-                f"the gradient of {wrong[0]} is no finite number on the first batch of {name}; "
-                "check the images' scale and the network's weights"
-            )
+        check_gradients(model, loss, name)
 
 
-def _output(model: nn.Module, images: Tensor, name: str) -> object:
-    """Output of a network in its current mode; the global random generators stay as they are.
-
-    Raises:
-        ValueError: if it fails.
-    """
-    devices = [images.device] if images.device.type == "cuda" else []
-    try:
-        with fixed_random("preflight"), torch.random.fork_rng(devices):
-            return model(images.contiguous())
-    except Exception as error:  # whatever a foreign forward pass may raise
-        mode = "training" if model.training else "eval"
-        raise ValueError(
-            f"the first batch of {name} does not go through {type(model).__name__} in {mode} mode: "
-            f"{_where(model, error)}{said(error)}. Its images are "
-            f"{str(images.dtype).removeprefix('torch.')} of shape (N, "
-            f"{', '.join(map(str, images.shape[1:]))}); {_expected(model, images)}"
-        ) from error
+def _output(model: nn.Module, inputs: Inputs, name: str) -> object:
+    """Output of a network in its current mode, see `answered`."""
+    dense = inputs.contiguous() if isinstance(inputs, Tensor) else inputs
+    return answered(model, dense, name).outputs
 
 
 def _can_run(model: nn.Module, images: Tensor) -> bool:
@@ -356,23 +398,11 @@ def _can_run(model: nn.Module, images: Tensor) -> bool:
     return True
 
 
-def _few(batch: Tensor) -> Tensor:
-    """The first images or labels of a batch, a single one twice."""
+def _few(batch: Any) -> Any:
+    """The first images or labels of a batch, a single one twice; other inputs are not divided."""
+    if not isinstance(batch, Tensor):
+        return batch
     return batch[:PROBED] if len(batch) > 1 else batch.repeat(2, *[1] * (batch.ndim - 1))
-
-
-def _expected(model: nn.Module, images: Tensor) -> str:
-    """What the images should be like, as far as the modules tell, for a message."""
-    convolutions = (
-        (path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d)
-    )
-    path, first = next(convolutions, ("", None))
-    if first is None or first.in_channels == images.shape[1]:
-        return "expected (N, C, H, W) of the size and scale that the network was trained on"
-    told = f"its first convolution, {path}, reads images of {first.in_channels} channels"
-    if first.in_channels == images.shape[3]:
-        return f"{told}: put channels first, images.permute(0, 3, 1, 2)"
-    return f"{told}: convert the images in the dataset's transform"
 
 
 def _check_numbers(model: nn.Module, logits: Tensor, name: str) -> None:
@@ -388,11 +418,3 @@ def _check_numbers(model: nn.Module, logits: Tensor, name: str) -> None:
 
 def _is_wrong(tensor: Tensor) -> bool:
     return not bool(tensor.isfinite().all())
-
-
-def _where(model: nn.Module, error: Exception) -> str:
-    """The innermost module whose code raised."""
-    paths = {id(module): path for path, module in model.named_modules()}
-    raising = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
-    inner = [paths[id(each)] for each in raising if paths.get(id(each))]
-    return f"{inner[-1]} ({type(model.get_submodule(inner[-1])).__name__}): " if inner else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,26 +19,27 @@ from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import Ratio
 from zoo.core.cost.budget import Budget, BudgetUnit
-from zoo.core.cost.cost_model import NS_PER_MS, CostModel
-from zoo.core.cost.latency_table import LatencyTable
-from zoo.core.cost.measure_latency import Timing, measure_latency, pass_ns
+from zoo.core.cost.cost_model import CostModel
+from zoo.core.cost.measure_latency import Timing
 from zoo.core.data.metered import MeteredBatches
-from zoo.core.errors import UnsupportedModel
+from zoo.core.errors import UnsupportedModel, unknown_name
+from zoo.core.latency_check import LatencyCheck, check_latency, latency_table
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.discovery import create_pruner, method_name
 from zoo.core.method.effort import told_effort, watched
+from zoo.core.method.own_tasks import TaskArguments, check_served, check_task_arguments, own_loss
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
-from zoo.core.method.work import WorkArguments, check_work_arguments, set_up
+from zoo.core.method.work import WorkArguments, set_up
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
 from zoo.core.progress import Tell, show_progress
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
 from zoo.core.training.early_stopping import Validation
-from zoo.core.training.logits import reading
 from zoo.core.training.ranks import decided, largest, rank, world
-from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, evaluate, train
+from zoo.core.training.task import TOP1
+from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 
@@ -47,21 +47,6 @@ _LOGGER = logging.getLogger(__name__)
 
 _RULES = WidthRules()
 _TIMING = Timing()
-
-
-@dataclass(frozen=True)
-class LatencyCheck:
-    """Latency of a network and its pruned form, as predicted from the table and as measured whole.
-
-    Attributes:
-        predicted_ms, measured_ms: of the pruned network, in milliseconds a pass.
-        parent_predicted_ms, parent_measured_ms: of the given network.
-    """
-
-    predicted_ms: float
-    measured_ms: float
-    parent_predicted_ms: float
-    parent_measured_ms: float
 
 
 @dataclass(frozen=True)
@@ -75,11 +60,13 @@ class PruneResult:
         trace: what the search reported, JSON rows in order.
         macs, params: cost of ``model`` for one image.
         parent_macs, parent_params: the same of the given network.
-        val_top1, parent_val_top1: accuracy on the validation loader, as fractions. The search may
-            have used these images: report accuracy on others.
+        val_score, parent_val_score: the metric on the validation loader. The search may have used
+            these images: report it on others.
+        val_top1, parent_val_top1: the same where the metric is top-1, as fractions; else None.
         space: the channel space of the given network.
         architecture: how timm makes the given network, for ``save_pruned``.
         latency: predicted against measured latency; None unless the budget limits latency.
+        metric: name of the metric.
     """
 
     model: nn.Module
@@ -90,11 +77,14 @@ class PruneResult:
     params: int
     parent_macs: int
     parent_params: int
-    val_top1: float
-    parent_val_top1: float
+    val_score: float
+    parent_val_score: float
+    val_top1: float | None
+    parent_val_top1: float | None
     space: ChannelSpace = field(repr=False)
     architecture: Architecture = field(repr=False)
     latency: LatencyCheck | None = None
+    metric: str = TOP1.name
 
 
 @torch.enable_grad()  # whatever the caller switched off
@@ -121,15 +111,13 @@ def prune(
     seed: int = 0,
     progress: bool = True,
     model_args: Mapping[str, object] | None = None,
-    **work: Unpack[WorkArguments],
+    **further: Unpack[FurtherArguments],
 ) -> PruneResult:
-    """Return a smaller, fine-tuned copy of a trained classifier; ``model`` is not touched.
+    """Return a smaller, fine-tuned copy of a trained network; ``model`` is not touched.
 
     Args:
-        model: trained network; of what it returns, logits are used. A batch first goes through it
-            in both modes; half precision is worked on in single.
-        train_loader: batches, anew for each epoch, of (images, labels, ...) or dicts, shapes
-            (N, C, H, W) and (N,) or (N, classes); for scoring, recalibration and fine-tuning.
+        model: trained network, on the device to work on; half precision is worked on in single.
+        train_loader: batches, anew each epoch, of (images, labels) or dicts, (N, C, H, W) and (N,).
         val_loader: the same, held out; searches compare candidates on it.
         method: a pruner, its name (``zoo.list_pruners()``), or a file, ``"mine.py:Mine"``.
         macs: budget in multiply-adds: at most 1, a share of the parent's; above 1, a number.
@@ -150,7 +138,8 @@ def prune(
         seed: of everything random.
         progress: show a bar on a terminal, else a line every 30 seconds, on standard error.
         model_args: what timm made ``model`` with beside its classes, so that it can be loaded.
-        **work: ``device``, ``on_step``, ``on_epoch`` and ``checkpoint``; see `WorkArguments`.
+        **further: ``device``, ``on_step``, ``on_epoch``, ``checkpoint`` (see `WorkArguments`);
+            ``loss``, ``metric``, ``batch``, ``part`` of other tasks (see `TaskArguments`).
 
     Raises:
         ValueError: if budget, method, patterns or batches cannot work, or nothing is pruned.
@@ -159,30 +148,48 @@ def prune(
         Diverged: if fine-tuning diverges.
     """
     pruner, name = _named_pruner(method, settings or {})
-    _check_weight(distill)
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
-    value, metric = _one_budget(rules, macs, params, latency, latency_ms)
-    check_work_arguments(work)
+    value, unit = _one_budget(rules, macs, params, latency, latency_ms)
+    work, task = _parted(further)
+    check_task_arguments(recipe, distill, task)
     device = work.get("device")
     ready = preflight(
-        model, train_loader, val_loader, epochs=recipe.epochs, seed=seed, device=device
+        model, train_loader, val_loader, epochs=recipe.epochs, seed=seed, device=device, **task
     )
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with show_progress(is_shown=progress and rank() == 0) as (tell, say):
         space = _prunable_space(ready, inexact, rules)
-        table = _latency_table(ready.given, space, metric, timing, rules, cache, tell)
-        problem = _problem(ready, name, CostModel(space, table), value, metric, rules, seed)
+        check_served(pruner, ready.task, space, distill, is_tuned=recipe.epochs > 0)
+        table = latency_table(ready.given, space, unit, timing, rules, cache, tell)
+        problem = _problem(ready, name, CostModel(space, table), value, unit, rules, seed)
         if isinstance(method, str):
             pruner = _scaled(pruner, problem, settings or {})
         _say_effort(problem, pruner, recipe, say)
         set_up(problem, pruner, work, tell, ready.first_batches(), distill)
-        is_taught = distill is None and recipe.epochs > 0
-        subnet = _search_once(pruner, problem, ready, is_taught, tell)
-        small = _finished(problem, pruner, subnet, ready, recipe, distill, tell)
-        result = _result(problem, subnet.config, small, ready, timing, architecture)
+        config, small = _decided(pruner, problem, ready, recipe, distill, tell)
+        result = _result(problem, config, small, ready, timing, architecture)
     if problem.checkpoints is not None and rank() == 0:
         problem.checkpoints.remove()
     return result
+
+
+class FurtherArguments(WorkArguments, TaskArguments, total=False):
+    """Arguments of `prune` that few calls need: how it works, and what the network is for."""
+
+
+def _parted(given: FurtherArguments) -> tuple[WorkArguments, TaskArguments]:
+    """The arguments of each kind.
+
+    Raises:
+        ValueError: for one that is there in neither, with the nearest names.
+    """
+    known = {*WorkArguments.__annotations__, *TaskArguments.__annotations__}
+    for name in given:
+        if name not in known:
+            raise unknown_name("argument", name, known)
+    work = {n: value for n, value in given.items() if n in WorkArguments.__annotations__}
+    task = {n: value for n, value in given.items() if n in TaskArguments.__annotations__}
+    return cast(WorkArguments, work), cast(TaskArguments, task)
 
 
 def _named_pruner(method: str | Pruner, settings: Mapping[str, object]) -> tuple[Pruner, str]:
@@ -197,15 +204,17 @@ def _problem(
     name: str,
     cost: CostModel,
     value: float,
-    metric: BudgetUnit,
+    unit: BudgetUnit,
     rules: WidthRules,
     seed: int,
 ) -> Problem:
     """What the pruner is asked; a budget that prunes nothing, or that nothing meets, is refused."""
     meter = Meter(ready.train.device)
     data = ready.metered(meter)
-    budget = Budget.parse(value, cost, metric)
-    problem = Problem(ready.parent, cost.space, cost, budget, data, rules, seed, meter, name)
+    budget = Budget.parse(value, cost, unit)
+    problem = Problem(
+        ready.parent, cost.space, cost, budget, data, rules, seed, meter, name, task=ready.task
+    )
     problem.require_pruning()
     problem.check_feasible()
     return problem
@@ -234,6 +243,20 @@ def _say_effort(
         say(told_effort(problem.method, efforts, finetune))
 
 
+def _decided(
+    pruner: Pruner,
+    problem: Problem,
+    ready: Preflight,
+    recipe: Recipe,
+    distill: float | None,
+    tell: Tell,
+) -> tuple[SubnetConfig, nn.Module]:
+    """The pruner's decision, and the smaller network that comes of it."""
+    is_taught = distill is None and recipe.epochs > 0
+    subnet = _search_once(pruner, problem, ready, is_taught, tell)
+    return subnet.config, _finished(problem, pruner, subnet, ready, recipe, distill, tell)
+
+
 def _finished(
     problem: Problem,
     pruner: Pruner,
@@ -252,20 +275,16 @@ def _finished(
     return small
 
 
-def _check_weight(distill: float | None) -> None:
-    if distill is not None and not 0 <= distill < math.inf:
-        raise ValueError(f"distill, {distill}, is no weight; give 0 or above, such as 1")
-
-
 def _search(
     pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
 ) -> Subnet:
     """The pruner's decision, checked; `is_taught` if its own loss is used afterwards."""
     tell("searching", 0, None)
     efforts = pruner.effort(problem)
-    with watched(problem.meter, efforts, tell), reading(problem.model, ready.reader):
-        whole = (problem.model, problem.model, problem.space, SubnetConfig.full())
-        loss = pruner.loss(*whole) if is_taught else None
+    with watched(problem.meter, efforts, tell), ready.read(problem.model):
+        loss = None
+        if is_taught:
+            loss = own_loss(pruner, problem, problem.model, SubnetConfig.full())
         # Said beforehand: fine-tuning would diverge of it after the whole search.
         if loss is not None and (told := loss.divergence_hint(ready.train.first_images())):
             _LOGGER.warning("fine-tuning may diverge: %s", told)
@@ -307,9 +326,10 @@ def _result(
     cost = problem.cost
     for spent in problem.meter.spent.values():
         spent.peak_bytes = largest(spent.peak_bytes)
-    top1, parent_top1 = (
-        ready.accuracy(network) for network in (ready.to_given_types(small), ready.given)
+    value, parent_value = (
+        ready.value(network) for network in (ready.to_given_types(small), ready.given)
     )
+    is_top1 = ready.task.metric.name == TOP1.name
     return PruneResult(
         model=small.eval(),
         config=config,
@@ -319,49 +339,14 @@ def _result(
         params=cost.params(config),
         parent_macs=cost.full_macs,
         parent_params=cost.full_params,
-        val_top1=top1,
-        parent_val_top1=parent_top1,
+        val_score=value,
+        parent_val_score=parent_value,
+        val_top1=value if is_top1 else None,
+        parent_val_top1=parent_value if is_top1 else None,
         space=problem.space,
         architecture=architecture,
-        latency=_check_latency(problem, config, small, ready.given, timing),
-    )
-
-
-def _latency_table(
-    parent: nn.Module,
-    space: ChannelSpace,
-    metric: BudgetUnit,
-    timing: Timing,
-    rules: WidthRules,
-    cache: str | Path | None,
-    tell: Tell,
-) -> LatencyTable | None:
-    """The operator times of the parent, where latency is what the budget limits."""
-    if metric not in ("latency", "latency_ms"):
-        return None
-    return measure_latency(
-        parent,
-        space,
-        timing,
-        divisor=rules.divisor,
-        folder=None if cache is None else Path(cache),
-        tell=lambda done, total: tell("timing operators", done, total),
-    )
-
-
-def _check_latency(
-    problem: Problem, config: SubnetConfig, small: nn.Module, given: nn.Module, timing: Timing
-) -> LatencyCheck | None:
-    """Predicted against measured latency, both networks timed side by side."""
-    if problem.budget.metric != "latency":
-        return None
-    predicted = problem.cost_of_config(config)
-    measured, parent_measured = pass_ns([small, given], problem.space, timing)
-    return LatencyCheck(
-        predicted_ms=predicted / NS_PER_MS,
-        measured_ms=measured / NS_PER_MS,
-        parent_predicted_ms=problem.full_cost / NS_PER_MS,
-        parent_measured_ms=parent_measured / NS_PER_MS,
+        latency=check_latency(problem, config, small, ready.given, timing),
+        metric=ready.task.metric.name,
     )
 
 
@@ -375,7 +360,7 @@ def _loss(
 ) -> TrainingLoss | None:
     """The loss to fine-tune with; None for cross-entropy."""
     if distill is None:
-        return pruner.loss(problem.model, small, problem.space, config)
+        return own_loss(pruner, problem, small, config)
     return problem.common_loss(distill, recipe.label_smoothing)
 
 
@@ -395,11 +380,11 @@ def _finetune(
         return
     macs = problem.cost.macs(config)
     held_out = MeteredBatches(ready.validation, problem.meter, macs_per_image=macs)
-    validation = Validation(lambda network: evaluate(network, held_out))
+    validation = Validation(lambda network: ready.task.metric.score(ready.value(network, held_out)))
     with (
         problem.meter.phase("finetune"),
-        reading(problem.model, ready.reader),
-        reading(small, ready.reader),
+        ready.read(problem.model),
+        ready.read(small),
     ):
         losses = train(
             small,
@@ -420,7 +405,7 @@ def _finetune(
 def _prunable_space(ready: Preflight, inexact: bool, rules: WidthRules) -> ChannelSpace:
     """The groups of the parent; patterns are held against them before anything is timed."""
     parent = ready.parent
-    space = ChannelSpace.trace(parent, ready.input_size, inexact=inexact)
+    space = _traced(ready, inexact)
     if not space.groups:
         reasons = "; ".join(f"{p.where}: {p.reason}" for p in space.pinned[:3])
         computed = [path for path, m in parent.named_modules() if is_parametrized(m)]
@@ -436,6 +421,20 @@ def _prunable_space(ready: Preflight, inexact: bool, rules: WidthRules) -> Chann
     ready.check_smaller(space)
     rules.legal(space)
     return space
+
+
+def _traced(ready: Preflight, inexact: bool) -> ChannelSpace:
+    """The space of the parent; a network that cannot be traced is told of its parts."""
+    try:
+        return ChannelSpace.trace(ready.parent, ready.size, inexact=inexact)
+    except UnsupportedModel as error:
+        parts = [n for n, m in ready.parent.named_children() if any(True for _ in m.parameters())]
+        if ready.task.is_classification or (ready.entry and ready.entry.part) or not parts:
+            raise
+        raise UnsupportedModel(
+            f"{error} To prune a part alone, give part={parts[0]!r}, or another of its modules "
+            f"({', '.join(parts)})"
+        ) from error
 
 
 def _one_budget(rules: WidthRules, *numbers: float | None) -> tuple[float, BudgetUnit]:

@@ -31,7 +31,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.cost import measure_latency as timing
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.sealed import write_tensors
-from zoo.core.training.train import CrossEntropy
+from zoo.core.training.train import TaskLoss
 
 ROOT = Path(__file__).parents[3]
 
@@ -302,7 +302,7 @@ def test_a_method_that_misses_its_budget_is_refused(places, stub):
 def test_the_test_split_opens_once_and_after_the_last_training_step(places, stub, monkeypatch):
     events = []
 
-    class Watched(CrossEntropy):
+    class Watched(TaskLoss):
         def forward(self, student, images, labels):
             events.append("step")
             return super().forward(student, images, labels)

@@ -225,7 +225,10 @@ class Uneven(Dataset[tuple[Tensor, int]]):
         ([(IMAGES, LABELS + 4)], "the label 7, and the network has 4 outputs"),
         ([(IMAGES, torch.full((32,), -100))], "the label -100"),
         ([(IMAGES, torch.zeros(32, 8, 8, dtype=torch.long))], r"\(32, 8, 8\): a label for each"),
-        ([(IMAGES, torch.ones(32, 4))], "no class probabilities: a row adds up to 4.*epochs=0"),
+        (
+            [(IMAGES, torch.ones(32, 4))],
+            "no class probabilities: a row adds up to 4.*give your own, loss=",
+        ),
         ([(IMAGES, torch.ones(32, 4).long())], "no class probabilities: a row adds up to 4"),
         ([(IMAGES, torch.full((32, 4), torch.nan))], "no class probabilities"),
         ([(IMAGES, torch.ones(32, 3) / 3)], r"\(32, 3\), and the network has 4 outputs"),

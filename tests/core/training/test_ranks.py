@@ -84,8 +84,8 @@ def test_rank_0_decides_for_all_and_raises_in_all(together: list[dict[str, Any]]
 def test_without_a_process_group_nothing_is_shared() -> None:
     assert (world(), rank(), largest(3), decided(lambda: 5)) == (1, 0, 3, 5)
     batch = torch.arange(7)
-    (mine,), weight = my_part([batch])
-    assert mine is batch and weight == 1.0
+    mine, wanted, weight = my_part(batch, "labels")
+    assert mine is batch and wanted == "labels" and weight == 1.0
 
 
 def test_parts_of_a_batch_are_whole_and_weighted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +95,14 @@ def test_parts_of_a_batch_are_whole_and_weighted(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ranks, "world", lambda: 3)
     for number in range(3):
         monkeypatch.setattr(ranks, "rank", lambda number=number: number)
-        (mine,), weight = my_part([batch])
+        mine, wanted, weight = my_part(batch, {"a": batch, "b": (batch,)})
+        assert mine.equal(wanted["a"]) and mine.equal(wanted["b"][0])
         parts.append(mine)
         total += weight * float(mine.mean()) / 3
     assert torch.cat(parts).tolist() == batch.tolist()
     assert total == pytest.approx(float(batch.mean()))
     with pytest.raises(ValueError, match="a batch of 2 images cannot be shared by 3 processes"):
-        my_part([torch.arange(2)])
+        my_part(torch.arange(2), None)
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.5])

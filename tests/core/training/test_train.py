@@ -17,7 +17,7 @@ from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import Diverged
 from zoo.core.meter import Meter
 from zoo.core.training.events import Watch
-from zoo.core.training.train import CrossEntropy, Recipe, TrainingLoss, evaluate, train
+from zoo.core.training.train import Recipe, TaskLoss, TrainingLoss, evaluate, train
 
 
 def images(count: int = 64) -> ImageTensors:
@@ -171,7 +171,7 @@ def test_the_schedule_steps_with_every_update(monkeypatch: pytest.MonkeyPatch) -
     made = optimizers(monkeypatch)
     rates = []
 
-    class Spy(CrossEntropy):
+    class Spy(TaskLoss):
         def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
             rates.append(made[-1].param_groups[0]["lr"])
             return super().forward(student, images, labels)

@@ -20,6 +20,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.proof import Mismatch, prove_on_meta
 from zoo.core.channels.resize import is_sized_layer, resized_on_meta
 from zoo.core.tracing.atoms import Trace
+from zoo.core.tracing.entry import InputSize
 
 __all__ = ["with_held"]
 
@@ -33,7 +34,7 @@ def with_held(
     trace: Trace,
     table: ChannelTable,
     configs: Sequence[SubnetConfig],
-    size: Sequence[int],
+    size: InputSize,
 ) -> ChannelTable:
     """Return the table with the attributes that must follow the widths.
 
@@ -47,7 +48,7 @@ def with_held(
         table: made from the trace.
         configs: what smaller networks keep, the first less than all of every group. It is tried,
             then the second; all tell widths apart that are equal in the first by chance.
-        size: (C, H, W) of one image.
+        size: what enters, see `Entry`.
 
     Raises:
         Mismatch: if the smaller network differs from the prediction whatever is changed, or if
@@ -78,7 +79,7 @@ class _Attempt:
     trace: Trace
     plain_table: ChannelTable  # without attributes
     configs: Sequence[SubnetConfig]
-    size: Sequence[int]
+    size: InputSize
     candidates: dict[_Kind, list[Held]]
 
     def table(self, chosen: frozenset[_Kind]) -> ChannelTable:

@@ -18,6 +18,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.errors import UnsupportedModel
 from zoo.core.tracing.arguments import arguments_agree
 from zoo.core.tracing.atoms import Op, Seen, Trace
+from zoo.core.tracing.entry import InputSize
 from zoo.core.tracing.trace import TraceFailed, on_meta, retrace
 
 __all__ = ["Kept", "Mismatch", "compare_traces", "kept_atoms", "prove", "prove_on_meta"]
@@ -42,7 +43,7 @@ def prove(
     table: ChannelTable,
     config: SubnetConfig,
     smaller: nn.Module,
-    size: Sequence[int],
+    size: InputSize,
     kept: Kept | None = None,
 ) -> None:
     """Raise ``Mismatch`` unless ``smaller`` is what ``table`` predicts for ``config``.
@@ -52,7 +53,7 @@ def prove(
         table: the table made from it.
         config: what was kept.
         smaller: the smaller network; not touched.
-        size: (C, H, W) of one image.
+        size: what enters, see `Entry`.
         kept: of ``kept_atoms``, where they are known.
     """
     prove_on_meta(trace, table, config, on_meta(smaller), size, kept)
@@ -63,7 +64,7 @@ def prove_on_meta(
     table: ChannelTable,
     config: SubnetConfig,
     smaller: nn.Module,
-    size: Sequence[int],
+    size: InputSize,
     kept: Kept | None = None,
 ) -> None:
     """Do as ``prove`` does with a network on the meta device, which gets hooks and runs.
@@ -73,7 +74,7 @@ def prove_on_meta(
         table: the table made from it.
         config: what was kept.
         smaller: the smaller network, as ``on_meta`` or ``resized_on_meta`` makes it.
-        size: (C, H, W) of one image.
+        size: what enters, see `Entry`.
         kept: of ``kept_atoms``, where they are known.
     """
     kept = Kept(kept_atoms(trace, table, config)) if kept is None else kept

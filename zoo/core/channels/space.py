@@ -18,6 +18,7 @@ from zoo.core.channels.table_builder import build_table
 from zoo.core.errors import UnsupportedModel, unknown_name
 from zoo.core.tracing.atoms import Op, Trace
 from zoo.core.tracing.collector import collector_paused
+from zoo.core.tracing.entry import Entry, InputSize, image_size
 from zoo.core.tracing.trace import on_meta, trace_model
 
 __all__ = ["ChannelSpace", "timm_ordinals"]
@@ -37,6 +38,7 @@ class ChannelSpace:
         trace_record: the pass over the network that the table was made from.
         stages: module paths at whose outputs the stages end, from timm's ``feature_info``; empty
             where the model has none.
+        entry: what enters, unless it is images alone into the whole network.
     """
 
     input_size: tuple[int, int, int]
@@ -44,11 +46,12 @@ class ChannelSpace:
     table: ChannelTable = field(repr=False)
     trace_record: Trace = field(repr=False, compare=False)
     stages: tuple[str, ...]
+    entry: Entry | None = field(default=None, repr=False)
 
     @classmethod
     @collector_paused()
     def trace(
-        cls, model: nn.Module, input_size: Sequence[int] = (3, 224, 224), inexact: bool = False
+        cls, model: nn.Module, input_size: InputSize = (3, 224, 224), inexact: bool = False
     ) -> ChannelSpace:
         """Return the space of ``model``, which is not touched.
 
@@ -58,17 +61,18 @@ class ChannelSpace:
 
         Args:
             model: any network that maps a batch of images (N, C, H, W) to a tensor.
-            input_size: (C, H, W) of one image.
+            input_size: (C, H, W) of one image; or, where the network takes other inputs or a part
+                of it alone is to be traced, an ``Entry``.
             inexact: free the groups that an ECA gate, a layer norm or a group norm makes inexact:
                 there the remaining channels change when one is dropped.
 
         Raises:
             UnsupportedModel: if the forward pass cannot be traced; the message names the module.
         """
-        if len(input_size) != 3:
+        entry = input_size if isinstance(input_size, Entry) else None
+        if not isinstance(input_size, Entry) and len(input_size) != 3:
             raise ValueError(f"input_size is {tuple(input_size)}; it must be (C, H, W)")
-        channels, height, width = (int(size) for size in input_size)
-        size = (channels, height, width)
+        image, size = image_size(input_size), entry or image_size(input_size)
         trace = trace_model(on_meta(model), size)
         ordinals = {
             "stages": timm_ordinals(model, coarse=True),
@@ -81,10 +85,20 @@ class ChannelSpace:
             except Mismatch as mismatch:
                 _pin(trace, mismatch, model)
             else:
-                return cls(size, inexact, table, trace, _stages(model, trace))
+                return cls(image, inexact, table, trace, _stages(model, trace), entry)
         raise UnsupportedModel(
             f"{type(model).__name__} still differs from its channel table after {_PROBES} rounds"
         )
+
+    @property
+    def size(self) -> InputSize:
+        """What enters: (C, H, W) of one image, or the entry."""
+        return self.entry or self.input_size
+
+    @property
+    def part(self) -> str:
+        """Path of the part that was traced, and whose multiply-adds count; "" for all."""
+        return self.entry.part if self.entry else ""
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:

@@ -6,7 +6,7 @@ that is rebuilt from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any
 
@@ -14,37 +14,39 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
+from zoo.core.data.inputs import tensors_of
+from zoo.core.tracing.entry import InputSize, blank_inputs, enter
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
-from zoo.core.tracing.trace import blank_images, on_meta
+from zoo.core.tracing.trace import on_meta
 
 __all__ = ["count_macs"]
 
 
-def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
+def count_macs(model: nn.Module, size: InputSize) -> int:
     """Return the multiply-adds of one image, counted while the network runs without data.
 
     Counted are convolutions and products of which a factor does not depend on the image.
 
     Args:
         model: any network; not touched.
-        input_size: (C, H, W) of one image.
+        size: what enters: (C, H, W) of one image, or an `Entry`, which may name a part.
     """
     meta = on_meta(model)
-    images = blank_images(meta, input_size)
-    counter = _Counter(images)
+    inputs = blank_inputs(meta, size)
+    counter = _Counter(tensors_of(inputs))
     with torch.no_grad(), counter:
-        meta(images)
+        enter(meta, size, inputs)
     return counter.macs
 
 
 class _Counter(OperatorMode):
     """Adds up multiply-adds, and follows what depends on the images."""
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, inputs: Iterable[Tensor]) -> None:
         super().__init__()
         self.macs = 0
-        self._alive = [images]  # keeps storages from being used again
-        self._dependent = {images.untyped_storage()._cdata}
+        self._alive = list(inputs)  # keeps storages from being used again
+        self._dependent = {tensor.untyped_storage()._cdata for tensor in self._alive}
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = run_on_meta(func, args, kwargs)

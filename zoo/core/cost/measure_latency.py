@@ -44,6 +44,7 @@ from zoo.core.cost.timing_thread import in_quiet_thread
 from zoo.core.sealed import read_sealed, set_aside, write_sealed
 from zoo.core.settings import check_settings
 from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.entry import enter, laid_out, random_inputs
 
 __all__ = ["DamagedTable", "Timing", "cpu_model", "measure_latency", "pass_ns", "tabulate"]
 
@@ -242,12 +243,8 @@ def _network(network: nn.Module, space: ChannelSpace, timing: Timing) -> _Call:
     """A pass over a copy of a network, on random images."""
     layout: Any = MEMORY_FORMATS[timing.memory_format]
     still = copy_network(network).eval().to(memory_format=layout)
-    anchor = next(still.parameters())
-    images = torch.rand(
-        timing.batch, *space.input_size, generator=torch.Generator().manual_seed(0)
-    ).to(anchor.device, anchor.dtype)
-    images = images.contiguous(memory_format=layout)
-    return _Call(lambda: lambda: still(images), _NETWORK_BLOCKS)
+    inputs = laid_out(random_inputs(still, space.size, timing.batch), layout)
+    return _Call(lambda: lambda: enter(still, space.size, inputs), _NETWORK_BLOCKS)
 
 
 def _timed(
@@ -305,7 +302,7 @@ def _facts(model: nn.Module, space: ChannelSpace, timing: Timing) -> dict[str, A
         "dtype": str(anchor.dtype).removeprefix("torch."),
         "input_size": list(space.input_size),
         "timing": asdict(timing),
-    }
+    } | ({"part": space.part, "inputs": space.entry.told} if space.entry else {})
 
 
 def _digest(facts: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -25,8 +25,9 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.latency_table import Coordinate
 from zoo.core.errors import UnsupportedModel
 from zoo.core.tracing.atoms import Labels, Op
+from zoo.core.tracing.entry import blank_inputs, enter, laid_out
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta
-from zoo.core.tracing.trace import blank_images, on_meta
+from zoo.core.tracing.trace import on_meta
 
 __all__ = ["MEMORY_FORMATS", "Case", "CaseGrid", "MemoryFormat", "grid_widths", "list_cases"]
 
@@ -168,10 +169,10 @@ def _recorded(
     small = resized_copy(on_meta(model), space.table, config)
     layout: Any = MEMORY_FORMATS[memory_format]
     small = small.to(memory_format=layout)
-    images = blank_images(small, space.input_size, batch)
+    inputs = blank_inputs(small, space.size, batch)
     recorder = _Recorder()
     with torch.no_grad(), recorder:
-        small(images.contiguous(memory_format=layout))
+        enter(small, space.size, laid_out(inputs, layout))
     starts_at = len(recorder.calls) - space.trace_record.eval_ops
     return recorder.calls[max(0, starts_at) :]  # without the layout of the images
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ __all__ = [
     "shift",
 ]
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Any]
+"""Inputs, most often images of shape (N, C, H, W), and targets, most often labels of shape (N,)."""
+
 Sample = tuple[Tensor, int]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 

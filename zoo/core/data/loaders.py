@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from zoo.core.data.batches import Batch
-from zoo.core.data.pairs import Targets, read_pair
+from zoo.core.data.inputs import Inputs, count_images, moved, tensors_of
+from zoo.core.data.pairs import ReadBatch, Targets, read_own, read_pair
 from zoo.core.randomness import fixed_random, stream_seed
 
 __all__ = ["LoaderBatches"]
@@ -33,7 +34,8 @@ class LoaderBatches:
 
     Args:
         loader: a DataLoader, or anything else that can be iterated anew for each epoch; yields
-            (images, labels), with anything behind them, or dicts, see `read_pair`.
+            (images, labels), with anything behind them, or dicts, see `read_pair`; with `batch`
+            whatever that reads.
         seed: of the random numbers.
         device: where the batches go.
         name: of the loader, for messages.
@@ -41,6 +43,8 @@ class LoaderBatches:
         is_hard: turn soft targets into class indices, see `Targets`.
         skips_single: leave out a batch of one image among larger ones, for training: batch norms
             and errors relative to a teacher's variance need more than one image.
+        batch: turns what the loader yields into (inputs, targets).
+        has_own_targets: leave targets as they are; they need not be classes.
 
     Attributes:
         first: the first batch of epoch 0.
@@ -60,13 +64,17 @@ class LoaderBatches:
         dtype: torch.dtype | None = None,
         is_hard: bool = False,
         skips_single: bool = False,
+        batch: ReadBatch | None = None,
+        has_own_targets: bool = False,
     ) -> None:
         self.loader = loader
         self.seed = seed
         self.device = torch.device(device)
         self.name = name
         self.dtype = dtype
-        self.targets = Targets(name, is_hard=is_hard)
+        self.targets = None if has_own_targets else Targets(name, is_hard=is_hard)
+        self._read_batch = batch
+        self._target_dtype = dtype
         _check_reusable(loader, name)
         self._length = _length(loader)
         first = None if self._length == 0 else next(self._pairs(0), None)
@@ -77,7 +85,7 @@ class LoaderBatches:
         if self._length is None:
             self._length = len(sizes)
         self.batch_size = getattr(loader, "batch_size", None) or max(sizes, default=0)
-        self.batch_size = self.batch_size or len(self.first[0])
+        self.batch_size = self.batch_size or count_images(self.first[0])
         images = sum(sizes) or _declared_images(loader, self._length, self.batch_size)
         self._skips_single = skips_single and self.batch_size > 1
         told = sizes.count(1) if sizes else int(images % self.batch_size == 1)
@@ -100,12 +108,13 @@ class LoaderBatches:
         Raises:
             ValueError: if the labels of the first batch do not fit.
         """
+        assert self.targets is not None  # classes are read
         self.targets = replace(self.targets, classes=classes, is_binary=is_binary)
         self.targets.read(self.first[1])
 
-    def first_images(self) -> Tensor:
-        """Images of the first batch of epoch 0, shape (N, C, H, W), on the device."""
-        return self.first[0].to(self.device, self.dtype)
+    def first_images(self) -> Inputs:
+        """Images (N, C, H, W), or other inputs, of the first batch of epoch 0, on the device."""
+        return moved(self.first[0], self.device, self.dtype)
 
     def as_type(self, dtype: torch.dtype) -> LoaderBatches:
         """The same batches, with images of another floating-point type."""
@@ -118,24 +127,22 @@ class LoaderBatches:
         return self._converted(*self.first)
 
     def epoch(self, index: int) -> Iterator[Batch]:
-        """Images, shape (N, C, H, W), and labels, on the device.
+        """Images, shape (N, C, H, W), or other inputs, and labels, or other targets, on the device.
 
         Labels are int64, shape (N,), or, for soft targets, probabilities, shape (N, classes).
         """
         for images, labels in self._pairs(index):
-            if self._skips_single and len(images) == 1:
+            if self._skips_single and count_images(images) == 1:
                 continue
             yield self._converted(images, labels)
 
-    def _converted(self, images: Tensor, labels: Tensor) -> Batch:
+    def _converted(self, images: Inputs, labels: Any) -> Batch:
         """A batch in its final form, on the device."""
-        dtype = self.dtype or images.dtype
-        labels = self.targets.read(labels)
-        soft = dtype if labels.is_floating_point() else labels.dtype
-        return (
-            images.to(self.device, dtype, non_blocking=True),
-            labels.to(self.device, soft, non_blocking=True),
-        )
+        inputs = moved(images, self.device, self.dtype)
+        if self.targets is None:
+            return inputs, moved(labels, self.device, self._target_dtype)
+        dtype = self.dtype or next(tensor.dtype for tensor in tensors_of(inputs))
+        return inputs, moved(self.targets.read(labels), self.device, dtype)
 
     def _pairs(self, index: int) -> Iterator[Batch]:
         """Batches of an epoch as the loader yields them, as many as its length says."""
@@ -159,7 +166,13 @@ class LoaderBatches:
                     "A set that wraps a generator or an open file is empty the second time: let "
                     "its __iter__ start anew, and its __len__, if it has one, say the truth"
                 )
-            yield read_pair(batch, self.name)
+            yield self._pair(batch)
+
+    def _pair(self, batch: object) -> Batch:
+        """Inputs and targets of a batch, as they are."""
+        if self._read_batch is not None:
+            return read_own(self._read_batch, batch, self.name)
+        return read_pair(batch, self.name, is_any=self.targets is None)
 
     @contextmanager
     def _explained(self, epoch: int, number: int) -> Iterator[None]:
@@ -174,14 +187,14 @@ class LoaderBatches:
             reason = lines[-1] if lines[0].startswith("Caught ") else lines[0]
             raise ValueError(
                 f"the first batch of {self.name} cannot be read: {type(error).__name__}: {reason}. "
-                "Each image must be a tensor of the same shape (C, H, W), with a class index"
+                + _READABLE[self.targets is None]
             ) from error
 
     def _batch_sizes(self) -> list[int]:
         """Images in each batch of epoch 0, for a loader without length."""
         sizes = []
         for images, _ in self._pairs(0):
-            sizes.append(len(images))
+            sizes.append(count_images(images))
             if len(sizes) > MOST_BATCHES:
                 raise ValueError(
                     f"{self.name} has no length and yields more than {MOST_BATCHES:,} batches; if "
@@ -193,6 +206,11 @@ class LoaderBatches:
 
 
 _END = object()
+
+_READABLE = {
+    False: "Each image must be a tensor of the same shape (C, H, W), with a class index",
+    True: "Where images or targets differ in size, give the loader a collate_fn",
+}
 
 _ONCE = (
     "{name} can be iterated once only, and each epoch needs all of its batches: pass a DataLoader, "

@@ -9,6 +9,7 @@ from itertools import chain, count, islice
 from torch.utils.data import Dataset
 
 from zoo.core.data.batches import Batch, BatchSource, Sample
+from zoo.core.data.inputs import count_images
 from zoo.core.meter import Meter
 
 __all__ = ["MeteredBatches", "MeteredData", "TestSplit"]
@@ -48,8 +49,9 @@ class MeteredBatches:
 
     def _charged(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for images, labels in batches:
-            self._meter.images(len(images))
-            self._meter.passes(len(images), self._macs_per_image, backward=False)
+            count = count_images(images)
+            self._meter.images(count)
+            self._meter.passes(count, self._macs_per_image, backward=False)
             yield images, labels
 
 

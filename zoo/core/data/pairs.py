@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Targets", "read_pair"]
+from zoo.core.data.inputs import count_images, mapped
+from zoo.core.errors import said
+
+__all__ = ["ReadBatch", "Targets", "read_own", "read_pair"]
 
 IMAGE_KEYS = ("image", "images", "img", "imgs", "pixel_values", "input", "inputs", "x")
 LABEL_KEYS = ("label", "labels", "target", "targets", "class", "classes", "fine_label", "y")
@@ -18,12 +22,51 @@ LABEL_KEYS = ("label", "labels", "target", "targets", "class", "classes", "fine_
 SUM_TOLERANCE = 1e-2
 
 
-def read_pair(batch: object, name: str) -> tuple[Tensor, Tensor]:
+ReadBatch = Callable[[Any], Any]
+"""Turns what a loader yields into (inputs, targets)."""
+
+
+def read_own(read: ReadBatch, batch: object, name: str) -> tuple[Any, Any]:
+    """Inputs and targets of a batch, read by somebody's callable.
+
+    Args:
+        read: the callable.
+        batch: what the loader yielded.
+        name: of the loader, for messages.
+
+    Raises:
+        ValueError: if it fails, returns no pair, or inputs without an image to count.
+    """
+    try:
+        pair = read(batch)
+    except Exception as error:  # whatever a foreign callable may raise
+        raise ValueError(
+            f"batch= does not read what {name} yields, {_describe(batch)}: "
+            f"{type(error).__name__}: {said(error)}"
+        ) from error
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(
+            f"batch= returns {_describe(pair)} for a batch of {name}; let it return two things, "
+            "(inputs, targets)"
+        )
+    inputs, targets = (mapped(part, _plain) for part in pair)
+    if isinstance(inputs, Mapping) and not all(isinstance(key, str) for key in inputs):
+        raise ValueError("batch= returns inputs as a dict, whose keys must be argument names")
+    count_images(inputs)
+    return inputs, targets
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().as_subclass(Tensor)
+
+
+def read_pair(batch: object, name: str, *, is_any: bool = False) -> tuple[Any, Any]:
     """Images and labels of a batch, as they are.
 
     Args:
         batch: (images, labels) with anything behind them, or a mapping with one key for each.
         name: of the loader, for messages.
+        is_any: take anything for labels: masks, boxes, numbers, dicts of them.
 
     Returns:
         Images, shape (N, C, H, W), and labels, whose first dimension is N.
@@ -40,13 +83,14 @@ def read_pair(batch: object, name: str) -> tuple[Tensor, Tensor]:
             f"{name} yields {_describe(batch)}; expected (images, labels), or a dict with an image "
             "and a label"
         )
-    images, labels = _tensor(found[0], "images", name), _tensor(found[1], "labels", name)
+    images = _tensor(found[0], "images", name)
     if images.ndim != 4:
         raise ValueError(
             f"images of {name} have shape {tuple(images.shape)}; expected (N, C, H, W). A loader "
             "with batch_size=None hands on what its dataset yields, which must be whole batches"
         )
-    if not labels.ndim or len(labels) != len(images):
+    labels = None if is_any else _tensor(found[1], "labels", name)
+    if labels is not None and (not labels.ndim or len(labels) != len(images)):
         raise ValueError(
             f"{name} yields images {tuple(images.shape)} with labels {tuple(labels.shape)}; "
             "expected one label for each image, shape (N,)"
@@ -57,6 +101,8 @@ def read_pair(batch: object, name: str) -> tuple[Tensor, Tensor]:
             "normalise them in the dataset's transform as the network was trained (ToTensor and "
             "Normalize, or images.float() / 255)"
         )
+    if labels is None:
+        return images.detach(), mapped(found[1], _plain)
     return images.detach(), labels.detach()
 
 
@@ -94,8 +140,8 @@ class Targets:
             return self._rows(labels)
         raise ValueError(
             f"labels of {self.name} have shape {tuple(labels.shape)}: a label for each pixel or "
-            "position. Pruning here is for classifiers: expected one class index for each image, "
-            "shape (N,)"
+            "position. Cross-entropy of logits takes one class index for each image, shape (N,); "
+            "for other tasks give loss= and metric="
         )
 
     def _indices(self, labels: Tensor) -> Tensor:
@@ -131,9 +177,8 @@ class Targets:
             raise ValueError(
                 f"targets of {self.name}, shape {tuple(rows.shape)}, are no class probabilities: "
                 f"a row adds up to {float(values.sum(1)[~is_even][:1].sum()):g}. With several "
-                "labels for one image neither cross-entropy nor top-1 applies: prune with one "
-                "class index for each image and recipe=Recipe(epochs=0), then fine-tune with your "
-                "own loss"
+                "labels for one image neither cross-entropy nor top-1 applies: give your own, "
+                "loss=torch.nn.functional.binary_cross_entropy_with_logits and metric="
             )
         if not rows.is_floating_point():
             return rows.long().argmax(1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +17,18 @@ from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.budget import Budget
 from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.inputs import Inputs, call, count_images
 from zoo.core.data.metered import MeteredData
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
-from zoo.core.randomness import search_seeds
+from zoo.core.randomness import fixed_random, search_seeds
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES, Supernet
 from zoo.core.supernet.trained_store import SupernetStore
 from zoo.core.training.checkpoint import Checkpoints
 from zoo.core.training.distill import BlockDistillation
 from zoo.core.training.events import Watch
-from zoo.core.training.top1 import right_answers
-from zoo.core.training.train import TrainingLoss
+from zoo.core.training.task import CLASSIFICATION, Task
+from zoo.core.training.train import TaskLoss, TrainingLoss
 
 __all__ = ["Problem", "require_feasible", "smallest_cost"]
 
@@ -51,6 +53,7 @@ class Problem:
         store: where trained supernets are kept for other budgets; None to train each anew.
         watch: who is told of the trainings of the search.
         checkpoints: where these trainings go on from if they were cut; None to keep none.
+        task: the loss that the network learns from, and the metric that decisions are made by.
     """
 
     model: nn.Module
@@ -66,6 +69,7 @@ class Problem:
     store: SupernetStore | None = None
     watch: Watch = field(default_factory=Watch)
     checkpoints: Checkpoints | None = None
+    task: Task = CLASSIFICATION
     _legal: dict[WidthRules, tuple[np.ndarray, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -92,14 +96,14 @@ class Problem:
         """A loss that any decision can be fine-tuned with, whatever the method hands on.
 
         Args:
-            distill: weight of the divergence from the parent's logits, beside cross-entropy.
+            distill: weight of the error against the parent's answer, beside the task's loss.
             label_smoothing: share of the cross-entropy's target spread over all classes.
 
         Returns:
             None for cross-entropy alone, which is the training loop's own.
         """
         if not distill:
-            return None
+            return None if self.task.is_classification else TaskLoss(label_smoothing, self.task)
         return BlockDistillation(
             self.model,
             (),
@@ -107,6 +111,8 @@ class Problem:
             beta=0.0,
             kd=distill,
             label_smoothing=label_smoothing,
+            task=self.task,
+            part=self.space.part,
         )
 
     @cached_property
@@ -133,26 +139,51 @@ class Problem:
 
     def forward(
         self,
-        images: Tensor,
+        images: Inputs,
         config: SubnetConfig | None = None,
         weights: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
+    ) -> Any:
         """Logits of the parent, or of the subnet `config` sliced out of it; charged.
 
         Args:
-            images: shape (N, C, H, W), on the model's device.
+            images: shape (N, C, H, W), or other inputs, on the model's device.
             config: kept channels; None for the full parent.
             weights: full-size tensors to use instead of the parent's, by state-dict name.
 
         Returns:
-            Logits, shape (N, classes); gradients reach `weights`.
+            Logits, shape (N, classes), or what else the network returns; gradients reach `weights`.
         """
         macs = self.cost.full_macs if config is None else self.cost.macs(config)
-        self.meter.passes(len(images), macs, backward=torch.is_grad_enabled())
+        self.meter.passes(count_images(images), macs, backward=torch.is_grad_enabled())
         if config is None:
-            logits: Tensor = functional_call(self.model, dict(weights or {}), (images,))
-            return logits
+            is_named = isinstance(images, Mapping)
+            args = images if isinstance(images, tuple) else () if is_named else (images,)
+            named = dict(images) if is_named else {}
+            return functional_call(self.model, dict(weights or {}), args, named)
         return self.supernet.forward(images, config, self.supernet.sliced(config, weights))
+
+    def parent_loss(
+        self, inputs: Inputs, targets: Any, weights: Mapping[str, Tensor], batch: int
+    ) -> Tensor:
+        """The task's loss of the parent, which computes as in eval mode; charged.
+
+        A network with a loss of its own returns what it does in training mode, which that loss is
+        of; what it draws, as detectors draw boxes, is the same for the same batch.
+
+        Args:
+            inputs: images, shape (N, C, H, W), or other inputs.
+            targets: labels, shape (N,), or other targets.
+            weights: full-size tensors to use instead of the parent's, by state-dict name.
+            batch: number of the batch.
+
+        Returns:
+            A scalar; gradients reach `weights`.
+        """
+        with self.task.teaching(self.model):
+            if self.task.is_classification:
+                return self.task.loss_of(self.forward(inputs, weights=weights), targets)
+            with fixed_random("parent_loss", self.seed, batch):
+                return self.task.loss_of(self.forward(inputs, weights=weights), targets)
 
     def accuracy(
         self,
@@ -162,10 +193,12 @@ class Problem:
         recalibration_batches: int = CANDIDATE_BATCHES,
         search_batches: int | None = None,
     ) -> float:
-        """Top-1 of a subnet on the search split, as a fraction.
+        """Score of a subnet on the search split, higher is better: top-1, as a fraction.
 
-        BatchNorm statistics are first re-estimated on training batches, the same ones for every
-        configuration. A subnet whose logits are NaN answers nothing right.
+        With another metric it is that metric's value, times -1 where lower is better. BatchNorm
+        statistics are first re-estimated on training batches, the same ones for every
+        configuration. A subnet whose logits are NaN answers nothing right; another metric that is
+        no finite number counts as `WORST`.
 
         Args:
             config: kept channels.
@@ -174,20 +207,23 @@ class Problem:
             search_batches: batches of the search split, the same ones each time; None for all.
         """
         macs = self.cost.macs(config)
-        correct = total = 0
         with torch.no_grad():
             if recalibration_batches:
                 batches = [images for images, _ in self.data.train(recalibration_batches)]
-                self.meter.passes(sum(map(len, batches)), macs, backward=False)
+                self.meter.passes(sum(map(count_images, batches)), macs, backward=False)
                 values = self.supernet.recalibrated(config, batches, weights)
             else:
                 values = self.supernet.sliced(config, weights)
             with self.supernet.running(config, values) as network:
-                for images, labels in islice(self.data.search(), search_batches):
-                    self.meter.passes(len(images), macs, backward=False)
-                    correct += int(right_answers(network(images), labels).sum())
-                    total += len(labels)
-        return correct / total
+                return self.task.score_of(self._answers(network, macs, search_batches))
+
+    def _answers(
+        self, network: nn.Module, macs: int, search_batches: int | None
+    ) -> Iterator[tuple[Any, Any]]:
+        """Outputs and targets on the search split, charged."""
+        for images, labels in islice(self.data.search(), search_batches):
+            self.meter.passes(count_images(images), macs, backward=False)
+            yield call(network, images), labels
 
     def cost_of(self, widths: np.ndarray) -> np.ndarray:
         """Return the costs of widths (n, G) in the budget's unit, int64, shape (n,)."""

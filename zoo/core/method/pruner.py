@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.errors import UnsupportedModel
 from zoo.core.method.effort import Efforts
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.settings import check_settings
 from zoo.core.training.gradients import guard_against
+from zoo.core.training.task import CLASSIFICATION, Task
 from zoo.core.training.train import TrainingLoss
 
 __all__ = ["Pruner", "Subnet", "conclude", "missing_packages", "require_packages", "unpruned"]
@@ -77,18 +79,43 @@ class Pruner(ABC):
         """
 
     def loss(
-        self, teacher: nn.Module, student: nn.Module, space: ChannelSpace, config: SubnetConfig
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        space: ChannelSpace,
+        config: SubnetConfig,
+        task: Task = CLASSIFICATION,
     ) -> TrainingLoss | None:
-        """Loss to fine-tune the rebuilt student with, or None for plain cross-entropy.
+        """Loss to fine-tune the rebuilt student with, or None for the task's loss alone.
 
         Args:
             teacher: the unpruned parent.
             student: the rebuilt network.
             space: the parent's channel groups.
             config: the channels that the student kept.
+            task: gives the loss of outputs and targets.
         """
-        del teacher, student, space, config
+        del teacher, student, space, config, task
         return None
+
+    def check_task(self, task: Task, space: ChannelSpace) -> None:
+        """Refuse a task that the method cannot serve, before any work.
+
+        Args:
+            task: with a loss of its own, or cross-entropy.
+            space: the parent's channel groups.
+
+        Raises:
+            UnsupportedModel: with the way out.
+        """
+        del space
+        way_out = self.comparing()
+        if way_out and not task.is_comparable:
+            raise UnsupportedModel(f"{task.incomparable} {type(self).__name__} compares: {way_out}")
+
+    def comparing(self) -> str:
+        """What to do where no outputs can be compared with a teacher's; "" if none need be."""
+        return ""
 
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
         """What the method expects of some configurations; higher is better.

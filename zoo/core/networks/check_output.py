@@ -21,8 +21,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from zoo.core.errors import said
 from zoo.core.tracing.copies import copy_network, float_dtype
+from zoo.core.tracing.entry import blank_inputs
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
-from zoo.core.tracing.trace import blank_images, on_meta
+from zoo.core.tracing.trace import on_meta
 
 __all__ = ["CheckOutput", "check_output", "different_operator", "different_output"]
 
@@ -213,7 +214,7 @@ def _operators(model: nn.Module, input_size: Sequence[int], is_training: bool) -
     listed = _Listed()
     try:
         with torch.no_grad(), listed:
-            meta(blank_images(meta, input_size, 2))
+            meta(blank_inputs(meta, input_size, 2))
     except Exception as error:  # whatever a foreign forward pass may raise
         listed.found.append(f"{type(error).__name__}: {str(error).splitlines()[:1]}")
     return listed.found

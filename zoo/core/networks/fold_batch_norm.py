@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.entry import blank_inputs
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
-from zoo.core.tracing.trace import blank_images, on_meta
+from zoo.core.tracing.trace import on_meta
 
 __all__ = ["fold_batch_norm"]
 
@@ -57,7 +58,7 @@ def _pairs(model: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]
     meta = on_meta(model)
     reader = _Reader(meta)
     with torch.no_grad(), reader:
-        outputs = meta(blank_images(meta, input_size))
+        outputs = meta(blank_inputs(meta, input_size))
     reader.note(outputs)
     return [
         (convolution, norm)

@@ -18,8 +18,9 @@ from torch import nn
 from zoo.core.channels.proof import Kept, Mismatch
 from zoo.core.tracing.atoms import Op, Seen, Trace
 from zoo.core.tracing.copies import named_modules
+from zoo.core.tracing.entry import blank_inputs
 from zoo.core.tracing.operator_mode import tensors_in
-from zoo.core.tracing.trace import blank_images, on_meta
+from zoo.core.tracing.trace import on_meta
 
 __all__ = ["Shapes", "refresh_metadata"]
 
@@ -43,17 +44,13 @@ class Shapes:
     Args:
         model: the network that was traced, or one whose channels are the kept ones of it.
         trace: of the larger network.
-        input_size: (C, H, W) of one image.
         kept: counts the channels that ``model`` has; None if it has all.
     """
 
-    def __init__(
-        self, model: nn.Module, trace: Trace, input_size: Sequence[int], kept: Kept | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, trace: Trace, kept: Kept | None = None) -> None:
         self.model = model
         self.modules = dict(named_modules(model))
         self._trace = trace
-        self._input_size = input_size
         self._kept = kept
         self._intermediates: dict[str, list[Shape]] = {}
 
@@ -75,7 +72,7 @@ class Shapes:
             if entering:
                 meta = on_meta(self.model)
                 module: Any = meta.get_submodule(path)
-                images = blank_images(meta, self._input_size).new_empty(entering[0][0])
+                images = blank_inputs(meta, entering[0][0][1:], entering[0][0][0])
                 with torch.no_grad():
                     made = module.forward_intermediates(images, intermediates_only=True)
                 found = [tuple(tensor.shape) for tensor in tensors_in(made)]

@@ -42,11 +42,11 @@ def rebuild(
     config.check(space)
     _check_shapes(model, space)
     smaller = resized_copy(model, space.table, config, weights)
-    trace, size = space.trace_record, space.input_size
+    trace, size = space.trace_record, space.size
     kept = Kept(kept_atoms(trace, space.table, config))
     refresh_metadata(
-        Shapes(model, trace, size),
-        Shapes(smaller, trace, size, kept),
+        Shapes(model, trace),
+        Shapes(smaller, trace, kept),
         lambda: prove(trace, space.table, config, smaller, size, kept),
         trace.ops,
     )

@@ -113,20 +113,29 @@ def save_pruned(
         FileExistsError: if the folder holds a network already.
         TypeError: if a rebuilt network comes without space or configuration.
         ValueError: if the network has other tensors than its configuration says, as after a new
-            head; if its outputs are all NaN; if its state holds something that is no tensor.
+            head; if its outputs are all NaN; if its state holds something that is no tensor; if a
+            part of it was pruned, or it takes other inputs than images.
         UnsupportedModel: if a rebuilt network is not what the space predicts.
         OSError: if it cannot be written.
     """
     folder = Path(directory)
     if isinstance(result, nn.Module) or space is not None or config is not None or model_args:
         result = _rebuilt(result, space, config, model_args)
+    if result.space.entry is not None:
+        what = f"its part {result.space.part!r}" if result.space.part else "inputs of its own"
+        raise ValueError(
+            f"{type(result.model).__name__} was pruned by {what}, and what load_pruned makes again "
+            "is called with images and pruned as a whole; keep result.config.to_json() with "
+            "result.model.state_dict(), and make it again with zoo.rebuild(parent, result.space, "
+            "config)"
+        )
     if holds_network(folder):
         raise FileExistsError(f"{folder / STRUCTURE} exists; choose another folder or remove it")
     tensors = _state(result.model)
     _refuse_changed(tensors, result.space, result.config)
     if isinstance(result, _Rebuilt):  # what `zoo.prune` returned was proved when it was made
         kept, traced = result.config, result.space
-        prove(traced.trace_record, traced.table, kept, result.model, traced.input_size)
+        prove(traced.trace_record, traced.table, kept, result.model, traced.size)
     content = safetensors.torch.save(tensors)
     structure = _verified(result, tensors, hashlib.sha256(content).hexdigest())
     text = structure.text()

@@ -61,8 +61,8 @@ def widen(
     found, old = _proved_inverse(model, space, wide, widths)
     trace, size = found.trace_record, found.input_size
     refresh_metadata(
-        Shapes(model, trace, size, Kept(kept_atoms(trace, found.table, old))),
-        Shapes(wide, trace, size),
+        Shapes(model, trace, Kept(kept_atoms(trace, found.table, old))),
+        Shapes(wide, trace),
         lambda: prove(trace, found.table, SubnetConfig.full(), wide, size),
         trace.ops,
     )

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.child_process import WorkerDied, Workers
 from zoo.core.cost.budget import Budget
+from zoo.core.data.inputs import count_images
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
 from zoo.core.search.choice_table import State
@@ -25,7 +27,8 @@ from zoo.core.search.pareto import Archive, evolve_archive
 from zoo.core.search.width_grid import PartialGrid, WidthGrid
 from zoo.core.supernet.stages import Stage, StageRunner, free_names, stage_costs
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES
-from zoo.core.training.distill import relative_feature_error, soft_cross_entropy
+from zoo.core.training.distill import output_error, relative_feature_error, soft_cross_entropy
+from zoo.core.training.task import CLASSIFICATION, Task, compared_in, outputs_in
 
 __all__ = [
     "JunctionWidths",
@@ -40,13 +43,16 @@ __all__ = [
 ]
 
 
-def stage_error(student: Tensor, teacher: Tensor) -> Tensor:
+def stage_error(student: Any, teacher: Any, task: Task = CLASSIFICATION) -> Tensor:
     """Error of a stage's output against the fullnet's, a scalar; zero for equal outputs.
 
     For maps, shape (N, C, H, W), the squared error over the variance of the teacher's; for logits,
-    shape (N, classes), the divergence from the teacher's classes in nats. No gradient reaches the
-    teacher.
+    shape (N, classes), the divergence from the teacher's classes in nats. Where a task has a loss
+    of its own, any outputs are compared as maps are. No gradient reaches the teacher.
     """
+    if not task.is_classification:
+        return output_error(compared_in(student), compared_in(teacher))
+    student, teacher = outputs_in(student), outputs_in(teacher)
     if student.ndim == 2:
         return soft_cross_entropy(student, teacher)
     return relative_feature_error(student, teacher)
@@ -163,13 +169,15 @@ class StageScorer:
         weights: full-size tensors by state-dict name.
         entering: F_(k-1) of training batches, for the batch-norm statistics.
         pairs: F_(k-1) and F_k of the batches of the search split.
+        task: says how answers are compared.
     """
 
     runner: StageRunner
     index: int
     weights: Mapping[str, Tensor]
-    entering: tuple[Tensor, ...]
-    pairs: tuple[tuple[Tensor, Tensor], ...]
+    entering: tuple[Any, ...]
+    pairs: tuple[tuple[Any, Any], ...]
+    task: Task = CLASSIFICATION
 
     def loss(self, config: SubnetConfig) -> float:
         """Mean error over the search split, BatchNorm recalibrated; see `stage_error`."""
@@ -181,13 +189,14 @@ class StageScorer:
             values = runner.supernet.recalibrated(config, narrow, self.weights, modules)
             for entering, leaving in self.pairs:
                 student = runner.output(k, entering, config, values, training=False)
-                error = stage_error(student, runner.narrowed(k + 1, leaving, config))
-                total += len(entering) * float(error)
-        return total / sum(len(entering) for entering, _ in self.pairs)
+                target = runner.narrowed(k + 1, leaving, config)
+                error = stage_error(student, target, self.task)
+                total += count_images(entering) * float(error)
+        return total / sum(count_images(entering) for entering, _ in self.pairs)
 
     def charge(self, problem: Problem, widths: np.ndarray) -> None:
         """Charge what scoring some configurations costs, widths (n, G)."""
-        images = sum(map(len, self.entering)) + sum(len(entering) for entering, _ in self.pairs)
+        images = sum(map(count_images, (*self.entering, *(each for each, _ in self.pairs))))
         stage = self.runner.stages[self.index]
         macs = int(stage_costs(problem.space, stage).macs_of_widths(widths).sum())
         problem.meter.passes(images, macs, backward=False)
@@ -208,8 +217,9 @@ def stage_scorers(
     runner, full = StageRunner(problem.supernet, stages), SubnetConfig.full()
     train = [images for images, _ in problem.data.train(CANDIDATE_BATCHES)]
     search = [images for images, _ in problem.data.search()]
-    search = [images for images in search if len(images) > 1] or search  # one has no variance
-    passes = 2 * sum(map(len, train)) + sum(map(len, search))
+    # One image has no variance.
+    search = [images for images in search if count_images(images) > 1] or search
+    passes = 2 * sum(map(count_images, train)) + sum(map(count_images, search))
     problem.meter.passes(passes, problem.cost.full_macs, backward=False)
     scorers = []
     with torch.no_grad():
@@ -217,7 +227,7 @@ def stage_scorers(
             values = problem.supernet.recalibrated(full, train, weights, stage.modules)
             leaving = [runner.output(k, x, full, values, training=False) for x in search]
             pairs = tuple(zip(search, leaving, strict=True))
-            scorers.append(StageScorer(runner, k, weights, tuple(train), pairs))
+            scorers.append(StageScorer(runner, k, weights, tuple(train), pairs, problem.task))
             train = [runner.output(k, x, full, values, training=False) for x in train]
             search = leaving
     return scorers

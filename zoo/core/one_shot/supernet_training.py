@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.resize import Place
+from zoo.core.data.inputs import Inputs, count_images, divided
 from zoo.core.errors import Diverged
 from zoo.core.method.problem import Problem
 from zoo.core.method.updates import Updates
@@ -25,6 +27,7 @@ from zoo.core.tracing.copies import copy_network, memory_format_of
 from zoo.core.training.checkpoint import State, Stateful, digest
 from zoo.core.training.course import TensorState
 from zoo.core.training.gradients import backward, gradients
+from zoo.core.training.task import Answer
 
 __all__ = ["Engine", "Execution", "Norm", "Start", "starting_weights", "train_once"]
 
@@ -136,12 +139,52 @@ class Engine:
         self._schedule.load_state_dict(state_dict["schedule"])
         self.pairs = state_dict["pairs"]
 
-    def logits(self, images: Tensor, config: SubnetConfig) -> Tensor:
-        """Training-mode logits of one subnet, shape (N, classes), with its own batch statistics."""
-        self.pairs += len(images)
-        self._charge(len(images), self.problem.cost.macs(config))
+    def answer(self, inputs: Inputs, config: SubnetConfig) -> Answer:
+        """What one subnet returns in training mode, with its own batch statistics; charged.
+
+        Args:
+            inputs: images, shape (N, C, H, W), or other inputs.
+            config: what it keeps.
+        """
+        n_images = count_images(inputs)
+        self.pairs += n_images
+        self._charge(n_images, self.problem.cost.macs(config))
         values = self.sliced(config)
-        return self.problem.supernet.forward(images, config, values, training=True)
+        return self.problem.supernet.answer(inputs, config, values, training=True)
+
+    def logits(self, images: Inputs, config: SubnetConfig) -> Any:
+        """What one subnet returns, of a classifier its logits, shape (N, classes); see `answer`."""
+        return self.answer(images, config).outputs
+
+    def part_losses(self, inputs: Inputs, targets: Any, configs: Sequence[SubnetConfig]) -> Tensor:
+        """Losses of several subnets, each on its own part of the batch, shape (subnets,).
+
+        With cross-entropy they run at once, see `parallel`; with a loss of its own one after the
+        other.
+
+        Args:
+            inputs: of a batch; what is beyond equal parts is left out.
+            targets: of the same.
+            configs: what each subnet keeps.
+
+        Raises:
+            ValueError: if the batch cannot be divided.
+        """
+        count, task = len(configs), self.problem.task
+        n_images = count_images(inputs)
+        if task.is_classification and isinstance(inputs, Tensor):
+            used = n_images - n_images % count
+            logits = self.parallel(inputs[:used], configs)
+            each = F.cross_entropy(logits, targets[:used], reduction="none")
+            return each.view(count, -1).mean(1)
+        both = (inputs, targets)
+        parts = (divided(each, n_images, count) if count > 1 else [each] for each in both)
+        return torch.stack(
+            [
+                task.loss_of(self.logits(part, config), wanted)
+                for part, wanted, config in zip(*parts, configs, strict=True)
+            ]
+        )
 
     def parallel(self, images: Tensor, configs: Sequence[SubnetConfig]) -> Tensor:
         """Training-mode logits of several subnets, each on its own part of the batch.
@@ -168,6 +211,8 @@ class Engine:
         Args:
             part: images of each subnet.
         """
+        if not self.problem.task.is_classification:
+            return "sliced"
         if self.execution != "auto":
             return self.execution
         if self.norm == "separate" and not self.problem.supernet.is_maskable:

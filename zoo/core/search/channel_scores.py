@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup, Member, Role
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.batches import Batch
 from zoo.core.method.problem import Problem
 from zoo.core.tracing.copies import named_tensors
 from zoo.core.training.gradients import gradients
 
 __all__ = [
+    "channel_costs",
     "channel_order",
     "channel_rows",
     "channel_scores",
@@ -166,6 +168,36 @@ def _topology(space: ChannelSpace, group: ChannelGroup) -> object:
     return group.residual, frozenset(kinds)
 
 
+def channel_costs(problem: Problem) -> np.ndarray:
+    """Cost of making one channel of each group at unpruned input width, int64, shape (G,).
+
+    MACs of the tied layers divided by their output channels (m_l), their weights, or nanoseconds.
+    """
+    space, table = problem.space, problem.space.table
+    if problem.budget.metric == "latency":
+        return problem.cost.latency.making_costs(space.sizes, problem.narrowest)
+    costs: dict[str, int] = {}
+    if problem.budget.metric == "params":
+        costs = {name: math.prod(shape) for name, shape in table.shapes.items()}
+    else:
+        for module, factor, axes in table.products:
+            macs = factor * math.prod(len(table.axes[axis].group) for axis in axes)
+            name = f"{module}.weight"
+            costs[name] = costs.get(name, 0) + macs
+    return np.array(
+        [
+            sum(
+                costs.get(member.tensor, 0)
+                * member.index.shape[1]
+                // table.shapes[member.tensor][member.dim]
+                for member in producers(group)
+            )
+            for group in space.groups
+        ],
+        dtype=np.int64,
+    )
+
+
 def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarray]:
     """Scores that nest narrower configurations in wider ones, by group name, shape (size,).
 
@@ -180,14 +212,14 @@ def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarr
 
 def weight_gradient_products(
     problem: Problem,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     roles: Collection[Role] = PRODUCERS,
 ) -> Iterator[dict[str, Tensor]]:
-    """Parameter times its cross-entropy gradient, batch by batch, with the parent in eval mode.
+    """Parameter times the gradient of the task's loss, batch by batch, the parent in eval mode.
 
     Args:
         problem: the parent and its groups; each pass is charged.
-        batches: images (N, C, H, W) and labels (N,).
+        batches: images (N, C, H, W) and labels (N,), or other inputs and targets.
         roles: of the parameters that are wanted; by default the weights that make channels.
 
     Yields:
@@ -200,9 +232,11 @@ def weight_gradient_products(
         for name, parameter in problem.model.named_parameters()
         if name in wanted
     }
-    for images, labels in batches:
-        loss = F.cross_entropy(problem.forward(images, weights=weights), labels)
-        found = gradients(loss, list(weights.values()))
+    for number, (inputs, targets) in enumerate(batches):
+        loss = problem.parent_loss(inputs, targets, weights, number)
+        # A loss of one's own may leave parts of a network out.
+        is_partial = not problem.task.is_classification
+        found = gradients(loss, list(weights.values()), zeros=is_partial)
         yield {
             name: weight.detach() * gradient
             for (name, weight), gradient in zip(weights.items(), found, strict=True)

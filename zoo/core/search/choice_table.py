@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +72,15 @@ class ChoiceTable:
     def fits(self, state: Sequence[int]) -> bool:
         """Whether a state is within the limit."""
         return self.limit is None or self.cost(state) <= self.limit
+
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name the energies, so that equal tables are known as such.
+
+        Energies are rounded to eight digits, which one machine repeats.
+        """
+        rows = [np.char.mod("%.8e", energies).ravel() for energies in self.energies]
+        text = ",".join(text for row in rows for text in row.tolist())
+        return f"{zlib.crc32(text.encode()):08x}"
 
     def priced(self, price: float) -> ChoiceTable:
         """The table without a limit, where each unit of cost adds `price` to the energy."""

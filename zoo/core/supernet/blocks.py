@@ -16,6 +16,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.inputs import Inputs, call, mapped
 from zoo.core.supernet.module_chain import Call, inner_groups, read_links
 from zoo.core.supernet.supernet import Supernet, run_through
 
@@ -61,7 +63,7 @@ def cut_blocks(model: nn.Module, space: ChannelSpace) -> tuple[Block, ...]:
         model: the network that `space` was traced from; not touched.
         space: its channel groups.
     """
-    chain, _, counts = read_links(model, space.input_size)
+    chain, _, counts = read_links(model, space.size)
     runs = _runs(space, chain)
     blocks = []
     for links in runs:
@@ -70,7 +72,7 @@ def cut_blocks(model: nn.Module, space: ChannelSpace) -> tuple[Block, ...]:
         if inner and counts[modules[0]] == 1 == counts[modules[-1]]:
             blocks.append(Block(modules, _coordinates(inner)))
     if not blocks and space.groups:
-        blocks.append(Block(("",), _coordinates(space.groups)))
+        blocks.append(Block((space.part,), _coordinates(space.groups)))
     return tuple(blocks)
 
 
@@ -131,48 +133,48 @@ class BlockRunner:
 
     def features(
         self,
-        images: Tensor,
+        images: Inputs,
         config: SubnetConfig | None = None,
         weights: Mapping[str, Tensor] | None = None,
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    ) -> tuple[list[Any], list[Any]]:
         """Inputs and outputs of every block, in one pass over a subnet.
 
         Args:
-            images: shape (N, C, H, W).
+            images: shape (N, C, H, W), or other inputs.
             config: widths of the subnet; the full network if None.
             weights: full-size tensors to use instead of the network's own.
 
         Returns:
-            Inputs and outputs, a tensor for each block, without gradients.
+            Inputs and outputs, most often a tensor for each block, without gradients.
         """
         config = config or SubnetConfig.full()
-        entered: dict[str, Tensor] = {}
-        left: dict[str, Tensor] = {}
+        entered: dict[str, Any] = {}
+        left: dict[str, Any] = {}
         values = self.supernet.sliced(config, weights)
         with (
             torch.no_grad(),
             self.supernet.running(config, values) as network,
             _hooked(network, self.blocks, entered, left),
         ):
-            network(images)
+            call(network, images)
         inputs = [entered[block.modules[0]] for block in self.blocks]
         return inputs, [left[block.output] for block in self.blocks]
 
     def run(
         self,
-        inputs: Mapping[int, Tensor],
+        inputs: Mapping[int, Any],
         config: SubnetConfig,
         weights: Mapping[str, Tensor] | None = None,
-    ) -> dict[int, Tensor]:
+    ) -> dict[int, Any]:
         """Outputs of single blocks at the widths of a subnet.
 
         Args:
-            inputs: a tensor for each block to run, by its ordinal.
+            inputs: what enters each block to run, by its ordinal.
             config: gives the widths; those outside of a block do not matter to it.
             weights: full-size tensors, by name; gradients reach them.
 
         Returns:
-            A tensor for each input, of the width that the block has in the full network.
+            What each block returns, of the width that it has in the full network.
         """
         values = self.supernet.sliced(config, weights)
         with self.supernet.running(config, values) as network:
@@ -186,29 +188,40 @@ class BlockRunner:
 def _hooked(
     skeleton: nn.Module,
     blocks: Sequence[Block],
-    entered: dict[str, Tensor],
-    left: dict[str, Tensor],
+    entered: dict[str, Any],
+    left: dict[str, Any],
 ) -> Iterator[None]:
     """Keep copies of what enters the first and leaves the last module of each block."""
     handles = []
     for block in blocks:
         first, last = block.modules[0], block.output
 
-        def enter(_module: nn.Module, inputs: tuple[Tensor, ...], path: str = first) -> None:
-            entered[path] = inputs[0].detach().clone()
+        def enter(
+            _module: nn.Module,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            path: str = first,
+        ) -> None:
+            inputs = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else kwargs or args
+            entered[path] = mapped(inputs, _copied)
 
         def leave(
-            _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor, path: str = last
+            _module: nn.Module, _inputs: tuple[Any, ...], output: Any, path: str = last
         ) -> None:
-            left[path] = output.detach().clone()
+            left[path] = mapped(output, _copied)
 
-        handles.append(skeleton.get_submodule(first).register_forward_pre_hook(enter))
+        first_module = skeleton.get_submodule(first)
+        handles.append(first_module.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(skeleton.get_submodule(last).register_forward_hook(leave))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
 
 
 def _runs(space: ChannelSpace, chain: Sequence[Call]) -> Iterator[list[Call]]:

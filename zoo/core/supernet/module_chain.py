@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.space import ChannelSpace, timm_ordinals
-from zoo.core.tracing.trace import blank_images, on_meta
+from zoo.core.data.inputs import tensors_of
+from zoo.core.tracing.entry import InputSize, blank_inputs, enter
+from zoo.core.tracing.trace import on_meta
 
 __all__ = ["Call", "inner_groups", "read_links"]
 
@@ -26,6 +28,7 @@ class Call:
     path: str
     entered: _Key | None
     left: _Key | None = None
+    reads_several: bool = False
     is_pooling: bool = False
     parts: list[Call] = field(default_factory=list)
 
@@ -38,15 +41,16 @@ class Call:
         return keys == [*(part.entered for part in self.parts), self.left]
 
 
-def _read_calls(model: nn.Module, input_size: Sequence[int]) -> tuple[Call, dict[str, int]]:
+def _read_calls(model: nn.Module, size: InputSize) -> tuple[Call, dict[str, int]]:
     """The tree of module calls of one pass on the meta device, and calls by path."""
     meta = on_meta(model)
     stack: list[Call] = [Call("", None)]
     counts: dict[str, int] = {}
     alive: list[Any] = []  # whatever modules return; keeps identities from being used again
 
-    def enter(path: str, inputs: tuple[Any, ...]) -> None:
+    def begin(path: str, inputs: tuple[Any, ...]) -> None:
         call = Call(path, _key(inputs[0]) if len(inputs) == 1 else None)
+        call.reads_several = len(list(tensors_of(inputs))) > 1
         counts[path] = counts.get(path, 0) + 1
         stack[-1].parts.append(call)
         stack.append(call)
@@ -58,10 +62,10 @@ def _read_calls(model: nn.Module, input_size: Sequence[int]) -> tuple[Call, dict
         alive.append((inputs, output))
 
     for path, module in meta.named_modules():
-        module.register_forward_pre_hook(lambda _m, inputs, path=path: enter(path, inputs))
+        module.register_forward_pre_hook(lambda _m, inputs, path=path: begin(path, inputs))
         module.register_forward_hook(leave)
     with torch.no_grad():
-        meta(blank_images(meta, input_size))
+        enter(meta, size, blank_inputs(meta, size))
     return stack[0].parts[0], counts
 
 
@@ -80,9 +84,7 @@ def _is_pooling(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> bool
     return 1 < output.shape[2:].numel() < inputs[0].shape[2:].numel()
 
 
-def read_links(
-    model: nn.Module, input_size: Sequence[int]
-) -> tuple[list[Call], Call, dict[str, int]]:
+def read_links(model: nn.Module, size: InputSize) -> tuple[list[Call], Call, dict[str, int]]:
     """The network as a chain of calls; modules that merely run their children are expanded.
 
     A module all of whose parameters are one block for timm's ``group_matcher`` stays whole.
@@ -91,9 +93,10 @@ def read_links(
         The links in order of execution, the call of the whole network, and how often each module
         is called, by path.
     """
-    root, counts = _read_calls(model, input_size)
+    root, counts = _read_calls(model, size)
     ordinals = timm_ordinals(model, coarse=False)
-    return list(_taken_apart(root, ordinals)), root, counts
+    parts = root.parts or [root]
+    return [link for part in parts for link in _taken_apart(part, ordinals)], root, counts
 
 
 def inner_groups(space: ChannelSpace, modules: Sequence[str]) -> tuple[ChannelGroup, ...]:
@@ -106,8 +109,10 @@ def inner_groups(space: ChannelSpace, modules: Sequence[str]) -> tuple[ChannelGr
 
 
 def _taken_apart(call: Call, ordinals: dict[str, int]) -> Iterator[Call]:
-    is_root = call.path == ""
-    if not is_root and (not call.is_chain or _is_one_block(call.path, ordinals)):
+    # What reads or returns several tensors is no link: its parts are, as far as one feeds the next.
+    is_link = call.left is not None and not call.reads_several
+    is_whole = not call.parts or (is_link and not call.is_chain)
+    if is_whole or _is_one_block(call.path, ordinals):
         yield call
         return
     for part in call.parts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
+from zoo.core.data.inputs import Inputs
 from zoo.core.errors import UnsupportedModel
 from zoo.core.supernet.module_chain import Call, inner_groups, read_links
 from zoo.core.supernet.supernet import Supernet
@@ -71,9 +73,14 @@ def cut_stages(
     if count is not None and count < 1:
         raise ValueError(f"stages is {count}; it must be at least 1")
     whole = (Stage(("",), tuple(group.name for group in space.groups)),)
-    if count == 1:
+    if count == 1 or (space.part and count is None):
         return whole
-    chain, root, counts = read_links(model, space.input_size)
+    if space.part:
+        raise UnsupportedModel(
+            f"a part of {type(model).__name__} alone is pruned, {space.part!r}, which is searched "
+            "as one stage; use stages=1"
+        )
+    chain, root, counts = read_links(model, space.size)
     broken = _broken(chain, root, counts)
     if broken:
         if count is None:
@@ -115,33 +122,47 @@ class StageRunner:
         self.stages = tuple(stages)
 
     def features(
-        self, images: Tensor, values: Mapping[str, Tensor], *, training: bool
-    ) -> list[Tensor]:
-        """F_0 to F_K of the full network: the images, the outputs of the stages, the logits last.
+        self, images: Inputs, values: Mapping[str, Tensor], *, training: bool
+    ) -> list[Any]:
+        """F_0 to F_K of the full network: the images, the outputs of the stages, its own last.
+
+        Where a part of the network is pruned, the last is an `Answer`.
 
         Args:
-            images: shape (N, C, H, W).
+            images: shape (N, C, H, W), or other inputs.
             values: parameters and buffers of the full network.
             training: use batch statistics, and update those in ``values``.
         """
+        full = SubnetConfig.full()
         found = [images]
-        for stage in self.stages:
-            found.append(
-                self.supernet.through(
-                    stage.modules, found[-1], SubnetConfig.full(), values, training=training
-                )
-            )
+        for index in range(len(self.stages)):
+            found.append(self._left(index, found[-1], full, values, training=training))
         return found
 
-    def output(
+    def _left(
         self,
         index: int,
-        entering: Tensor,
+        entering: Any,
         config: SubnetConfig,
         values: Mapping[str, Tensor],
         *,
         training: bool,
-    ) -> Tensor:
+    ) -> Any:
+        """What leaves a stage: an `Answer` where a part of the network is pruned."""
+        if self.supernet.space.part:  # one stage, which is the whole network
+            return self.supernet.answer(entering, config, values, training=training)
+        modules = self.stages[index].modules
+        return self.supernet.through(modules, entering, config, values, training=training)
+
+    def output(
+        self,
+        index: int,
+        entering: Any,
+        config: SubnetConfig,
+        values: Mapping[str, Tensor],
+        *,
+        training: bool,
+    ) -> Any:
         """G_k: what a stage of a subnet makes of the full network's features.
 
         Args:
@@ -153,18 +174,17 @@ class StageRunner:
             training: use batch statistics, and update those in ``values``.
 
         Returns:
-            The stage's output, with the channels that the subnet keeps.
+            The stage's output, with the channels that the subnet keeps; see `features`.
         """
         narrow = self.narrowed(index, entering, config)
-        modules = self.stages[index].modules
-        return self.supernet.through(modules, narrow, config, values, training=training)
+        return self._left(index, narrow, config, values, training=training)
 
-    def narrowed(self, index: int, features: Tensor, config: SubnetConfig) -> Tensor:
+    def narrowed(self, index: int, features: Any, config: SubnetConfig) -> Any:
         """Select the channels that a subnet keeps from what enters a stage; logits stay whole.
 
         Args:
             index: of the stage that the features enter; the number of stages for the logits.
-            features: F_k of the full network, shape (N, C, H, W), or logits, (N, classes).
+            features: F_k of the full network, shape (N, C, H, W), its inputs or its outputs.
             config: what is kept.
         """
         if not 0 < index < len(self.stages):

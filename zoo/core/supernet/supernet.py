@@ -14,8 +14,10 @@ from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.resize import Place, SizedAttributes, axis_sizes, resize_tensor
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.inputs import Inputs, call
 from zoo.core.supernet.masks import can_mask, masked_inputs, norms_by_part, reading_weights
 from zoo.core.tracing.trace import on_meta
+from zoo.core.training.task import Answer, answer
 from zoo.core.training.train import eval_mode
 
 __all__ = ["CANDIDATE_BATCHES", "RECALIBRATION_BATCHES", "Supernet", "recalibrate", "run_through"]
@@ -98,38 +100,60 @@ class Supernet:
 
     def forward(
         self,
-        images: Tensor,
+        images: Inputs,
         config: SubnetConfig,
         values: Mapping[str, Tensor] | None = None,
         *,
         training: bool = False,
-    ) -> Tensor:
-        """Return the logits of a subnet, shape (N, classes).
+    ) -> Any:
+        """Return what a subnet returns: of a classifier logits, shape (N, classes).
 
         Args:
-            images: shape (N, C, H, W).
+            images: shape (N, C, H, W), or other inputs.
             config: what to keep.
             values: the subnet's own parameters and buffers, as ``sliced`` or ``recalibrated``
                 return them; by default sliced from the model.
             training: use batch statistics, and update those in ``values``.
         """
+        values = self.sliced(config) if values is None else values
+        return self.answer(images, config, values, training=training).outputs
+
+    def answer(
+        self,
+        inputs: Inputs,
+        config: SubnetConfig,
+        values: Mapping[str, Tensor],
+        *,
+        training: bool,
+    ) -> Answer:
+        """Return what a subnet returns, and what of it is compared with a teacher's.
+
+        Args:
+            inputs: of the network.
+            config: what to keep.
+            values: the subnet's own parameters and buffers, as ``sliced`` or ``recalibrated``
+                return them.
+            training: use batch statistics, and update those in ``values``.
+        """
         self._switch(training)
-        return self._run(images, config, self.sliced(config) if values is None else values)
+        with self._lent(config, values) as network:
+            return answer(network, inputs, self.space.part)
 
     def through(
         self,
         modules: Sequence[str],
-        features: Tensor,
+        features: Any,
         config: SubnetConfig,
         values: Mapping[str, Tensor],
         *,
         training: bool = False,
-    ) -> Tensor:
+    ) -> Any:
         """Return what some modules of a subnet, one after the other, make of features.
 
         Args:
             modules: paths in order of execution.
-            features: what enters the first, shape (N, C, H, W), already narrowed; not changed.
+            features: what enters the first, shape (N, C, H, W), already narrowed, or the inputs of
+                the whole network; not changed.
             config: what is kept.
             values: the parameters and buffers of these modules, as ``sliced`` returns them.
             training: use batch statistics, and update those in ``values``.
@@ -141,7 +165,7 @@ class Supernet:
     def recalibrated(
         self,
         config: SubnetConfig,
-        batches: Iterable[Tensor],
+        batches: Iterable[Any],
         weights: Mapping[str, Tensor] | None = None,
         modules: Sequence[str] = ("",),
     ) -> dict[str, Tensor]:
@@ -151,7 +175,7 @@ class Supernet:
 
         Args:
             config: what to keep.
-            batches: images, each of shape (N, C, H, W), or what enters the first of the modules.
+            batches: inputs, such as images (N, C, H, W), or what enters the first of the modules.
             weights: full-size values used instead of the model's own; may be incomplete.
             modules: paths of the modules to measure, which run one after the other.
 
@@ -211,8 +235,10 @@ class Supernet:
         with (
             masked_inputs(self._skeleton, self.space, configs, images),
             norms_by_part(self._skeleton, size if not joint_norm else len(images)),
+            self._lent(SubnetConfig.full(), values) as network,
         ):
-            return self._run(images, SubnetConfig.full(), values)
+            logits: Tensor = network(images)
+            return logits
 
     @cached_property
     def is_maskable(self) -> bool:
@@ -275,21 +301,18 @@ class Supernet:
             self._skeleton.train(training)
             self._mode = training
 
-    def _run(self, images: Tensor, config: SubnetConfig, values: Mapping[str, Tensor]) -> Tensor:
-        with self._lent(config, values) as network:
-            output: Tensor = network(images)
-            return output
 
-
-def run_through(network: nn.Module, modules: Sequence[str], features: Tensor) -> Tensor:
+def run_through(network: nn.Module, modules: Sequence[str], features: Any) -> Any:
     """Run modules one after the other, the first on a copy, since it may work in place.
 
     Args:
         network: holds the modules, and their tensors.
         modules: paths in order of execution; the whole network is ``("",)``.
-        features: what enters the first, shape (N, C, H, W).
+        features: what enters the first, shape (N, C, H, W), or the inputs of the whole network.
     """
-    features = features.clone() if modules != ("",) else features
+    if tuple(modules) == ("",):
+        return call(network, features)
+    features = features.clone()
     for path in modules:
         features = network.get_submodule(path)(features)
     return features
@@ -320,19 +343,19 @@ def _statistics(model: nn.Module) -> frozenset[str]:
     )
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[Inputs]) -> None:
     """Measure the batch-norm statistics of ``model`` anew, in place; its mode is kept.
 
     Args:
         model: a network on the device of the batches.
-        batches: images, each of shape (N, C, H, W), each batch counting alike.
+        batches: images, each of shape (N, C, H, W), or other inputs, each batch counting alike.
     """
     with eval_mode(model), torch.no_grad(), _averaging_statistics(model):
         for name, buffer in model.named_buffers():
             if name.endswith("num_batches_tracked"):
                 buffer.zero_()
         for images in batches:
-            model(images)
+            call(model, images)
 
 
 @contextmanager

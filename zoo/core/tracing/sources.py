@@ -34,10 +34,11 @@ class Sources:
         self._known: set[int] = set()  # tensors that hold images
         self._alive: list[Tensor] = []
 
-    def enter_images(self, images: Tensor) -> None:
-        """Note what the network is called with, shape (N, C, H, W)."""
-        self.note(images, "images")
-        self._note_images(images)
+    def enter_images(self, tensors: Iterable[Tensor]) -> None:
+        """Note what the network is called with, in order; the first is shape (N, C, H, W)."""
+        for place, tensor in enumerate(tensors):
+            self.note(tensor, f"images {place}")
+            self._note_images(tensor)
 
     def note(self, tensor: Tensor, source: object) -> None:
         """Note where a tensor, of any shape, comes from; the last writer counts."""

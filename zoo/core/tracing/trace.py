@@ -26,16 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.core.data.inputs import tensors_of
 from zoo.core.errors import UnsupportedModel, said
 from zoo.core.tracing.arguments import Scalars, is_same_value, plain_arguments
 from zoo.core.tracing.atoms import Op, Trace
-from zoo.core.tracing.copies import (
-    copy_with,
-    float_dtype,
-    named_modules,
-    named_tensors,
-    without_data,
-)
+from zoo.core.tracing.copies import copy_with, named_modules, named_tensors, without_data
+from zoo.core.tracing.entry import Entry, InputSize, blank_inputs, enter
 from zoo.core.tracing.flow import Call, Flow
 from zoo.core.tracing.functions import FunctionCalls
 from zoo.core.tracing.layers import watch_widths
@@ -48,7 +44,7 @@ from zoo.core.tracing.products import note_product
 from zoo.core.tracing.rules import apply_rule
 from zoo.core.tracing.sources import Sources, outliving
 
-__all__ = ["TraceFailed", "blank_images", "on_meta", "retrace", "trace_model", "training_mode"]
+__all__ = ["TraceFailed", "on_meta", "retrace", "trace_model", "training_mode"]
 
 Signature = tuple[str, str, Scalars, tuple[str | None, ...], tuple[torch.Size, ...]]
 
@@ -93,18 +89,7 @@ def on_meta(model: nn.Module) -> nn.Module:
     return meta.eval()
 
 
-def blank_images(model: nn.Module, input_size: Sequence[int], count: int = 1) -> Tensor:
-    """Return images without data that a network on the meta device takes, shape (N, C, H, W).
-
-    Args:
-        model: tells the type of the numbers, single precision if it has no parameter to tell.
-        input_size: (C, H, W) of one image.
-        count: N.
-    """
-    return torch.empty(count, *input_size, device="meta", dtype=float_dtype(model))
-
-
-def trace_model(meta: nn.Module, input_size: Sequence[int]) -> Trace:
+def trace_model(meta: nn.Module, size: InputSize) -> Trace:
     """Return the trace of a network that is on the meta device.
 
     A pass in training mode follows if the one in eval mode left a parameter or buffer unread, or if
@@ -112,21 +97,20 @@ def trace_model(meta: nn.Module, input_size: Sequence[int]) -> Trace:
 
     Args:
         meta: the network, as ``on_meta`` makes it; hooks are added to it.
-        input_size: (C, H, W) of one image.
+        size: what enters: (C, H, W) of one image, or an `Entry`.
 
     Raises:
         UnsupportedModel: if a pass fails; the message names the module that was running.
     """
-    tracer = _Tracer(meta, None)
-    images = blank_images(meta, input_size)
+    tracer = _Tracer(meta, None, size)
     watch_widths(meta, tracer.functions.note_width)
     with tracer.logged(meta), mode_reads(meta, tracer.note_mode):
-        handed_out = _run(meta, images, tracer)
+        handed_out = _run(meta, tracer)
     trace = tracer.flow.trace
     trace.eval_ops = len(trace.ops)
     trace.is_blind = tracer.functions.is_blind and not _is_grouped_by_code(meta, trace.ops)
-    if _is_other_in_training(meta, images, tracer, handed_out):
-        _run_training(meta, images, tracer)
+    if _is_other_in_training(meta, tracer, handed_out):
+        _run_training(meta, tracer)
     return tracer.finished()
 
 
@@ -141,35 +125,34 @@ def _is_grouped_by_code(meta: nn.Module, ops: Sequence[Op]) -> bool:
 
 
 def retrace(
-    meta: nn.Module, input_size: Sequence[int], depthwise: frozenset[str], *, is_trained: bool
+    meta: nn.Module, size: InputSize, depthwise: frozenset[str], *, is_trained: bool
 ) -> Trace:
     """Return the trace of a network that was made from one whose trace is known.
 
     Args:
         meta: the network, as ``on_meta`` makes it; hooks are added to it.
-        input_size: (C, H, W) of one image.
+        size: what enters: (C, H, W) of one image, or an `Entry`.
         depthwise: paths of the modules whose convolutions are depthwise.
         is_trained: whether a pass in training mode follows.
 
     Raises:
         UnsupportedModel: if a pass fails; the message names the module that was running.
     """
-    tracer = _Tracer(meta, depthwise)
-    images = blank_images(meta, input_size)
+    tracer = _Tracer(meta, depthwise, size)
     with tracer.silenced():
-        _run(meta, images, tracer)
+        _run(meta, tracer)
     tracer.flow.trace.eval_ops = len(tracer.flow.trace.ops)
     if is_trained:
-        _run_training(meta, images, tracer)
+        _run_training(meta, tracer)
     return tracer.finished()
 
 
-def _run(meta: nn.Module, images: Tensor, tracer: _Tracer) -> set[object]:
+def _run(meta: nn.Module, tracer: _Tracer) -> set[object]:
     """Run one pass with its rules; what reaches the outside is pinned, its origins returned."""
-    tracer.sources.enter_images(images)
+    tracer.sources.enter_images(tensors_of(tracer.inputs))
     try:
         with torch.no_grad(), tracer, tracer.functions:
-            outputs = meta(images)
+            outputs = enter(meta, tracer.size, tracer.inputs)
     except Exception as error:  # whatever a foreign forward pass may raise
         raise TraceFailed(tracer.flow.where, tracer.flow.trace.ops, error) from error
     return tracer.ended(outputs)
@@ -191,26 +174,25 @@ def training_mode(meta: nn.Module) -> Iterator[None]:
         meta.eval()
 
 
-def _is_other_in_training(
-    meta: nn.Module, images: Tensor, tracer: _Tracer, handed_out: set[object]
-) -> bool:
+def _is_other_in_training(meta: nn.Module, tracer: _Tracer, handed_out: set[object]) -> bool:
     """Whether the pass in training mode can say more than the one in eval mode, which has run."""
     trace = tracer.flow.trace
-    if any(shape and name not in tracer.used for name, shape in trace.shapes.items()):
+    unread = (n for n in trace.shapes if tracer.is_entered(n) and n not in tracer.used)
+    if any(trace.shapes[name] for name in unread):
         return True
     if not tracer.asks_for_mode:
         return False
     check = _Comparison(tracer)
     try:
         with torch.no_grad(), tracer.silenced(), training_mode(meta), check:
-            outputs = meta(images)
+            outputs = enter(meta, tracer.size, tracer.inputs)
         returned = list(returned_tensors(outputs))
     except Exception:  # the pass with rules says what happened
         return True
     return check.step != len(tracer.calls) or not check.handed_out(returned) <= handed_out
 
 
-def _run_training(meta: nn.Module, images: Tensor, tracer: _Tracer) -> None:
+def _run_training(meta: nn.Module, tracer: _Tracer) -> None:
     """Run the pass in training mode after the one in eval mode.
 
     It adds ties and pins. Layers that make channels only here are pinned: they cost nothing where
@@ -218,12 +200,12 @@ def _run_training(meta: nn.Module, images: Tensor, tracer: _Tracer) -> None:
     was read in eval mode.
     """
     trace = tracer.flow.trace
-    unread = [n for n in trace.parameters if n not in tracer.used]
+    unread = tracer.unread()
     products = len(trace.products)
     made = {place for place, role in trace.roles.items() if role in ("out", "depthwise")}
     try:
         with tracer.silenced(), training_mode(meta):
-            _run(meta, images, tracer)
+            _run(meta, tracer)
     except TraceFailed as error:
         if unread:
             raise UnsupportedModel(
@@ -256,8 +238,12 @@ def _pin_training_only(trace: Trace, made: set[tuple[str, int]]) -> None:
 class _Tracer(OperatorMode):
     """Runs every operator, and the rule for its channels."""
 
-    def __init__(self, meta: nn.Module, depthwise: frozenset[str] | None) -> None:
+    def __init__(self, meta: nn.Module, depthwise: frozenset[str] | None, size: InputSize) -> None:
         super().__init__()
+        self.size = size
+        self.inputs = blank_inputs(meta, size)
+        part = size.part if isinstance(size, Entry) else ""
+        self._prefix = f"{part}." if part else ""
         self.flow = Flow(where=type(meta).__name__, depthwise=depthwise)
         self.calls: list[Signature] = []  # of each call, for `_Comparison`
         self.used: set[str] = set()  # names of the parameters and buffers that were read
@@ -320,8 +306,17 @@ class _Tracer(OperatorMode):
     def finished(self) -> Trace:
         """The trace, once all passes have run."""
         trace = self.flow.trace
-        trace.unused = tuple(name for name in trace.parameters if name not in self.used)
+        trace.unused = tuple(self.unread())
         return trace
+
+    def is_entered(self, name: str) -> bool:
+        """Whether a parameter or buffer lies in what is traced, and not beside that part."""
+        return name.startswith(self._prefix)
+
+    def unread(self) -> list[str]:
+        """Names of the parameters of what is traced that no pass has read yet."""
+        known = self.flow.trace.parameters
+        return [name for name in known if self.is_entered(name) and name not in self.used]
 
     def note_mode(self) -> None:
         """Note that code has asked whether the network is trained, or may have."""

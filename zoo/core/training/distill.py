@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
+from zoo.core.data.inputs import Inputs, call
 from zoo.core.errors import Diverged, unknown_name
+from zoo.core.training.task import CLASSIFICATION, Answer, Task, answer, compared_tensors
 from zoo.core.training.train import TrainingLoss
 
 __all__ = [
     "BlockDistillation",
     "Taps",
+    "answer_error",
     "check_errors",
     "explain_flat_features",
     "feature_error",
+    "output_error",
     "relative_feature_error",
     "soft_cross_entropy",
 ]
@@ -32,6 +37,9 @@ EPSILON = 1e-6
 # Below these variances a teacher hardly tells images apart, and division by them makes ten thousand
 # of an error of one. Logits are in nats; those of a trained classifier vary by about 1.
 FLAT_FEATURES, FLAT_LOGITS = 1e-4, 1e-2
+
+# The same of outputs in any unit, as a share of their mean square.
+FLAT_SHARE = 1e-4
 
 
 class Taps:
@@ -58,17 +66,19 @@ class Taps:
                 raise unknown_name("module", name, filter(None, modules))
         self._modules = {name: modules[name] for name in names}
         self._handles: list[RemovableHandle] = []
-        self._kept: dict[str, tuple[Tensor, int]] = {}
+        self._kept: dict[str, tuple[Any, int]] = {}
 
     @property
-    def features(self) -> dict[str, Tensor]:
+    def features(self) -> dict[str, Any]:
         """Output of each module at its last call, with gradients; shape (N, C, H, W) or (N, C).
+
+        A module that returns several tensors has them here as it returns them.
 
         Raises:
             RuntimeError: if an output was changed in place after its module returned it.
         """
         for name, (feature, version) in self._kept.items():
-            if feature._version != version:
+            if _version(feature) != version:
                 raise RuntimeError(
                     f"the output of {name} was changed in place by a later module; tap that module"
                 )
@@ -86,9 +96,12 @@ class Taps:
         self._kept.clear()
 
     def _keep(self, name: str, _module: nn.Module, _inputs: object, output: object) -> None:
-        if not isinstance(output, Tensor):
-            raise TypeError(f"the output of {name} is a {type(output).__name__}, not a tensor")
-        self._kept[name] = output, output._version
+        self._kept[name] = output, _version(output)
+
+
+def _version(output: object) -> int:
+    """Counts the changes in place of what a module returned."""
+    return sum(tensor._version for tensor in compared_tensors(output))
 
 
 def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -136,28 +149,84 @@ def relative_feature_error(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student, target) / (variance + EPSILON)
 
 
-def explain_flat_features(features: Mapping[str, Tensor], way_out: str) -> str:
+def output_error(
+    student: Any,
+    teacher: Any,
+    error: Callable[[Tensor, Tensor], Tensor] = relative_feature_error,
+) -> Tensor:
+    """Mean error over the tensors of two outputs, whatever they are wrapped in.
+
+    Args:
+        student: what a network, or a part of it, returned: a tensor with a row for each image, or
+            several in tuples, dicts or objects.
+        teacher: the same to imitate; receives no gradient.
+        error: of two tensors, shape (N, C, ...).
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: if the two differ in number or shape of their tensors, or hold none.
+    """
+    first, second = compared_tensors(student), compared_tensors(teacher)
+    shapes = [[tuple(tensor.shape) for tensor in each] for each in (first, second)]
+    if not first or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"outputs of shapes {shapes[0]} cannot be compared with a teacher's, {shapes[1]}"
+        )
+    errors = [error(_rows(s), _rows(t)) for s, t in zip(first, second, strict=True)]
+    return errors[0] if len(errors) == 1 else torch.stack(errors).mean()
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor[:, None] if tensor.ndim == 1 else tensor
+
+
+def answer_error(task: Task, student: Answer, teacher: Answer, temperature: float = 1.0) -> Tensor:
+    """How far a student's answer is from a teacher's, whatever the task.
+
+    Args:
+        task: with cross-entropy the divergence from the teacher's softened classes in nats, see
+            `soft_cross_entropy`; with a loss of its own the relative squared error of the outputs,
+            see `output_error`.
+        student: its answer.
+        teacher: the answer to imitate; receives no gradient.
+        temperature: of the softened classes.
+
+    Returns:
+        A scalar.
+    """
+    if task.is_classification:
+        return soft_cross_entropy(student.outputs, teacher.outputs, temperature)
+    return output_error(student.compared, teacher.compared)
+
+
+def explain_flat_features(features: Mapping[str, Any], way_out: str) -> str:
     """Words for an error, if a teacher's features hardly vary over a batch; else "".
 
     Args:
-        features: by module path, "logits" for the network's output; shape (N, C, H, W) or (N, C).
+        features: by module path, "logits" for the network's output, "outputs" for that of a task
+            with a loss of its own; shape (N, C, H, W) or (N, C), or several of such tensors.
         way_out: the remedy beside training the teacher.
     """
-    for path, feature in features.items():
+    named = ((path, t) for path, value in features.items() for t in compared_tensors(value))
+    for path, feature in ((path, _rows(tensor)) for path, tensor in named):
         other_dims = [dim for dim in range(feature.ndim) if dim != 1]
         variance = float(feature.double().var(dim=other_dims, correction=0).mean())
-        if variance < (FLAT_LOGITS if path == "logits" else FLAT_FEATURES):
+        limit = {"logits": FLAT_LOGITS}.get(path, FLAT_FEATURES)
+        if path == "outputs":  # in any unit
+            limit = FLAT_SHARE * float(feature.double().square().mean())
+        if variance < limit:
+            is_answer = path in ("logits", "outputs")
             return (
-                f"the teacher's {path if path == 'logits' else f'features at {path}'} hardly vary "
+                f"the teacher's {path if is_answer else f'features at {path}'} hardly vary "
                 f"from image to image (variance {variance:.1g}), as in a network that was not "
                 f"trained, and what imitates them is divided by that: train it first, or {way_out}"
             )
     return ""
 
 
-def check_errors(
-    errors: Sequence[Tensor], paths: Sequence[str], teachers: Sequence[Tensor]
-) -> None:
+def check_errors(errors: Sequence[Tensor], paths: Sequence[str], teachers: Sequence[Any]) -> None:
     """Raise if the error of a part of the network is not finite.
 
     Args:
@@ -211,7 +280,9 @@ def _check_shapes(student: Tensor, teacher: Tensor) -> None:
 
 
 class BlockDistillation(TrainingLoss):
-    """Cross-entropy + beta * mean over blocks of D_b + kd * distillation of the logits.
+    """The task's loss + beta * mean over blocks of D_b + kd * distillation of the answer.
+
+    The answer is compared as `answer_error` says.
 
     Interfaces have the same widths in both networks, so features are compared as they are. Without
     blocks it is the recipe of Hinton et al. 2015, which any network can be finished with.
@@ -224,6 +295,8 @@ class BlockDistillation(TrainingLoss):
         kd: weight of the divergence from the teacher's softened classes.
         temperature: of that softening.
         label_smoothing: share of the cross-entropy's target spread over all classes.
+        task: gives the loss.
+        part: path of the part whose outputs are compared; "" for the network's own.
     """
 
     def __init__(
@@ -236,6 +309,8 @@ class BlockDistillation(TrainingLoss):
         kd: float,
         temperature: float = TEMPERATURE,
         label_smoothing: float = 0.0,
+        task: Task = CLASSIFICATION,
+        part: str = "",
     ) -> None:
         super().__init__()
         self._teacher = (teacher,)  # a tuple, so that the teacher is no submodule of the loss
@@ -245,25 +320,32 @@ class BlockDistillation(TrainingLoss):
         self.temperature = temperature
         self.label_smoothing = label_smoothing
         self.macs_per_image = macs
+        self.task = task
+        self.part = part
 
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar in nats."""
-        with torch.no_grad(), Taps(self._teacher[0], self.outputs) as taps:
-            wide_logits = self._teacher[0](images)
-            wide = taps.features
+    def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
+        """The loss of a batch of inputs and targets, a scalar."""
+        wide_answer, wide = self._taught(images)
         with Taps(student, self.outputs) as taps:
-            logits = student(images)
+            narrow_answer = answer(student, images, self.part)
             narrow = taps.features
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self.task.loss_of(narrow_answer.outputs, labels, self.label_smoothing)
         if self.outputs:
-            errors = [relative_feature_error(narrow[path], wide[path]) for path in self.outputs]
+            errors = [output_error(narrow[path], wide[path]) for path in self.outputs]
             loss = loss + self.beta * torch.stack(errors).mean()
         if self.kd:
-            loss = loss + self.kd * soft_cross_entropy(logits, wide_logits, self.temperature)
+            error = answer_error(self.task, narrow_answer, wide_answer, self.temperature)
+            loss = loss + self.kd * error
         return loss
 
-    def divergence_hint(self, images: Tensor) -> str:
-        """A hint if the teacher's compared outputs hardly vary over images, shape (N, C, H, W)."""
+    def _taught(self, images: Inputs) -> tuple[Answer, dict[str, Any]]:
+        """The teacher's answer, and the outputs of its blocks."""
+        teacher = self._teacher[0]
+        with torch.no_grad(), self.task.teaching(teacher), Taps(teacher, self.outputs) as taps:
+            return answer(teacher, images, self.part), taps.features
+
+    def divergence_hint(self, images: Inputs) -> str:
+        """A hint if the teacher's compared outputs hardly vary over the images of a batch."""
         with torch.no_grad(), Taps(self._teacher[0], self.outputs) as taps:
-            self._teacher[0](images)
+            call(self._teacher[0], images)
             return explain_flat_features(taps.features, "set beta to 0")

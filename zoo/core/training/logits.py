@@ -132,7 +132,7 @@ def _find(output: object, name: str, like: torch.Size | None) -> str | int | Non
         if not _is_logits(output):
             raise UnsupportedModel(
                 f"{name} returns a tensor of shape {tuple(output.shape)}; expected logits, shape "
-                "(N, classes): pruning here is for classifiers"
+                "(N, classes), unless loss= and metric= say what else it is for"
             )
         return None
     fields = _fields(output)
@@ -157,7 +157,7 @@ def _find(output: object, name: str, like: torch.Size | None) -> str | int | Non
     raise UnsupportedModel(
         f"{name} returns a {type(output).__name__} ({shapes or 'without tensors'}), of which "
         f"{'several' if found else 'none'} may be logits, shape (N, classes); let forward return "
-        "the logits alone, or name them 'logits' in a dict"
+        "the logits alone, or name them 'logits' in a dict; for other tasks give loss= and metric="
     )
 
 

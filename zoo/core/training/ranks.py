@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from zoo.core.data.inputs import Inputs, count_images, rows_of
+
 __all__ = [
     "alone",
     "decided",
@@ -82,29 +84,32 @@ def decided(make: Callable[[], T]) -> T:
     return cast(T, told[0])
 
 
-def my_part(tensors: Sequence[Tensor]) -> tuple[list[Tensor], float]:
+def my_part(inputs: Inputs, targets: Any) -> tuple[Inputs, Any, float]:
     """This rank's part of a batch, and what its mean loss counts in the mean over ranks.
 
     Args:
-        tensors: of one length N, the batch that all ranks drew.
+        inputs: of N images, the batch that all ranks drew.
+        targets: of the same; every tensor and list has an entry for each image.
 
     Returns:
-        Neighbouring rows, as many in every rank as can be; and their share of N times the number of
-        ranks, which is 1 if all have as many.
+        Neighbouring images, as many in every rank as can be; their targets; and their share of N
+        times the number of ranks, which is 1 if all have as many.
 
     Raises:
-        ValueError: if there are fewer rows than ranks.
+        ValueError: if there are fewer images than ranks, or something has no entry for each.
     """
-    count, ranks = len(tensors[0]), world()
+    ranks = world()
     if ranks == 1:
-        return list(tensors), 1.0
+        return inputs, targets, 1.0
+    count = count_images(inputs)
     if count < ranks:
         raise ValueError(
             f"a batch of {count} images cannot be shared by {ranks} processes; use larger batches "
             "or fewer processes"
         )
-    mine = [tensor.tensor_split(ranks)[rank()] for tensor in tensors]
-    return mine, len(mine[0]) * ranks / count
+    first, last = (count * number // ranks for number in (rank(), rank() + 1))
+    mine, wanted = (rows_of(each, count, slice(first, last)) for each in (inputs, targets))
+    return mine, wanted, (last - first) * ranks / count
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

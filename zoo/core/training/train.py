@@ -15,9 +15,9 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.core.data.batches import BatchSource
+from zoo.core.data.inputs import Inputs, call, count_images, moved
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import unknown_name
 from zoo.core.meter import Meter
@@ -28,12 +28,13 @@ from zoo.core.training.early_stopping import BestEpoch, Validation
 from zoo.core.training.events import LossReader, Watch
 from zoo.core.training.gradients import backward, guard_against
 from zoo.core.training.ranks import mean_over_ranks, my_part, replica, synchronised
+from zoo.core.training.task import CLASSIFICATION, Task
 from zoo.core.training.top1 import right_answers
 
 __all__ = [
     "FINETUNE",
-    "CrossEntropy",
     "Recipe",
+    "TaskLoss",
     "TrainingLoss",
     "eval_mode",
     "evaluate",
@@ -59,7 +60,7 @@ class Recipe:
         schedule: `"cosine"` to zero, `"multistep"` (a tenth at each milestone) or `"constant"`.
         milestones: shares of the epochs, for `"multistep"`.
         warmup_epochs: linear rise of the learning rate, part of `epochs`.
-        label_smoothing: share of the target spread over all classes, for `CrossEntropy`.
+        label_smoothing: share of the target spread over all classes, for cross-entropy.
         channels_last: memory format of the network and the images.
         ema_decay: decay of the weights' moving average, which is returned; None for last weights.
         clip_grad: largest norm of the gradient; None for no limit.
@@ -122,27 +123,27 @@ class TrainingLoss(nn.Module):
 
     macs_per_image: int = 0
 
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """Mean loss of a batch.
 
         Args:
             student: the network being trained.
-            images: shape (N, C, H, W).
-            labels: int64, shape (N,).
+            images: shape (N, C, H, W), or other inputs.
+            labels: int64, shape (N,), or the task's targets.
 
         Returns:
-            A scalar in nats, with gradients to the student.
+            A scalar, in nats for cross-entropy, with gradients to the student.
 
         Raises:
             NotImplementedError: here; subclasses compute the loss.
         """
         raise NotImplementedError
 
-    def divergence_hint(self, images: Tensor) -> str:
+    def divergence_hint(self, images: Inputs) -> str:
         """What, beside the learning rate, may make this loss diverge, and the remedy.
 
         Args:
-            images: shape (N, C, H, W), a training batch.
+            images: shape (N, C, H, W), or other inputs; of a training batch.
 
         Returns:
             Half a sentence for the error; "" if nothing is known.
@@ -150,20 +151,22 @@ class TrainingLoss(nn.Module):
         return ""
 
 
-class CrossEntropy(TrainingLoss):
-    """Cross-entropy of the student's logits.
+class TaskLoss(TrainingLoss):
+    """The task's loss alone: cross-entropy of the student's logits, unless it has its own.
 
     Args:
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target spread over all classes, for cross-entropy.
+        task: gives the loss.
     """
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
+    def __init__(self, label_smoothing: float = 0.0, task: Task = CLASSIFICATION) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.task = task
 
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of the batch, a scalar in nats."""
-        return F.cross_entropy(student(images), labels, label_smoothing=self.label_smoothing)
+    def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
+        """Mean loss of the batch, a scalar; in nats for cross-entropy."""
+        return self.task.loss_of(call(student, images), labels, self.label_smoothing)
 
 
 def train(
@@ -200,7 +203,7 @@ def train(
         Diverged: when a loss is NaN, infinite or a thousand times the first.
         ValueError: if the recipe has `patience` and there is no validation.
     """
-    loss = loss or CrossEntropy(recipe.label_smoothing)
+    loss = loss or TaskLoss(recipe.label_smoothing)
     guard_against(type(loss))
     if meter is not None and not isinstance(batches, MeteredBatches):
         batches = MeteredBatches(batches, meter)
@@ -222,12 +225,13 @@ def train(
         course = Course(checkpoint, parts, device)
         for _ in course.epochs(recipe.epochs):
             for images, labels in course.batches(batches):
-                images = images.to(device, memory_format=memory_format)
-                value = step.take(images, labels.to(device))
+                images = moved(images, device, memory_format=memory_format)
+                value = step.take(images, moved(labels, device))
                 read.add(value, partial(loss.divergence_hint, images))
                 if meter is not None:
-                    meter.passes(len(images), macs_per_image, backward=True)
-                    meter.passes(len(images), loss.macs_per_image, backward=False)
+                    n_images = count_images(images)
+                    meter.passes(n_images, macs_per_image, backward=True)
+                    meter.passes(n_images, loss.macs_per_image, backward=False)
             course.is_over = _end_epoch(read, best)
         if best is not None:
             best.restore()
@@ -355,7 +359,7 @@ class _Trained(nn.Module):
         self.student = student
         self.loss = loss
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Inputs, labels: Any) -> Tensor:
         value: Tensor = self.loss(self.student, images, labels)
         return value
 
@@ -373,6 +377,7 @@ class _Step:
         self.model = model
         self.loss = loss
         self.recipe = recipe
+        self.device = next(model.parameters()).device
         self.done = 0
         trained = _Trained(model, loss)
         self.trained = replica(trained)
@@ -399,11 +404,11 @@ class _Step:
             else ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
         )
 
-    def take(self, images: Tensor, labels: Tensor) -> Tensor:
+    def take(self, images: Inputs, labels: Any) -> Tensor:
         """One update; returns the loss, detached."""
         self.schedule.step_update(self.done)
-        (images, labels), weight = my_part((images, labels))
-        bf16 = torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+        images, labels, weight = my_part(images, labels)
+        bf16 = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16)
         with synchronised(), bf16:
             value: Tensor = weight * self.trained(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
