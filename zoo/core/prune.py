@@ -162,9 +162,10 @@ def prune(
         check_served(pruner, ready.task, space, distill, is_tuned=recipe.epochs > 0)
         table = latency_table(ready.given, space, unit, timing, rules, cache, tell)
         problem = _problem(ready, name, CostModel(space, table), value, unit, rules, seed)
-        if isinstance(method, str):
-            pruner = _scaled(pruner, problem, settings or {})
-        _say_effort(problem, pruner, recipe, say)
+        with ready.read(problem.model):  # a supernet, if one is made here, is made to return logits
+            if isinstance(method, str):
+                pruner = _scaled(pruner, problem, settings or {})
+            _say_effort(problem, pruner, recipe, say)
         set_up(problem, pruner, work, tell, ready.first_batches(), distill)
         config, small = _decided(pruner, problem, ready, recipe, distill, tell)
         result = _result(problem, config, small, ready, timing, architecture)
