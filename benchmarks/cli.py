@@ -14,6 +14,7 @@ import sys
 import time as clock
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,7 @@ from benchmarks.options import (
     Results,
     Seed,
     Seeds,
+    Track,
     TrainSize,
     Weights,
     Width,
@@ -139,6 +141,7 @@ def run(
     is_timed: Annotated[
         bool, typer.Option("--time/--no-time", help="Measure the runtime after all training.")
     ] = True,
+    track: Track = None,
 ) -> None:
     """Run a suite, resume what is missing, time the networks, then report.
 
@@ -164,7 +167,7 @@ def run(
     console = Console(emoji=False)
     job = Job(results, data, download, workers or _default_workers(device), _until(minutes))
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
-    job = job.with_weights(asked.models)
+    job = replace(job.with_weights(asked.models), track=track)
     planned = partial(plan_suite, suite, asked, job.records, device, data)
     plan = planned()
     show_unread(console, plan.unread)
@@ -257,6 +260,7 @@ def prune(
     divisor: Divisor = 1,
     results: Results = Path("results"),
     device: Device = "cpu",
+    track: Track = None,
 ) -> None:
     """Prune one network with one method to one budget and save the smaller network.
 
@@ -292,7 +296,7 @@ def prune(
         weights=weights,
     )
     cache = Job(results).cache
-    prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False))
+    prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False), track=track)
 
 
 @app.command(name="list")
@@ -324,12 +328,18 @@ def report(
             help="A text with marked blocks to renew, such as README.md or a page in docs."
         ),
     ] = None,
+    track: Track = None,
 ) -> None:
     """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
     console = Console(emoji=False)
     if readme is not None:
         marked_blocks(readme)  # a page without any is refused before the report is made
     findings = write_report(console, results)
+    if track is not None:
+        from benchmarks.tracking.runs import export_records
+
+        count = export_records(track, results, loaded_records(results).records)
+        console.print(f"{count} records told to {track}")
     if readme is not None:
         names = renew_blocks(readme, findings)
         console.print(f"replaced in {readme}: {', '.join(names)}")

@@ -69,6 +69,7 @@ class Job:
 
     `until` is a time of `time.time()`; what is running then is finished. `weights` are the files
     that parents start from. A training keeps a checkpoint every `checkpoint_seconds`.
+    `track` names what is told of runs as they go, see `benchmarks.tracking`.
     """
 
     results: Path
@@ -78,6 +79,7 @@ class Job:
     until: float = math.inf
     weights: WeightFiles = ()
     checkpoint_seconds: float = 600.0
+    track: str | None = None
 
     @property
     def is_over(self) -> bool:

@@ -28,6 +28,7 @@ from benchmarks.records.files import write_record
 from benchmarks.records.plain import in_markup
 from benchmarks.records.record import Record, Status
 from benchmarks.records.whole_file import require_writable, sweep
+from benchmarks.running.live import cell_lines
 from benchmarks.running.plan import SETTLED, Job, Plan
 from zoo.core.child_process import WorkerDied, Workers
 
@@ -123,7 +124,8 @@ def run_plan(plan: Plan, job: Job, console: Console, start_pool: StartPool = Wor
 
         runner = _Runner(plan, job, show, start_pool)
         outcomes.deaths = runner.deaths
-        runner.run()
+        with cell_lines(console, plan.suite, len(plan.missing), outcomes.total):
+            runner.run()
     return outcomes
 
 
@@ -251,13 +253,20 @@ def _run_and_write(
         return None
     from benchmarks.running import protocol
     from benchmarks.running.kept import settle
+    from benchmarks.running.live import watching
+    from benchmarks.tracking.runs import begin, finish
 
     # What cannot start is recorded in a moment, which is not to be interrupted.
     signal.signal(signal.SIGTERM, _interrupt if problem is None else signal.SIG_IGN)
     try:
         if problem is None:
+            tracker = job.track and begin(job.track, job.results, suite, cell.label, cell)
             record, _ = protocol.run_cell(
-                cell, suite=suite, places=_places(job), workers=job.workers
+                cell,
+                suite=suite,
+                places=_places(job),
+                workers=job.workers,
+                watch=watching(tracker or None),
             )
         else:
             record = protocol.refuse(cell, problem, suite=suite, workers=job.workers)
@@ -271,6 +280,8 @@ def _run_and_write(
             ) from error
         if problem is None:  # else the cell is tried again, and goes on
             settle(cell, record.status, _places(job))
+            if job.track and tracker:
+                finish(tracker, record, job.track, job.results)
         return record
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -281,11 +292,18 @@ def _train_parent(cell: Cell, job: Job) -> str | None:
     if job.is_over:
         return None
     from benchmarks.running import protocol
+    from benchmarks.running.live import watching
     from benchmarks.running.parent import parent_for
+    from benchmarks.tracking.runs import begin
     from zoo.core.errors import UnsupportedModel
 
     try:
-        parent_for(cell, _places(job))
+        name = cell.parent_file.removesuffix(".safetensors")
+        is_new = not (job.cache / cell.parent_file).exists()
+        tracker = is_new and job.track and begin(job.track, job.results, "parents", name, cell)
+        parent_for(cell, _places(job), watching(tracker or None))
+        if tracker:
+            tracker.close({})
     except UnsupportedModel as error:
         return f"parent: {protocol.describe(error)}"
     except (FileNotFoundError, ValueError):

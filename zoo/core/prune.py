@@ -27,7 +27,7 @@ from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.discovery import create_pruner
-from zoo.core.method.effort import told_effort, watched
+from zoo.core.method.effort import share_of_budget, told_effort, watched
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.method.work import WorkArguments, check_work_arguments, set_up
@@ -219,7 +219,7 @@ def _say_effort(
     """Say what a search will cost, of methods for which that is worth telling."""
     efforts = pruner.effort(problem)
     if efforts:
-        share = problem.budget.limit / problem.full_cost
+        share = share_of_budget(problem)
         images = recipe.epochs * problem.data.num_train
         finetune = round(3 * images * share * problem.cost.full_macs)
         say(told_effort(problem.method, efforts, finetune))
