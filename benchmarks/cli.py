@@ -269,7 +269,6 @@ def prune(
 
     Exit status: 0 if it is saved, 130 after Ctrl-C, 2 if the request cannot be met.
     """
-    from benchmarks.running.plan import Job
     from benchmarks.running.prune_one import Request, asked_budget, asked_rules, prune_one
 
     _require_device(device)
@@ -295,8 +294,8 @@ def prune(
         rules=asked_rules(keep or (), ratio or (), min_keep, divisor),
         weights=weights,
     )
-    cache = Job(results).cache
-    prune_one(request, out=out, cache=cache, data=data, console=Console(emoji=False), track=track)
+    console = Console(emoji=False)
+    prune_one(request, out=out, cache=_cache(results), data=data, console=console, track=track)
 
 
 @app.command(name="list")
@@ -415,6 +414,13 @@ def check(
 
     if not check_apart(module, Console(emoji=False)):
         raise typer.Exit(1)
+
+
+def _cache(results: Path) -> Path:
+    """Where the parents of a results folder lie."""
+    from benchmarks.running.plan import Job
+
+    return Job(results).cache
 
 
 def _until(minutes: float | None) -> float:

@@ -25,15 +25,19 @@ from zoo.core.networks.save import load_pruned, save_pruned
 from zoo.core.networks.widen import widen
 from zoo.core.prune import LatencyCheck, PruneResult, prune
 from zoo.core.supernet.supernet import Supernet, recalibrate
+from zoo.core.training.checkpoint import Checkpoints
+from zoo.core.training.events import EpochEvent, StepEvent
 from zoo.core.training.train import Recipe
 
 __all__ = [
     "Budget",
     "ChannelGroup",
     "ChannelSpace",
+    "Checkpoints",
     "CostModel",
     "DamagedTable",
     "Diverged",
+    "EpochEvent",
     "Exported",
     "InfeasibleBudget",
     "LatencyCheck",
@@ -42,6 +46,7 @@ __all__ = [
     "PruneResult",
     "Pruner",
     "Recipe",
+    "StepEvent",
     "Subnet",
     "SubnetConfig",
     "Supernet",
