@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.records.strict import suggest
-
 __all__ = ["TRACKERS", "Settings", "Tracker", "open_tracker", "require_tracker"]
 
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
@@ -42,6 +40,8 @@ def require_tracker(name: str) -> str:
         ValueError: if there is no such tracker, or its package is not installed.
     """
     if name not in TRACKERS:
+        from benchmarks.records.strict import suggest  # the command's help does without pydantic
+
         raise ValueError(f"unknown tracker {name!r}; {suggest(name, TRACKERS)}")
     if importlib.util.find_spec(name) is None:
         raise ValueError(
