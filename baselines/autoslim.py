@@ -48,6 +48,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
+from zoo.core.method.effort import share_of_budget
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
@@ -55,7 +56,6 @@ from zoo.core.one_shot.effort import (
     enough_steps,
     middle_macs,
     search_effort,
-    share_of_budget,
     training_effort,
 )
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths

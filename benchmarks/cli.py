@@ -53,6 +53,7 @@ from benchmarks.options import (
     Results,
     Seed,
     Seeds,
+    Track,
     TrainSize,
     Weights,
     Width,
@@ -162,6 +163,7 @@ def run(
     engine: EngineOption = "local",
     gpus: Gpus = None,
     per_gpu: PerGpu = 1,
+    track: Track = None,
 ) -> None:
     """Run a suite, resume what is missing, time the networks, then report.
 
@@ -186,7 +188,7 @@ def run(
 
     _require_device(device, is_used=not dry_run and engine == "local")
     console = Console(emoji=False)
-    job = Job(results, data, download, workers or 1, _until(minutes), per_gpu=per_gpu)
+    job = Job(results, data, download, workers or 1, _until(minutes), per_gpu=per_gpu, track=track)
     chosen = machines(engine, device, job.cache, gpus=gpus, per_gpu=per_gpu, workers=workers)
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
     kind = device.partition(":")[0]  # which GPU, is told to the worker alone
@@ -292,6 +294,7 @@ def prune(
     divisor: Divisor = 1,
     results: Results = Path("results"),
     device: Device = "cpu",
+    track: Track = None,
 ) -> None:
     """Prune one network with one method to one budget and save the smaller network.
 
@@ -300,7 +303,6 @@ def prune(
 
     Exit status: 0 if it is saved, 130 after Ctrl-C, 2 if the request cannot be met.
     """
-    from benchmarks.running.plan import Job
     from benchmarks.running.prune_one import Request, asked_budget, asked_rules, prune_one
 
     _require_device(device)
@@ -327,7 +329,8 @@ def prune(
         rules=rules,
         weights=weights,
     )
-    prune_one(request, out=out, cache=Job(results).cache, data=data, console=Console(emoji=False))
+    console = Console(emoji=False)
+    prune_one(request, out=out, results=results, data=data, console=console, track=track)
 
 
 @app.command()
@@ -350,6 +353,7 @@ def report(
     ] = None,
     paper: Paper = False,
     methods: Methods = None,
+    track: Track = None,
 ) -> None:
     """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records.
 
@@ -366,6 +370,11 @@ def report(
     findings = write_report(console, results)
     if paper:
         show_paper(console, findings, results, methods)
+    if track is not None:
+        from benchmarks.tracking.runs import export_records
+
+        count = export_records(track, results, loaded_records(results).records)
+        console.print(f"{count} records told to {track}")
     if readme is not None:
         names = renew_blocks(readme, findings)
         console.print(f"replaced in {readme}: {', '.join(names)}")

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from benchmarks.tracking.tracker import require_tracker
+
 __all__ = [
     "BatchSize",
     "DataPath",
@@ -39,6 +41,7 @@ __all__ = [
     "Results",
     "Seed",
     "Seeds",
+    "Track",
     "TrainSize",
     "Weights",
     "Width",
@@ -149,6 +152,30 @@ Width = Annotated[
     float,
     typer.Option(
         min=1, max=8, callback=finite, help="Widen the network before it is trained and pruned."
+    ),
+]
+
+
+def tracker(value: str | None) -> str | None:
+    """Refuse a tracker that there is not, or whose package is missing.
+
+    Raises:
+        typer.BadParameter: saying what to do.
+    """
+    if value is None:
+        return None
+    try:
+        return require_tracker(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Track = Annotated[
+    str | None,
+    typer.Option(
+        callback=tracker,
+        metavar="TRACKER",
+        help="Tell tensorboard, mlflow, wandb or trackio of each run; its package is an extra.",
     ),
 ]
 Results = Annotated[Path, typer.Option(help="Folder of records, tables and figures.")]

@@ -40,6 +40,7 @@ CORE_ORDER = (
 HARNESS_ORDER = (
     "suites",
     "records",
+    "tracking",
     "measuring",
     "running",
     "analysis",

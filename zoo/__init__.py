@@ -34,6 +34,8 @@ from zoo.core.search.channel_scores import (
 )
 from zoo.core.search.widths_in_budget import global_widths, keep_best, uniform_widths
 from zoo.core.supernet.supernet import Supernet, recalibrate
+from zoo.core.training.checkpoint import Checkpoints
+from zoo.core.training.events import EpochEvent, StepEvent
 from zoo.core.training.task import Metric
 from zoo.core.training.train import Recipe
 
@@ -42,9 +44,11 @@ __all__ = [
     "Budget",
     "ChannelGroup",
     "ChannelSpace",
+    "Checkpoints",
     "CostModel",
     "DamagedTable",
     "Diverged",
+    "EpochEvent",
     "Exported",
     "ExportedInt8",
     "InfeasibleBudget",
@@ -55,6 +59,7 @@ __all__ = [
     "PruneResult",
     "Pruner",
     "Recipe",
+    "StepEvent",
     "Subnet",
     "SubnetConfig",
     "Supernet",

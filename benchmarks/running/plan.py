@@ -72,7 +72,8 @@ class Job:
 
     `until` is a time of `time.time()`; what is running then is finished. `weights` are the files
     that parents start from, `methods` those that methods are read from; `per_gpu` tasks share a
-    GPU. A training keeps a checkpoint every `checkpoint_seconds`.
+    GPU. A training keeps a checkpoint every `checkpoint_seconds`. `track` names what is told of
+    runs as they go, see `benchmarks.tracking`.
     """
 
     results: Path
@@ -84,6 +85,7 @@ class Job:
     methods: MethodFiles = ()
     per_gpu: int = 1
     checkpoint_seconds: float = 600.0
+    track: str | None = None
 
     @property
     def is_over(self) -> bool:

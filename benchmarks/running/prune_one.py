@@ -9,27 +9,35 @@ from rich.console import Console
 
 from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Rules, Schedule
 from benchmarks.records.files import write_record
+from benchmarks.records.rates import training_macs
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model, rules_of
 from benchmarks.running.exports import export_as
 from benchmarks.running.kept import settle
-from benchmarks.running.methods import method_files, named_methods
+from benchmarks.running.live import watching
+from benchmarks.running.methods import asked_method, method_files, named_methods
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.out_folder import claimed
-from benchmarks.running.parent import Places, parent_for
+from benchmarks.running.parent import Places, parent_for, splits_of
+from benchmarks.running.plan import Job
 from benchmarks.running.precheck import check_cells, check_data, named, outlined
-from benchmarks.running.protocol import Findings, run_cell
+from benchmarks.running.protocol import Findings, build_problem, run_cell
 from benchmarks.running.suite import PROTOCOL
 from benchmarks.running.weights import digested, tell_weights, weight_files
+from benchmarks.tracking.runs import begin, finish
 from zoo.core.channels.config import WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import Ratio, parse_ratio
 from zoo.core.cost.budget import Budget
-from zoo.core.method.discovery import create_pruner
+from zoo.core.meter import Meter
+from zoo.core.method.discovery import create_pruner, get_pruner
+from zoo.core.method.effort import share_of_budget, told_effort
+from zoo.core.method.pruner import Pruner
 from zoo.core.networks.export import require
 from zoo.core.networks.save import save_pruned
+from zoo.core.progress import show_progress
 from zoo.core.training.train import FINETUNE
 
 __all__ = ["Request", "asked_budget", "asked_rules", "prune_one"]
@@ -158,7 +166,13 @@ def asked_rules(keep: Sequence[str], ratios: Sequence[str], min_keep: float, div
 
 
 def prune_one(
-    request: Request, *, out: Path, cache: Path, data: Path | None, console: Console
+    request: Request,
+    *,
+    out: Path,
+    results: Path,
+    data: Path | None,
+    console: Console,
+    track: str | None = None,
 ) -> Record:
     """Train, prune, fine-tune and measure one network, and save it with its record.
 
@@ -166,9 +180,10 @@ def prune_one(
         request: what to prune and how.
         out: folder that is new, empty, or left over by a run that was stopped; an exported file
             lies there, too.
-        cache: where trained parents are kept.
+        results: folder of results, where trained parents are kept.
         data: folder of a data set that is read from files.
         console: where progress is told.
+        track: name of the tracker that is told, see `benchmarks.tracking`.
 
     Raises:
         ValueError: if the request cannot be met, or the exported file is not the network.
@@ -176,6 +191,7 @@ def prune_one(
             the data are not there.
         KeyboardInterrupt: after Ctrl-C.
     """
+    cache = Job(results).cache
     places = Places(
         cache=cache,
         data=data,
@@ -188,13 +204,15 @@ def prune_one(
     cell = request.cell(places)
     told = check_cells([cell], places)
     _require_pruning(cell, places)
+    cell = _fit_to_data(cell, places, console)
     require_writable(cache, "--results")
     tell_weights(told, console)
     with claimed(out):
-        with console.status(f"training {cell.model.title} on {cell.data.name}"):
-            parent_for(cell, places)
-        with console.status(f"pruning with {cell.method}, fine-tuning"):
-            record, findings = run_cell(cell, suite="", places=places, is_timed=True)
+        tracker = track and begin(track, results, "", cell.label, cell)
+        with show_progress(console=console) as (tell, _):
+            watch = watching(tracker or None, tell)
+            parent_for(cell, places, watch)
+            record, findings = run_cell(cell, suite="", places=places, is_timed=True, watch=watch)
         if findings.error is not None:
             raise findings.error
         if record.status == "cancelled":
@@ -208,6 +226,8 @@ def prune_one(
         finally:  # the network is there, whatever becomes of its other form
             record = write_record(out, record.model_copy(update={"quantized": quantized}))
             settle(cell, record.status, places)
+            if track and tracker:
+                finish(tracker, record, track, results)
             _tell(record, out, console)
     if line:
         console.print(line, soft_wrap=True)
@@ -228,6 +248,23 @@ def _require_pruning(cell: Cell, places: Places) -> None:
     cost = cost_model(cell, model, space, places.cache / "latency")
     if rules_of(cell.rules).allow_whole(space):
         Budget.parse(cell.budget, cost, metric=cell.metric).require_pruning(cost)
+
+
+def _fit_to_data(cell: Cell, places: Places, console: Console) -> Cell:
+    """The cell with as long a search as the data ask for, which is told if it is worth telling."""
+    method = asked_method(cell, places.methods)
+    pruner, kind = create_pruner(method), get_pruner(method)
+    if kind.scaled is Pruner.scaled and kind.effort is Pruner.effort:
+        return cell
+    splits = splits_of(cell.data, cell.seed, places)
+    model = untrained(unloaded(cell), splits).to(cell.device)
+    problem = build_problem(cell, model, splits, Meter(cell.device), places.cache)
+    scaled = pruner.scaled(problem, ())
+    settings = {n: value for n, value in vars(scaled).items() if value != vars(pruner)[n]}
+    images = cell.finetune.epochs * problem.data.num_train
+    tuning = training_macs(round(problem.cost.full_macs * share_of_budget(problem)), images)
+    console.print(told_effort(cell.method, scaled.effort(problem), tuning), highlight=False)
+    return cell.model_copy(update={"settings": settings})
 
 
 def _save(cell: Cell, findings: Findings, out: Path) -> None:

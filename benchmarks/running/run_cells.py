@@ -35,6 +35,7 @@ from benchmarks.records.record import Record, Status
 from benchmarks.records.whole_file import require_writable, sweep
 from benchmarks.running.claims import Claims
 from benchmarks.running.engine import Engine, LocalMachine, Machines
+from benchmarks.running.live import cell_lines
 from benchmarks.running.plan import SETTLED, Job, Plan
 from benchmarks.running.shared_work import needed_files, supernet_files, table_name
 from benchmarks.running.tasks import (
@@ -134,7 +135,8 @@ def run_plan(plan: Plan, job: Job, console: Console, machines: Machines | None =
 
         runner = _Runner(plan, job, show, machines or LocalMachine(), claims)
         outcomes.deaths = runner.deaths
-        runner.run()
+        with cell_lines(console, plan.suite, len(plan.missing), outcomes.total):
+            runner.run()
     return outcomes
 
 

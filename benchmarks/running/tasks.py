@@ -14,7 +14,9 @@ from benchmarks.records.contrast import Primary
 from benchmarks.records.files import write_record
 from benchmarks.records.record import Record
 from benchmarks.running.kept import settle
+from benchmarks.running.live import watching
 from benchmarks.running.plan import Job
+from benchmarks.tracking.runs import begin, mark, results_of
 
 if TYPE_CHECKING:
     from benchmarks.running.parent import Places
@@ -49,6 +51,8 @@ def written(job: Job, record: Record, problem: str | None) -> Record:
         ) from error
     if problem is None:  # else the cell is tried again, and goes on
         settle(record.cell, record.status, _places(job))
+        if job.track:
+            mark(record, job.track, job.results)
     return record
 
 
@@ -61,9 +65,13 @@ def run_one(
     from benchmarks.running import protocol
 
     if problem is None:
+        tracker = begin(job.track, job.results, suite, cell.label, cell) if job.track else None
+        watch = watching(tracker)
         record, found = protocol.run_cell(
-            cell, suite=suite, places=_places(job), workers=job.workers
+            cell, suite=suite, places=_places(job), workers=job.workers, watch=watch
         )
+        if tracker is not None:
+            tracker.close(results_of(record))
         if job.per_gpu > 1 and isinstance(found.error, torch.OutOfMemoryError):
             return OutOfMemory()
     else:
@@ -109,7 +117,13 @@ def train_parent(cell: Cell, job: Job) -> str | OutOfMemory | None:
     from zoo.core.errors import UnsupportedModel
 
     try:
-        parent_for(cell, _places(job))
+        name = cell.parent_file.removesuffix(".safetensors")
+        is_new = not (job.cache / cell.parent_file).exists()
+        track = job.track if is_new else None
+        tracker = begin(track, job.results, "parents", name, cell) if track else None
+        parent_for(cell, _places(job), watching(tracker))
+        if tracker is not None:
+            tracker.close({})
     except UnsupportedModel as error:
         return f"parent: {protocol.describe(error)}"
     except (FileNotFoundError, ValueError):

@@ -41,23 +41,26 @@ class Lines:
         self._write = write
         self._seconds = seconds
         self._doing = ""
-        self._began = self._last = time.monotonic()
+        # When it was last told, and wrote; when what is done began, and was first told of.
+        self._told = self._last = self._began = self._first = time.monotonic()
         self._done_before = 0
 
     def __call__(self, text: str, done: int, total: int | None) -> None:
         """Take note of progress, and write a line if it is time; see `Tell`."""
         now, doing = time.monotonic(), text.partition(",")[0]
         if doing != self._doing:
-            self._doing, self._began, self._done_before = doing, now, done
+            self._doing, self._began = doing, self._told
+            self._first, self._done_before = now, done
+        self._told = now
         if now - self._last < self._seconds:
             return
         self._last = now
-        took, told = now - self._began, text
+        told = text
         if total:
             told += f": {100 * done / total:.0f} %"
-        told += f", {duration(took)} so far"
+        told += f", {duration(now - self._began)} so far"
         if total and done > self._done_before:
-            left = took * (total - done) / (done - self._done_before)
+            left = (now - self._first) * (total - done) / (done - self._done_before)
             told += f", about {duration(left)} left"
         self._write(told)
 

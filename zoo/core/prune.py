@@ -26,7 +26,7 @@ from zoo.core.errors import UnsupportedModel, unknown_name
 from zoo.core.latency_check import LatencyCheck, check_latency, latency_table
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.discovery import create_pruner, method_name
-from zoo.core.method.effort import told_effort, watched
+from zoo.core.method.effort import share_of_budget, told_effort, watched
 from zoo.core.method.own_tasks import TaskArguments, check_served, check_task_arguments, own_loss
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
@@ -238,7 +238,7 @@ def _say_effort(
     """Say what a search will cost, of methods for which that is worth telling."""
     efforts = pruner.effort(problem)
     if efforts:
-        share = problem.budget.limit / problem.full_cost
+        share = share_of_budget(problem)
         images = recipe.epochs * problem.data.num_train
         finetune = round(3 * images * share * problem.cost.full_macs)
         say(told_effort(problem.method, efforts, finetune))

@@ -69,7 +69,7 @@ METHODS = ("uniform", "taylor", "fpgm")
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parent, "parent_for", lambda cell, places: None)
+    monkeypatch.setattr(parent, "parent_for", lambda cell, places, watch: None)
 
     def run_cell(cell: Cell, **_: object) -> tuple[Record, Findings]:
         utc = datetime.now(UTC).isoformat(timespec="seconds")

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from zoo.core.meter import Meter, Phase
+from zoo.core.method.problem import Problem
 from zoo.core.progress import Tell
 
-__all__ = ["Efforts", "told_effort", "watched"]
+__all__ = ["Efforts", "share_of_budget", "told_effort", "watched"]
 
 
 Efforts = Mapping[Phase, int]
@@ -16,6 +17,11 @@ Efforts = Mapping[Phase, int]
 not worth telling."""
 
 _DOING: Mapping[Phase, str] = {"scoring": "scoring channels", "search": "searching"}
+
+
+def share_of_budget(problem: Problem) -> float:
+    """The budget, as a share of the parent's cost."""
+    return problem.budget.limit / problem.full_cost
 
 
 def told_effort(method: str, efforts: Efforts, finetune_macs: int) -> str:

@@ -9,7 +9,6 @@ __all__ = [
     "enough_steps",
     "middle_macs",
     "search_effort",
-    "share_of_budget",
     "training_effort",
 ]
 
@@ -65,11 +64,6 @@ def search_effort(problem: Problem, count: int, images: int, share: float) -> in
         share: multiply-adds of a candidate, as a share of the parent's.
     """
     return round(count * images * share * problem.cost.full_macs)
-
-
-def share_of_budget(problem: Problem) -> float:
-    """The budget, as a share of the parent's cost."""
-    return problem.budget.limit / problem.full_cost
 
 
 def middle_macs(problem: Problem) -> tuple[int, int]:

@@ -17,14 +17,13 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.method.effort import Efforts
+from zoo.core.method.effort import Efforts, share_of_budget
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude
 from zoo.core.one_shot.effort import (
     affordable_evaluations,
     enough_steps,
     search_effort,
-    share_of_budget,
     training_effort,
 )
 from zoo.core.one_shot.supernet_training import (

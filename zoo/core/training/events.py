@@ -14,10 +14,10 @@ from zoo.core.errors import Diverged
 from zoo.core.progress import Tell
 from zoo.core.training.checkpoint import State
 
-__all__ = ["EpochEvent", "LossReader", "StepEvent", "Watch"]
+__all__ = ["READ_EVERY", "EpochEvent", "LossReader", "StepEvent", "Watch"]
 
 READ_EVERY = 20
-"""Steps between two looks at the loss, which wait for the device; 1 where `on_step` is given."""
+"""Updates between two looks at the loss, which wait for the device."""
 
 DIVERGED_RATIO = 1_000.0
 """A loss so many times the first, or so many nats where the first is below 1, does not recover."""
@@ -70,19 +70,21 @@ class Watch:
     """Who is told of trainings. An exception of theirs ends the training and is passed on.
 
     Attributes:
-        on_step: called after every update, whose loss is then read at once; on a GPU that waits.
+        on_step: called after updates, whose losses are then read at once; on a GPU that waits.
         on_epoch: called after every pass over the training images.
         tell: shows progress.
+        step_every: updates between two calls of `on_step`.
     """
 
     on_step: Callable[[StepEvent], object] | None = None
     on_epoch: Callable[[EpochEvent], object] | None = None
     tell: Tell | None = None
+    step_every: int = 1
 
     @property
     def read_every(self) -> int:
-        """Steps between two looks at the loss."""
-        return READ_EVERY if self.on_step is None else 1
+        """Updates between two looks at the loss."""
+        return READ_EVERY if self.on_step is None else self.step_every
 
 
 _DOING = {

@@ -1,0 +1,1 @@
+"""Runs told to an experiment tracker, live or from their records."""
