@@ -188,13 +188,13 @@ def test_prune_with_other_files_does_not_start_from_their_parent(tmp_path: Path)
         record = prune_one(
             request(),
             out=tmp_path / f"out-{path.name}",
-            cache=tmp_path / "cache",
+            results=tmp_path / "results",
             data=path,
             console=Console(quiet=True),
         )
         cells.append(record.cell)
     assert cells[0].parent_key != cells[1].parent_key
-    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
+    assert len(list((tmp_path / "results").rglob("*.safetensors"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_prune_takes_a_few_images_of_each_class(
     record = prune_one(
         request(batch_size=batch_size),
         out=tmp_path / "out",
-        cache=tmp_path / "cache",
+        results=tmp_path / "results",
         data=path,
         console=Console(quiet=True),
     )
@@ -228,8 +228,8 @@ def test_a_batch_above_the_training_images_names_the_option(tmp_path: Path) -> N
         prune_one(
             request(batch_size=64),
             out=tmp_path / "out",
-            cache=tmp_path / "cache",
+            results=tmp_path / "results",
             data=path,
             console=Console(quiet=True),
         )
-    assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "results").exists()
