@@ -176,6 +176,7 @@ class Driven:
 
     Attributes:
         cells: how many there were.
+        runs: how often the driver was started.
         settled: how many have a settled record.
         twice: how many have more than one.
         failures: records of deaths.
@@ -184,6 +185,7 @@ class Driven:
     """
 
     cells: int
+    runs: int
     settled: int
     twice: int
     failures: int
@@ -202,6 +204,9 @@ def drive(
         folder: a new one.
         seed: of times and deaths.
         is_traced: measure memory, which takes several times as long.
+
+    Returns:
+        What came of it, once every cell is settled.
     """
     cells = made_up_cells(count)
     job = Job(folder, workers=workers)
@@ -212,9 +217,11 @@ def drive(
     stopped = MadeUpMachines(workers, seed=seed, most_ends=count // 2)
     with contextlib.suppress(KeyboardInterrupt):
         run_plan(Plan("made_up", cells, cells), job, console, stopped)
-    there = {r.cell.key for r in load_records(job.records) if r.status == "ok"}
-    left = tuple(cell for cell in cells if cell.key not in there)
-    run_plan(Plan("made_up", cells, left), job, console, MadeUpMachines(workers, seed=seed + 1))
+    runs = 1
+    while left := _left(cells, job):  # what died twice is left to the next run
+        machines = MadeUpMachines(workers, seed=seed + runs)
+        run_plan(Plan("made_up", cells, left), job, console, machines)
+        runs += 1
     cpu = time.process_time() - began
     peak = tracemalloc.get_traced_memory()[1] if is_traced else 0
     tracemalloc.stop()
@@ -222,12 +229,19 @@ def drive(
     settled = [record.cell.key for record in records if record.status == "ok"]
     return Driven(
         cells=count,
+        runs=runs,
         settled=len(set(settled)),
         twice=len(settled) - len(set(settled)),
         failures=sum(record.status == "failed" for record in records),
         cpu_ms=1000 * cpu / count,
         peak_mib=peak / 2**20,
     )
+
+
+def _left(cells: Sequence[Cell], job: Job) -> tuple[Cell, ...]:
+    """The cells without a settled record."""
+    there = {r.cell.key for r in load_records(job.records) if r.status == "ok"}
+    return tuple(cell for cell in cells if cell.key not in there)
 
 
 def time_report(count: int, folder: Path) -> float:
