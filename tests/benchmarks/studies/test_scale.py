@@ -10,9 +10,7 @@ from benchmarks.studies.scale import drive, made_up_cells
 @pytest.mark.parametrize(
     ("count", "workers"), [(300, 60), pytest.param(10_000, 1_000, marks=pytest.mark.slow)]
 )
-def test_every_cell_is_recorded_once_whoever_dies(
-    count: int, workers: int, tmp_path: Path
-) -> None:
+def test_every_cell_is_recorded_once_whoever_dies(count: int, workers: int, tmp_path: Path) -> None:
     driven = drive(count, workers, tmp_path)
     assert (driven.settled, driven.twice) == (count, 0)
     assert driven.failures > 0 and driven.runs >= 2
