@@ -72,12 +72,12 @@ class RayCluster:
             return self.workers or max(1, int(there.get("CPU", 1)))
         if gpus < (self.gpus or 1):
             raise ValueError(f"--gpus {self.gpus or 1}: Ray sees {gpus} GPUs; see `ray status`")
-        return self.workers or (self.gpus or gpus) * self.per_gpu
+        return self.workers or self.per_gpu * (self.gpus or gpus)
 
     @property
     def alone(self) -> int:
         """How many tasks may go beside each other where each is to be alone: one a machine."""
-        return max(1, sum(node["Alive"] for node in self._ray().nodes()))
+        return max(1, sum(bool(node["Alive"]) for node in self._ray().nodes()))
 
     def start(self, workers: int, *, is_whole: bool = False, is_quiet: bool = False) -> RayEngine:
         """An engine that has at most so many tasks in Ray at once."""

@@ -102,6 +102,7 @@ class MadeUpMachines:
 
     Attributes:
         slots: how many there are.
+        per_gpu: how many share a GPU.
         alone: how many of them may be alone.
         seed: of times and deaths.
         most_ends: raise `KeyboardInterrupt` after so many tasks, as a kill of the driver would.
@@ -110,6 +111,7 @@ class MadeUpMachines:
     """
 
     slots: int
+    per_gpu: int = 1
     alone: int = 8
     seed: int = 0
     most_ends: int | None = None
