@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import resource
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -183,7 +183,6 @@ class Driven:
         twice: how many have more than one.
         failures: records of deaths.
         cpu_ms: processor time of the driver for a cell.
-        peak_mib: the most memory that Python had for it, beside what was there before.
     """
 
     cells: int
@@ -192,12 +191,9 @@ class Driven:
     twice: int
     failures: int
     cpu_ms: float
-    peak_mib: float
 
 
-def drive(
-    count: int, workers: int, folder: Path, *, seed: int = 0, is_traced: bool = False
-) -> Driven:
+def drive(count: int, workers: int, folder: Path, *, seed: int = 0) -> Driven:
     """Drive made-up cells; the driver is stopped halfway, and another one goes on.
 
     Args:
@@ -205,7 +201,6 @@ def drive(
         workers: of machines.
         folder: a new one.
         seed: of times and deaths.
-        is_traced: measure memory, which takes several times as long.
 
     Returns:
         What came of it, once every cell is settled.
@@ -213,8 +208,6 @@ def drive(
     cells = made_up_cells(count)
     job = Job(folder, workers=workers)
     console = Console(quiet=True)
-    if is_traced:
-        tracemalloc.start()
     began = time.process_time()
     stopped = MadeUpMachines(workers, seed=seed, most_ends=count // 2)
     with contextlib.suppress(KeyboardInterrupt):
@@ -225,8 +218,6 @@ def drive(
         run_plan(Plan("made_up", cells, left), job, console, machines)
         runs += 1
     cpu = time.process_time() - began
-    peak = tracemalloc.get_traced_memory()[1] if is_traced else 0
-    tracemalloc.stop()
     records = load_records(job.records)
     settled = [record.cell.key for record in records if record.status == "ok"]
     return Driven(
@@ -236,7 +227,6 @@ def drive(
         twice=len(settled) - len(set(settled)),
         failures=sum(record.status == "failed" for record in records),
         cpu_ms=1000 * cpu / count,
-        peak_mib=peak / 2**20,
     )
 
 
@@ -266,13 +256,18 @@ def main() -> None:
     """Print what `docs/scale.md` says."""
     console = Console()
     for count, workers in ((2_500, 250), (10_000, 1_000)):
-        for is_traced in (False, True):
-            with tempfile.TemporaryDirectory() as folder:
-                driven = drive(count, workers, Path(folder), is_traced=is_traced)
-            console.print(f"{workers} workers, traced {is_traced}: {driven}")
+        before = _memory_mib()
+        with tempfile.TemporaryDirectory() as folder:
+            driven = drive(count, workers, Path(folder))
+        console.print(f"{workers} workers: {driven}, {before:.0f} to {_memory_mib():.0f} MiB")
     for count in (1_250, 2_500, 5_000, 10_000):
         with tempfile.TemporaryDirectory() as folder:
             console.print(f"report of {count} records: {time_report(count, Path(folder)):.1f} s")
+
+
+def _memory_mib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
