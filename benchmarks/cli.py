@@ -13,10 +13,11 @@ import shutil
 import sys
 import time as clock
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -91,6 +92,8 @@ app = typer.Typer(
 LONGEST_ERROR = 4000
 """Characters of an error that are shown."""
 WRONG_USE = 2
+
+Done = TypeVar("Done")
 
 
 def main() -> None:
@@ -176,21 +179,21 @@ def run(
     Exit status: 1 if cells failed or were cancelled by their last try, or could not be recorded;
     130 after Ctrl-C, 143 after SIGTERM, 2 if the request cannot be met.
     """
-    from benchmarks.running.endings import tell_left, tell_stop, tell_unsettled
+    from benchmarks.running.endings import tell_left, tell_unsettled
     from benchmarks.running.engine import machines
+    from benchmarks.running.forecast import show_forecast
     from benchmarks.running.plan import Job, plan_suite
     from benchmarks.running.precheck import check_cells
-    from benchmarks.running.run_cells import Unrecorded
     from benchmarks.running.run_suite import run_suite
     from benchmarks.running.suite import load_suite
     from benchmarks.running.weights import tell_weights
     from benchmarks.tables.unread import show_unread
 
-    _require_device(device, is_used=not dry_run and engine == "local")
+    _require_device(device, is_used=not dry_run and engine == "local", count=gpus or 1)
     console = Console(emoji=False)
-    job = Job(results, data, download, workers or 1, _until(minutes), per_gpu=per_gpu, track=track)
-    chosen = machines(engine, device, job.cache, gpus=gpus, per_gpu=per_gpu, workers=workers)
     asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
+    job = Job(results, data, download, until=_until(minutes), track=track)
+    chosen = machines(engine, device, job.cache, gpus=gpus, per_gpu=per_gpu, workers=workers)
     kind = device.partition(":")[0]  # which GPU, is told to the worker alone
     planned = partial(plan_suite, suite, asked, job.records, kind, data)
     plan = planned()
@@ -198,21 +201,13 @@ def run(
     show_unread(console, plan.unread)
     tell_weights(check_cells(plan.missing, None if dry_run else job), console)
     console.print(f"{suite}: {plan.summary}")
-    job = replace(job, workers=chosen.slots)
+    job = replace(job, workers=chosen.slots, per_gpu=chosen.per_gpu)
     if dry_run:
-        from benchmarks.running.forecast import show_forecast
-
         show_forecast(console, plan.missing, job)
         return
-    try:
-        done = run_suite(
-            plan, planned, job, console, device=device if is_timed else None, machines=chosen
-        )
-    except KeyboardInterrupt as stop:
-        raise typer.Exit(tell_stop(stop, console)) from None
-    except Unrecorded as error:
-        console.print(f"[red]stopped:[/] {in_markup(str(error), LONGEST_ERROR)}", soft_wrap=True)
-        raise typer.Exit(1) from None
+    timed = device if is_timed else None
+    work = partial(run_suite, plan, planned, job, console, device=timed, machines=chosen)
+    done = _until_stopped(work, console)
     tell_left(done, console)
     if len(done.plan.missing) < len(done.plan.cells) or done.outcomes:
         write_report(console, results, {cell.key for cell in done.plan.cells})
@@ -234,7 +229,6 @@ def time(
 
     Exit status: 1 if networks could not be timed or the time was up, 130 after Ctrl-C.
     """
-    from benchmarks.running.endings import tell_stop
     from benchmarks.running.engine import LocalMachine, check_core, machines
     from benchmarks.running.plan import Job
     from benchmarks.running.time_networks import time_networks
@@ -249,10 +243,7 @@ def time(
     local = LocalMachine(core=quiet_core)
     chosen = local if engine == "local" else machines(engine, device, job.cache)
     loaded_records(job.records)  # a folder without any is refused
-    try:
-        left = time_networks(job, console, chosen, device=device)
-    except KeyboardInterrupt as stop:
-        raise typer.Exit(tell_stop(stop, console)) from None
+    left = _until_stopped(partial(time_networks, job, console, chosen, device=device), console)
     write_report(console, results)
     if left:
         console.print(f"[yellow]{left} networks are not timed[/]; run again for them")
@@ -467,13 +458,27 @@ app.command()(check)
 app.command(name="new-method")(new_method)
 
 
+def _until_stopped(work: Callable[[], Done], console: Console) -> Done:
+    """What some work returns; if it is stopped, say so and exit with the status of that."""
+    from benchmarks.running.endings import tell_stop
+    from benchmarks.running.run_cells import Unrecorded
+
+    try:
+        return work()
+    except KeyboardInterrupt as stop:
+        raise typer.Exit(tell_stop(stop, console)) from None
+    except Unrecorded as error:
+        console.print(f"[red]stopped:[/] {in_markup(str(error), LONGEST_ERROR)}", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
 def _until(minutes: float | None) -> float:
     """When nothing new is begun, in seconds as `time.time` counts."""
     return math.inf if minutes is None else clock.time() + 60 * minutes
 
 
-def _require_device(device: str, *, is_used: bool = True) -> None:
-    """Refuse an unknown device, and CUDA where there is none unless it is not used."""
+def _require_device(device: str, *, is_used: bool = True, count: int = 1) -> None:
+    """Refuse an unknown device, and GPUs that are not there unless they are not used."""
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise ValueError(f"unknown device {device!r}; use cpu, cuda or cuda:N")
@@ -482,9 +487,9 @@ def _require_device(device: str, *, is_used: bool = True) -> None:
 
         if not torch.cuda.is_available():
             raise ValueError(f"device {device!r} is not there: torch sees no GPU; use --device cpu")
-        if int(index or 0) >= torch.cuda.device_count():
+        if int(index or 0) + count > torch.cuda.device_count():
             raise ValueError(
-                f"device {device!r} is not there; {torch.cuda.device_count()} GPUs are"
+                f"{count} of device {device!r} are not there; {torch.cuda.device_count()} GPUs are"
             )
 
 

@@ -76,6 +76,10 @@ class Machines(Protocol):
     """What engines are started on."""
 
     @property
+    def per_gpu(self) -> int:
+        """How many tasks share a GPU."""
+
+    @property
     def slots(self) -> int:
         """How many tasks go beside each other by default."""
 

@@ -72,7 +72,7 @@ class RayCluster:
             return self.workers or max(1, int(there.get("CPU", 1)))
         if gpus < (self.gpus or 1):
             raise ValueError(f"--gpus {self.gpus or 1}: Ray sees {gpus} GPUs; see `ray status`")
-        return self.workers or (self.gpus or gpus) * self.per_gpu
+        return self.workers or self.per_gpu * (self.gpus or gpus)
 
     @property
     def alone(self) -> int:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import resource
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -102,6 +102,7 @@ class MadeUpMachines:
 
     Attributes:
         slots: how many there are.
+        per_gpu: how many share a GPU.
         alone: how many of them may be alone.
         seed: of times and deaths.
         most_ends: raise `KeyboardInterrupt` after so many tasks, as a kill of the driver would.
@@ -110,6 +111,7 @@ class MadeUpMachines:
     """
 
     slots: int
+    per_gpu: int = 1
     alone: int = 8
     seed: int = 0
     most_ends: int | None = None
@@ -176,24 +178,22 @@ class Driven:
 
     Attributes:
         cells: how many there were.
+        runs: how often the driver was started.
         settled: how many have a settled record.
         twice: how many have more than one.
         failures: records of deaths.
         cpu_ms: processor time of the driver for a cell.
-        peak_mib: the most memory that Python had for it, beside what was there before.
     """
 
     cells: int
+    runs: int
     settled: int
     twice: int
     failures: int
     cpu_ms: float
-    peak_mib: float
 
 
-def drive(
-    count: int, workers: int, folder: Path, *, seed: int = 0, is_traced: bool = False
-) -> Driven:
+def drive(count: int, workers: int, folder: Path, *, seed: int = 0) -> Driven:
     """Drive made-up cells; the driver is stopped halfway, and another one goes on.
 
     Args:
@@ -201,33 +201,39 @@ def drive(
         workers: of machines.
         folder: a new one.
         seed: of times and deaths.
-        is_traced: measure memory, which takes several times as long.
+
+    Returns:
+        What came of it, once every cell is settled.
     """
     cells = made_up_cells(count)
     job = Job(folder, workers=workers)
     console = Console(quiet=True)
-    if is_traced:
-        tracemalloc.start()
     began = time.process_time()
     stopped = MadeUpMachines(workers, seed=seed, most_ends=count // 2)
     with contextlib.suppress(KeyboardInterrupt):
         run_plan(Plan("made_up", cells, cells), job, console, stopped)
-    there = {r.cell.key for r in load_records(job.records) if r.status == "ok"}
-    left = tuple(cell for cell in cells if cell.key not in there)
-    run_plan(Plan("made_up", cells, left), job, console, MadeUpMachines(workers, seed=seed + 1))
+    runs = 1
+    while left := _left(cells, job):  # what died twice is left to the next run
+        machines = MadeUpMachines(workers, seed=seed + runs)
+        run_plan(Plan("made_up", cells, left), job, console, machines)
+        runs += 1
     cpu = time.process_time() - began
-    peak = tracemalloc.get_traced_memory()[1] if is_traced else 0
-    tracemalloc.stop()
     records = load_records(job.records)
     settled = [record.cell.key for record in records if record.status == "ok"]
     return Driven(
         cells=count,
+        runs=runs,
         settled=len(set(settled)),
         twice=len(settled) - len(set(settled)),
         failures=sum(record.status == "failed" for record in records),
         cpu_ms=1000 * cpu / count,
-        peak_mib=peak / 2**20,
     )
+
+
+def _left(cells: Sequence[Cell], job: Job) -> tuple[Cell, ...]:
+    """The cells without a settled record."""
+    there = {r.cell.key for r in load_records(job.records) if r.status == "ok"}
+    return tuple(cell for cell in cells if cell.key not in there)
 
 
 def time_report(count: int, folder: Path) -> float:
@@ -250,13 +256,18 @@ def main() -> None:
     """Print what `docs/scale.md` says."""
     console = Console()
     for count, workers in ((2_500, 250), (10_000, 1_000)):
-        for is_traced in (False, True):
-            with tempfile.TemporaryDirectory() as folder:
-                driven = drive(count, workers, Path(folder), is_traced=is_traced)
-            console.print(f"{workers} workers, traced {is_traced}: {driven}")
+        before = _memory_mib()
+        with tempfile.TemporaryDirectory() as folder:
+            driven = drive(count, workers, Path(folder))
+        console.print(f"{workers} workers: {driven}, {before:.0f} to {_memory_mib():.0f} MiB")
     for count in (1_250, 2_500, 5_000, 10_000):
         with tempfile.TemporaryDirectory() as folder:
             console.print(f"report of {count} records: {time_report(count, Path(folder)):.1f} s")
+
+
+def _memory_mib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

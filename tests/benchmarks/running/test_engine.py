@@ -63,6 +63,7 @@ class Noting:
     head_writes = False
     alone = 1
     slots = 4
+    per_gpu = 1
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, str]] = []

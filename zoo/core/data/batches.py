@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -29,6 +29,9 @@ Batch = tuple[Any, Any]
 
 Sample = tuple[Tensor, int]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+MOST_RESIDENT_BYTES = 2 * 2**30
+"""Of a set that is kept on the device that its batches go to; CIFAR's have a tenth of it."""
 
 
 class BatchSource(Protocol):
@@ -64,17 +67,34 @@ class ImageTensors(Dataset[Sample]):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment | None = None
+    _there: dict[torch.device, ImageTensors] = field(default_factory=dict, init=False, repr=False)
+    _scale: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def on(self, device: torch.device) -> ImageTensors:
+        """The set on a device, copied there once; itself where it lies there or is too large."""
+        if self.images.device == device or self.images.nbytes > MOST_RESIDENT_BYTES:
+            return self
+        if device not in self._there:
+            images, labels = self.images.to(device), self.labels.to(device)
+            self._there[device] = replace(self, images=images, labels=labels)
+        return self._there[device]
 
     def __getitem__(self, index: int) -> Sample:
         return self.normalise(self.images[index][None])[0], int(self.labels[index])
 
     def normalise(self, images: Tensor) -> Tensor:
         """Float images with the set's mean 0 and deviation 1, same shape."""
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1) * 255.0
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1) * 255.0
+        if images.device not in self._scale:
+            self._scale[images.device] = (
+                torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1) * 255.0,
+                torch.tensor(self.std, device=images.device).view(1, -1, 1, 1) * 255.0,
+            )
+        mean, std = self._scale[images.device]
         return images.float().sub_(mean).div_(std)
 
     def select(self, index: Sequence[int] | np.ndarray, augment: Augment | None) -> ImageTensors:
@@ -95,7 +115,8 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """
     moved = shift(images, generator, pixels=4)
     is_flipped = torch.randint(2, (len(images), 1, 1, 1), generator=generator).bool()
-    return torch.where(is_flipped.to(images.device), moved.flip(-1), moved)
+    is_flipped = is_flipped.to(images.device, non_blocking=True)
+    return torch.where(is_flipped, moved.flip(-1), moved)
 
 
 def shift(images: Tensor, generator: torch.Generator, pixels: int = 2) -> Tensor:
@@ -111,7 +132,8 @@ def shift(images: Tensor, generator: torch.Generator, pixels: int = 2) -> Tensor
     """
     n, channels, height, width = images.shape
     padded = torch.nn.functional.pad(images, (pixels, pixels, pixels, pixels))
-    offset = torch.randint(2 * pixels + 1, (2, n), generator=generator).to(images.device)
+    offset = torch.randint(2 * pixels + 1, (2, n), generator=generator)
+    offset = offset.to(images.device, non_blocking=True)
     rows = offset[0][:, None] + torch.arange(height, device=images.device)
     columns = offset[1][:, None] + torch.arange(width, device=images.device)
     rows = rows[:, None, :, None].expand(n, channels, height, padded.shape[3])
@@ -122,9 +144,10 @@ def shift(images: Tensor, generator: torch.Generator, pixels: int = 2) -> Tensor
 class Batches:
     """Batches of a set that follow from (seed, epoch) alone, augmentation included.
 
-    An `ImageTensors` is indexed, augmented and normalised a batch at a time. Any other map-style
-    dataset is read item by item; the random numbers of its transforms are fixed per item, so the
-    number of workers changes nothing but the speed.
+    An `ImageTensors` is kept on the device and indexed, augmented and normalised there a batch at
+    a time; what is random is drawn on the CPU, so a seed means the same everywhere. Any other
+    map-style dataset is read item by item; the random numbers of its transforms are fixed per item,
+    so the number of workers changes nothing but the speed.
 
     Args:
         dataset: what to draw from.
@@ -184,7 +207,9 @@ class Batches:
 
     def _from_memory(self, dataset: ImageTensors, epoch: int) -> Iterator[Batch]:
         generator = stream_generator("augment", self.seed, epoch)
-        for chosen in torch.split(self.order(epoch), self.batch_size):
+        dataset = dataset.on(self.device)
+        order = self.order(epoch).to(dataset.images.device)
+        for chosen in torch.split(order, self.batch_size):
             images = dataset.images[chosen].to(self.device)
             if dataset.augment is not None:
                 images = dataset.augment(images, generator)

@@ -1,0 +1,117 @@
+"""CUDA's rules and counts without CUDA; pytest gets this file by its path, in a process of its own.
+
+See tests/test_pretended_cuda.py.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests import pretended_cuda
+from tests.pretended_cuda import DEVICE, pretended
+
+pretended_cuda.install()
+
+import timm  # noqa: E402
+
+from zoo.core.contract.trial import Trial, same_config  # noqa: E402
+from zoo.core.data.batches import Batches, ImageTensors, crop_and_flip  # noqa: E402
+from zoo.core.method.discovery import get_pruner, list_pruners  # noqa: E402
+from zoo.core.networks import cifar_resnet  # noqa: E402, F401
+from zoo.core.networks.rebuild import rebuild  # noqa: E402
+from zoo.core.training.train import Recipe, evaluate, train  # noqa: E402
+
+GPU = f"{DEVICE}:0"
+
+
+def images(count: int, augment: bool) -> ImageTensors:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    augmented = crop_and_flip if augment else None
+    return ImageTensors(pixels, torch.arange(count) % 10, (0.5,) * 3, (0.3,) * 3, augmented)
+
+
+def growth(work: Callable[[int], None]) -> Counter[str]:
+    """What one batch more costs: counts with four less those with three."""
+    found = []
+    for count in (3, 4):
+        before = Counter(pretended_cuda.COUNTS)
+        work(count)
+        found.append(pretended_cuda.COUNTS - before)
+    return found[1] - found[0]
+
+
+def test_rules_are_those_of_cuda() -> None:
+    with pretended():
+        there, here = torch.ones(3, device=GPU), torch.ones(3)
+        with pytest.raises(RuntimeError, match="one device"):
+            there + here
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(3, device=GPU, generator=torch.Generator())
+        before = Counter(pretended_cuda.COUNTS)
+        assert (there + 1).sum().item() == 6
+        assert pretended_cuda.COUNTS - before == {"launch": 2, "wait": 1}
+        before = Counter(pretended_cuda.COUNTS)
+        there[torch.tensor([0, 1])].cpu()
+        assert pretended_cuda.COUNTS - before == {"launch": 1, "to_device": 1, "wait": 1}
+
+
+def test_batches_are_those_of_a_cpu_and_wait_for_nothing() -> None:
+    def through(count: int) -> None:
+        for _ in Batches(images(8 * count, True), 8, shuffle=True, device=GPU).epoch(0):
+            pass
+
+    with pretended():
+        cost = growth(through)
+        found = [
+            (x.cpu(), y.cpu())
+            for x, y in Batches(images(32, True), 8, shuffle=True, device=GPU).epoch(1)
+        ]
+    assert cost["to_device"] == cost["wait"] == 0 and cost["to_device_unwaited"] == 2
+    for (x, y), (a, b) in zip(
+        found, Batches(images(32, True), 8, shuffle=True).epoch(1), strict=True
+    ):
+        assert torch.equal(x, a) and torch.equal(y, b)
+
+
+def test_a_training_step_waits_once_at_most_and_copies_nothing() -> None:
+    with pretended():
+        model = timm.create_model("resnet20_cifar", num_classes=10).to(GPU)
+
+        def work(count: int) -> None:
+            train(model, Batches(images(4 * count, False), 4, device=GPU), Recipe(1, 4, lr=1e-4))
+
+        cost = growth(work)
+    assert cost["wait"] <= 1 and cost["to_device"] == 0
+
+
+def test_an_evaluated_batch_waits_twice_at_most_and_copies_nothing() -> None:
+    with pretended():
+        model = timm.create_model("resnet20_cifar", num_classes=10).to(GPU)
+        cost = growth(lambda count: _evaluate(model, count))
+    assert cost["wait"] <= 2 and cost["to_device"] == 0
+
+
+def _evaluate(model: torch.nn.Module, count: int) -> None:
+    evaluate(model, Batches(images(4 * count, False), 4, device=GPU))
+
+
+@pytest.mark.parametrize("name", list_pruners())
+def test_a_pruner_chooses_as_on_the_cpu(name: str) -> None:
+    cls = get_pruner(name)
+    there = Trial(cls, "residual").run()
+    with pretended():
+        trial = Trial(cls, "residual", GPU)
+        run = trial.run()
+        model = run.problem.model
+        small = rebuild(model, trial.space, run.subnet.config, run.subnet.weights)
+        assert {str(each.device) for each in small.parameters()} == {GPU}
+        loss = trial.pruner.loss(model, small, trial.space, run.subnet.config)
+        if loss is not None:
+            batch = next(run.problem.data.training._source.epoch(0))
+            loss.to(GPU).train()
+            loss(small.train(), *batch).backward()
+        assert run.before.difference(run.after) is None
+    assert same_config(trial.space, there.subnet.config, run.subnet.config)
