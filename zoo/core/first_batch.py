@@ -200,7 +200,8 @@ def _check_loss(model: nn.Module, task: Task, outputs: Any, targets: Any, name: 
         )
     if not bool(loss.isfinite()):
         raise ValueError(
-            f"the loss of the first batch of {name} is {float(loss.detach())}; check outputs and targets"
+            f"the loss of the first batch of {name} is {float(loss.detach())}; check outputs "
+            "and targets"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return
