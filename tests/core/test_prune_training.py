@@ -17,7 +17,7 @@ from tests.core.test_prune import Plain, loader
 from tests.killed import was_killed
 from tests.problems import problem
 from zoo.core.method.discovery import get_pruner
-from zoo.core.training.checkpoint import Checkpoints
+from zoo.core.training.checkpoint import Checkpoint, Checkpoints
 
 SMALL = {"steps": 3, "lr": 1e-3, "ratios": 3, "reevaluate": 1}
 
@@ -150,9 +150,14 @@ def test_other_data_begin_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert first[0] == 1 and "begins anew" in caplog.text
 
 
-def test_a_folder_alone_is_enough_and_nothing_is_left(tmp_path: Path) -> None:
-    pruned(checkpoint=str(tmp_path / "kept"))
-    assert not list(tmp_path.iterdir())
+def test_a_folder_alone_is_enough_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Checkpoint, "is_due", lambda *_, **__: True)
+    seen: list[int] = []
+    folder = tmp_path / "kept"
+    pruned(checkpoint=str(folder), on_epoch=lambda e: seen.append(len(list(tmp_path.rglob("*")))))
+    assert seen == [2, 2, 2] and not folder.exists()
 
 
 def test_work_is_done_on_the_device_that_is_named() -> None:
