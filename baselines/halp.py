@@ -52,8 +52,8 @@ from pydantic import Field
 from zoo.core.channels.channel_group import PRODUCERS, Role
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
-from zoo.core.search.channel_knapsack import best_for_capacities
 from zoo.core.search.channel_scores import channel_rows, weight_gradient_products
+from zoo.core.search.knapsack_optima import fitting_optima
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 
 __all__ = ["HALP", "added_costs", "knapsack_widths", "lowered_limits", "norm_values"]
@@ -180,12 +180,19 @@ def knapsack_widths(
     values = []
     for gain, legal, cost in zip(gains, problem.legal, added, strict=True):
         values.append(np.append(0.0, np.cumsum(gain))[legal[: len(cost)]])
-    chosen = best_for_capacities([-(-cost // unit) for cost in added], values)
-    columns = zip(problem.legal, chosen.T, strict=True)
-    candidates = np.stack([legal[column] for legal, column in columns], axis=1)
-    fits = np.flatnonzero(problem.cost_of(candidates) <= limit)
-    # The largest capacity that fits: value never falls with capacity.
-    return candidates[fits[-1]] if len(fits) else problem.narrowest
+
+    def widths_of(entries: np.ndarray) -> np.ndarray:
+        columns = zip(problem.legal, entries.T, strict=True)
+        return np.stack([legal[column] for legal, column in columns], axis=1)
+
+    def recount(entries: np.ndarray) -> np.ndarray:
+        return problem.cost_of(widths_of(entries))
+
+    units = [-(-cost // unit) for cost in added]
+    entries = fitting_optima(units, values, recount, limit)
+    fits = np.flatnonzero(recount(entries) <= limit)
+    # The largest capacity that fits: value grows with capacity.
+    return widths_of(entries[fits[-1:]])[0] if len(fits) else problem.narrowest
 
 
 def _next_densities(problem: Problem, gains: list[np.ndarray], widths: np.ndarray) -> np.ndarray:

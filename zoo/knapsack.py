@@ -14,7 +14,7 @@ Steps:
     1. `calibration_batches`: draw training images for one calibration pass.
     2. `taylor_values`: value of each channel from weights times gradients, network in eval mode.
     3. `make_items`: one item per (group, channel), weighing its cost at unpruned input width.
-    4. `greedy_widths` or `exact_widths`: solve the knapsack, for every capacity at once.
+    4. `greedy_widths` or `exact_widths`: solve the knapsack, for whole ranges of capacities.
     5. `best_within`: take the largest capacity whose recounted network meets the budget.
     6. `fill_up`: spend what is left, channel by channel.
     7. `InnerDistillation`: fine-tune with cross-entropy plus the error against the teacher's
@@ -30,9 +30,10 @@ Deviations:
     - `fill_up` after the solver; [official code] has no fill-in. It adds the channels of highest
       value per cost that still fit, at most about one item. Expected effect: negligible.
     - The exact solver chooses widths per group (channels of a group weigh the same, so its best
-      channels always go first) on costs divided by their gcd, as [official code] does. Beyond
-      `resolution` units they are rounded up per width, which keeps every solution feasible:
-      ResNet-50 has 326,000 units, networks with squeeze-excite gates hundreds of millions.
+      channels always go first) and adds up those near the greedy solution, where [official code]
+      fills a table over costs divided by their gcd. Expected effect: none, both are optimal at
+      every capacity; ours does not depend on the number of units, 326,000 for ResNet-50 and
+      hundreds of millions for networks with squeeze-excite gates.
     - Calibration batches are shuffled; [official code] reads files sorted by class.
     - Distillation terms are divided by the teacher's variance at each position
       (`normalisation`), so that `gamma` transfers between networks; [official code] compares raw
@@ -131,11 +132,9 @@ class Knapsack(Pruner):
     Attributes:
         importance: "per_weight" takes absolute values per weight after averaging the gradient
             ([official code], default); "per_filter" per filter and batch (`--taylor_abs`).
-        solver: "greedy" ([official code], default) or "exact" dynamic programming.
+        solver: "greedy" ([official code], default) or "exact", the optimum of every capacity.
         calibration: share of the training images scored ([official code]: four validation sets of
             ImageNet, 200,000 of 1,281,167 images).
-        resolution: most units in which the exact solver counts the cost of the whole network; with
-            fewer than the costs' gcd gives, it rounds them up and is no longer exact.
         gamma: weight of the distillation terms; for `normalisation="none"` [README] uses 20 for
             ResNet-50 and 30 for ECA-ResNet-50D.
         positions: module names whose outputs are distilled; "stages" stands for the network's
@@ -152,7 +151,6 @@ class Knapsack(Pruner):
     importance: Literal["per_weight", "per_filter"] = "per_weight"
     solver: Literal["greedy", "exact"] = "greedy"
     calibration: Annotated[float, Field(gt=0)] = 0.16
-    resolution: Annotated[int, Field(ge=1)] = 500_000
     gamma: Annotated[float, Field(ge=0)] = 1.0
     positions: tuple[str, ...] = ("stages", "logits")
     normalisation: Literal["teacher", "none"] = "teacher"
@@ -171,8 +169,10 @@ class Knapsack(Pruner):
             if self.scope == "isomorphic":
                 values = isomorphic_values(problem, values)
             items = make_items(problem, values, self.protect)
-            exact = self.solver == "exact"
-            candidates = exact_widths(items, self.resolution) if exact else greedy_widths(items)
+            if self.solver == "exact":
+                candidates = exact_widths(items, problem.cost_of, problem.budget.limit)
+            else:
+                candidates = greedy_widths(items)
             widths = best_within(problem, items, candidates)
             widths = fill_up(problem, widths, items.next_densities)
             self._report_gap(problem, items, widths)
@@ -316,13 +316,14 @@ def isomorphic_values(problem: Problem, values: Mapping[str, np.ndarray]) -> dic
 def best_within(problem: Problem, items: Items, candidates: np.ndarray) -> np.ndarray:
     """The most valuable candidate whose recounted network meets the budget.
 
-    Candidates are the solutions of all capacities, and value grows with capacity: this is the
-    largest capacity C that the recount allows.
+    Among the solutions of all capacities value grows with capacity: this is that of the largest
+    capacity C that the recount allows. The recount is no function of C, so solutions of smaller
+    capacities may exceed the budget.
 
     Args:
         problem: gives cost and budget.
         items: give the value.
-        candidates: shape (n, G).
+        candidates: solutions of all capacities, or of as many as hold that one, shape (n, G).
 
     Returns:
         Widths, shape (G,).
