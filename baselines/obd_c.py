@@ -92,7 +92,7 @@ def fisher_scores(problem: Problem, n_batches: int) -> dict[str, np.ndarray]:
     totals = {group.name: np.zeros(group.size) for group in problem.space.groups}
     count = 0
     for images, labels in problem.data.train(n_batches):
-        single = zip(images.split(1), labels.split(1), strict=True)
+        single = [(x[None], y[None]) for x, y in zip(images, labels, strict=True)]
         for products in weight_gradient_products(problem, single):
             count += 1
             for group in problem.space.groups:
