@@ -422,11 +422,15 @@ def _print_names(console: Console, title: str, names: Mapping[str, str]) -> None
 
 
 def _paper(method: str) -> str:
-    """The paper that a method's card names, in one line."""
+    """The paper that a method's card names, in one line, and what is not installed."""
     from zoo.core.method.card import card
     from zoo.core.method.discovery import get_pruner
+    from zoo.core.method.pruner import missing_packages
 
-    return " ".join(card(get_pruner(method))["Paper"].split())
+    cls = get_pruner(method)
+    missing = ", ".join(missing_packages(cls))
+    note = f" Not installed: {missing}; pip install -e '.[peers]'" if missing else ""
+    return " ".join(card(cls)["Paper"].split()) + note
 
 
 def _require_device(device: str, *, is_used: bool = True) -> None:

@@ -27,6 +27,7 @@ from zoo.core.channels.width_bounds import Ratio, parse_ratio
 from zoo.core.cost.budget import Budget
 from zoo.core.method.discovery import create_pruner
 from zoo.core.method.problem import require_feasible
+from zoo.core.method.pruner import require_packages
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.export import SUFFIXES, Exported, ExportFormat, export_network, require
 from zoo.core.networks.save import save_pruned
@@ -169,7 +170,7 @@ def prune_one(
     """
     places = Places(cache=cache, data=data, weights=weight_files([request.asked_model]))
     check_data([Data(name=request.dataset)], data)
-    create_pruner(request.method)
+    require_packages(type(create_pruner(request.method)))
     form = None if request.export is None else require(request.export)
     cell = request.cell(places)
     told = check_cells([cell], places)

@@ -31,7 +31,7 @@ from zoo.core.errors import UnsupportedModel
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.discovery import create_pruner
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.method.pruner import Pruner, Subnet, require_packages
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
@@ -156,7 +156,7 @@ def prune(
         Diverged: if fine-tuning diverges.
     """
     value, metric = _one_budget(macs=macs, params=params, latency=latency, latency_ms=latency_ms)
-    pruner = create_pruner(method, **(settings or {})) if isinstance(method, str) else method
+    pruner = _asked_pruner(method, settings or {})
     _check_weight(distill)
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
     ready = preflight(model, train_loader, val_loader, epochs=recipe.epochs, seed=seed)
@@ -205,6 +205,17 @@ def _finished(
     _finetune(small, problem, make_loss, ready, recipe, subnet.config, tell)
     tell("validating", 0, None)
     return small
+
+
+def _asked_pruner(method: str | Pruner, settings: Mapping[str, object]) -> Pruner:
+    """The pruner of a name, or the one that is given; refused if it needs what is not installed.
+
+    Raises:
+        ValueError: for an unknown name or setting, or packages that are missing.
+    """
+    pruner = create_pruner(method, **settings) if isinstance(method, str) else method
+    require_packages(type(pruner))
+    return pruner
 
 
 def _check_weight(distill: float | None) -> None:
