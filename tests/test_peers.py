@@ -59,7 +59,9 @@ def test_the_rebuilt_network_is_the_one_that_torch_pruning_made(network: str, sc
 def test_the_rebuilt_network_is_the_one_that_fastnas_made() -> None:
     """It sorts channels; without batch-norm statistics of its own the function is the same."""
     problem = Trial(FastNAS, "residual").run().problem
-    tagged, settings = tagged_copy(problem.model), FastNAS(search_batches=1, calibration_batches=0)
+    # As parents of suites are; the library itself refuses that memory format.
+    model = problem.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tagged, settings = tagged_copy(model), FastNAS(search_batches=1, calibration_batches=0)
     with problem.meter.phase("search"):
         theirs = search_copy(problem, settings, tagged, 0.5).eval()
     config = read_config(tagged, theirs, problem.space)
@@ -89,6 +91,30 @@ def test_a_refusal_excuses_a_peer_and_nobody_else(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Uniform, "search", refuse)
     with pytest.raises(ContractViolation, match="UnsupportedModel: no such network"):
         run_check(check, Trial(Uniform, "residual"))
+
+
+@pytest.mark.skipif(bool(missing_packages(TorchPruning)), reason="torch-pruning is not installed")
+def test_torch_pruning_leaves_every_group_what_the_rules_protect() -> None:
+    problem = Trial(TorchPruning, "squeeze_excite").run(rules=WidthRules(min_keep=0.3)).problem
+    tagged = tagged_copy(problem.model)
+    theirs = prune_copy(problem, TorchPruning(), tagged, _importance("magnitude"), 0.65)
+    widths = read_config(tagged, theirs, problem.space).widths(problem.space)
+    assert (widths >= problem.narrowest).all() and (widths == problem.narrowest).any()
+
+
+@pytest.mark.skipif(bool(missing_packages(TorchPruning)), reason="torch-pruning is not installed")
+def test_what_an_importance_has_gathered_serves_every_pruning_alike() -> None:
+    """The library's Hessian scores turn what they gathered into gradients when first asked."""
+    problem = Trial(TorchPruning, "residual").run().problem
+    settings = replace(TorchPruning.tiny(), importance="hessian")
+    tagged, scores = tagged_copy(problem.model), _importance("hessian")
+    with problem.meter.phase("scoring"):
+        take_gradients(problem, settings, tagged, scores)
+    found = [
+        read_config(tagged, prune_copy(problem, settings, tagged, scores, 0.4), problem.space)
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", list_pruners("peer"))
@@ -151,7 +177,7 @@ def narrowed(problem: object, removed: int) -> SubnetConfig:
 
 
 def test_the_least_that_meets_the_budget_is_removed() -> None:
-    problem = small_problem()
+    problem = small_problem(rules=WidthRules(min_keep=0.01))
     group = problem.space.groups[0]
     for width in range(1, group.size):
         wanted = SubnetConfig({group.name: tuple(range(width))})
