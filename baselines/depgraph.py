@@ -1,8 +1,8 @@
 """DepGraph: the norm of everything that is coupled to a channel decides, after sparse learning.
 
 Paper: Fang, Ma, Song, Mi, Wang: DepGraph: Towards Any Structural Pruning, 2023, arXiv 2301.12900.
-    Read: the abstract, and the authors' library Torch-Pruning 1.6.1 [official code], its
-    `GroupMagnitudeImportance` and `GroupNormPruner`.
+    Read: the authors' library Torch-Pruning 1.6.1 [official code], its `GroupMagnitudeImportance`
+    and `GroupNormPruner`; not the paper.
 
 Idea: A channel of a group goes with rows, columns and batch-norm scales of several layers, so all
     of them make its importance. Sparse learning first drives channels of low importance towards

@@ -2,7 +2,7 @@
 
 Paper: Shen, Yin, Molchanov, Mao, Liu, Alvarez: Structural Pruning via Latency-Saliency Knapsack,
     2022, arXiv 2210.06659, after HALP: Hardware-Aware Latency Pruning, 2021, arXiv 2110.10811.
-    Read: the abstracts, and the code and README of NVlabs/HALP [official code].
+    Read: the code and README of NVlabs/HALP [official code]; not the papers.
 
 Idea: Latency falls in steps and unevenly as channels go, so what a channel adds to it is read off a
     table at the widths that there are. Channels are taken into a knapsack by value until the

@@ -41,7 +41,6 @@ from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from zoo.core.method.problem import Problem
@@ -93,7 +92,7 @@ def fisher_scores(problem: Problem, n_batches: int) -> dict[str, np.ndarray]:
     totals = {group.name: np.zeros(group.size) for group in problem.space.groups}
     count = 0
     for images, labels in problem.data.train(n_batches):
-        single = zip(torch.split(images, 1), torch.split(labels, 1), strict=True)
+        single = [(x[None], y[None]) for x, y in zip(images, labels, strict=True)]
         for products in weight_gradient_products(problem, single):
             count += 1
             for group in problem.space.groups:

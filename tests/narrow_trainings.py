@@ -53,9 +53,12 @@ class Penalty(TrainingLoss):
 def every_pruner() -> None:
     """A search, with the training of its supernet, and the fine-tuning with its loss."""
     from zoo.core.method.discovery import get_pruner, list_pruners
+    from zoo.core.method.pruner import missing_packages
     from zoo.core.networks.rebuild import rebuild
 
     for name in list_pruners():
+        if missing_packages(get_pruner(name)):
+            continue
         task = narrow_problem()
         pruner = get_pruner(name).tiny()
         subnet = pruner.search(task)

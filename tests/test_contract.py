@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from tests.ready import ready
 from zoo.core.contract.checks import (
     CHECKS,
     Check,
@@ -18,7 +19,7 @@ from zoo.core.contract.checks import (
     run_check,
 )
 from zoo.core.contract.trial import NETWORKS, Trial
-from zoo.core.method.discovery import get_pruner, list_pruners
+from zoo.core.method.discovery import get_pruner
 
 NETWORK_CHECKS = [check for check in CHECKS if check.scope == "network"]
 CLASS_CHECKS = [check for check in CHECKS if check.scope == "class"]
@@ -39,7 +40,7 @@ def broken(checks: Sequence[Check], name: str, network: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", list_pruners())
+@pytest.mark.parametrize("name", ready())
 def test_pruner_keeps_the_contract(name: str) -> None:
     assert not broken(NETWORK_CHECKS, name, "squeeze_excite")
     assert not broken(ONE_SEARCH_CHECKS, name, "residual")
@@ -47,12 +48,12 @@ def test_pruner_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", list_pruners())
+@pytest.mark.parametrize("name", ready())
 def test_pruner_keeps_the_contract_on_every_network(name: str, network: str) -> None:
     assert not broken(NETWORK_CHECKS, name, network)
 
 
-@pytest.mark.parametrize("name", list_pruners())
+@pytest.mark.parametrize("name", ready())
 def test_class_keeps_the_contract(name: str) -> None:
     assert not broken(CLASS_CHECKS, name, "residual")
 
@@ -60,7 +61,7 @@ def test_class_keeps_the_contract(name: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", list_pruners())
+@pytest.mark.parametrize("name", ready())
 def test_gpu_decides_as_the_cpu(name: str, network: str) -> None:
     assert not broken(GPU_CHECKS, name, network)
 

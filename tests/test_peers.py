@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import zoo
 from baselines.peers.fastnas import FastNAS, search_copy
 from baselines.peers.torch_pruning import (
     TorchPruning,
@@ -58,7 +59,9 @@ def test_the_rebuilt_network_is_the_one_that_torch_pruning_made(network: str, sc
 def test_the_rebuilt_network_is_the_one_that_fastnas_made() -> None:
     """It sorts channels; without batch-norm statistics of its own the function is the same."""
     problem = Trial(FastNAS, "residual").run().problem
-    tagged, settings = tagged_copy(problem.model), FastNAS(search_batches=1, calibration_batches=0)
+    # As parents of suites are; the library itself refuses that memory format.
+    model = problem.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tagged, settings = tagged_copy(model), FastNAS(search_batches=1, calibration_batches=0)
     with problem.meter.phase("search"):
         theirs = search_copy(problem, settings, tagged, 0.5).eval()
     config = read_config(tagged, theirs, problem.space)
@@ -90,6 +93,30 @@ def test_a_refusal_excuses_a_peer_and_nobody_else(monkeypatch: pytest.MonkeyPatc
         run_check(check, Trial(Uniform, "residual"))
 
 
+@pytest.mark.skipif(bool(missing_packages(TorchPruning)), reason="torch-pruning is not installed")
+def test_torch_pruning_leaves_every_group_what_the_rules_protect() -> None:
+    problem = Trial(TorchPruning, "squeeze_excite").run(rules=WidthRules(min_keep=0.3)).problem
+    tagged = tagged_copy(problem.model)
+    theirs = prune_copy(problem, TorchPruning(), tagged, _importance("magnitude"), 0.65)
+    widths = read_config(tagged, theirs, problem.space).widths(problem.space)
+    assert (widths >= problem.narrowest).all() and (widths == problem.narrowest).any()
+
+
+@pytest.mark.skipif(bool(missing_packages(TorchPruning)), reason="torch-pruning is not installed")
+def test_what_an_importance_has_gathered_serves_every_pruning_alike() -> None:
+    """The library's Hessian scores turn what they gathered into gradients when first asked."""
+    problem = Trial(TorchPruning, "residual").run().problem
+    settings = replace(TorchPruning.tiny(), importance="hessian")
+    tagged, scores = tagged_copy(problem.model), _importance("hessian")
+    with problem.meter.phase("scoring"):
+        take_gradients(problem, settings, tagged, scores)
+    found = [
+        read_config(tagged, prune_copy(problem, settings, tagged, scores, 0.4), problem.space)
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("name", list_pruners("peer"))
 def test_a_peer_is_listed_last_and_says_what_it_needs(name: str) -> None:
     cls = get_pruner(name)
@@ -103,6 +130,8 @@ def test_a_peer_that_is_not_installed_is_refused_with_what_installs_it(
     monkeypatch.setattr(TorchPruning, "requires", {"no_such_package": "no-such-package"})
     with pytest.raises(ValueError, match=r"torch_pruning needs no-such-package.*\.\[peers\]"):
         create_pruner("torch_pruning").search(small_problem())
+    with pytest.raises(ValueError, match=r"torch_pruning needs no-such-package"):
+        zoo.prune(nn.Linear(1, 1), (), (), method="torch_pruning", macs=0.5)  # before any work
 
 
 def test_a_suite_leaves_out_what_is_not_installed_and_says_so(
@@ -136,8 +165,6 @@ def test_the_library_imports_no_peer() -> None:
 
 
 def _loaded_by_listing() -> list[str]:
-    import zoo
-
     zoo.list_pruners()
     peers = {name for each in list_pruners("peer") for name in get_pruner(each).requires}
     return sorted(peers & set(sys.modules))
@@ -150,9 +177,9 @@ def narrowed(problem: object, removed: int) -> SubnetConfig:
 
 
 def test_the_least_that_meets_the_budget_is_removed() -> None:
-    problem = small_problem()
+    problem = small_problem(rules=WidthRules(min_keep=0.01))
     group = problem.space.groups[0]
-    for width in range(2, group.size):
+    for width in range(1, group.size):
         wanted = SubnetConfig({group.name: tuple(range(width))})
         problem.budget = replace(problem.budget, limit=problem.cost.macs(wanted))
         found = fewest_removed(problem, lambda n: narrowed(problem, n), group.size - 1)

@@ -177,7 +177,7 @@ def search_copy(problem: Problem, settings: FastNAS, tagged: nn.Module, share: f
         warnings.simplefilter("ignore")
         try:
             network, _ = mtp.prune(
-                copy.deepcopy(tagged),
+                _contiguous(copy.deepcopy(tagged)),
                 mode=[("fastnas", _rules(problem, settings.choices))],
                 constraints={metric: f"{100 * share:.6f}%"},
                 dummy_input=dummy,
@@ -213,6 +213,17 @@ def _rules(problem: Problem, most: int) -> dict[str, dict[str, dict[str, object]
     return rules
 
 
+def _contiguous(network: nn.Module) -> nn.Module:
+    """The network, its tensors in the one memory format that the library takes."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.contiguous()
+    return network
+
+
+def _plain(images: Tensor) -> Tensor:
+    return images.double().contiguous()
+
+
 class _Score:
     """Top-1 of what the library asks about, on batches of the search split."""
 
@@ -226,7 +237,7 @@ class _Score:
         with torch.no_grad():
             for (images, labels), _ in zip(problem.data.search(), range(self._count), strict=False):
                 problem.meter.passes(len(images), problem.cost.full_macs, backward=False)
-                correct += int(right_answers(network(images.double()), labels).sum())
+                correct += int(right_answers(network(_plain(images)), labels).sum())
                 total += len(labels)
         return correct / total
 
@@ -244,4 +255,4 @@ class _Calibration:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self._problem.data.train(self._count):
             self._problem.meter.passes(len(images), self._problem.cost.full_macs, backward=False)
-            yield images.double(), labels
+            yield _plain(images), labels

@@ -140,7 +140,7 @@ def take_gradients(
     taken = list(data.train(max(1, math.ceil(count / data.batch_size))))
     if is_single:
         images, labels = (torch.cat(parts)[: settings.images] for parts in zip(*taken, strict=True))
-        taken = [*zip(torch.split(images, 1), torch.split(labels, 1), strict=True)]
+        taken = [(x[None], y[None]) for x, y in zip(images, labels, strict=True)]
     for images, labels in taken:
         problem.meter.passes(len(images), problem.cost.full_macs, backward=True)
         if is_single:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -139,6 +139,8 @@ def plan_suite(
     records: Path | None = None,
     device: str = "cpu",
     data: Path | None = None,
+    *,
+    is_run_here: bool = True,
 ) -> Plan:
     """Expand a suite to cells and find those without a settled record.
 
@@ -148,6 +150,7 @@ def plan_suite(
         records: folder of what has been run; None if nothing has.
         device: where it is to run.
         data: folder of the sets that are read from files; cells are named after its content.
+        is_run_here: whether peers whose packages are not installed are left out.
 
     Raises:
         ValueError: if the suite names a model, data set, method or setting that does not exist, or
@@ -159,7 +162,8 @@ def plan_suite(
     from benchmarks.running.sample import PROXIES
 
     check_suite(suite)
-    jobs, scorers = _jobs(suite), _scorers(suite)
+    left_out = _missing(suite) if is_run_here else {}
+    jobs, scorers = _jobs(suite, left_out), _scorers(suite)
     named = named_methods(job.method for job in (*jobs, *scorers) if job.method not in PROXIES)
     primary = tuple(_primary(contrast, suite, jobs, named) for contrast in suite.primary)
     check_size(suite, len(jobs), len(scorers))
@@ -175,23 +179,21 @@ def plan_suite(
     longer, waiting = _longer_controls(cells, settled) if suite.controls else ([], 0)
     cells += longer
     missing = tuple(cell for cell in cells if cell.key not in settled)
-    return Plan(
-        name, tuple(cells), missing, tuple(found.unread), waiting, primary, _left_out(suite)
+    told = tuple(
+        f"{each} is left out: it needs {', '.join(packages)}, which is not installed"
+        for each, packages in left_out.items()
     )
+    return Plan(name, tuple(cells), missing, tuple(found.unread), waiting, primary, told)
 
 
-def _left_out(suite: Suite) -> tuple[str, ...]:
-    """A line for each pruner that a suite names and whose packages are not installed."""
+def _missing(suite: Suite) -> dict[str, tuple[str, ...]]:
+    """The pruners that a suite names and whose packages are not installed, with these."""
     from zoo.core.method.discovery import get_pruner, list_pruners
     from zoo.core.method.pruner import missing_packages
 
     named = (*_methods(suite), *(variant.method for variant in suite.variants))
-    missing = {name: missing_packages(get_pruner(name)) for name in named if name in list_pruners()}
-    return tuple(
-        f"{name} is left out: it needs {', '.join(packages)}, which is not installed"
-        for name, packages in missing.items()
-        if packages
-    )
+    found = {name: missing_packages(get_pruner(name)) for name in named if name in list_pruners()}
+    return {name: packages for name, packages in found.items() if packages}
 
 
 def _methods(suite: Suite) -> tuple[str, ...]:
@@ -250,20 +252,13 @@ def _epochs_for(macs: int, record: Record) -> int | None:
     return longer if longer > epochs else None
 
 
-def _jobs(suite: Suite) -> list[Variant]:
+def _jobs(suite: Suite, left_out: Collection[str]) -> list[Variant]:
     """The methods and variants that a suite prunes with, their settings without defaults."""
-    from zoo.core.method.discovery import get_pruner, list_pruners
-    from zoo.core.method.pruner import missing_packages
-
     methods = _methods(suite)
     if suite.budgets and suite.controls and REFERENCE not in methods:
         methods = (*methods, REFERENCE)
     wanted = (*(Variant(method=name) for name in methods), *suite.variants)
-    ready = [
-        variant
-        for variant in wanted
-        if variant.method not in list_pruners() or not missing_packages(get_pruner(variant.method))
-    ]
+    ready = [variant for variant in wanted if variant.method not in left_out]
     return _distinct([_without_defaults(variant, suite) for variant in ready])
 
 

@@ -34,7 +34,7 @@ from zoo.core.cost.budget import Budget
 from zoo.core.meter import Meter
 from zoo.core.method.discovery import create_pruner, get_pruner
 from zoo.core.method.effort import share_of_budget, told_effort
-from zoo.core.method.pruner import Pruner
+from zoo.core.method.pruner import Pruner, require_packages
 from zoo.core.networks.export import require
 from zoo.core.networks.save import save_pruned
 from zoo.core.progress import show_progress
@@ -199,7 +199,7 @@ def prune_one(
         methods=method_files([request.method]),
     )
     check_data([Data(name=request.dataset)], data)
-    create_pruner(request.method)
+    require_packages(type(create_pruner(request.method)))
     form = None if request.export is None else require(request.export)
     cell = request.cell(places)
     told = check_cells([cell], places)

@@ -64,7 +64,7 @@ def suite_section(name: str, suite: Suite) -> str:
     workers = int(_option(options, "--workers", str(CORES)))
     results = "" if "--results" in options else f"--results results/{name} "
     command = f"zoo run {name} {results}" + (suite.options or f"--workers {CORES}")
-    cells = plan_suite(name, suite, device=device).cells
+    cells = plan_suite(name, suite, device=device, is_run_here=False).cells
     costs = forecast(cells)
     table = markdown_table(HEADINGS, "l" + "r" * (len(HEADINGS) - 1), map(cost_row, costs))
     lines = "\n".join(f"- {line}" for line in forecast_lines(cells, costs, workers))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
+from tests.ready import OURS
 from tests.tiny_network import (
     CLASSES,
     IMAGES,
@@ -175,7 +176,7 @@ def test_weights_that_are_computed_are_told_with_the_way_out() -> None:
     refused("second computes .*remove_parametrizations", model, error=UnsupportedModel)
 
 
-@pytest.mark.parametrize("method", zoo.list_pruners())
+@pytest.mark.parametrize("method", OURS)
 def test_every_method_reads_one_logit_of_a_dict_and_takes_soft_targets(method: str) -> None:
     soft = torch.stack([0.7 - 0.4 * (LABELS % 2), 0.3 + 0.4 * (LABELS % 2)], 1)
     data = loader(labels=soft)

@@ -29,7 +29,7 @@ from zoo.core.method.discovery import create_pruner, method_name
 from zoo.core.method.effort import share_of_budget, told_effort, watched
 from zoo.core.method.own_tasks import TaskArguments, check_served, check_task_arguments, own_loss
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.method.pruner import Pruner, Subnet, require_packages
 from zoo.core.method.work import WorkArguments, set_up
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
@@ -194,10 +194,17 @@ def _parted(given: FurtherArguments) -> tuple[WorkArguments, TaskArguments]:
 
 
 def _named_pruner(method: str | Pruner, settings: Mapping[str, object]) -> tuple[Pruner, str]:
-    """The pruner that is asked for, and its name, which its random streams depend on."""
+    """The pruner that is asked for, and its name, which its random streams depend on.
+
+    Raises:
+        ValueError: for an unknown name or setting, or packages that are missing.
+    """
     if isinstance(method, str):
-        return create_pruner(method, **settings), method_name(method)
-    return method, type(method).__module__.rpartition(".")[2]
+        pruner, name = create_pruner(method, **settings), method_name(method)
+    else:
+        pruner, name = method, type(method).__module__.rpartition(".")[2]
+    require_packages(type(pruner))
+    return pruner, name
 
 
 def _problem(

@@ -72,6 +72,12 @@ def test_suites_beside_fashion_share_its_parents(name):
     assert parents[0] < parents[1] and len(parents[0]) == 5
 
 
+def test_peers_at_quick_strength_share_the_parents_of_quick():
+    parents = [{cell.parent_key for cell in plan_suite("x", load_suite(each)).cells}
+               for each in ("peers", "quick")]  # fmt: skip
+    assert parents[0] == parents[1]
+
+
 def test_peers_run_only_where_a_suite_names_them(tmp_path):
     plan = plan_suite("mine", read(tmp_path, MINIMAL + 'methods = "all"'))
     assert {cell.method for cell in plan.cells} == {

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 import zoo
 from tests.latencies import TICK, conv_weights, fabricated, made_up_times
 from tests.problems import problem
+from tests.ready import OURS, ready
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost import measure_latency as timing_module
 from zoo.core.cost.budget import Budget
@@ -27,7 +28,7 @@ from zoo.core.cost.latency_table import Coordinate, LatencyTable, Unit, monotone
 from zoo.core.cost.measure_latency import DamagedTable, Timing, measure_latency
 from zoo.core.cost.operator_calls import grid_widths, list_cases
 from zoo.core.cost.timing_thread import flushing_share
-from zoo.core.method.discovery import get_pruner, list_pruners
+from zoo.core.method.discovery import get_pruner
 from zoo.core.method.problem import Problem
 from zoo.core.sealed import read_sealed, write_sealed
 from zoo.knapsack import channel_costs
@@ -210,7 +211,7 @@ def timed() -> tuple[Problem, CostModel]:
     return base, CostModel(base.space, fabricated(base.model, base.space))
 
 
-@pytest.mark.parametrize("name", list_pruners())
+@pytest.mark.parametrize("name", ready((*OURS, "torch_pruning")))
 def test_every_pruner_meets_a_budget_of_latency_or_parameters(name: str) -> None:
     base, cost = timed()
     for metric in ("latency", "params"):
