@@ -59,7 +59,7 @@ from benchmarks.options import (
     named,
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks
-from benchmarks.page.report import require_methods, show_paper, write_report
+from benchmarks.page.report import write_report
 from benchmarks.records.plain import in_markup
 
 __all__ = ["app", "main"]
@@ -329,18 +329,11 @@ def report(
     paper: Paper = False,
     methods: Methods = None,
 ) -> None:
-    """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records.
-
-    With --paper also a folder of column-wide figures and small LaTeX tables of chosen methods.
-    """
+    """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
     console = Console(emoji=False)
-    if methods is not None:
-        require_methods(results, methods, is_used=paper)
     if readme is not None:
         marked_blocks(readme)  # a page without any is refused before the report is made
-    findings = write_report(console, results)
-    if paper:
-        show_paper(console, findings, results, methods)
+    findings = write_report(console, results, is_for_paper=paper, methods=methods)
     if readme is not None:
         names = renew_blocks(readme, findings)
         console.print(f"replaced in {readme}: {', '.join(names)}")
