@@ -48,7 +48,7 @@ def write_report(
     from benchmarks.analysis.findings import Findings
     from benchmarks.figures.all_figures import draw_dark, draw_figures
     from benchmarks.page.page import write_page
-    from benchmarks.page.paper import asked_methods, require_known
+    from benchmarks.page.paper import asked_methods, require_known, show_paper
     from benchmarks.tables.contrast_lines import contrast_lines
     from benchmarks.tables.tables import write_tables
     from benchmarks.tables.unread import show_unread
@@ -82,17 +82,5 @@ def write_report(
     )
     console.print(f"tables in {tables}, figures in {drawn}, page: {page_at}", soft_wrap=True)
     if is_for_paper:
-        _write_for_paper(console, findings, results / "paper", chosen)
+        show_paper(console, findings, results / "paper", chosen)
     return findings
-
-
-def _write_for_paper(
-    console: Console, findings: Findings, folder: Path, methods: Collection[str]
-) -> None:
-    from benchmarks.page.paper import write_paper  # slow to import
-
-    require_writable(folder, "--results")
-    article = in_markup(str(write_paper(findings, folder, methods)), LONGEST)
-    console.print(
-        f"for a paper: {article}; whole tables stay in tables/results.csv", soft_wrap=True
-    )
