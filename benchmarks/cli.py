@@ -63,13 +63,7 @@ from benchmarks.options import (
     named,
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks
-from benchmarks.page.report import (
-    report_leaderboard,
-    require_methods,
-    show_faults,
-    show_paper,
-    write_report,
-)
+from benchmarks.page.report import report_leaderboard, show_faults, write_report
 from benchmarks.records.plain import in_markup
 
 __all__ = ["app", "main"]
@@ -346,21 +340,14 @@ def report(
     methods: Methods = None,
     track: Track = None,
 ) -> None:
-    """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records.
-
-    With --paper also a folder of column-wide figures and small LaTeX tables of chosen methods.
-    """
+    """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
     console = Console(emoji=False)
     if folders:
         report_leaderboard(console, folders, results)
         return
-    if methods is not None:
-        require_methods(results, methods, is_used=paper)
     if readme is not None:
         marked_blocks(readme)  # a page without any is refused before the report is made
-    findings = write_report(console, results)
-    if paper:
-        show_paper(console, findings, results, methods)
+    findings = write_report(console, results, is_for_paper=paper, methods=methods)
     if track is not None:
         from benchmarks.tracking.runs import export_records
 

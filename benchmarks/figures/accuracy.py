@@ -337,8 +337,12 @@ def _limit(axis: Axes, panel: Panel) -> None:
     """End the axes where the pruned networks do; the parent's cost only if it is near."""
     rows = panel.comparison.rows
     pruned = [row for row in rows if panel.has_parent_cost and row.cell.method != PARENT] or rows
-    spots = [spot for row in pruned if (spot := _spot(panel, row))]
-    xs = [end for spot in spots for end in (*spot.across, spot.x.mean)]
+    xs = [
+        end
+        for row in pruned
+        if (spot := _spot(panel, row))
+        for end in (spot.x.mean, *(() if panel.is_noise(row) else spot.across))
+    ]
     if panel.published:  # papers' points stand there too
         points = published_for(panel.comparison.cell)
         xs += [value / 1e6 for point in points if (value := getattr(point, panel.published))]

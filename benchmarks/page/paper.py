@@ -11,14 +11,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from benchmarks.analysis.comparison import Comparison
 from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import TITLES, draw_for_paper
-from benchmarks.records.plain import visible
-from benchmarks.records.whole_file import write_whole
+from benchmarks.records.plain import in_markup, visible
+from benchmarks.records.whole_file import require_writable, write_whole
 from benchmarks.tables.paper_table import PACKAGES, breakable, chosen_rows, paper_table
 
-__all__ = ["asked_methods", "require_known", "write_paper"]
+__all__ = ["asked_methods", "require_known", "show_paper", "write_paper"]
 
 LONGEST_NAME = 60
 """Characters of a comparison in the name of a file."""
@@ -44,6 +46,17 @@ def asked_methods(text: str | None) -> list[str]:
     if not names:
         raise ValueError("--methods names no method; give names with commas between: bnp,uniform")
     return names
+
+
+def show_paper(
+    console: Console, findings: Findings, folder: Path, methods: Collection[str]
+) -> None:
+    """Write what a paper takes, and print where it is; see `write_paper`."""
+    require_writable(folder, "--results")
+    article = in_markup(str(write_paper(findings, folder, methods)))
+    console.print(
+        f"for a paper: {article}; whole tables stay in tables/results.csv", soft_wrap=True
+    )
 
 
 def write_paper(findings: Findings, folder: Path, methods: Collection[str] = ()) -> Path:

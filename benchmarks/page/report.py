@@ -17,20 +17,19 @@ if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
     from benchmarks.running.submission import Fault
 
-__all__ = [
-    "report_leaderboard",
-    "require_methods",
-    "show_faults",
-    "show_paper",
-    "write_report",
-]
+__all__ = ["report_leaderboard", "show_faults", "write_report"]
 
 LONGEST = 4000
 """Characters of a line that are shown."""
 
 
 def write_report(
-    console: Console, results: Path, shown_keys: Collection[str] | None = None
+    console: Console,
+    results: Path,
+    shown_keys: Collection[str] | None = None,
+    *,
+    is_for_paper: bool = False,
+    methods: str | None = None,
 ) -> Findings:
     """Write tables, figures and page of all records, and print the tables of some.
 
@@ -38,9 +37,11 @@ def write_report(
         console: where to print.
         results: folder that holds the records, and that gets the rest.
         shown_keys: of the cells whose tables are printed; None for all.
+        is_for_paper: whether the folder `paper` is written, too.
+        methods: that a paper shows, names with commas between; None for all.
 
     Raises:
-        ValueError, FileNotFoundError: if there are no records.
+        ValueError, FileNotFoundError: if there are no records, or none of one of the methods.
         OSError: if the folder cannot be read or written.
     """
     # Slow to import, and `zoo --help` reads this module.
@@ -48,11 +49,16 @@ def write_report(
     from benchmarks.analysis.findings import Findings
     from benchmarks.figures.all_figures import draw_dark, draw_figures
     from benchmarks.page.page import write_page
+    from benchmarks.page.paper import asked_methods, require_known, show_paper
     from benchmarks.tables.contrast_lines import contrast_lines
     from benchmarks.tables.tables import write_tables
     from benchmarks.tables.unread import show_unread
 
+    if methods is not None and not is_for_paper:
+        raise ValueError("--methods chooses what a paper shows; add --paper")
     findings = Findings.of(*loaded_records(results))
+    chosen = asked_methods(methods)
+    require_known(findings.comparisons, chosen)
     shown = findings.comparisons
     if shown_keys is not None:
         shown = compare(r for r in findings.records if r.cell.key in shown_keys)
@@ -76,6 +82,8 @@ def write_report(
         in_markup(str(each), LONGEST) for each in (results / "tables", results / "figures", page)
     )
     console.print(f"tables in {tables}, figures in {drawn}, page: {page_at}", soft_wrap=True)
+    if is_for_paper:
+        show_paper(console, findings, results / "paper", chosen)
     return findings
 
 
@@ -123,44 +131,3 @@ def show_faults(console: Console, folder: Path, count: int, faults: Sequence[Fau
         )
     verdict = f"faults: {len(faults)}" if faults else "nothing is missing or off"
     console.print(f"{in_markup(str(folder), 200)}: records: {count}, {verdict}", soft_wrap=True)
-
-
-def require_methods(results: Path, methods: str, *, is_used: bool) -> None:
-    """Refuse methods that no record is of before a report is made.
-
-    Args:
-        results: folder that holds the records.
-        methods: names with commas between.
-        is_used: whether a paper is asked for.
-
-    Raises:
-        ValueError: if no paper is asked for, a method has no records, or there are no records.
-        OSError: if the folder cannot be read.
-    """
-    from benchmarks.analysis.comparison import compare  # slow to import
-    from benchmarks.page.paper import asked_methods, require_known
-
-    if not is_used:
-        raise ValueError("--methods chooses what a paper shows; add --paper")
-    require_known(compare(loaded_records(results).records), asked_methods(methods))
-
-
-def show_paper(console: Console, findings: Findings, results: Path, methods: str | None) -> None:
-    """Write what a paper takes into a folder of the results, and say where.
-
-    Args:
-        console: where to print.
-        findings: of all records.
-        results: folder that holds them, and that gets the folder `paper`.
-        methods: names with commas between; None for all.
-
-    Raises:
-        ValueError: if one of them has no records.
-        OSError: if the folder cannot be written.
-    """
-    from benchmarks.page.paper import asked_methods, write_paper  # slow to import
-
-    require_writable(results / "paper", "--results")
-    article = write_paper(findings, results / "paper", asked_methods(methods))
-    shown = in_markup(str(article), LONGEST)
-    console.print(f"for a paper: {shown}; whole tables stay in tables/results.csv", soft_wrap=True)

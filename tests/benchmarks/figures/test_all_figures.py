@@ -409,6 +409,14 @@ def test_a_speed_that_is_noise_is_grey_is_named_and_is_no_part_of_a_line(odd, is
     assert ("(taylor 0.5)" in axis.get_title().replace("\n", " ")) == is_noise
 
 
+def test_the_whiskers_of_noise_do_not_stretch_the_axis():
+    records = [record("taylor", seed=s, latency=[timed(r, 0.8)]) for s, r in enumerate((0.4, 0.9))]
+    records += [record("fpgm", seed=s, latency=[timed(0.5 + s / 10)]) for s in (0, 1)]
+    axis = accuracy_against_latency(compare(records)).axes[0]
+    low, high = axis.get_xlim()
+    assert 4.7 < low < 5 and 6.5 < high < 6.8  # taylor's mean is 6.5
+
+
 def luminance(colour):
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return sum(

@@ -113,9 +113,9 @@ def points_of(page):
 
 def test_the_scatter_has_a_point_for_each_run_with_its_numbers_and_record():
     seeds = [record("taylor", 0.5, seed, top1=0.7 + seed / 100) for seed in (0, 1)]
-    lost = record("fpgm", 0.5, status="failed", reason="x")
+    lost = [record("fpgm", 0.5, 0), record("fpgm", 0.5, 1, status="failed", reason="x")]
     parent = record(cell=cell("parent", 1.0))
-    page = build_page(Findings.of([*seeds, lost, parent]), title="t")
+    page = build_page(Findings.of([*seeds, *lost, parent]), title="t")
     (panel,) = points_of(page)["panels"]
     assert panel["axes"][0] == "MACs, millions" and len(panel["axes"]) == 4
     whole, first, second = sorted(panel["points"], key=lambda point: point["label"])

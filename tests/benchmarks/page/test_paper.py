@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import estimate
+from benchmarks.page import paper
 from benchmarks.page.paper import asked_methods, write_paper
 from benchmarks.records.cell import Model
 from benchmarks.tables.paper_table import paper_table, tex_number
@@ -112,6 +113,13 @@ def test_unknown_methods_are_refused_before_anything_is_written(tmp_path):
     assert asked_methods(" fpgm, uniform,,fpgm") == ["fpgm", "uniform"]
     with pytest.raises(ValueError, match="--methods names no method"):
         asked_methods(" ,")
+
+
+def test_figures_show_the_chosen_methods_only(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(paper, "draw_for_paper", lambda shown, *_: drawn.append(shown) or [])
+    write_paper(Findings.of(results()), tmp_path, ["taylor", "uniform"])
+    assert {row.cell.method for shown in drawn for row in shown.rows} == {"taylor", "uniform"}
 
 
 def test_comparisons_have_files_and_labels_of_their_own(tmp_path):
