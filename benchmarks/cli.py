@@ -26,6 +26,7 @@ from benchmarks.method_commands import check, list_all, new_method
 from benchmarks.options import (
     BatchSize,
     DataPath,
+    Dataset,
     Device,
     Distill,
     Divisor,
@@ -44,23 +45,26 @@ from benchmarks.options import (
     Methods,
     MinKeep,
     Minutes,
+    ModelName,
     Models,
+    OtherDataset,
     Paper,
     Params,
     ParentEpochs,
     PerGpu,
+    Pretrained,
     QuietCore,
     Ratio,
     Results,
     Seed,
     Seeds,
+    SuiteName,
     Track,
     TrainSize,
     Weights,
     Width,
     Workers,
     finite,
-    named,
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks
 from benchmarks.page.report import report_leaderboard, show_faults, write_report
@@ -136,17 +140,10 @@ def _told(error: Exception) -> str:
 
 @app.command()
 def run(
-    suite: Annotated[
-        str, typer.Argument(help="Name of a suite, or path of a .toml file.")
-    ] = "quick",
+    suite: SuiteName = "quick",
     workers: Workers = 0,
     results: Results = Path("results"),
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            callback=named, help="Another data set in place of the suite's, whole; see zoo list."
-        ),
-    ] = None,
+    dataset: OtherDataset = None,
     data: DataPath = None,
     download: Download = False,
     seeds: Seeds = None,
@@ -246,25 +243,19 @@ def time(
 
 @app.command()
 def prune(
-    model: Annotated[
-        str, typer.Argument(callback=named, help="Name of a timm model, e.g. resnet20_cifar.")
-    ],
-    method: Annotated[str, typer.Option(help="A pruner; see zoo list.")] = "knapsack",
+    model: ModelName,
+    method: Annotated[str, typer.Option(help="A pruner; see zoo list.")] = "uniform",
     macs: Macs = None,
     params: Params = None,
     latency: LatencyRatio = None,
     latency_ms: LatencyMs = None,
-    dataset: Annotated[
-        str, typer.Option(callback=named, help="A data set; see zoo list.")
-    ] = "cluttered_digits",
+    dataset: Dataset = "cluttered_digits",
     data: DataPath = None,
     out: Annotated[Path, typer.Option(help="New folder for the smaller network.")] = Path("pruned"),
     epochs: Epochs = 5,
     parent_epochs: ParentEpochs = 10,
     batch_size: BatchSize = None,
-    pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Start from timm's published weights.")
-    ] = False,
+    pretrained: Pretrained = False,
     weights: Weights = None,
     width: Width = 1.0,
     image_size: ImageSize = None,

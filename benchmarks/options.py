@@ -15,6 +15,7 @@ from benchmarks.tracking.tracker import require_tracker
 __all__ = [
     "BatchSize",
     "DataPath",
+    "Dataset",
     "Device",
     "Divisor",
     "Download",
@@ -32,15 +33,19 @@ __all__ = [
     "Methods",
     "MinKeep",
     "Minutes",
+    "ModelName",
     "Models",
+    "OtherDataset",
     "Paper",
     "Params",
     "ParentEpochs",
     "PerGpu",
+    "Pretrained",
     "Ratio",
     "Results",
     "Seed",
     "Seeds",
+    "SuiteName",
     "Track",
     "TrainSize",
     "Weights",
@@ -255,3 +260,17 @@ TrainSize = Annotated[
     int | None, typer.Option(min=1, max=MOST_IMAGES, help="Training images to use.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of everything random.")]
+SuiteName = Annotated[str, typer.Argument(help="Name of a suite, or path of a .toml file.")]
+ModelName = Annotated[
+    str, typer.Argument(callback=named, help="Name of a timm model, e.g. resnet20_cifar.")
+]
+Dataset = Annotated[str, typer.Option(callback=named, help="A data set; see zoo list.")]
+OtherDataset = Annotated[
+    str | None,
+    typer.Option(
+        callback=named, help="Another data set in place of the suite's, whole; see zoo list."
+    ),
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Start from timm's published weights.")
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -214,17 +215,12 @@ def preflight(
             "without fine-tuning: recipe=Recipe(epochs=0)"
         )
     device, dtype = next(parent.parameters()).device, float_dtype(parent)
-    train = LoaderBatches(
-        train_loader, name="train_loader", seed=seed, device=device, dtype=dtype, skips_single=True,
-        batch=batch, has_own_targets=loss is not None,
+    batches = partial(
+        LoaderBatches, seed=seed, device=device, dtype=dtype, batch=batch,
+        has_own_targets=loss is not None,
     )  # fmt: skip
-
-    def held_out() -> LoaderBatches:
-        return LoaderBatches(
-            val_loader, name="val_loader", seed=seed, device=device, dtype=dtype, is_hard=True,
-            batch=batch, has_own_targets=loss is not None,
-        )  # fmt: skip
-
+    train = batches(train_loader, name="train_loader", skips_single=True)
+    held_out = partial(batches, val_loader, name="val_loader", is_hard=True)
     task, reader = Task(loss, metric or TOP1), None
     if loss is None:
         reader, validation = _probed_classifier(parent, train, held_out)

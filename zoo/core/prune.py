@@ -92,7 +92,7 @@ def prune(
     model: nn.Module,
     train_loader: Iterable[Any],
     val_loader: Iterable[Any],
-    method: str | Pruner = "knapsack",
+    method: str | Pruner = "uniform",
     macs: float | None = None,
     *,
     params: float | None = None,
@@ -166,7 +166,7 @@ def prune(
             if isinstance(method, str):
                 pruner = _scaled(pruner, problem, settings or {})
             _say_effort(problem, pruner, recipe, say)
-        set_up(problem, pruner, work, tell, ready.first_batches(), distill)
+        set_up(problem, pruner, work, tell, ready.first_batches(), distill, ready.task.loss)
         config, small = _decided(pruner, problem, ready, recipe, distill, tell)
         result = _result(problem, config, small, ready, timing, architecture)
     if problem.checkpoints is not None and rank() == 0:

@@ -91,10 +91,15 @@ def _origin(
         digest(ModuleState(model).state_dict()),
         digest(data),
         problem.method,
-        re.sub(" at 0x[0-9a-f]+", "", repr(pruner)),
+        _told(pruner),
         str(problem.budget),
         repr(problem.rules),
         problem.seed,
         *facts,
     ]
-    return json.dumps(given, default=repr)
+    return json.dumps(given, default=_told)
+
+
+def _told(value: object) -> str:
+    """As Python shows it, without places in memory, which are others in each process."""
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))

@@ -121,14 +121,7 @@ def save_pruned(
     folder = Path(directory)
     if isinstance(result, nn.Module) or space is not None or config is not None or model_args:
         result = _rebuilt(result, space, config, model_args)
-    if result.space.entry is not None:
-        what = f"its part {result.space.part!r}" if result.space.part else "inputs of its own"
-        raise ValueError(
-            f"{type(result.model).__name__} was pruned by {what}, and what load_pruned makes again "
-            "is called with images and pruned as a whole; keep result.config.to_json() with "
-            "result.model.state_dict(), and make it again with zoo.rebuild(parent, result.space, "
-            "config)"
-        )
+    _refuse_own_inputs(result)
     if holds_network(folder):
         raise FileExistsError(f"{folder / STRUCTURE} exists; choose another folder or remove it")
     tensors = _state(result.model)
@@ -154,6 +147,23 @@ def save_pruned(
             "zoo.load_pruned(directory, parent=...), a network made as its parent was",
             stacklevel=2,
         )
+
+
+def _refuse_own_inputs(result: Saveable) -> None:
+    """Refuse what was pruned by a part, or is called with something else than images.
+
+    Raises:
+        ValueError: with the way out.
+    """
+    if result.space.entry is None:
+        return
+    what = f"its part {result.space.part!r}" if result.space.part else "inputs of its own"
+    raise ValueError(
+        f"{type(result.model).__name__} was pruned by {what}, and what load_pruned makes again is "
+        "called with images and pruned as a whole; keep result.config.to_json() with "
+        "result.model.state_dict(), and make it again with zoo.rebuild(parent, result.space, "
+        "config)"
+    )
 
 
 def holds_network(folder: Path) -> bool:

@@ -228,10 +228,7 @@ def train(
                 images = moved(images, device, memory_format=memory_format)
                 value = step.take(images, moved(labels, device))
                 read.add(value, partial(loss.divergence_hint, images))
-                if meter is not None:
-                    n_images = count_images(images)
-                    meter.passes(n_images, macs_per_image, backward=True)
-                    meter.passes(n_images, loss.macs_per_image, backward=False)
+                _charge(meter, count_images(images), macs_per_image, loss.macs_per_image)
             course.is_over = _end_epoch(read, best)
         if best is not None:
             best.restore()
@@ -289,6 +286,13 @@ def evaluate(model: nn.Module, batches: BatchSource) -> float:
         told = f"logits of {n_nan} of {n_images} images are NaN and count as wrong answers"
         warnings.warn(told, RuntimeWarning, stacklevel=2)
     return float(n_right / n_images)
+
+
+def _charge(meter: Meter | None, n_images: int, macs: int, beside: int) -> None:
+    """Charge an update: the network's passes, and what the loss runs beside it."""
+    if meter is not None:
+        meter.passes(n_images, macs, backward=True)
+        meter.passes(n_images, beside, backward=False)
 
 
 def _phase(meter: Meter | None) -> str:
