@@ -252,6 +252,8 @@ def distil_blocks(
     optimizer = torch.optim.Adam(weights.values(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     rng = problem.rng("search")
+    # Of the whole blocks, less those of the whole network: what lies outside never changes.
+    rest = sum(block_macs(problem.space, b) for b in grid.blocks) - problem.cost.full_macs
     seen = Values(student_macs=0, images=0, errors=[])
     parts: dict[str, Stateful] = {"weights": TensorState(weights), "optimizer": optimizer}
     parts |= {"schedule": schedule, "rng": GeneratorState(rng), "seen": seen}
@@ -261,7 +263,7 @@ def distil_blocks(
         config = grid.config(problem.space, state)
         inputs, targets = _features(problem, runner, images, config, weights, settings)
         outputs = runner.run(dict(enumerate(inputs)), config, weights)
-        macs = _blocks_macs(problem, grid, config)
+        macs = rest + problem.cost.macs(config)
         count = count_images(images)
         problem.meter.passes(count, macs, backward=True)
         # D_b: the relative error whatever the score, so that one learning rate suits all blocks.
@@ -298,18 +300,12 @@ def _features(
     settings: BNP,
 ) -> tuple[list[Any], list[Any]]:
     """Inputs of the student blocks, and the teacher's outputs X_b, one for each; charged."""
-    inputs, targets = runner.features(images)
-    problem.meter.passes(count_images(images), problem.cost.full_macs, backward=False)
+    (inputs, targets), count = runner.features(images), count_images(images)
+    problem.meter.passes(count, problem.cost.full_macs, backward=False)
     if settings.feed == "student":
         inputs, _ = runner.features(images, config, weights)
-        problem.meter.passes(count_images(images), problem.cost.macs(config), backward=False)
+        problem.meter.passes(count, problem.cost.macs(config), backward=False)
     return inputs, targets
-
-
-def _blocks_macs(problem: Problem, grid: BlockGrid, config: SubnetConfig) -> int:
-    """Multiply-adds of one image through all blocks: the rest of the network never changes."""
-    full = sum(block_macs(problem.space, block) for block in grid.blocks)
-    return full + problem.cost.macs(config) - problem.cost.full_macs
 
 
 def score_blocks(

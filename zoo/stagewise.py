@@ -89,17 +89,17 @@ from zoo.core.one_shot.stage_search import (
     StageScorer,
     StageSearch,
     check_processes,
+    report_search,
     run_searches,
     stage_error,
     stage_scorers,
 )
 from zoo.core.one_shot.supernet_training import Engine
-from zoo.core.search.multiple_choice import best_combinations, skyband
-from zoo.core.search.pareto import Archive
+from zoo.core.search.multiple_choice import best_combinations
 from zoo.core.search.width_grid import independent_states
 from zoo.core.search.widths_in_budget import fill_up
 from zoo.core.supernet.blocks import check_interfaces
-from zoo.core.supernet.stages import Stage, StageRunner, cut_stages, free_names
+from zoo.core.supernet.stages import StageRunner, cut_stages, free_names
 from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.checkpoint import Stateful
 from zoo.core.training.course import GeneratorState, Values
@@ -428,7 +428,7 @@ def search_stages(
                 )
     archives = dict(zip(tasks, run_searches(list(tasks.values()), settings.workers), strict=True))
     for key, archive in archives.items():
-        _report(problem, stages[key[0]], tasks[key], archive)
+        report_search(problem, stages[key[0]], tasks[key], archive)
     found = []
     for junctions, base in choices.items():
         keys = [_search_key(stage, junctions) for stage in range(len(stages))]
@@ -440,19 +440,6 @@ def search_stages(
 def _search_key(stage: int, junctions: JunctionWidths) -> tuple[int, JunctionWidths]:
     """A stage and the widths of the junctions before and behind it; the ends have one only."""
     return stage, junctions[max(0, stage - 1) : stage + 1]
-
-
-def _report(problem: Problem, stage: Stage, task: StageSearch, archive: Archive) -> None:
-    """Charge a search and trace the trade-offs that it found."""
-    task.scorer.charge(problem, task.part.grid.widths_of(task.part.whole(archive.states)))
-    front = skyband(archive.losses, archive.costs)
-    problem.trace(
-        "search_stages",
-        stage=stage.output,
-        evaluations=len(archive.losses),
-        losses=archive.losses[front],
-        costs=archive.costs[front],
-    )
 
 
 # Steps 4 and 5: putting together

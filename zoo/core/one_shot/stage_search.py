@@ -23,6 +23,7 @@ from zoo.core.data.inputs import count_images
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
 from zoo.core.search.choice_table import State
+from zoo.core.search.multiple_choice import skyband
 from zoo.core.search.pareto import Archive, evolve_archive
 from zoo.core.search.width_grid import PartialGrid, WidthGrid
 from zoo.core.supernet.stages import Stage, StageRunner, free_names, stage_costs
@@ -37,6 +38,7 @@ __all__ = [
     "StageSearch",
     "StagedGrid",
     "check_processes",
+    "report_search",
     "run_searches",
     "stage_error",
     "stage_scorers",
@@ -320,3 +322,16 @@ def _calculate_as(threads: int, is_deterministic: bool) -> None:
 def _run_packed(packed: bytes) -> Archive:
     task: StageSearch = pickle.loads(packed)
     return task.run()
+
+
+def report_search(problem: Problem, stage: Stage, task: StageSearch, archive: Archive) -> None:
+    """Charge a search and trace the trade-offs that it found."""
+    task.scorer.charge(problem, task.part.grid.widths_of(task.part.whole(archive.states)))
+    front = skyband(archive.losses, archive.costs)
+    problem.trace(
+        "search_stages",
+        stage=stage.output,
+        evaluations=len(archive.losses),
+        losses=archive.losses[front],
+        costs=archive.costs[front],
+    )
