@@ -140,12 +140,17 @@ def save_pruned(
         if not (folder / STRUCTURE).exists():
             (folder / _TENSORS).unlink(missing_ok=True)
         raise
-    if structure.needs_parent and result.architecture.name is not None:
+    _warn_of_parent(structure, result.architecture)
+
+
+def _warn_of_parent(structure: Structure, architecture: Architecture) -> None:
+    """Warn, of the caller's caller, if timm's network by that name is not the parent."""
+    if structure.needs_parent and architecture.name is not None:
         warnings.warn(
-            f"timm's {result.architecture.name!r} with {result.architecture.args} is not the "
-            f"parent of this network: {structure.needs_parent}. The network is saved; load it with "
+            f"timm's {architecture.name!r} with {architecture.args} is not the parent of this "
+            f"network: {structure.needs_parent}. The network is saved; load it with "
             "zoo.load_pruned(directory, parent=...), a network made as its parent was",
-            stacklevel=2,
+            stacklevel=3,
         )
 
 
