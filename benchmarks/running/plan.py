@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from benchmarks.records.contrast import Arm, Contrast, Primary
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
 from benchmarks.records.record import TOTAL, Record, Status, spent_macs
 from benchmarks.records.strict import suggest
+from benchmarks.running.engine import Machines
 from benchmarks.running.precheck import check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
 from benchmarks.running.weights import WeightFiles, weight_files
@@ -68,7 +70,8 @@ class Job:
     """Where a run reads and writes, how many processes it takes, and until when it starts cells.
 
     `until` is a time of `time.time()`; what is running then is finished. `weights` are the files
-    that parents start from. `per_gpu` tasks share a GPU.
+    that parents start from. `per_gpu` tasks share a GPU, `loaders` processes read
+    images of files for each.
     """
 
     results: Path
@@ -78,6 +81,7 @@ class Job:
     until: float = math.inf
     weights: WeightFiles = ()
     per_gpu: int = 1
+    loaders: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -93,6 +97,20 @@ class Job:
             OSError: if it cannot be read.
         """
         return replace(self, weights=weight_files(models))
+
+    def on(self, machines: Machines, device: str, loaders: int | None = None) -> Job:
+        """The same for what it runs on.
+
+        Args:
+            machines: how many tasks go beside each other.
+            device: a torch device.
+            loaders: of each task; if None, on a GPU one less than it has cores, else none.
+        """
+        workers, per_gpu = machines.slots, machines.per_gpu
+        if loaders is None:
+            cores = (os.cpu_count() or 1) // workers
+            loaders = 0 if device == "cpu" else max(0, cores - 1)
+        return replace(self, workers=workers, per_gpu=per_gpu, loaders=loaders)
 
     @property
     def absolute(self) -> Job:

@@ -120,7 +120,7 @@ def train_parent(cell: Cell, job: Job) -> str | OutOfMemory | None:
 def _places(job: Job) -> Places:
     from benchmarks.running.parent import Places
 
-    return Places(job.cache, job.data, job.is_download_allowed, job.weights)
+    return Places(job.cache, job.data, job.is_download_allowed, job.weights, job.loaders)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
