@@ -14,7 +14,6 @@ import sys
 import time as clock
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -41,6 +40,7 @@ from benchmarks.options import (
     Keep,
     LatencyMs,
     LatencyRatio,
+    Loaders,
     Macs,
     Methods,
     MinKeep,
@@ -158,6 +158,7 @@ def run(
     gpus: Gpus = None,
     per_gpu: PerGpu = 1,
     track: Track = None,
+    loaders: Loaders = None,
 ) -> None:
     """Run a suite, resume what is missing, time the networks, then report.
 
@@ -192,7 +193,7 @@ def run(
     show_unread(console, plan.unread)
     tell_weights(check_cells(plan.missing, None if dry_run else job), console)
     console.print(f"{suite}: {plan.summary}")
-    job = replace(job, workers=chosen.slots, per_gpu=chosen.per_gpu)
+    job = job.on(chosen, device, loaders)
     if dry_run:
         show_forecast(console, plan.missing, job)
         return

@@ -29,6 +29,7 @@ __all__ = [
     "Keep",
     "LatencyMs",
     "LatencyRatio",
+    "Loaders",
     "Macs",
     "Methods",
     "MinKeep",
@@ -215,6 +216,15 @@ EngineOption = Annotated[
 Gpus = Annotated[
     int | None,
     typer.Option(min=1, max=100_000, help="GPUs to use. Default: 1, of a Ray cluster all."),
+]
+Loaders = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=1024,
+        help="Processes that read images of files for each cell; the images are the same for any "
+        "number. Default: on a GPU the cores that each cell has to itself, less one; else 0.",
+    ),
 ]
 PerGpu = Annotated[int, typer.Option(min=1, max=100, help="Cells that share a GPU.")]
 Seeds = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -57,6 +57,7 @@ class Places:
         weights: files that parents start from.
         methods: files that methods are read from.
         checkpoint_seconds: between two checkpoints of a training.
+        loaders: processes that read images of files for a cell.
     """
 
     cache: Path
@@ -65,6 +66,7 @@ class Places:
     weights: WeightFiles = ()
     methods: MethodFiles = ()
     checkpoint_seconds: float = SECONDS
+    loaders: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,10 @@ def splits_of(data: Data, seed: int, places: Places) -> Splits:
         places: where files lie, and whether they may be fetched.
     """
     sizes = data.model_dump(exclude={"name", "digest"})
-    return load_splits(
+    splits = load_splits(
         data.name, path=places.data, seed=seed, download=places.is_download_allowed, **sizes
     )
+    return replace(splits, loaders=places.loaders)
 
 
 def look_ahead(cell: Cell, schedule: Schedule, model: nn.Module, splits: Splits) -> None:
@@ -133,7 +136,7 @@ def look_ahead(cell: Cell, schedule: Schedule, model: nn.Module, splits: Splits)
     Raises:
         ValueError: with what was expected.
     """
-    batch = next(train_batches(cell, schedule, splits).epoch(0))
+    batch = next(train_batches(cell, schedule, replace(splits, loaders=0)).epoch(0))
     check_batch(model, batch, f"{cell.data.name}'s training images")
 
 
@@ -214,6 +217,7 @@ def train_batches(cell: Cell, schedule: Schedule, splits: Splits) -> Batches:
         shuffle=True,
         drop_last=True,
         device=cell.device,
+        workers=splits.loaders,
     )
 
 

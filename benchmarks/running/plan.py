@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from benchmarks.records.contrast import Arm, Contrast, Primary
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
 from benchmarks.records.record import TOTAL, Record, Status, spent_macs
 from benchmarks.records.strict import suggest
+from benchmarks.running.engine import Machines
 from benchmarks.running.methods import MethodFiles, Named, method_files, named_methods
 from benchmarks.running.precheck import check_size, check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
@@ -72,8 +74,8 @@ class Job:
 
     `until` is a time of `time.time()`; what is running then is finished. `weights` are the files
     that parents start from, `methods` those that methods are read from; `per_gpu` tasks share a
-    GPU. A training keeps a checkpoint every `checkpoint_seconds`. `track` names what is told of
-    runs as they go, see `benchmarks.tracking`.
+    GPU, `loaders` processes read images of files for each. A training keeps a checkpoint every
+    `checkpoint_seconds`. `track` names what is told of runs as they go, see `benchmarks.tracking`.
     """
 
     results: Path
@@ -86,6 +88,7 @@ class Job:
     per_gpu: int = 1
     checkpoint_seconds: float = 600.0
     track: str | None = None
+    loaders: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -110,6 +113,20 @@ class Job:
             ValueError: if it cannot be run or has no such pruner.
         """
         return replace(self, methods=method_files(names))
+
+    def on(self, machines: Machines, device: str, loaders: int | None = None) -> Job:
+        """The same for what it runs on.
+
+        Args:
+            machines: how many tasks go beside each other.
+            device: a torch device.
+            loaders: of each task; if None, on a GPU one less than it has cores, else none.
+        """
+        workers, per_gpu = machines.slots, machines.per_gpu
+        if loaders is None:
+            cores = (os.cpu_count() or 1) // workers
+            loaders = 0 if device == "cpu" else max(0, cores - 1)
+        return replace(self, workers=workers, per_gpu=per_gpu, loaders=loaders)
 
     @property
     def absolute(self) -> Job:

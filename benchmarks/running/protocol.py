@@ -243,7 +243,7 @@ def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> 
     network = common or own
     assert network is not None
 
-    test = _fixed_batches(cell, test_split.open())
+    test = _fixed_batches(cell, splits, test_split.open())
     findings.top1 = Top1(
         parent=_parent_top1(cell, parent, test),
         pruned=evaluate(pruned, test),
@@ -354,7 +354,7 @@ def _train_member(
     pruned = laid_out(rebuild(problem.model, problem.space, subnet.config), cell.finetune)
     student = _starting(cell, problem, pruned, subnet.config, splits)
     finetuned = fine_tuned(cell, problem, student, subnet.config, splits, None)
-    test = _fixed_batches(cell, test_split.open())
+    test = _fixed_batches(cell, splits, test_split.open())
     findings.top1 = Top1(finetuned=evaluate(finetuned, test))
     findings.network = finetuned
 
@@ -400,14 +400,20 @@ def _recalibrated(pruned: nn.Module, cell: Cell, splits: Splits) -> nn.Module:
 def _metered(cell: Cell, splits: Splits, meter: Meter) -> MeteredData:
     return MeteredData(
         train_batches(cell, cell.finetune, splits),
-        _fixed_batches(cell, splits.search),
+        _fixed_batches(cell, splits, splits.search),
         meter,
     )
 
 
-def _fixed_batches(cell: Cell, dataset: Dataset[LabelledImage]) -> Batches:
+def _fixed_batches(cell: Cell, splits: Splits, dataset: Dataset[LabelledImage]) -> Batches:
     """All images of a split in its own order."""
-    return Batches(dataset, cell.finetune.batch_size, seed=cell.seed, device=cell.device)
+    return Batches(
+        dataset,
+        cell.finetune.batch_size,
+        seed=cell.seed,
+        device=cell.device,
+        workers=splits.loaders,
+    )
 
 
 def _image_counts(splits: Splits) -> dict[Literal["train", "search", "test"], int]:

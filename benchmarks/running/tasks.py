@@ -145,6 +145,7 @@ def _places(job: Job) -> Places:
         job.weights,
         job.methods,
         job.checkpoint_seconds,
+        job.loaders,
     )
 
 

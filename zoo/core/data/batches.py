@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
@@ -9,7 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoo.core.randomness import fixed_random, stream_generator
 
@@ -156,7 +157,8 @@ class Batches:
         shuffle: a new order each epoch; otherwise the set's own.
         device: where the batches go.
         drop_last: leave out a smaller last batch.
-        workers: processes that read a dataset which is not in memory.
+        workers: processes that read a dataset which is not in memory; they start with the first
+            epoch, read ahead, and last as long as this object.
 
     Raises:
         ValueError: for an empty set, a batch size below 1, or an epoch without a batch.
@@ -179,6 +181,8 @@ class Batches:
         self.is_shuffled = shuffle
         self.device = torch.device(device)
         self.workers = workers
+        self._reader: _Reader | None = None
+        self._is_read = False
         size = len(cast(Sized, dataset))
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is below 1")
@@ -216,20 +220,61 @@ class Batches:
             yield dataset.normalise(images), dataset.labels[chosen].to(self.device)
 
     def _from_items(self, epoch: int) -> Iterator[Batch]:
-        loader = DataLoader(
-            _FixedItems(self.dataset, self.seed, epoch),
+        # A loader reads one epoch at a time: a second one beside it gets a loader of its own.
+        is_shared = not self._is_read
+        if is_shared and self._reader is None:
+            self._reader = self._make_reader()
+        loader, order = (self._reader if is_shared else None) or self._make_reader()
+        order.epoch = epoch
+        self._is_read = True
+        try:
+            for images, labels in loader:
+                labels = torch.as_tensor(labels, dtype=torch.long)
+                yield (
+                    images.to(self.device, non_blocking=True),
+                    labels.to(self.device, non_blocking=True),
+                )
+        finally:
+            if is_shared:
+                self._is_read = False
+
+    def _make_reader(self) -> _Reader:
+        order = _Order(self)
+        loader: DataLoader[Sample] = DataLoader(
+            _FixedItems(self.dataset, self.seed),
             batch_size=self.batch_size,
-            sampler=self.order(epoch).tolist(),
+            sampler=order,
             num_workers=self.workers,
-            generator=stream_generator("loader", self.seed, epoch),
+            generator=stream_generator("loader", self.seed, 0),
             pin_memory=self.device.type == "cuda",
+            persistent_workers=self.workers > 0,
+            prefetch_factor=4 if self.workers else None,
         )
-        for images, labels in loader:
-            labels = torch.as_tensor(labels, dtype=torch.long)
-            yield (
-                images.to(self.device, non_blocking=True),
-                labels.to(self.device, non_blocking=True),
-            )
+        return loader, order
+
+
+_Place = tuple[int, int]
+"""An epoch and the position of an item."""
+
+
+class _Order(Sampler[_Place]):
+    """The items of an epoch in its order; `epoch` is set before each pass."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = weakref.proxy(batches)  # so that it, and its processes, end when unused
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[_Place]:
+        epoch = self.epoch
+        return ((epoch, place) for place in self._batches.order(epoch).tolist())
+
+    def __len__(self) -> int:
+        count: int = self._batches.num_images
+        return count
+
+
+_Reader = tuple[DataLoader[Sample], _Order]
+"""A loader and what says which epoch it reads."""
 
 
 @dataclass
@@ -238,10 +283,10 @@ class _FixedItems(Dataset[Sample]):
 
     dataset: Dataset[Sample]
     seed: int
-    epoch: int
 
-    def __getitem__(self, index: int) -> Sample:
-        with fixed_random("item", self.seed, self.epoch, index):
+    def __getitem__(self, place: _Place) -> Sample:
+        epoch, index = place
+        with fixed_random("item", self.seed, epoch, index):
             return self.dataset[index]
 
     def __len__(self) -> int:

@@ -44,6 +44,7 @@ class Splits:
         test: the set's own test images; only the protocol may use them, through `TestSplit`.
         num_classes: number of labels.
         input_size: (C, H, W) of one image.
+        loaders: processes that read images of files for one who draws batches.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Splits:
     test: Dataset[Sample]
     num_classes: int
     input_size: tuple[int, int, int]
+    loaders: int = 0
 
 
 @dataclass(frozen=True)
