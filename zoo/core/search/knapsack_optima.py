@@ -29,6 +29,9 @@ NOISE = 1e-12
 MOST_SUMS = 10_000_000
 """Most sums that are compared at once; they take about half a gigabyte."""
 
+FEW_SUMS = 4_000  # enough for a bound of what optima lose
+GROWTH = 4
+
 PIECES = 16  # of the relaxation in a stretch: more make longer lists, fewer make more of them
 STRETCHES = 64  # bounded at once
 
@@ -61,18 +64,20 @@ def fitting_optima(
     Raises:
         ValueError: if one capacity alone takes more than `MOST_SUMS` sums.
     """
+    def fits(entries: np.ndarray) -> np.ndarray:
+        return np.asarray(recount(entries) <= limit)
+
     knapsack = _Knapsack(tuple(costs), tuple(value - value[0] for value in values))
     pieces = knapsack.pieces
     firsts = np.arange(0, max(1, len(pieces.owners)), PIECES)[::-1]
     for at in range(0, len(firsts), STRETCHES):
         some = firsts[at : at + STRETCHES]
         lowest = knapsack.lowest_entries(*pieces.known_losses(some))
-        for first in some[recount(lowest) <= limit].tolist():
-            low, high = pieces.capacities(first)
-            found = knapsack.optima(low, high)
-            if (recount(found) <= limit).any():
+        for first in some[fits(lowest)].tolist():
+            found = knapsack.fitting(*pieces.capacities(first), fits)
+            if found is not None:
                 return found
-    return knapsack.optima(0, 0)
+    return pieces.lowest[None]
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,34 @@ def _is_below(x: list[int], y: list[float], points: tuple[int, int, int]) -> boo
 
 
 @dataclass(frozen=True)
+class _Line:
+    """A line above the relaxation, through entries that lose nothing against it.
+
+    Attributes:
+        entries: shape (G,).
+        slope: gain per cost.
+        ahead: what the piece behind the entries gains.
+        low: what the smallest capacity in question leaves beside the entries, may be negative.
+        high: what the largest leaves.
+    """
+
+    entries: np.ndarray
+    slope: float
+    ahead: float
+    low: int
+    high: int
+
+    @classmethod
+    def through(cls, pieces: _Pieces, low: int, high: int) -> _Line:
+        """The line through the piece in the middle of some capacities."""
+        middle = pieces.middle(low, high)
+        ahead = pieces.gains[min(middle + 1, len(pieces.owners))] - pieces.gains[middle]
+        cost = int(pieces.costs[middle])
+        slope = float(pieces.slopes[middle])
+        return cls(pieces.up_to(middle), slope, float(ahead), low - cost, high - cost)
+
+
+@dataclass(frozen=True)
 class _Sums:
     """Sums of one entry from every group that no other sum matches or beats.
 
@@ -182,6 +215,26 @@ class _Sums:
     costs: np.ndarray
     gains: np.ndarray
     picks: list[tuple[int, np.ndarray, np.ndarray]]
+
+    def start(self, line: _Line) -> int:
+        """The last sum within the smallest capacity; -1 if there is none."""
+        return int(np.searchsorted(self.costs, line.low, side="right")) - 1
+
+    def loss(self, line: _Line) -> float:
+        """Most that the best of the sums within a capacity loses against the line."""
+        start = self.start(line)
+        if start < 0:
+            return np.inf
+        ends = np.append(self.costs[start + 1 :] - 1, line.high)
+        return float((line.slope * ends - self.gains[start:]).max())
+
+    def thinned(self, slope: float, most: int) -> _Sums:
+        """The sums that lose the least in each of some ranges of cost, without picks."""
+        lost = slope * self.costs - self.gains
+        ranges = (self.costs - self.costs[0]) * most // (self.costs[-1] - self.costs[0] + 1)
+        order = np.lexsort((lost, ranges))
+        best = np.sort(order[np.append(True, np.diff(ranges[order]) > 0)])
+        return _Sums(self.costs[best], self.gains[best], [])
 
     def entries(self, of_line: np.ndarray) -> np.ndarray:
         """Entries that add up to the sums, shape (n, G), from those of the line, shape (G,)."""
@@ -232,66 +285,82 @@ class _Knapsack:
             found.append((above >= least[:, None]).argmax(axis=1))
         return np.stack(found, axis=1)
 
-    def optima(self, low: int, high: int) -> np.ndarray:
-        """The optima of the capacities from one to another, shape (n, G), values ascending."""
-        pieces = self.pieces
-        middle = pieces.middle(low, high)
-        slope, of_line = float(pieces.slopes[middle]), pieces.up_to(middle)
-        first, last = low - int(pieces.costs[middle]), high - int(pieces.costs[middle])
-        ahead = pieces.gains[min(middle + 1, len(pieces.owners))] - pieces.gains[middle]
-        loss = max(float(ahead) / 512, 2 * self.noise)  # a guess that costs little
-        while sums := self._sums(of_line, slope, (first, last), loss):
-            needed = np.inf
-            start = int(np.searchsorted(sums.costs, first, side="right")) - 1
-            if start >= 0:
-                ends = np.append(sums.costs[start + 1 :] - 1, last)
-                needed = float((slope * ends - sums.gains[start:]).max()) + self.noise
-            if needed <= loss:
-                return sums.entries(of_line)[start:]
-            loss = min(needed, 8 * loss)
+    def fitting(
+        self, low: int, high: int, fits: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray | None:
+        """The optima of the largest capacities in a range among which one fits, shape (n, G).
+
+        Args:
+            low: the smallest capacity.
+            high: the largest.
+            fits: from entries, shape (n, G), to whether they fit, shape (n,).
+        """
+        line = _Line.through(self.pieces, low, high)
+        loss = self._bound(line)
+        if not fits(self.lowest_entries(np.array([line.slope]), np.array([loss]))).any():
+            return None
+        sums = self._sums(line, loss, most=MOST_SUMS)
+        if sums is not None:
+            found = sums.entries(line.entries)[sums.start(line) :]
+            return found if fits(found).any() else None
         if low == high:
             raise ValueError(
                 f"capacity {low:,} of a knapsack takes more than {MOST_SUMS:,} sums; values that "
                 'vary more take fewer, and solver="greedy" takes none'
             )
         middle = (low + high) // 2
-        return np.concatenate([self.optima(low, middle), self.optima(middle + 1, high)])
+        found_above = self.fitting(middle + 1, high, fits)
+        return self.fitting(low, middle, fits) if found_above is None else found_above
 
-    def _sums(
-        self, of_line: np.ndarray, slope: float, room: tuple[int, int], loss: float
-    ) -> _Sums | None:
-        """All sums that may be optima and lose no more than a loss; None if they are too many.
+    def _bound(self, line: _Line) -> float:
+        """What optima lose at most against a line: what some sums do that are quickly found."""
+        loss = max(line.ahead / 512, 2 * self.noise)
+        while True:
+            sums = self._sums(line, loss, most=FEW_SUMS, thin=True)
+            assert sums is not None
+            lost = sums.loss(line) + self.noise
+            if lost <= 4 * loss:
+                return lost
+            loss *= GROWTH
+
+    def _sums(self, line: _Line, loss: float, *, most: int, thin: bool = False) -> _Sums | None:
+        """The sums that may be optima and lose no more than a loss against a line.
 
         Args:
-            of_line: entries that lose nothing, shape (G,).
-            slope: of the line through them.
-            room: the smallest and largest cost that may be added to theirs.
-            loss: against the line.
+            line: gives the capacities too.
+            loss: of any optimum no more, or optima are missing.
+            most: sums that are compared at once.
+            thin: whether to go on with fewer where they are more, without the picks.
+
+        Returns:
+            None if they are more and must not be thinned.
         """
         steps = []
         for g in np.argsort([cost[-1] for cost in self.costs], kind="stable").tolist():
-            cost = self.costs[g] - self.costs[g][of_line[g]]
-            gain = self.gains[g] - self.gains[g][of_line[g]]
-            kept = np.flatnonzero(slope * cost - gain <= loss)
+            cost = self.costs[g] - self.costs[g][line.entries[g]]
+            gain = self.gains[g] - self.gains[g][line.entries[g]]
+            kept = np.flatnonzero(line.slope * cost - gain <= loss)
             if len(kept) > 1:
                 steps.append((g, kept, cost[kept], gain[kept]))
         least = _later_sums([int(cost[0]) for _, _, cost, _ in steps])
-        most = _later_sums([int(cost[-1]) for _, _, cost, _ in steps])
-        costs, gains, picks = np.zeros(1, np.int64), np.zeros(1), []
-        for (g, kept, cost, gain), less, more in zip(steps, least, most, strict=True):
-            if len(cost) * len(costs) > MOST_SUMS:
-                return None
-            before = len(costs)
-            costs = (cost[:, None] + costs).ravel()
-            gains = (gain[:, None] + gains).ravel()
-            missing = np.maximum(0, room[0] - more - costs)
-            lost = slope * (costs + missing) - gains
-            can = np.flatnonzero((lost <= loss) & (costs + less <= room[1]))
+        greatest = _later_sums([int(cost[-1]) for _, _, cost, _ in steps])
+        sums = _Sums(np.zeros(1, np.int64), np.zeros(1), [])
+        for (g, kept, cost, gain), less, more in zip(steps, least, greatest, strict=True):
+            if len(cost) * len(sums.costs) > most:
+                if not thin:
+                    return None
+                sums = sums.thinned(line.slope, max(1, most // len(cost)))
+            costs = (cost[:, None] + sums.costs).ravel()
+            gains = (gain[:, None] + sums.gains).ravel()
+            lost = line.slope * np.maximum(costs, line.low - more) - gains
+            can = np.flatnonzero((lost <= loss) & (costs + less <= line.high))
             can = can[skyband(-gains[can], costs[can])]
-            costs, gains = costs[can], gains[can]
-            entry, parent = np.divmod(can.astype(np.int32), np.int32(max(before, 1)))
-            picks.append((g, kept[entry].astype(np.int32), parent))
-        return _Sums(costs, gains, picks)
+            picks = sums.picks
+            if not thin:
+                entry, parent = np.divmod(can.astype(np.int32), np.int32(max(len(sums.costs), 1)))
+                picks = [*picks, (g, kept[entry].astype(np.int32), parent)]
+            sums = _Sums(costs[can], gains[can], picks)
+        return sums
 
 
 def _later_sums(costs: Sequence[int]) -> np.ndarray:
