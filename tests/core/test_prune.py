@@ -299,6 +299,7 @@ def test_prune_refuses_bounds_that_cannot_be_before_it_searches(
 
 
 def test_patterns_are_refused_before_operators_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.core.latency_check.measure_latency", lambda *_, **__: pytest.fail("timed"))
+    timed = "zoo.core.latency_check.measure_latency"
+    monkeypatch.setattr(timed, lambda *_, **__: pytest.fail("timed"))
     with pytest.raises(ValueError, match="did you mean 'first'"):
         pruned(Plain(), macs=None, latency=0.5, keep=["frist"])
