@@ -1,8 +1,9 @@
 """The knapsack method: values, solvers, budget and inner distillation."""
 
 import copy
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -76,28 +77,75 @@ def best_value(items: Items, candidates: np.ndarray, capacity: int) -> float:
     return float(items.value(candidates[items.cost(candidates) <= capacity]).max())
 
 
-def test_dynamic_programming_is_optimal_on_integer_costs() -> None:
+def test_the_exact_solver_is_optimal_within_a_capacity() -> None:
     for seed in range(120):
         items, capacity = random_items(seed)
-        found = best_value(items, exact_widths(items, resolution=10**6), capacity)
+        found = best_value(items, exact_widths(items, items.cost, capacity), capacity)
         assert found == pytest.approx(milp_value(items, capacity), abs=FLOAT_NOISE)
+
+
+def bilinear(items: Items, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A recount that grows with every width, as MACs do: products of neighbouring widths."""
+    factors = np.random.default_rng(seed).integers(0, 30, len(items.legal))
+    return lambda widths: (factors * (widths + 1) * np.roll(widths + 1, 1, axis=1)).sum(axis=1)
+
+
+def all_optima(items: Items) -> np.ndarray:
+    """Of all widths the best for each capacity: cheapest of equals, then narrowest, shape (n, G).
+
+    The steps of the staircase by themselves, from a list of every combination there is.
+    """
+    widths = np.array(list(itertools.product(*items.legal)))
+    spans = [items.weights[g] * (legal[-1] - legal[0]) for g, legal in enumerate(items.legal)]
+    keys = [widths[:, g] for g in np.argsort(spans, kind="stable")]
+    widths = widths[np.lexsort((*keys, -items.value(widths), items.cost(widths)))]
+    most = np.maximum.accumulate(items.value(widths))
+    return widths[np.append(True, most[1:] > most[:-1])]
+
+
+@pytest.mark.parametrize("kind", ["reals", "halves", "large costs", "steps", "zeros"])
+def test_the_exact_solver_takes_the_best_optimum_whose_recount_fits(kind: str) -> None:
+    for seed in range(60):
+        items, _ = random_items(seed)
+        if kind == "halves":  # ties, without rounding
+            items = replace(items, values=tuple((8 * v).round() / 2 for v in items.values))
+        if kind == "large costs":
+            items = replace(items, weights=items.weights * 987_654_321 + seed)
+        if kind == "steps":
+            items = replace(items, legal=tuple((*w[:-1:3], w[-1]) for w in items.legal))
+        if kind == "zeros":
+            items = replace(
+                items,
+                values=tuple(np.where(v < 0.4, 0.0, v) for v in items.values),
+                weights=items.weights * (np.arange(len(items.weights)) > 0),
+            )
+        recount, optima = bilinear(items, seed), all_optima(items)
+        costs = recount(optima)
+        for limit in np.quantile(costs, (0, 0.3, 0.5, 0.8, 1)).astype(int).tolist():
+            found = exact_widths(items, recount, limit)
+            fitting = found[recount(found) <= limit]
+            assert fitting[-1].tolist() == optima[costs <= limit][-1].tolist()
+
+
+def test_the_exact_solver_finds_nothing_below_the_smallest_recount() -> None:
+    items, _ = random_items(3)
+    recount = bilinear(items, 3)
+    least = int(recount(all_optima(items)).min())
+    assert (recount(exact_widths(items, recount, least - 1)) >= least).all()
 
 
 def every_width_tried(items: Items) -> np.ndarray:
     """The plain dynamic program: largest value within each capacity, from the smallest network."""
-    costs = [
-        (np.array(legal) - legal[0]) * int(w)
-        for legal, w in zip(items.legal, items.weights, strict=True)
-    ]
-    unit = int(np.gcd.reduce(np.concatenate(costs))) or 1
-    best = np.zeros(sum(int(c[-1]) for c in costs) // unit + 1)
-    for values, legal, cost in zip(items.values, items.legal, costs, strict=True):
-        totals, before = np.append(0.0, np.cumsum(values))[list(legal)], best
-        shifted = [
-            np.concatenate([np.full(c, -np.inf), before[: len(before) - c]]) + total
-            for c, total in zip((cost // unit).tolist(), totals, strict=True)
-        ]
-        best = np.max(shifted, axis=0)
+    best = np.zeros(1)
+    for values, legal, w in zip(items.values, items.legal, items.weights, strict=True):
+        costs = ((np.array(legal) - legal[0]) * int(w)).tolist()
+        totals = np.append(0.0, np.cumsum(values))[list(legal)]
+        after = np.full(len(best) + costs[-1], -np.inf)
+        for cost, total in zip(costs, totals, strict=True):
+            after[cost : cost + len(best)] = np.maximum(
+                after[cost : cost + len(best)], best + total
+            )
+        best = np.maximum.accumulate(after)
     return best
 
 
@@ -110,15 +158,35 @@ def test_the_exact_solver_equals_trying_every_width_at_every_capacity(seed: int)
         rng.integers(1, 30, size=6),
         tuple((*range(1 + seed % 2, n, 1 + seed % 4), int(n)) for n in sizes),
     )
-    found = items.value(exact_widths(items, resolution=10**6))
-    assert found == pytest.approx(every_width_tried(items), abs=FLOAT_NOISE)
+    best = every_width_tried(items)
+    smallest = int(items.cost(np.array([legal[0] for legal in items.legal])))
+    for capacity in range(0, len(best), 23):
+        found = exact_widths(items, items.cost, smallest + capacity)
+        value = best_value(items, found, smallest + capacity)
+        assert value == pytest.approx(best[capacity], abs=FLOAT_NOISE)
 
 
-def test_rounded_costs_are_never_worse_than_greedy() -> None:
-    for seed in range(40):
-        items, capacity = random_items(seed)
-        rounded = best_value(items, exact_widths(items, resolution=9), capacity)
-        assert rounded >= best_value(items, greedy_widths(items), capacity)
+def test_a_knapsack_of_too_many_sums_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.core.search.knapsack_optima.MOST_SUMS", 2)
+    items, capacity = random_items(5)
+    with pytest.raises(ValueError, match='more than 2 sums.*solver="greedy"'):
+        exact_widths(items, items.cost, capacity)
+
+
+def test_splitting_a_range_of_capacities_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = Items(
+        tuple(np.sort(np.random.default_rng(g).random(60))[::-1] for g in range(6)),
+        np.array([1_013, 1_999, 3_001, 4_001, 5_003, 6_007]),
+        tuple(tuple(range(61)) for _ in range(6)),
+    )
+    limit = 700_000
+    whole = exact_widths(items, items.cost, limit)
+    monkeypatch.setattr("zoo.core.search.knapsack_optima.MOST_SUMS", 2_000)
+    halves = exact_widths(items, items.cost, limit)
+    assert len(halves) < len(whole)
+    assert halves[items.cost(halves) <= limit][-1].tolist() == (
+        whole[items.cost(whole) <= limit][-1].tolist()
+    )
 
 
 def test_greedy_is_within_one_item_of_the_bound() -> None:
@@ -130,26 +198,10 @@ def test_greedy_is_within_one_item_of_the_bound() -> None:
         assert bound - greedy <= np.concatenate(items.values).max() + FLOAT_NOISE
 
 
-def test_coarse_units_never_exceed_the_capacity() -> None:
-    for seed in range(20):
-        items, _ = random_items(seed)
-        candidates = exact_widths(items, resolution=12)
-        greedy = greedy_widths(items)
-        assert np.array_equal(candidates[-len(greedy) :], greedy)
-        candidates = candidates[: -len(greedy)]
-        costs = np.concatenate(
-            [np.array(legal) * w for legal, w in zip(items.legal, items.weights, strict=True)]
-        )
-        unit = -(-int(items.cost(np.array([legal[-1] for legal in items.legal]))) // 12)
-        smallest = int(items.cost(np.array([legal[0] for legal in items.legal])))
-        capacities = smallest + (unit + int(np.gcd.reduce(costs))) * np.arange(len(candidates))
-        assert (items.cost(candidates) <= capacities).all()
-
-
 def test_divisor_steps_are_taken_whole() -> None:
     items = Items((np.array([5.0, 4, 3, 2, 1]), np.array([1.5, 1.5, 1.5])), np.array([3, 1]),
                   ((2, 4, 5), (1, 2, 3)))  # fmt: skip
-    for candidates in (greedy_widths(items), exact_widths(items, 10**6)):
+    for candidates in (greedy_widths(items), exact_widths(items, items.cost, 10)):
         assert all(w in (2, 4, 5) for w in candidates[:, 0])
         assert all(w in (1, 2, 3) for w in candidates[:, 1])
 

@@ -64,6 +64,7 @@ def fitting_optima(
     Raises:
         ValueError: if one capacity alone takes more than `MOST_SUMS` sums.
     """
+
     def fits(entries: np.ndarray) -> np.ndarray:
         return np.asarray(recount(entries) <= limit)
 
@@ -314,14 +315,13 @@ class _Knapsack:
 
     def _bound(self, line: _Line) -> float:
         """What optima lose at most against a line: what some sums do that are quickly found."""
-        loss = max(line.ahead / 512, 2 * self.noise)
-        while True:
+        loss, best = max(line.ahead / 512, 2 * self.noise), np.inf
+        while GROWTH * loss < best:
             sums = self._sums(line, loss, most=FEW_SUMS, thin=True)
             assert sums is not None
-            lost = sums.loss(line) + self.noise
-            if lost <= 4 * loss:
-                return lost
+            best = min(best, sums.loss(line) + self.noise)
             loss *= GROWTH
+        return best
 
     def _sums(self, line: _Line, loss: float, *, most: int, thin: bool = False) -> _Sums | None:
         """The sums that may be optima and lose no more than a loss against a line.
