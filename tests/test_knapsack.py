@@ -169,7 +169,7 @@ def test_the_exact_solver_equals_trying_every_width_at_every_capacity(seed: int)
 def test_a_knapsack_of_too_many_sums_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.core.search.knapsack_optima.MOST_SUMS", 2)
     items, capacity = random_items(5)
-    with pytest.raises(ValueError, match='more than 2 sums.*solver="greedy"'):
+    with pytest.raises(ValueError, match=r'more than 2 sums.*solver="greedy"'):
         exact_widths(items, items.cost, capacity)
 
 
