@@ -37,19 +37,21 @@ Names: I_{g,k} -> norm of channel k of group g; gamma_k -> `strengths`; alpha ->
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.inputs import Inputs, call
+from zoo.core.method.effort import Efforts
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import coupled_norms, coupled_squares
 from zoo.core.search.widths_in_budget import global_widths, keep_best
 from zoo.core.tracing.copies import copy_network
+from zoo.core.training.task import CLASSIFICATION, Task
 from zoo.core.training.train import Recipe, TrainingLoss, train
 
 __all__ = ["DepGraph", "GroupSparsity", "sparse_training", "strengths"]
@@ -86,6 +88,11 @@ class DepGraph(Pruner):
             config = keep_best(problem.space, scores, global_widths(problem, scores))
         return conclude(problem, config, weights)
 
+    def effort(self, problem: Problem) -> Efforts:
+        """The sparse training."""
+        images = self.epochs * problem.data.training.num_images
+        return {"supernet": 3 * images * problem.cost.full_macs}
+
     @classmethod
     def tiny(cls) -> Self:
         """One gentle epoch."""
@@ -93,7 +100,7 @@ class DepGraph(Pruner):
 
 
 class GroupSparsity(TrainingLoss):
-    """Cross-entropy + reg / 2 * sum of gamma_k times the squares of all weights of channel k.
+    """The task's loss + reg / 2 * sum of gamma_k times the squares of all weights of channel k.
 
     Its gradient adds reg * gamma_k * w for each group that a weight w belongs to.
 
@@ -101,21 +108,25 @@ class GroupSparsity(TrainingLoss):
         space: the groups.
         reg: strength.
         alpha: see `strengths`.
+        task: gives the loss.
     """
 
-    def __init__(self, space: ChannelSpace, reg: float, alpha: float) -> None:
+    def __init__(
+        self, space: ChannelSpace, reg: float, alpha: float, task: Task = CLASSIFICATION
+    ) -> None:
         super().__init__()
+        self.task = task
         self.space = space
         self.reg = reg
         self.alpha = alpha
 
-    def forward(self, student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch: images (N, C, H, W), labels (N,), a scalar."""
+    def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
+        """The loss of a batch of inputs and targets, a scalar."""
         squares = coupled_squares(self.space, dict(student.named_parameters()))
         penalty = sum(
             (strengths(each.detach(), self.alpha) * each).sum() for each in squares.values()
         )
-        return F.cross_entropy(student(images), labels) + 0.5 * self.reg * penalty
+        return self.task.loss_of(call(student, images), labels) + 0.5 * self.reg * penalty
 
 
 def strengths(squares: Tensor, alpha: float) -> Tensor:
@@ -142,9 +153,11 @@ def sparse_training(problem: Problem, settings: DepGraph) -> nn.Module:
         model,
         problem.data.training,
         recipe,
-        loss=GroupSparsity(problem.space, settings.reg, settings.alpha),
+        loss=GroupSparsity(problem.space, settings.reg, settings.alpha, problem.task),
         meter=problem.meter,
         macs_per_image=problem.cost.full_macs,
+        watch=problem.watch,
+        checkpoints=problem.checkpoints,
     )
     problem.trace("sparse_training", losses=list(losses))
     return model

@@ -43,10 +43,14 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field
 
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.data.inputs import count_images, divided
+from zoo.core.errors import UnsupportedModel
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
 from zoo.core.search.channel_scores import channel_rows, producers, weight_gradient_products
 from zoo.core.search.widths_in_budget import global_widths, keep_best
+from zoo.core.training.task import Task
 
 __all__ = ["OBDC", "fisher_scores", "relative_scores"]
 
@@ -73,6 +77,12 @@ class OBDC(Pruner):
             widths = global_widths(problem, scores)
         return conclude(problem, keep_best(problem.space, scores, widths))
 
+    def check_task(self, task: Task, space: ChannelSpace) -> None:
+        """Single images are needed, so a batch has to be divisible."""
+        super().check_task(task, space)
+        if not task.is_divisible:
+            raise UnsupportedModel(f"{task.indivisible} OBDC takes single images: use taylor")
+
     @classmethod
     def tiny(cls) -> Self:
         """One batch."""
@@ -92,7 +102,8 @@ def fisher_scores(problem: Problem, n_batches: int) -> dict[str, np.ndarray]:
     totals = {group.name: np.zeros(group.size) for group in problem.space.groups}
     count = 0
     for images, labels in problem.data.train(n_batches):
-        single = [(x[None], y[None]) for x, y in zip(images, labels, strict=True)]
+        n_images = count_images(images)
+        single = zip(*(divided(each, n_images, n_images) for each in (images, labels)), strict=True)
         for products in weight_gradient_products(problem, single):
             count += 1
             for group in problem.space.groups:

@@ -315,7 +315,7 @@ def report(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FOLDER]...",
+            metavar="FOLDER",
             help="Two or more folders of results: one leaderboard of all of them is written to "
             "--results, each row with the folder that it comes from.",
             show_default=False,

@@ -16,9 +16,10 @@ pretended_cuda.install()
 
 import timm  # noqa: E402
 
+from tests.ready import OURS  # noqa: E402
 from zoo.core.contract.trial import Trial, same_config  # noqa: E402
 from zoo.core.data.batches import Batches, ImageTensors, crop_and_flip  # noqa: E402
-from zoo.core.method.discovery import get_pruner, list_pruners  # noqa: E402
+from zoo.core.method.discovery import get_pruner  # noqa: E402
 from zoo.core.networks import cifar_resnet  # noqa: E402, F401
 from zoo.core.networks.rebuild import rebuild  # noqa: E402
 from zoo.core.training.train import Recipe, evaluate, train  # noqa: E402
@@ -98,7 +99,7 @@ def _evaluate(model: torch.nn.Module, count: int) -> None:
     evaluate(model, Batches(images(4 * count, False), 4, device=GPU))
 
 
-@pytest.mark.parametrize("name", list_pruners())
+@pytest.mark.parametrize("name", OURS)
 def test_a_pruner_chooses_as_on_the_cpu(name: str) -> None:
     cls = get_pruner(name)
     there = Trial(cls, "residual").run()

@@ -46,10 +46,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.core.channels.read_back import read_config, tagged_copy
+from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel, said
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, require_packages, unpruned
 from zoo.core.randomness import fixed_random
+from zoo.core.training.task import Task
 from zoo.core.training.top1 import right_answers
 
 __all__ = ["FastNAS", "search_copy", "width_ratios"]
@@ -108,6 +110,14 @@ class FastNAS(Pruner):
         except ValueError as error:
             raise InfeasibleBudget(f"{problem.budget}: fastnas met it so that {error}") from error
         return conclude(problem, config)
+
+    def check_task(self, task: Task, space: ChannelSpace) -> None:
+        """A library of others is asked about classifiers alone."""
+        super().check_task(task, space)
+        if not task.is_classification:
+            raise UnsupportedModel(
+                "FastNAS is run with the cross-entropy of logits alone; use one of our methods"
+            )
 
     @classmethod
     def tiny(cls) -> Self:

@@ -51,11 +51,14 @@ from torch import Tensor, nn
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.read_back import read_config, tagged_copy
+from zoo.core.channels.space import ChannelSpace
+from zoo.core.errors import UnsupportedModel
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, require_packages, unpruned
 from zoo.core.randomness import fixed_random
 from zoo.core.search.foreign_budget import fewest_removed
 from zoo.core.training.gradients import backward
+from zoo.core.training.task import Task
 
 __all__ = ["TorchPruning", "prune_copy", "take_gradients"]
 
@@ -108,6 +111,14 @@ class TorchPruning(Pruner):
         with problem.meter.phase("search"), fixed_random("torch_pruning"):
             config = fewest_removed(problem, prune, most)
         return conclude(problem, config)
+
+    def check_task(self, task: Task, space: ChannelSpace) -> None:
+        """A library of others is asked about classifiers alone."""
+        super().check_task(task, space)
+        if not task.is_classification:
+            raise UnsupportedModel(
+                "TorchPruning is run with the cross-entropy of logits alone; use one of our methods"
+            )
 
     @classmethod
     def tiny(cls) -> Self:

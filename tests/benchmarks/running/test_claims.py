@@ -143,7 +143,7 @@ def test_two_drivers_share_the_cells_and_tell_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.running.run_cells._LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(parent, "parent_for", lambda cell, places: time.sleep(0.05))
+    monkeypatch.setattr(parent, "parent_for", lambda cell, places, watch: time.sleep(0.05))
     monkeypatch.setattr("benchmarks.running.tasks.signal.signal", lambda *_: None)
     ran: list[tuple[int, str]] = []
 

@@ -99,7 +99,7 @@ class Noting:
 def made(monkeypatch: pytest.MonkeyPatch) -> Findings:
     """What every cell finds; nothing is trained."""
     findings = Findings(Meter("cpu"))
-    monkeypatch.setattr(parent, "parent_for", lambda cell, places: None)
+    monkeypatch.setattr(parent, "parent_for", lambda cell, places, watch: None)
     monkeypatch.setattr(
         protocol,
         "run_cell",

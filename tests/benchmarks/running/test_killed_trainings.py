@@ -15,7 +15,7 @@ from benchmarks.running import finetune, parent
 from benchmarks.running.plan import Job, Plan
 from benchmarks.running.run_cells import run_plan
 from tests.benchmarks.fabricate import tiny_cell
-from tests.benchmarks.in_this_process import InThisProcess
+from tests.benchmarks.in_this_process import IN_THIS_PROCESS
 from tests.killed import Killing, was_killed
 
 # Two batches in an epoch, and three epochs, so that the fourth is asked for in the second epoch.
@@ -32,7 +32,7 @@ def asked(method: str = "stagewise", **changes: Any) -> Cell:
 def run(cell: Cell, folder: Path) -> Record:
     """The last record of the one cell of a plan."""
     job = Job(folder, checkpoint_seconds=0)
-    run_plan(Plan("test", (cell,), (cell,)), job, Console(quiet=True), InThisProcess)
+    run_plan(Plan("test", (cell,), (cell,)), job, Console(quiet=True), IN_THIS_PROCESS)
     return load_records(job.records)[-1]
 
 

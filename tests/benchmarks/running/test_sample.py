@@ -8,7 +8,7 @@ import torch
 
 from baselines.uniform import Uniform
 from benchmarks.records.cell import Sample
-from benchmarks.running import protocol
+from benchmarks.running import finetune
 from benchmarks.running.parent import Places
 from benchmarks.running.protocol import run_cell
 from benchmarks.running.sample import PROXIES, draw_sample
@@ -108,7 +108,7 @@ def test_a_member_is_trained_alone_and_tested(places):
 def test_training_starts_from_the_weights_that_the_cell_names(places, monkeypatch, start):
     seen = {}
     monkeypatch.setattr(
-        protocol, "train", lambda model, *_, **__: seen.update(model=model.state_dict())
+        finetune, "train", lambda model, *_, **__: seen.update(model=model.state_dict())
     )
     asked = ranked(STANDALONE, member=0, start=start, parent=FEW.model_copy(update={"epochs": 0}))
     _, found = run_cell(asked, suite="test", places=places)

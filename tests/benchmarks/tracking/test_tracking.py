@@ -22,7 +22,7 @@ from benchmarks.tracking import tracker as tracking
 from benchmarks.tracking.runs import begin, export_records, results_of, settings_of
 from benchmarks.tracking.tracker import open_tracker, require_tracker
 from tests.benchmarks.fabricate import record, tiny_cell
-from tests.benchmarks.in_this_process import InThisProcess
+from tests.benchmarks.in_this_process import IN_THIS_PROCESS
 
 SETTINGS = {"method": "taylor", "budget": 0.5}
 
@@ -74,7 +74,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def run(folder: Path, track: str | None, cell: Any) -> Record:
     job = Job(folder, track=track)
-    run_plan(Plan("suite", (cell,), (cell,)), job, Console(quiet=True), InThisProcess)
+    run_plan(Plan("suite", (cell,), (cell,)), job, Console(quiet=True), IN_THIS_PROCESS)
     (found,) = load_records(job.records)
     return found
 

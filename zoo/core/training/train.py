@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -412,7 +412,8 @@ class _Step:
         """One update; returns the loss, detached."""
         self.schedule.step_update(self.done)
         images, labels, weight = my_part(images, labels)
-        bf16 = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+        is_bf16 = self.recipe.bf16
+        bf16 = torch.autocast(self.device.type, torch.bfloat16) if is_bf16 else nullcontext()
         with synchronised(), bf16:
             value: Tensor = weight * self.trained(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
