@@ -1,7 +1,7 @@
 """Which method to take: what each keeps without training, after a brief one, and what it costs.
 
-`python -m benchmarks.studies.which_method` reads the records of the suites `untuned` and `fashion`
-in `results` and renews the block of `docs/which_method.md`.
+`python -m benchmarks.studies.which_method` reads the records of the suites `untuned`, `fashion` and
+`fashion-field` in `results` and renews the block of `docs/which_method.md`.
 """
 
 from __future__ import annotations
@@ -13,32 +13,41 @@ from pathlib import Path
 from benchmarks.analysis.comparison import DECIDING, Comparison, Row, compare, spent_macs
 from benchmarks.analysis.uncertainty import Estimate, paired, shown
 from benchmarks.records.cell import PARENT, REFERENCE
-from benchmarks.records.files import read_folder
+from benchmarks.records.files import current_records, read_folder
 from benchmarks.records.record import Record
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.markdown import markdown_table
 from benchmarks.tables.marked_blocks import replace_block
 
-__all__ = ["main", "tables"]
+__all__ = ["BLOCK", "TUNED", "UNTUNED", "main", "records_of", "tables"]
 
 BLOCK = "which method"
+UNTUNED, TUNED = ("untuned",), ("fashion", "fashion-field")
+"""Suites without and with fine-tuning; those of one kind have parents and recipes in common."""
+
 CUT, RECALIBRATED = "cut", "recalibrated"
 
 
 def main() -> None:
     """Read the records, then write the block."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="holds both folders")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="holds the folders")
     parser.add_argument("--page", type=Path, default=Path("docs/which_method.md"))
     given = parser.parse_args()
-    untuned, tuned = (
-        read_folder(given.results / name / "records", Record).records
-        for name in ("untuned", "fashion")
-    )
-    text = tables(untuned, tuned)
+    text = tables(*(records_of(given.results, names) for names in (UNTUNED, TUNED)))
     if not text:
-        parser.error(f"no records of the suites untuned and fashion in {given.results}; run both")
+        told = ", ".join((*UNTUNED, *TUNED))
+        parser.error(f"no records of the suites {told} in {given.results}; run them")
     write_whole(given.page, replace_block(given.page.read_text("utf-8"), text, BLOCK))
+
+
+def records_of(results: Path, suites: Iterable[str]) -> list[Record]:
+    """The records of some suites; of a cell that several have run, the first."""
+    found: dict[tuple[str, str], Record] = {}
+    for name in suites:
+        for record in current_records(read_folder(results / name / "records", Record).records):
+            found.setdefault((record.cell.key, record.runs_on), record)
+    return [*found.values()]
 
 
 def tables(untuned: Iterable[Record], tuned: Iterable[Record]) -> str:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from benchmarks.records.files import read_folder
+from benchmarks.records.files import write_record
 from benchmarks.records.record import Record, Top1
-from benchmarks.studies.which_method import BLOCK, tables
+from benchmarks.studies.which_method import BLOCK, TUNED, UNTUNED, records_of, tables
 from benchmarks.tables.marked_blocks import block_of
 from tests.benchmarks.fabricate import record
 
@@ -45,10 +45,13 @@ def test_gains_are_over_the_common_finish_of_uniform_width() -> None:
 
 
 def test_the_page_is_that_of_the_published_records() -> None:
-    untuned, tuned = (
-        read_folder(ROOT / "results" / name / "records", Record).records
-        for name in ("untuned", "fashion")
-    )
+    untuned, tuned = (records_of(ROOT / "results", names) for names in (UNTUNED, TUNED))
     page = (ROOT / "docs" / "which_method.md").read_text("utf-8")
     renew = "stale; renew it with: python -m benchmarks.studies.which_method"
     assert block_of(page, BLOCK).strip() == tables(untuned, tuned).strip() != "", renew
+
+
+def test_a_cell_that_two_suites_have_run_counts_once(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        write_record(tmp_path / name / "records", record("uniform", 0.5))
+    assert len(records_of(tmp_path, ("one", "other"))) == 1
