@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from filelock import FileLock
+
 from benchmarks.records.files import DamagedRecord, load_record
 from benchmarks.records.record import Record
 from benchmarks.records.whole_file import is_gone, sweep, this_writer, write_new, write_whole
@@ -91,22 +93,21 @@ class Claims:
         if name in self._held:
             return True
         path = self.folder / name
-        for _ in range(2):
-            if path.exists() and not self._remove_lapsed(path):
+        try:
+            write_new(path, self.run, is_swept=True)
+        except FileExistsError:
+            if not self._taken_over(path):
                 return False
-            try:
-                write_new(path, self.run, is_swept=True)
-            except FileExistsError:
-                continue
-            self._held.add(name)
-            return True
-        return False  # somebody else was faster
+        self._held.add(name)
+        return True
 
     def release(self, name: str) -> None:
         """Give a claim up: the work is done, or was not begun."""
         if name in self._held:
             self._held.remove(name)
-            (self.folder / name).unlink(missing_ok=True)
+            with self._one_at_a_time(), contextlib.suppress(FileNotFoundError):
+                if (self.folder / name).read_text("utf-8") == self.run:  # not taken over meanwhile
+                    (self.folder / name).unlink()
 
     def recorded(self, key: str) -> Record | None:
         """What another run has made of a cell since this one began; None if nothing.
@@ -154,24 +155,24 @@ class Claims:
                 path.unlink()
         return False
 
-    def _remove_lapsed(self, path: Path) -> bool:
-        """Remove a claim if its run is dead; whether the name is free now."""
-        try:
-            owner = path.read_text("utf-8")
-        except FileNotFoundError:
+    def _taken_over(self, path: Path) -> bool:
+        """Put this run's name into a claim whose run is dead; whether it was.
+
+        The file stays there throughout, so nobody can make it anew in between.
+        """
+        with self._one_at_a_time():
+            try:
+                owner = path.read_text("utf-8")
+            except FileNotFoundError:  # given up since; whoever looks next may have it
+                return False
+            if self._is_alive(owner):
+                return False
+            write_whole(path, self.run)
             return True
-        if self._is_alive(owner):
-            return False
-        aside = path.with_name(f".{path.name}.{self.run}.tmp")
-        try:
-            path.rename(aside)  # of all that try, one succeeds
-        except FileNotFoundError:
-            return True
-        if aside.read_text("utf-8") != owner:  # it was claimed anew in between: give it back
-            with contextlib.suppress(FileExistsError):
-                write_new(path, aside.read_text("utf-8"))
-        aside.unlink()
-        return True
+
+    def _one_at_a_time(self) -> FileLock:
+        """Of all runs, one alone reads claims of others and changes them."""
+        return FileLock(self.folder.with_name(f".{self.folder.name}.lock"))
 
     def _is_alive(self, run: str) -> bool:
         if run == self.run:
