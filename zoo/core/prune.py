@@ -69,10 +69,10 @@ class PruneResult:
         metric: name of the metric.
     """
 
-    model: nn.Module
-    config: SubnetConfig
-    spent: dict[str, Spent]
-    trace: tuple[dict[str, object], ...]
+    model: nn.Module = field(repr=False)
+    config: SubnetConfig = field(repr=False)
+    spent: dict[str, Spent] = field(repr=False)
+    trace: tuple[dict[str, object], ...] = field(repr=False)
     macs: int
     params: int
     parent_macs: int

@@ -99,3 +99,10 @@ def test_forms_that_another_function_writes_are_told(tmp_path, net, form, other)
     with pytest.raises(ValueError, match=f"is written by zoo.export_{other}; here, form is onnx"):
         export_network(net, SIZE, tmp_path / "network", form=form)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("form", "name"), [("onnx", "net.pt2"), ("torch-export", "net.onnx")])
+def test_a_file_is_not_named_as_the_other_form(form, name, tmp_path):
+    with pytest.raises(ValueError, match=f"{name} would hold {form}; give form="):
+        export_network(torch.nn.Flatten(), (3, 8, 8), tmp_path / name, form=form)
+    assert not (tmp_path / name).exists()

@@ -79,7 +79,8 @@ def export_network(
         fold: whether batch norms go into the convolutions before them.
 
     Raises:
-        ValueError: if a package is missing, or the file's logits are not those of the network.
+        ValueError: if a package is missing, the path ends as the other form does, or the file's
+            logits are not those of the network.
         FileExistsError: if there is such a file.
         OSError: if it cannot be written.
     """
@@ -88,6 +89,11 @@ def export_network(
     if form not in SUFFIXES:
         other = {"timm": "zoo.export_timm", "onnx-int8": "zoo.export_int8"}[str(form)]
         raise ValueError(f"{form!r} is written by {other}; here, form is {' or '.join(SUFFIXES)}")
+    if target.suffix != SUFFIXES[form] and target.suffix in SUFFIXES.values():
+        named = next(known for known, suffix in SUFFIXES.items() if suffix == target.suffix)
+        raise ValueError(
+            f"{target.name} would hold {form}; give form={named!r}, or end it with {SUFFIXES[form]}"
+        )
     if target.exists():
         raise FileExistsError(f"{target} exists; choose another name or remove it")
     network = _plain(model)
