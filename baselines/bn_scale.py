@@ -45,11 +45,11 @@ from zoo.core.data.inputs import Inputs, call
 from zoo.core.method.effort import Efforts
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
+from zoo.core.method.trained_copy import trained_copy
 from zoo.core.search.channel_scores import channel_rows, magnitude_scores
 from zoo.core.search.widths_in_budget import global_widths, keep_best
-from zoo.core.tracing.copies import copy_network
 from zoo.core.training.task import CLASSIFICATION, Task
-from zoo.core.training.train import Recipe, TrainingLoss, train
+from zoo.core.training.train import Recipe, TrainingLoss
 
 __all__ = ["BNScale", "SparseScales", "scale_scores", "sparse_training"]
 
@@ -123,7 +123,6 @@ def scale_names(space: ChannelSpace) -> tuple[str, ...]:
 
 def sparse_training(problem: Problem, settings: BNScale) -> nn.Module:
     """A copy of the parent, trained with a penalty on its scales."""
-    model = copy_network(problem.model)
     recipe = Recipe(
         epochs=settings.epochs,
         batch_size=problem.data.batch_size,
@@ -131,18 +130,7 @@ def sparse_training(problem: Problem, settings: BNScale) -> nn.Module:
         weight_decay=settings.weight_decay,
     )
     loss = SparseScales(scale_names(problem.space), settings.l1, problem.task)
-    losses = train(
-        model,
-        problem.data.training,
-        recipe,
-        loss=loss,
-        meter=problem.meter,
-        macs_per_image=problem.cost.full_macs,
-        watch=problem.watch,
-        checkpoints=problem.checkpoints,
-    )
-    problem.trace("sparse_training", losses=list(losses))
-    return model
+    return trained_copy(problem, recipe, loss, "sparse_training")
 
 
 def scale_scores(model: nn.Module, space: ChannelSpace) -> dict[str, np.ndarray]:

@@ -48,11 +48,11 @@ from zoo.core.data.inputs import Inputs, call
 from zoo.core.method.effort import Efforts
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
+from zoo.core.method.trained_copy import trained_copy
 from zoo.core.search.channel_scores import coupled_norms, coupled_squares
 from zoo.core.search.widths_in_budget import global_widths, keep_best
-from zoo.core.tracing.copies import copy_network
 from zoo.core.training.task import CLASSIFICATION, Task
-from zoo.core.training.train import Recipe, TrainingLoss, train
+from zoo.core.training.train import Recipe, TrainingLoss
 
 __all__ = ["DepGraph", "GroupSparsity", "sparse_training", "strengths"]
 
@@ -147,17 +147,6 @@ def strengths(squares: Tensor, alpha: float) -> Tensor:
 
 def sparse_training(problem: Problem, settings: DepGraph) -> nn.Module:
     """A copy of the parent, trained with a penalty on whole channels."""
-    model = copy_network(problem.model)
     recipe = Recipe(epochs=settings.epochs, batch_size=problem.data.batch_size, lr=settings.lr)
-    losses = train(
-        model,
-        problem.data.training,
-        recipe,
-        loss=GroupSparsity(problem.space, settings.reg, settings.alpha, problem.task),
-        meter=problem.meter,
-        macs_per_image=problem.cost.full_macs,
-        watch=problem.watch,
-        checkpoints=problem.checkpoints,
-    )
-    problem.trace("sparse_training", losses=list(losses))
-    return model
+    loss = GroupSparsity(problem.space, settings.reg, settings.alpha, problem.task)
+    return trained_copy(problem, recipe, loss, "sparse_training")

@@ -67,7 +67,12 @@ from benchmarks.options import (
     finite,
 )
 from benchmarks.page.renew import loaded_records, marked_blocks, renew_blocks
-from benchmarks.page.report import report_leaderboard, show_faults, write_report
+from benchmarks.page.report import (
+    refuse_beside_folders,
+    report_leaderboard,
+    show_faults,
+    write_report,
+)
 from benchmarks.records.plain import in_markup
 
 __all__ = ["app", "main"]
@@ -335,6 +340,7 @@ def report(
     """Make tables (Markdown, CSV, LaTeX), figures (PNG, PDF) and one page (HTML) from records."""
     console = Console(emoji=False)
     if folders:
+        refuse_beside_folders(readme=readme, paper=paper, methods=methods, track=track)
         report_leaderboard(console, folders, results)
         return
     if readme is not None:

@@ -12,12 +12,9 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from PIL import Image
 
 from benchmarks.analysis.comparison import (
@@ -37,8 +34,8 @@ from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import Estimate
 from benchmarks.figures.all_figures import TITLES
 from benchmarks.page.scatter import scatter
+from benchmarks.page.template import own_text, page_template
 from benchmarks.records.files import current_records
-from benchmarks.records.plain import visible
 from benchmarks.records.record import TOTAL, Record
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.contrast_lines import contrast_lines
@@ -114,25 +111,15 @@ def build_page(
     comparisons = findings.comparisons
     rows = [_row(c, row) for c in comparisons for row in c.rows]
     rows += [_control_row(c) for c in comparisons if c.ok]
-    ours = resources.files("benchmarks.page")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_seen
-    )
-
-    def ours_inline(*names: str) -> Markup:
-        """Files of ours or of the library beside them: the only texts that are not escaped."""
-        return Markup("\n".join(ours.joinpath(name).read_text("utf-8") for name in names))
-
     points = scatter(comparisons, _anchor)
-    template = environment.from_string(ours_inline("page.html.j2"))
-    return template.render(
+    return page_template("page.html.j2").render(
         title=title,
         finding=finding(findings),
         points=points,
-        css=ours_inline("page.css"),
-        js=ours_inline("page.js", "scatter.js"),
-        library=ours_inline("uplot/uPlot.iife.min.js") if points["panels"] else "",
-        licence=ours_inline("uplot/LICENSE"),
+        css=own_text("page.css"),
+        js=own_text("page.js", "scatter.js"),
+        library=own_text("uplot/uPlot.iife.min.js") if points["panels"] else "",
+        licence=own_text("uplot/LICENSE"),
         captions=[{"title": c.title, "text": c.caption} for c in comparisons],
         choices=_choices(rows),
         headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
@@ -145,13 +132,6 @@ def build_page(
         figures=[_figure(path, dark or {}) for path in figures if path.suffix == ".png"],
         records=[_record(r) for r in sorted(current_records(findings.records), key=lambda r: r.id)],
     )
-
-
-def _seen(value: object) -> object:
-    """Texts with invisible characters as their escapes; anything else unchanged."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return "\n".join(map(visible, value.split("\n")))
 
 
 def _mean(

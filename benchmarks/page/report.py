@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.analysis.findings import Findings
     from benchmarks.running.submission import Fault
 
-__all__ = ["report_leaderboard", "show_faults", "write_report"]
+__all__ = ["refuse_beside_folders", "report_leaderboard", "show_faults", "write_report"]
 
 LONGEST = 4000
 """Characters of a line that are shown."""
@@ -85,6 +85,20 @@ def write_report(
     if is_for_paper:
         show_paper(console, findings, results / "paper", chosen)
     return findings
+
+
+def refuse_beside_folders(**given: object) -> None:
+    """Refuse options that a leaderboard does not have.
+
+    Raises:
+        ValueError: naming the first that was given.
+    """
+    for name, value in given.items():
+        if value:
+            raise ValueError(
+                f"--{name} belongs to the report of one folder; leave it out, or give that folder "
+                "as --results"
+            )
 
 
 def report_leaderboard(console: Console, folders: Sequence[Path], results: Path) -> None:

@@ -163,6 +163,8 @@ def _spending(record: Record) -> Iterator[str]:
         ("finetune", record.cell.last_training, size.macs, teacher),
     )
     for phase, recipe, macs, beside in phases:
+        if recipe.patience is not None:  # when it ended, and what judging it cost, follow from none
+            continue
         spent = record.spent.get(phase, PhaseCost())
         images = recipe.epochs * (train - train % min(recipe.batch_size, train))
         if spent.images != images:

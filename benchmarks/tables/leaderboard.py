@@ -18,13 +18,14 @@ from benchmarks.records.record import TOTAL, Record
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.tables import accuracy_text, budget_text
 
-__all__ = ["HEADINGS", "NOTE", "Board", "boards", "to_markdown"]
+__all__ = ["ALIGN", "HEADINGS", "NOTE", "Board", "boards", "to_markdown"]
 
 HEADINGS = ("Budget", "Method", "To uniform", "Top-1 %", "Own finish", "Seeds", "MACs %",
             "Total TMACs", "Machine", "Origin")  # fmt: skip
-"""Of the columns of a board; the second and the last two are words."""
+"""Of the columns of a board."""
 
-WORDS = "rlrrrrrrll"
+ALIGN = "rlrrrrrrll"
+"""Of the columns: words to the left, numbers to the right."""
 
 NOTE = (
     "Each board holds one network, data set and recipe. Sorted by the gain over uniform width of "
@@ -77,7 +78,7 @@ def to_markdown(found: Sequence[Board]) -> str:
     for board in found:
         table = markdown_table(
             HEADINGS,
-            WORDS,
+            ALIGN,
             [
                 [
                     bold(text) if line.is_clear and at == 2 else text

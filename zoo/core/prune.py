@@ -230,7 +230,6 @@ def _problem(
 
 def _scaled(pruner: Pruner, problem: Problem, given: Mapping[str, object]) -> Pruner:
     """The pruner with as much effort as the data ask for; what that changed is traced."""
-    problem.check_feasible()
     scaled = pruner.scaled(problem, given.keys())
     was, now = vars(pruner), vars(scaled)
     changed = {name: value for name, value in now.items() if value != was[name]}

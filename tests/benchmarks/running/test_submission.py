@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.running.submission import check_submission
+from benchmarks.records.files import load_record
+from benchmarks.records.record import PhaseCost
+from benchmarks.running.submission import _spending, check_submission
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = ROOT / "results" / "quick" / "records"
@@ -170,3 +172,14 @@ def test_an_empty_folder_and_none_are_told(tmp_path: Path) -> None:
     assert told(tmp_path) == ["no record in it; make some with: zoo run SUITE"]
     with pytest.raises(ValueError, match="is no folder"):
         check_submission(tmp_path / "nothing")
+
+
+def test_a_training_that_may_end_early_is_not_counted_again(folder: Path) -> None:
+    found = load_record(record_of(folder))
+    cell = found.cell
+    patient = cell.finetune.model_copy(update={"patience": 1})
+    spent = {**found.spent, "finetune": PhaseCost(images=1)}
+    off = found.model_copy(update={"spent": spent})
+    assert any("finetune: 1 images" in text for text in _spending(off))
+    early = off.model_copy(update={"cell": cell.model_copy(update={"finetune": patient})})
+    assert not list(_spending(early))

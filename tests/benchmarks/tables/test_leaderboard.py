@@ -1,12 +1,14 @@
 """The leaderboard: which rows share a board, their order, and where each comes from."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from benchmarks.cli import main
 from benchmarks.page.leaderboard import build_leaderboard, write_leaderboard
-from benchmarks.page.report import report_leaderboard
+from benchmarks.page.report import refuse_beside_folders, report_leaderboard
 from benchmarks.records.cell import Schedule
 from benchmarks.records.files import write_record
 from benchmarks.tables.leaderboard import boards, to_markdown
@@ -81,3 +83,14 @@ def test_report_of_folders_reads_each_once(tmp_path: Path) -> None:
         report_leaderboard(console, folders[:1], tmp_path / "out")
     with pytest.raises(ValueError, match="no records in"):
         report_leaderboard(console, [*folders, tmp_path / "c"], tmp_path / "out")
+
+
+def test_what_a_leaderboard_does_not_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse_beside_folders(readme=None, paper=False)
+    monkeypatch.setattr(sys, "argv", ["zoo", "report", "a", "b", "--paper"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--paper belongs to the report of one folder" in capsys.readouterr().err

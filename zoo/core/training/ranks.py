@@ -2,9 +2,10 @@
 
 Processes that torch.distributed joins (``torchrun``) run the same program. A training takes the
 part of a batch that its rank stands for, weights its loss by its images, and averages gradients;
-batch normalisation takes its statistics over all parts. So it computes what one process would,
-up to rounding, with any number of ranks. What is no training, such as a search, rank 0 does alone
-and tells the others.
+batch normalisation takes its statistics over all parts. So it computes what one process would, up
+to rounding, with any number of ranks, where the loss is a mean over images. A loss that divides by
+the variance of a batch, as feature distillation does, takes that of each part. What is no training,
+such as a search, rank 0 does alone and tells the others.
 """
 
 from __future__ import annotations
