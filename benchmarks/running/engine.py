@@ -177,7 +177,11 @@ class LocalMachine:
             return LocalEngine(self.start_pool(count))
         gpus = self.gpus
         bound = [_bound_to(gpus[place % len(gpus)]) for place in range(count)] if gpus else []
-        return LocalEngine(Workers(count, one_thread, environments=bound, is_fresh=bool(bound)))
+        if not bound:
+            return LocalEngine(Workers(count, one_thread))
+        from benchmarks.running.tasks import is_gpu_sound
+
+        return LocalEngine(Workers(count, one_thread, environments=bound, is_sound=is_gpu_sound))
 
 
 def _settle(core: int | None) -> None:

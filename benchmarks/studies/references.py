@@ -260,12 +260,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/references.md"))
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--only", default="", help="pairs whose network's name holds this")
+    parser.add_argument("--batches", nargs="+", type=int, help="instead of the list's")
     parser.add_argument("--further", nargs="*", default=None, choices=get_args(Way))
     parser.add_argument("--page-only", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
     asked = load_references()
     further = None if arguments.further is None else tuple(arguments.further)
-    settings = asked.latency.model_copy(update={"further": further})
+    batches = tuple(arguments.batches or asked.latency.batches)
+    settings = asked.latency.model_copy(update={"further": further, "batches": batches})
     pairs = [pair for pair in asked.pairs if arguments.only in pair.network.name]
     for pair in track([] if arguments.page_only else pairs, "Measuring"):
         write_reference(arguments.results, measure_reference(pair, settings, arguments.device))

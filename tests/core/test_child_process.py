@@ -71,3 +71,29 @@ def test_an_exception_that_cannot_travel_is_told() -> None:
     packed = packable(Narrow("lr", 3))
     assert type(packed) is ValueError and str(packed) == "Narrow: lr is above 3"
     assert isinstance(packable(ZeroDivisionError("x")), ZeroDivisionError)
+
+
+def small(value: int) -> bool:
+    """Of a process whose task gave this: whether it may take another."""
+    if value == 7:
+        raise RuntimeError("asked whether it is sound, it fails")
+    return value < 10
+
+
+def test_a_process_serves_until_it_is_no_longer_sound() -> None:
+    pool = Workers(1, is_sound=small)
+
+    try:
+        assert pool.submit(operator.add, 1, 2).result(120) == 3
+        first = pool._slots[0]._process
+        assert first is not None
+        assert pool.submit(operator.add, 2, 2).result(120) == 4
+        assert pool._slots[0]._process is first
+        for spoilt in ((operator.add, 5, 5), (operator.add, 3, 4), (operator.truediv, 1, 0)):
+            pool.submit(*spoilt).exception(120)
+            assert pool.submit(operator.add, 1, 2).result(120) == 3
+            after = pool._slots[0]._process
+            assert after is not None and after is not first
+            first = after
+    finally:
+        pool.shutdown()

@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,6 +37,15 @@ _END_SECONDS = 60.0
 
 _STARTING = threading.Lock()
 """Held while a process starts: it inherits the environment of that moment."""
+
+
+class _Answer(NamedTuple):
+    """What a task returned or raised, and whether its process may take another."""
+
+    value: Any
+    is_error: bool
+    may_go_on: bool
+
 
 _Task = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]  # whatever the task takes, makes
 
@@ -66,8 +76,10 @@ class Workers(Executor):
         settle: called first in every process; it must be picklable.
         environments: variables that the processes of each place get from their start on, before
             they import anything; one mapping for each of `count`, or none at all.
-        is_fresh: give every task a process of its own, so that none inherits what a failed one
-            left behind, such as a broken CUDA context.
+        is_sound: asked in a process after each task, with its answer, whether the process may take
+            another; it must be picklable. One that may not, or whose task raised, is replaced, so
+            that no task inherits what a failed one left behind, such as a broken CUDA context. By
+            default every process may.
     """
 
     def __init__(
@@ -76,12 +88,13 @@ class Workers(Executor):
         settle: Callable[[], object] = one_thread,
         *,
         environments: Sequence[Mapping[str, str]] = (),
-        is_fresh: bool = False,
+        is_sound: Callable[[Any], bool] | None = None,
     ) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._is_closed = False
         given = environments or [{}] * count
-        self._slots = [_Slot(self._tasks, settle, each, is_fresh) for each in given[:count]]
+        serve = partial(_serve, settle=settle, is_sound=is_sound)
+        self._slots = [_Slot(self._tasks, serve, each) for each in given[:count]]
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Hand a task to the next free process; arguments and result are pickled.
@@ -139,12 +152,10 @@ class _Slot:
     def __init__(
         self,
         tasks: queue.SimpleQueue[_Task | None],
-        settle: Callable[[], object],
+        serve: Callable[[Connection], None],
         environment: Mapping[str, str],
-        is_fresh: bool,
     ) -> None:
-        self._tasks, self._settle = tasks, settle
-        self._environment, self._is_fresh = environment, is_fresh
+        self._tasks, self._serve, self._environment = tasks, serve, environment
         self._lock = threading.Lock()  # around starting a process and telling it to end
         self._is_over = False
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -199,7 +210,7 @@ class _Slot:
             if self._is_over:
                 raise WorkerDied(-signal.SIGTERM)
             if self._process is None:
-                self._process, self._pipe = _start(self._settle, self._environment)
+                self._process, self._pipe = _start(self._serve, self._environment)
         process, pipe = self._process, self._pipe
         assert pipe is not None
         try:
@@ -207,19 +218,19 @@ class _Slot:
             while not pipe.poll(_LOOK_SECONDS):
                 if not process.is_alive() and not pipe.poll():
                     raise EOFError
-            answer: tuple[Any, bool] = pipe.recv()
+            answer: _Answer = pipe.recv()
         except (EOFError, OSError):  # it died before, in or after the task
             exitcode = _exitcode(process)
             with self._lock:
                 self._process, self._pipe = None, None
             pipe.close()
             raise WorkerDied(exitcode) from None
-        if self._is_fresh:
+        if not answer.may_go_on:
             self._let_go(process, pipe)
-        return answer
+        return answer.value, answer.is_error
 
     def _let_go(self, process: multiprocessing.process.BaseProcess, pipe: Connection) -> None:
-        """End a process that has done its task; the next one gets another."""
+        """End a process that is to take no other task; the next one gets another."""
         pipe.close()
         _exitcode(process)
         with self._lock:
@@ -227,12 +238,12 @@ class _Slot:
 
 
 def _start(
-    settle: Callable[[], object], environment: Mapping[str, str]
+    serve: Callable[[Connection], None], environment: Mapping[str, str]
 ) -> tuple[multiprocessing.process.BaseProcess, Connection]:
     # Not forked: a fork inherits locks whose threads it lacks, torch's among them, and may hang.
     context = multiprocessing.get_context("spawn")
     ours, its = context.Pipe()
-    process = context.Process(target=_serve, args=(its, settle))
+    process = context.Process(target=serve, args=(its,))
     with _STARTING, _environment(environment):
         process.start()
     its.close()  # so that the pipe ends with the process
@@ -267,7 +278,9 @@ def _exitcode(process: multiprocessing.process.BaseProcess) -> int | None:
     return process.exitcode
 
 
-def _serve(pipe: Connection, settle: Callable[[], object]) -> None:
+def _serve(
+    pipe: Connection, settle: Callable[[], object], is_sound: Callable[[Any], bool] | None
+) -> None:
     """In a worker: run the tasks that come through the pipe until it is closed."""
     _attach()
     settle()
@@ -277,13 +290,21 @@ def _serve(pipe: Connection, settle: Callable[[], object]) -> None:
         except EOFError:
             return
         try:
-            answer = function(*arguments), False
+            value = function(*arguments)
+            answer = _Answer(value, False, is_sound is None or _says_yes(is_sound, value))
         except Exception as error:  # the main process decides what it means
-            answer = packable(error), True
+            answer = _Answer(packable(error), True, is_sound is None)
         try:
             pipe.send(answer)
         except BrokenPipeError:  # nobody waits any more
             return
+
+
+def _says_yes(is_sound: Callable[[Any], bool], value: object) -> bool:
+    try:
+        return is_sound(value)
+    except Exception:  # a broken CUDA context raises whenever it is asked
+        return False
 
 
 def _attach() -> None:

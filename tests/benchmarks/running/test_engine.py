@@ -21,18 +21,25 @@ from tests.benchmarks.fabricate import cell, record
 from zoo.core.meter import Meter
 
 
-def visible(_: object = None) -> tuple[int, str | None, bool]:
-    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.is_initialized()
+def visible(status: str) -> Record:
+    reason = None if status == "ok" else "said"
+    found = record(status=status, reason=reason, method="taylor")
+    process = {"process": os.getpid(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    begun = {"begun": torch.cuda.is_initialized()}  # type: ignore[no-untyped-call]
+    return found.model_copy(update={"method_settings": process | begun})
 
 
-def test_processes_are_bound_to_gpus_and_serve_one_task_each(
+def test_processes_are_bound_to_gpus_and_serve_until_a_cell_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     engine = LocalMachine(gpus=(1,)).start(1)
-    first, second = answer(engine, visible), answer(engine, visible)
+    outcomes = ("ok", "infeasible", "failed", "ok")
+    found = [answer(engine, visible, each).method_settings for each in outcomes]
     engine.stop()
-    assert first[1:] == second[1:] == ("7", False) and first[0] != second[0]
+    assert {(each["gpu"], each["begun"]) for each in found} == {("7", False)}
+    first, second, third, fourth = (each["process"] for each in found)
+    assert first == second == third != fourth
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
     with pytest.raises(ValueError, match=r"GPU 2 is not among those of CUDA_VISIBLE_DEVICES=4,7"):
         LocalMachine(gpus=(2,)).start(1)
