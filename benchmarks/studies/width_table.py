@@ -2,7 +2,7 @@
 
 All networks of one grid of widths, each trained alone on Fashion-MNIST from weights drawn for it,
 with three seeds. The network is ResNet-8: the ResNet-20 of `zoo.core.networks.cifar_resnet` with
-one block in each stage. Each of its six channel groups has a quarter, a half or all of its
+one block in each stage, at half its width. Each of its six channel groups has a quarter, a half or all of its
 channels: 729 networks, 2,187 trainings. Images are 16 x 16 pixels, each the mean of four of the
 set's, so that a training takes seconds on one core.
 
@@ -48,7 +48,7 @@ from zoo.core.training.train import Recipe, evaluate, train
 
 __all__ = ["WidthStudy", "main", "part_of", "train_part"]
 
-RECIPE = Recipe(epochs=4, batch_size=256, lr=0.2, warmup_epochs=0.5)
+RECIPE = Recipe(epochs=4, batch_size=256, lr=0.3, warmup_epochs=0.5)
 """SGD with momentum and a cosine, 200 steps."""
 
 Widths = tuple[int, ...]
@@ -68,7 +68,7 @@ class WidthStudy:
         recipe: how each is trained.
     """
 
-    channels: tuple[int, int, int] = (16, 32, 64)
+    channels: tuple[int, int, int] = (8, 16, 32)
     shares: tuple[float, ...] = (0.25, 0.5, 1.0)
     late: tuple[str, ...] = ("layer1.0.conv1", "layer2.0.conv1")
     seeds: int = 3

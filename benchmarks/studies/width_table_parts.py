@@ -107,7 +107,9 @@ def _trained(path: Path, number: int, row: Sequence[str], count: int) -> Trained
         numbers = [int(each) for each in row[: groups + 5]]
     except ValueError as error:
         raise ValueError(f"{path}, line {number}: {error}; it is no line of a training") from None
-    return Trained(tuple(numbers[:groups]), *numbers[groups:], *row[groups + 5 :])
+    seed, right, images, macs, params = numbers[groups:]
+    device, torch = row[groups + 5 :]
+    return Trained(tuple(numbers[:groups]), seed, right, images, macs, params, device, torch)
 
 
 def _head(settings: Mapping[str, Any], groups: Sequence[str]) -> str:
