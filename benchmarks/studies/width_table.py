@@ -2,9 +2,9 @@
 
 All networks of one grid of widths, each trained alone on Fashion-MNIST from weights drawn for it,
 with three seeds. The network is ResNet-8: the ResNet-20 of `zoo.core.networks.cifar_resnet` with
-one block in each stage, at half its width. Each of its six channel groups has a quarter, a half or all of its
-channels: 729 networks, 2,187 trainings. Images are 16 x 16 pixels, each the mean of four of the
-set's, so that a training takes seconds on one core.
+one block in each stage, at half its width. Each of its six channel groups has a quarter, a half or
+all of its channels: 729 networks, 2,187 trainings. Images are 16 x 16 pixels, each the mean of four
+of the set's, so that a training takes seconds on one core.
 
 Any number of processes share the work, each as part I of N, and may be stopped and started again:
 each appends a line to a file of its own for every training, and skips what a file in the folder
