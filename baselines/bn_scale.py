@@ -108,6 +108,7 @@ class SparseScales(TrainingLoss):
         self.task = task
         self.names = names
         self.l1 = l1
+        self.is_capturable = task.is_classification
 
     def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """The loss of a batch of inputs and targets, a scalar."""

@@ -119,6 +119,7 @@ class GroupSparsity(TrainingLoss):
         self.space = space
         self.reg = reg
         self.alpha = alpha
+        self.is_capturable = task.is_classification
 
     def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """The loss of a batch of inputs and targets, a scalar."""
@@ -141,7 +142,8 @@ def strengths(squares: Tensor, alpha: float) -> Tensor:
     """
     norms = squares.sqrt()
     spread = norms.max() - norms.min()
-    shares = (norms.max() - norms) / spread if spread > 0 else torch.zeros_like(norms)
+    # Chosen on the device: the host would wait for each group in each step.
+    shares = torch.where(spread > 0, (norms.max() - norms) / spread, torch.zeros_like(norms))
     return torch.pow(2.0, alpha * shares)
 
 

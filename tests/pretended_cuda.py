@@ -28,6 +28,9 @@ from torch.utils.backend_registration import (
     _setup_privateuseone_for_python_backend,
 )
 
+from tests import pretended_graph
+from tests.pretended_graph import OPEN, SYNC_MODE, permit_wait
+
 DEVICE = "gpux"
 """Its name; the project takes it for CUDA."""
 
@@ -101,7 +104,7 @@ class OnDevice(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.tolist:
-            COUNTS["wait"] += 1
+            _wait()
             return args[0].held.detach().tolist()
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
@@ -109,6 +112,9 @@ class OnDevice(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _carried_out(func, args, kwargs or {})
+
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"OnDevice({tuple(self.shape)}, {self.dtype}, {self.device})"
@@ -136,7 +142,11 @@ def _carried_out(func: Any, args: Any, kwargs: Any) -> Any:
     given, named = tree_unflatten([_held(leaf) for leaf in leaves], tree)
     if "pin_memory" in named:
         named["pin_memory"] = None
+    if OPEN:
+        OPEN[-1].keep(given, named)
     out = func(*given, **named)
+    if OPEN:
+        OPEN[-1].add(func, given, named, out)
     return out if device.type != DEVICE else _returned(func, args, kwargs, out, device)
 
 
@@ -165,13 +175,16 @@ def _count(func: Any, name: str, args: Any, kwargs: Any, leaves: Any, device: An
         source = args[1] if name == "copy_" else args[0]
         kinds = (source.device.type, device.type)
         if kinds == ("cpu", DEVICE):
-            COUNTS["to_device_unwaited" if kwargs.get("non_blocking") else "to_device"] += 1
+            is_waited = not kwargs.get("non_blocking")
+            if is_waited:
+                permit_wait()
+            COUNTS["to_device" if is_waited else "to_device_unwaited"] += 1
         elif kinds == (DEVICE, "cpu"):
-            COUNTS["wait"] += 1
+            _wait()
         elif DEVICE in kinds:
             COUNTS["launch"] += 1
     elif name in READS:
-        COUNTS["wait"] += 1
+        _wait()
     elif not func.is_view and name not in FREE:
         COUNTS["launch"] += 1
         if name in INDEXED:  # CUDA copies indices that lie on the CPU
@@ -208,10 +221,11 @@ class _Event:
         pass
 
     def synchronize(self) -> None:
-        COUNTS["wait"] += 1
+        _wait()
 
 
 def _wait(*_: Any) -> None:
+    permit_wait()
     COUNTS["wait"] += 1
 
 
@@ -245,7 +259,15 @@ def pretended() -> Iterator[Counter[str]]:
         "get_rng_state": lambda *_, **__: zeros,
         "set_rng_state": lambda *_, **__: None,
         "Event": _Event,
+        "CUDAGraph": pretended_graph.Graph,
+        "graph": pretended_graph.recorded,
+        "Stream": pretended_graph.Stream,
+        "stream": pretended_graph.stream,
+        "current_stream": pretended_graph.Stream,
+        "get_sync_debug_mode": lambda: SYNC_MODE[0],
+        "set_sync_debug_mode": lambda mode: SYNC_MODE.__setitem__(0, mode),
     }
+    pretended_graph.Graph.counts = COUNTS
     before = {name: getattr(torch.cuda, name) for name in patched}
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     lifts = torch._C._only_lift_cpu_tensors()

@@ -424,6 +424,7 @@ class InnerDistillation(TrainingLoss):
         self.error = error
         self.macs_per_image = CostModel(space).full_macs
         self.task, self.part = task, space.part
+        self.is_capturable = task.is_classification
         self.maps = nn.ParameterDict()
         anchor = next(student.parameters())
         with torch.no_grad(), eval_mode(student):

@@ -161,6 +161,7 @@ class Schedule(Strict):
     clip_grad: float | None = Field(default=None, gt=0, le=1e12)
     patience: int | None = Field(default=None, ge=1, le=1_000_000)
     bf16: bool = False
+    cuda_graph: bool = False
 
 
 Pair = Annotated[tuple[Share, Share], Typed(False)]

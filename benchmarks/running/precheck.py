@@ -250,7 +250,7 @@ def _check_group(cells: Sequence[Cell], places: Sources | None) -> _Checked:
     if known is None:
         return _Checked(reached=every)
     for each in cells:
-        _check_batches(each, known.num_train)
+        _check_recipes(each, known.num_train)
     try:
         model = untrained(unloaded(cell), known)
     except UnsupportedModel:
@@ -296,8 +296,12 @@ def outlined(data: Data, places: Sources | None) -> "Outline | None":
     return Outline(splits.num_classes, splits.input_size, len(cast(Sized, splits.train)))
 
 
-def _check_batches(cell: Cell, num_train: int) -> None:
-    """Refuse a batch that the training images do not fill once."""
+def _check_recipes(cell: Cell, num_train: int) -> None:
+    """Refuse a batch that the training images do not fill once, and CUDA graphs without CUDA."""
+    import torch
+
+    from zoo.core.training.captured import check_capture
+
     recipes = {"parent": cell.parent, "finetune": cell.finetune, "scratch": cell.scratch}
     for place, recipe in recipes.items():
         if recipe is None or (place == "parent" and recipe.epochs == 0):
@@ -307,6 +311,8 @@ def _check_batches(cell: Cell, num_train: int) -> None:
                 f"{place}: batch_size {recipe.batch_size} is above the {num_train} training images "
                 f"of {cell.data.name}; lower it (of zoo prune: --batch-size) or add images"
             )
+        if recipe.cuda_graph:
+            check_capture(torch.device(cell.device), True, place)
 
 
 def _check_image_size(cell: Cell, model: "nn.Module", input_size: tuple[int, int, int]) -> None:

@@ -36,6 +36,7 @@ from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
 from zoo.core.progress import Tell, show_progress
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
+from zoo.core.training.captured import check_capture
 from zoo.core.training.early_stopping import Validation
 from zoo.core.training.ranks import decided, largest, rank, world
 from zoo.core.training.task import TOP1
@@ -156,6 +157,8 @@ def prune(
     ready = preflight(
         model, train_loader, val_loader, epochs=recipe.epochs, seed=seed, device=device, **task
     )
+    if recipe.cuda_graph and recipe.epochs > 0:
+        check_capture(ready.train.device, ready.task.is_classification, "your loss")
     architecture = Architecture.of(ready.given, **(model_args or {}))
     with show_progress(is_shown=progress and rank() == 0) as (tell, say):
         space = _prunable_space(ready, inexact, rules)

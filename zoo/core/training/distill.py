@@ -322,6 +322,7 @@ class BlockDistillation(TrainingLoss):
         self.macs_per_image = macs
         self.task = task
         self.part = part
+        self.is_capturable = task.is_classification
 
     def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """The loss of a batch of inputs and targets, a scalar."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -22,12 +22,14 @@ from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import unknown_name
 from zoo.core.meter import Meter
 from zoo.core.settings import check_settings
+from zoo.core.training.captured import CapturedPass, check_capture
 from zoo.core.training.checkpoint import Checkpoint, Checkpoints, State, digest
 from zoo.core.training.course import Course, ModuleState, Parts
 from zoo.core.training.early_stopping import BestEpoch, Validation
 from zoo.core.training.events import LossReader, Watch
-from zoo.core.training.gradients import backward, guard_against
-from zoo.core.training.ranks import mean_over_ranks, my_part, replica, synchronised
+from zoo.core.training.gradients import guard_against
+from zoo.core.training.passes import Pass, Trained
+from zoo.core.training.ranks import mean_over_ranks, replica
 from zoo.core.training.task import CLASSIFICATION, Task
 from zoo.core.training.top1 import right_answers
 
@@ -67,6 +69,7 @@ class Recipe:
         patience: epochs without a better score on held-out images after which training ends, with
             the weights of the best epoch; None trains all epochs and keeps the last.
         bf16: calculate passes in bfloat16 where torch's autocast does; weights stay as they are.
+        cuda_graph: record the passes of a step as a CUDA graph, which saves the host's launches.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -84,6 +87,7 @@ class Recipe:
     clip_grad: Annotated[float, Field(gt=0)] | None = None
     patience: Annotated[int, Field(ge=1)] | None = None
     bf16: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -119,9 +123,13 @@ class TrainingLoss(nn.Module):
 
     Attributes:
         macs_per_image: multiply-adds of forward passes other than the student's, a teacher's.
+        is_capturable: whether its Python does the same in every step, so that its kernels may be
+            recorded once (`cuda_graph`): it reads no value of a tensor, draws nothing on the CPU
+            and counts nothing.
     """
 
     macs_per_image: int = 0
+    is_capturable: bool = False
 
     def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """Mean loss of a batch.
@@ -163,6 +171,7 @@ class TaskLoss(TrainingLoss):
         super().__init__()
         self.label_smoothing = label_smoothing
         self.task = task
+        self.is_capturable = task.is_classification
 
     def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """Mean loss of the batch, a scalar; in nats for cross-entropy."""
@@ -201,7 +210,8 @@ def train(
 
     Raises:
         Diverged: when a loss is NaN, infinite or a thousand times the first.
-        ValueError: if the recipe has `patience` and there is no validation.
+        ValueError: if the recipe has `patience` and there is no validation, or `cuda_graph` and a
+            pass that cannot be recorded.
     """
     loss = loss or TaskLoss(recipe.label_smoothing)
     guard_against(type(loss))
@@ -224,10 +234,13 @@ def train(
     try:
         course = Course(checkpoint, parts, device)
         for _ in course.epochs(recipe.epochs):
+            step.look_again()
             for images, labels in course.batches(batches):
                 images = moved(images, device, memory_format=memory_format)
                 value = step.take(images, moved(labels, device))
                 read.add(value, partial(loss.divergence_hint, images))
+                if watch.on_step is not None:
+                    step.look_again()
                 _charge(meter, count_images(images), macs_per_image, loss.macs_per_image)
             course.is_over = _end_epoch(read, best)
         if best is not None:
@@ -355,23 +368,6 @@ def _plain(loss: TrainingLoss) -> dict[str, str]:
     return {name: repr(value) for name, value in found.items() if " at 0x" not in repr(value)}
 
 
-class _Trained(nn.Module):
-    """Holds student and loss: the parameters of both are trained, and averaged over ranks."""
-
-    def __init__(self, student: nn.Module, loss: TrainingLoss) -> None:
-        super().__init__()
-        self.student = student
-        self.loss = loss
-
-    def forward(self, images: Inputs, labels: Any) -> Tensor:
-        value: Tensor = self.loss(self.student, images, labels)
-        return value
-
-    def no_weight_decay(self) -> set[str]:
-        named: set[str] = getattr(self.student, "no_weight_decay", set)()
-        return {f"student.{name}" for name in named}
-
-
 class _Step:
     """Optimizer, schedule and average of one training."""
 
@@ -381,10 +377,11 @@ class _Step:
         self.model = model
         self.loss = loss
         self.recipe = recipe
-        self.device = next(model.parameters()).device
+        device = next(model.parameters()).device
+        if recipe.cuda_graph:
+            check_capture(device, loss.is_capturable, type(loss).__name__)
         self.done = 0
-        trained = _Trained(model, loss)
-        self.trained = replica(trained)
+        trained = Trained(model, loss)
         self.optimizer = create_optimizer_v2(
             trained,
             opt=recipe.optimizer,
@@ -392,6 +389,9 @@ class _Step:
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
         )
+        run = Pass(replica(trained), self.optimizer, device, recipe.bf16)
+        self.captured = CapturedPass(run, trained, device) if recipe.cuda_graph else None
+        self.run = self.captured or run
         self.schedule, _ = create_scheduler_v2(
             self.optimizer,
             # A constant rate is a multistep one without milestones.
@@ -411,20 +411,19 @@ class _Step:
     def take(self, images: Inputs, labels: Any) -> Tensor:
         """One update; returns the loss, detached."""
         self.schedule.step_update(self.done)
-        images, labels, weight = my_part(images, labels)
-        is_bf16 = self.recipe.bf16
-        bf16 = torch.autocast(self.device.type, torch.bfloat16) if is_bf16 else nullcontext()
-        with synchronised(), bf16:
-            value: Tensor = weight * self.trained(images, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        backward(value)
+        value = self.run(images, labels)
         if self.recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self._parameters(), self.recipe.clip_grad)
         self.optimizer.step()
         self.done += 1
         if self.average is not None:
             self.average.update(self.model, step=self.done)
-        return mean_over_ranks(value.detach())
+        return mean_over_ranks(value)
+
+    def look_again(self) -> None:
+        """Say that somebody may have changed the network since the last step."""
+        if self.captured is not None:
+            self.captured.look_again()
 
     @property
     def returned(self) -> nn.Module:
