@@ -25,7 +25,7 @@ from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.tracing.copies import copy_network
 
-__all__ = ["NETWORKS", "Run", "Snapshot", "TooManyEvaluations", "Trial"]
+__all__ = ["NETWORKS", "Run", "Snapshot", "TooManyEvaluations", "Trial", "full_float32"]
 
 NETWORKS: Mapping[str, str] = {
     "residual": "test_resnet",
@@ -270,6 +270,22 @@ def _watched_random() -> Iterator[list[str]]:
         touched.append("numpy.random")
     if not torch.equal(torch.get_rng_state(), before[2]):
         touched.append("torch")
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """CUDA calculates in float32 and in a fixed order: TF32, with 10 bits, moves scores."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    flags = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    with flags:
+        matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before
 
 
 def same_config(space: ChannelSpace, first: SubnetConfig, second: SubnetConfig) -> bool:
