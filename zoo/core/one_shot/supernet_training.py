@@ -274,13 +274,14 @@ class Engine:
         Raises:
             Diverged: if the loss is not finite.
         """
-        if not bool(loss.isfinite()):
+        value = loss.detach().cpu()  # the one wait of a step
+        if not bool(value.isfinite()):
             way_out = (
                 "lower its learning rate or, where channels of the parent are dead, start it from "
                 "scratch"
             )
             reason = self.divergence_hint() or way_out
-            raise Diverged(f"the supernet's loss is {float(loss.detach())}; {reason}")
+            raise Diverged(f"the supernet's loss is {float(value)}; {reason}")
         self._optimizer.zero_grad(set_to_none=True)
         backward(loss)
         places = self._gather_gradients()
@@ -291,7 +292,7 @@ class Engine:
         self._lent.clear()
         self._schedule.step()
         if self._updates is not None:
-            self._updates.tell(loss.detach())
+            self._updates.tell(value)
 
     def trained(self) -> dict[str, Tensor]:
         """The weights, full-size, by state-dict name, without gradients."""
