@@ -268,13 +268,22 @@ class Engine:
         separate, joint = found
         return float((joint - separate).norm() / separate.norm())
 
-    def update(self, loss: Tensor) -> None:
+    def update(self, loss: Tensor, terms: Tensor | None = None) -> Tensor:
         """One step down the gradient of a scalar; the learning rate follows its cosine.
+
+        Args:
+            loss: the scalar.
+            terms: what it was made of, shape (n,), for those who record it.
+
+        Returns:
+            The terms on the CPU, without a graph, shape (n,); none if none were given. They are
+            read together with the loss, as each read waits for the device.
 
         Raises:
             Diverged: if the loss is not finite.
         """
-        value = loss.detach().cpu()  # the one wait of a step
+        read = loss[None] if terms is None else torch.cat([loss[None], terms])
+        value, *_ = both = read.detach().cpu()
         if not bool(value.isfinite()):
             way_out = (
                 "lower its learning rate or, where channels of the parent are dead, start it from "
@@ -293,6 +302,7 @@ class Engine:
         self._schedule.step()
         if self._updates is not None:
             self._updates.tell(value)
+        return both[1:]
 
     def trained(self) -> dict[str, Tensor]:
         """The weights, full-size, by state-dict name, without gradients."""
