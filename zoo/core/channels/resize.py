@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -135,24 +134,27 @@ class Place:
 
     def add(self, part: Tensor) -> None:
         """Add a part, of the shape of the kept positions, to the tensor, in place."""
-        if self.gathered:
-            self.view[self._index] += part
-        else:
+        if not self.gathered:
             self.view.add_(part)
+        elif len(self.gathered) == 1:
+            ((dim, positions),) = self.gathered.items()
+            self.view.index_add_(dim, positions, part)
+        else:
+            self.view[self._index] += part
 
     def clear(self) -> None:
         """Put zeros there, in place."""
-        if self.gathered:
-            self.view[self._index] = self.view.new_zeros(())
-        else:
+        if not self.gathered:
             self.view.zero_()
+        elif len(self.gathered) == 1:
+            ((dim, positions),) = self.gathered.items()
+            self.view.index_fill_(dim, positions, 0)
+        else:
+            self.view[self._index] = self.view.new_zeros(())
 
-    @cached_property
-    def _index(self) -> tuple[slice | Tensor, ...]:
-        rows, columns = self.gathered.get(0), self.gathered.get(1)
-        if rows is not None:
-            return (rows,) if columns is None else (rows[:, None], columns)
-        return (slice(None),) if columns is None else (slice(None), columns)
+    @property
+    def _index(self) -> tuple[Tensor, Tensor]:
+        return self.gathered[0][:, None], self.gathered[1]
 
 
 def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:
