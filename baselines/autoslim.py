@@ -203,8 +203,8 @@ def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
         losses = [problem.task.loss_of(wide.outputs, labels)]
         for state in states[1:]:
             losses.append(_imitation(problem, engine.answer(images, widths.config(state)), wide))
-        engine.update(torch.stack(losses).sum())
-        seen.add(states, torch.stack(losses))
+        terms = torch.stack(losses)
+        seen.add(states, engine.update(terms.sum(), terms))
     problem.trace("train_sandwich", pairs=engine.pairs, losses=seen.means())
     return Trained(engine.trained(), seen.records)
 

@@ -160,8 +160,7 @@ def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
         sides = [left, right_side(widths, left)]
         losses = [problem.task.loss_of(engine.logits(images, side), labels) for side in sides]
         loss = torch.stack(losses).mean()
-        engine.update(loss)
-        seen.add(state[None], loss[None])
+        seen.add(state[None], engine.update(loss, loss[None]))
     problem.trace("train_coupled", pairs=engine.pairs, losses=seen.means())
     return Trained(engine.trained(), seen.records)
 

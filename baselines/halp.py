@@ -52,7 +52,7 @@ from pydantic import Field
 from zoo.core.channels.channel_group import PRODUCERS, Role
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
-from zoo.core.search.channel_scores import channel_rows, weight_gradient_products
+from zoo.core.search.channel_scores import channel_rows, weight_gradient_products, zero_scores
 from zoo.core.search.knapsack_optima import fitting_optima
 from zoo.core.search.widths_in_budget import fill_up, keep_best
 
@@ -111,7 +111,7 @@ def norm_values(problem: Problem, n_batches: int) -> dict[str, np.ndarray]:
         By group name, shape (size,), float64; unit: nats.
     """
     batches = problem.data.train(n_batches)
-    totals = {group.name: np.zeros(group.size) for group in problem.space.groups}
+    totals = zero_scores(problem)
     for products in weight_gradient_products(problem, batches, (*NORM, *PRODUCERS)):
         for group in problem.space.groups:
             has_norm = any(member.role in NORM for member in group.members)
@@ -122,8 +122,8 @@ def norm_values(problem: Problem, n_batches: int) -> dict[str, np.ndarray]:
                 if member.role in roles
             ]
             if rows:
-                totals[group.name] += torch.stack(rows).sum(0).abs().cpu().numpy()
-    return {name: total / n_batches for name, total in totals.items()}
+                totals[group.name] += torch.stack(rows).sum(0).abs()
+    return {name: total.cpu().numpy() / n_batches for name, total in totals.items()}
 
 
 def lowered_limits(problem: Problem, rounds: int) -> list[int]:

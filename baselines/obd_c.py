@@ -48,7 +48,12 @@ from zoo.core.data.inputs import count_images, divided
 from zoo.core.errors import UnsupportedModel
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
-from zoo.core.search.channel_scores import channel_rows, producers, weight_gradient_products
+from zoo.core.search.channel_scores import (
+    channel_rows,
+    producers,
+    weight_gradient_products,
+    zero_scores,
+)
 from zoo.core.search.widths_in_budget import global_widths, keep_best
 from zoo.core.training.task import Task
 
@@ -99,7 +104,7 @@ def fisher_scores(problem: Problem, n_batches: int) -> dict[str, np.ndarray]:
     Returns:
         By group name, shape (size,), float64; unit: squared nats.
     """
-    totals = {group.name: np.zeros(group.size) for group in problem.space.groups}
+    totals = zero_scores(problem)
     count = 0
     for images, labels in problem.data.train(n_batches):
         n_images = count_images(images)
@@ -109,8 +114,8 @@ def fisher_scores(problem: Problem, n_batches: int) -> dict[str, np.ndarray]:
             for group in problem.space.groups:
                 for member in producers(group):
                     rows = channel_rows(products[member.tensor].double(), member)
-                    totals[group.name] += rows.square().sum(1).cpu().numpy()
-    return {name: total / count for name, total in totals.items()}
+                    totals[group.name] += rows.square().sum(1)
+    return {name: total.cpu().numpy() / count for name, total in totals.items()}
 
 
 def relative_scores(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -101,7 +101,9 @@ def squared_gates(problem: Problem, batches: Iterable[Batch]) -> dict[str, np.nd
     per_batch = []
     for products in weight_gradient_products(problem, batches, (*NORM, *LAYER)):
         per_batch.append({name: _scores(found, products) for name, found in gates.items()})
-    return {name: np.mean([scores[name] for scores in per_batch], axis=0) for name in gates}
+    # Read once at the end: each read waits for the device.
+    found = {name: torch.stack([scores[name] for scores in per_batch]) for name in gates}
+    return {name: np.mean(each.cpu().numpy(), axis=0) for name, each in found.items()}
 
 
 def _gates(group: ChannelGroup) -> list[list[Member]]:
@@ -114,10 +116,10 @@ def _gates(group: ChannelGroup) -> list[list[Member]]:
     return list(by_layer.values())
 
 
-def _scores(gates: Sequence[Sequence[Member]], products: Mapping[str, Tensor]) -> np.ndarray:
-    """Sum over the gates of a group of their squared products, shape (size,)."""
+def _scores(gates: Sequence[Sequence[Member]], products: Mapping[str, Tensor]) -> Tensor:
+    """Sum over the gates of a group of their squared products, shape (size,), float64."""
     squares = []
     for members in gates:
         rows = [channel_rows(products[m.tensor].double(), m).sum(1) for m in members]
         squares.append(torch.stack(rows).sum(0).square())
-    return torch.stack(squares).sum(0).cpu().numpy()
+    return torch.stack(squares).sum(0)

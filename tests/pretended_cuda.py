@@ -113,9 +113,6 @@ class OnDevice(torch.Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _carried_out(func, args, kwargs or {})
 
-    def data_ptr(self) -> int:
-        return self.held.data_ptr()
-
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"OnDevice({tuple(self.shape)}, {self.dtype}, {self.device})"
 

@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1]
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch has no interface for backends that are written in Python",
 )
-def test_what_holds_on_a_pretended_device() -> None:
-    tests = ROOT / "tests" / "on_pretended_cuda.py"
+@pytest.mark.parametrize("name", ["on", "ceilings_on", "recorded_on"])
+def test_what_holds_on_a_pretended_device(name: str) -> None:
+    tests = ROOT / "tests" / f"{name}_pretended_cuda.py"
     arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests)]
     found = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],

@@ -268,12 +268,12 @@ def distil_blocks(
         problem.meter.passes(count, macs, backward=True)
         # D_b: the relative error whatever the score, so that one learning rate suits all blocks.
         losses = [output_error(outputs[b], x) for b, x in enumerate(targets)]
-        check_errors(losses, [block.output for block in runner.blocks], targets)
+        values = check_errors(losses, [block.output for block in runner.blocks], targets)
         optimizer.zero_grad(set_to_none=True)
         backward(torch.stack(losses).sum())
         optimizer.step()
         schedule.step()
-        error = torch.stack(losses).detach().mean()
+        error = values.mean()
         updates.tell(error)
         seen["student_macs"] += count * macs
         seen["images"] += count
@@ -380,10 +380,11 @@ def block_errors(
             saved = problem.cost.full_macs - problem.cost.macs(config)
             macs = sum(full[b] for b in active) - saved
             problem.meter.passes(count_images(images), macs, backward=False)
-            for b in active:
-                error = output_error(outputs[b], targets[b], distance)
-                check_errors([error], [runner.blocks[b].output], [targets[b]])
-                errors[at, b] = float(error)
+            if active:
+                found = [output_error(outputs[b], targets[b], distance) for b in active]
+                paths = [runner.blocks[b].output for b in active]
+                values = check_errors(found, paths, [targets[b] for b in active])
+                errors[at, list(active)] = values.numpy()
     return errors
 
 

@@ -191,8 +191,7 @@ def train_parallel(widths: RankedWidths, settings: PSENet) -> Trained:
             _trace_norm_error(problem, engine, images[:used], labels[:used], configs)
         last["execution"] = engine.chosen(used // count)
         losses = engine.part_losses(images, labels, configs)
-        engine.update(losses.mean())
-        seen.add(states, losses)
+        seen.add(states, engine.update(losses.mean(), losses))
     problem.trace(
         "train_parallel",
         execution=last["execution"],

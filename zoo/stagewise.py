@@ -325,8 +325,8 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
         outputs = zip(staged.stages, features[1:], strict=False)
         maps = {stage.output: x for stage, x in outputs if isinstance(x, Tensor) and x.ndim == 4}
         engine.divergence_hint = partial(explain_flat_features, maps, "set supervision to 'labels'")
-        engine.update(torch.stack(terms).sum())
-        seen["losses"].append([float(term.detach()) for term in terms])
+        together = torch.stack(terms)
+        seen["losses"].append(engine.update(together.sum(), together).tolist())
     problem.trace(
         "train_stagewise",
         stages=[stage.output for stage in staged.stages],

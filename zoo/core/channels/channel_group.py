@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 __all__ = ["PRODUCERS", "ChannelGroup", "Member", "Pinned", "Role"]
 
@@ -34,6 +36,19 @@ class Member:
     dim: int
     index: np.ndarray = field(repr=False, compare=False)
     role: Role
+    _there: dict[torch.device, Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def index_on(self, device: torch.device) -> Tensor:
+        """The positions on a device, copied there once."""
+        if device not in self._there:
+            self._there[device] = torch.from_numpy(self.index).to(device, non_blocking=True)
+        return self._there[device]
+
+    def __getstate__(self) -> dict[str, object]:
+        """All but the copies, which may lie where another process has no device."""
+        return {**vars(self), "_there": {}}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from zoo.core.tracing.copies import copy_with, memory_format_of, named_modules
 from zoo.core.tracing.layers import SIZED_LAYERS
 
 __all__ = [
+    "KeptPositions",
     "Place",
     "SizedAttributes",
     "axis_sizes",
@@ -29,21 +30,70 @@ __all__ = [
 Attribute = tuple[str, str, Any]  # module path, attribute name, new value of the attribute's type
 
 
-def resize_tensor(
-    table: ChannelTable, kept: Sequence[np.ndarray | None], name: str, tensor: Tensor
-) -> Tensor:
+class KeptPositions(Sequence[np.ndarray | None]):
+    """Kept positions of every axis, copied to a device at once and once.
+
+    Each copy of its own would be one for each dimension of each tensor.
+
+    Args:
+        positions: of every axis, ascending, int64, shape (kept,); None for all, as
+            ``table.kept_positions`` returns them.
+    """
+
+    def __init__(self, positions: Sequence[np.ndarray | None]) -> None:
+        self._positions = tuple(positions)
+        self._there: dict[torch.device, dict[int, Tensor]] = {}
+
+    @overload
+    def __getitem__(self, axis: int) -> np.ndarray | None: ...
+    @overload
+    def __getitem__(self, axis: slice) -> Sequence[np.ndarray | None]: ...
+    def __getitem__(self, axis: int | slice) -> np.ndarray | Sequence[np.ndarray | None] | None:
+        return self._positions[axis]
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def gathered(self, device: torch.device) -> Mapping[int, Tensor]:
+        """Positions on a device by axis, int64, shape (kept,), of axes that keep no single run."""
+        if device not in self._there:
+            found = {a: p for a, p in enumerate(self) if p is not None and not _is_run(p)}
+            whole = np.concatenate([np.empty(0, dtype=np.int64), *found.values()])
+            there = torch.from_numpy(whole).to(device, non_blocking=True)
+            parts = torch.split(there, [len(p) for p in found.values()])
+            self._there[device] = dict(zip(found, parts, strict=True))
+        return self._there[device]
+
+    def select(self, tensor: Tensor, dim: int, axis: int) -> Tensor:
+        """A copy of what a tensor keeps along a dimension, which an axis describes.
+
+        The tensor itself if that is all.
+        """
+        positions = self[axis]
+        if positions is None:
+            return tensor
+        if _is_run(positions):
+            return tensor.narrow(dim, int(positions[0]), len(positions)).contiguous()
+        return tensor.index_select(dim, self.gathered(tensor.device)[axis])
+
+
+def _is_run(positions: np.ndarray) -> bool:
+    return bool(positions[-1] - positions[0] == len(positions) - 1)
+
+
+def resize_tensor(table: ChannelTable, kept: KeptPositions, name: str, tensor: Tensor) -> Tensor:
     """Return the part of a parameter or buffer that is kept; gradients flow back to ``tensor``.
 
     Args:
         table: the table of the network that ``tensor`` belongs to.
-        kept: kept positions of every axis, as ``table.kept_positions`` returns them.
+        kept: kept positions of every axis.
         name: state-dict name of ``tensor``.
         tensor: its full-size value.
     """
     place = Place.of(table, kept, name, tensor)
     tensor = place.view
     for dim, positions in place.gathered.items():
-        tensor = tensor.index_select(dim, torch.from_numpy(positions).to(tensor.device))
+        tensor = tensor.index_select(dim, positions)
     return tensor
 
 
@@ -53,21 +103,20 @@ class Place:
 
     Attributes:
         view: the tensor, narrowed along those dimensions whose kept positions are one run.
-        gathered: kept positions of the other dimensions; without any the part is the view.
+        gathered: kept positions of the other dimensions, int64, shape (kept,), on the tensor's
+            device; without any the part is the view.
     """
 
     view: Tensor
-    gathered: Mapping[int, np.ndarray]
+    gathered: Mapping[int, Tensor]
 
     @classmethod
-    def of(
-        cls, table: ChannelTable, kept: Sequence[np.ndarray | None], name: str, full: Tensor
-    ) -> Place:
+    def of(cls, table: ChannelTable, kept: KeptPositions, name: str, full: Tensor) -> Place:
         """The place of what `resize_tensor` returns for the same arguments.
 
         Args:
             table: the table of the network.
-            kept: kept positions of every axis, as ``table.kept_positions`` returns them.
+            kept: kept positions of every axis.
             name: state-dict name of the tensor.
             full: the tensor at full size, of which the place is a view.
         """
@@ -75,35 +124,37 @@ class Place:
         for dim in range(min(full.ndim, 2)):
             axis = table.tensors.get((name, dim))
             positions = None if axis is None else kept[axis]
-            if positions is None:
+            if axis is None or positions is None:
                 continue
-            first = int(positions[0])
-            if positions[-1] - first == len(positions) - 1:
-                full = full.narrow(dim, first, len(positions))
+            if _is_run(positions):
+                full = full.narrow(dim, int(positions[0]), len(positions))
             else:
-                gathered[dim] = positions
+                gathered[dim] = kept.gathered(full.device)[axis]
         return cls(full, gathered)
 
     def add(self, part: Tensor) -> None:
         """Add a part, of the shape of the kept positions, to the tensor, in place."""
-        if self.gathered:
-            self.view.index_put_(self._index(), part, accumulate=True)
-        else:
+        if not self.gathered:
             self.view.add_(part)
+        elif len(self.gathered) == 1:
+            ((dim, positions),) = self.gathered.items()
+            self.view.index_add_(dim, positions, part)
+        else:
+            self.view[self._index] += part
 
     def clear(self) -> None:
         """Put zeros there, in place."""
-        if self.gathered:
-            self.view.index_put_(self._index(), self.view.new_zeros(()))
-        else:
+        if not self.gathered:
             self.view.zero_()
+        elif len(self.gathered) == 1:
+            ((dim, positions),) = self.gathered.items()
+            self.view.index_fill_(dim, positions, 0)
+        else:
+            self.view[self._index] = self.view.new_zeros(())
 
-    def _index(self) -> tuple[Tensor, ...]:
-        shape = self.view.shape[:2]
-        kept = [self.gathered.get(dim, np.arange(size)) for dim, size in enumerate(shape)]
-        return torch.meshgrid(
-            *(torch.from_numpy(k).to(self.view.device) for k in kept), indexing="ij"
-        )
+    @property
+    def _index(self) -> tuple[Tensor, Tensor]:
+        return self.gathered[0][:, None], self.gathered[1]
 
 
 def axis_sizes(table: ChannelTable, kept: Sequence[np.ndarray | None]) -> list[int]:
@@ -167,7 +218,7 @@ def resized_copy(
         config: what to keep.
         weights: full-size values by state-dict name, to be used instead of the model's own.
     """
-    kept = table.kept_positions(config)
+    kept = KeptPositions(table.kept_positions(config))
 
     def smaller(name: str, tensor: Tensor) -> Tensor:
         source = (weights or {}).get(name, tensor).detach().to(tensor)

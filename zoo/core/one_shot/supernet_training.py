@@ -268,19 +268,29 @@ class Engine:
         separate, joint = found
         return float((joint - separate).norm() / separate.norm())
 
-    def update(self, loss: Tensor) -> None:
+    def update(self, loss: Tensor, terms: Tensor | None = None) -> Tensor:
         """One step down the gradient of a scalar; the learning rate follows its cosine.
+
+        Args:
+            loss: the scalar.
+            terms: what it was made of, shape (n,), for those who record it.
+
+        Returns:
+            The terms on the CPU, without a graph, shape (n,); none if none were given. They are
+            read together with the loss, as each read waits for the device.
 
         Raises:
             Diverged: if the loss is not finite.
         """
-        if not bool(loss.isfinite()):
+        read = loss[None] if terms is None else torch.cat([loss[None], terms])
+        value, *_ = both = read.detach().cpu()
+        if not bool(value.isfinite()):
             way_out = (
                 "lower its learning rate or, where channels of the parent are dead, start it from "
                 "scratch"
             )
             reason = self.divergence_hint() or way_out
-            raise Diverged(f"the supernet's loss is {float(loss.detach())}; {reason}")
+            raise Diverged(f"the supernet's loss is {float(value)}; {reason}")
         self._optimizer.zero_grad(set_to_none=True)
         backward(loss)
         places = self._gather_gradients()
@@ -291,7 +301,8 @@ class Engine:
         self._lent.clear()
         self._schedule.step()
         if self._updates is not None:
-            self._updates.tell(loss.detach())
+            self._updates.tell(value)
+        return both[1:]
 
     def trained(self) -> dict[str, Tensor]:
         """The weights, full-size, by state-dict name, without gradients."""

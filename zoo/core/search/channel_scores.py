@@ -27,6 +27,7 @@ __all__ = [
     "producers",
     "ranks_in_topology",
     "weight_gradient_products",
+    "zero_scores",
 ]
 
 COUPLED: tuple[Role, ...] = (*PRODUCERS, "in", "norm_weight")
@@ -50,7 +51,7 @@ def channel_rows(tensor: Tensor, member: Member) -> Tensor:
     Returns:
         Shape (size, entries).
     """
-    index = torch.as_tensor(member.index, device=tensor.device)
+    index = member.index_on(tensor.device)
     return tensor.movedim(member.dim, 0)[index.flatten()].reshape(len(index), -1)
 
 
@@ -208,6 +209,19 @@ def channel_order(problem: Problem, *, by_magnitude: bool) -> dict[str, np.ndarr
     if by_magnitude:
         return magnitude_scores(problem.model, problem.space)
     return {group.name: -np.arange(group.size, dtype=float) for group in problem.space.groups}
+
+
+def zero_scores(problem: Problem) -> dict[str, Tensor]:
+    """Zeros to add the scores of batches to, read once at the end: each read waits for the device.
+
+    Returns:
+        By group name, shape (size,), float64, on the parent's device.
+    """
+    device = problem.meter.device
+    return {
+        group.name: torch.zeros(group.size, dtype=torch.float64, device=device)
+        for group in problem.space.groups
+    }
 
 
 def weight_gradient_products(

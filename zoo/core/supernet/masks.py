@@ -38,16 +38,15 @@ def masked_inputs(
             f"group {inexact[0]!r} is inexact: masks cannot stand for slices; run subnets sliced"
         )
     kept = [space.table.kept_positions(config) for config in configs]
+    masks: dict[nn.Module, Tensor] = {}
+    for name in reading_weights(space):
+        module = skeleton.get_submodule(name.rpartition(".")[0])
+        mask = _part_mask(space, name, kept)
+        if not mask.all():
+            masks[module] = mask.repeat(1, _reading_groups(module, name))
     handles = []
     try:
-        for name in reading_weights(space):
-            module = skeleton.get_submodule(name.rpartition(".")[0])
-            mask = _part_mask(space, name, kept)
-            if mask.all():
-                continue
-            mask = mask.repeat(1, _reading_groups(module, name))
-            rows = mask.repeat_interleave(len(images) // len(configs), dim=0)
-            rows = rows.to(images.device, images.dtype)
+        for module, rows in zip(masks, _rows(list(masks.values()), images), strict=True):
             handles.append(module.register_forward_pre_hook(partial(_mask_input, rows)))
         yield
     finally:
@@ -90,6 +89,18 @@ def _part_mask(
         else:
             row[torch.from_numpy(found)] = True
     return mask
+
+
+def _rows(masks: Sequence[Tensor], images: Tensor) -> Sequence[Tensor]:
+    """Masks of shape (subnets, channels), for each image and as factors, shape (N, channels).
+
+    They are brought to the device together, since each copy costs the host as much.
+    """
+    if not masks:
+        return []
+    both = torch.cat(list(masks), 1).to(images.device, non_blocking=True).to(images.dtype)
+    rows = both.repeat_interleave(len(images) // len(both), dim=0)
+    return torch.split(rows, [mask.shape[1] for mask in masks], 1)
 
 
 def _mask_input(rows: Tensor, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

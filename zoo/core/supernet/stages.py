@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from zoo.core.channels.channel_group import PRODUCERS, ChannelGroup
@@ -189,12 +188,8 @@ class StageRunner:
         """
         if not 0 < index < len(self.stages):
             return features
-        table = self.supernet.space.table
-        _, axis = table.outputs[self.stages[index - 1].output]
-        kept = None if axis is None else table.kept_positions(config)[axis]
-        if kept is None:
-            return features
-        return features.index_select(1, torch.as_tensor(kept, device=features.device))
+        _, axis = self.supernet.space.table.outputs[self.stages[index - 1].output]
+        return features if axis is None else self.supernet.kept(config).select(features, 1, axis)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import Any
@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.channels.resize import Place, SizedAttributes, axis_sizes, resize_tensor
+from zoo.core.channels.resize import (
+    KeptPositions,
+    Place,
+    SizedAttributes,
+    axis_sizes,
+    resize_tensor,
+)
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.data.inputs import Inputs, call
 from zoo.core.supernet.masks import can_mask, masked_inputs, norms_by_part, reading_weights
@@ -48,8 +54,7 @@ class Supernet:
         self._statistics = _statistics(self._skeleton)
         self._modules = dict(self._skeleton.named_modules())
         self._attributes = SizedAttributes(self._skeleton, space.table)
-        # A pass asks for the positions of its configuration several times.
-        self._kept = lru_cache(maxsize=16)(space.table.kept_positions)
+        self._kept = self._remembered()
         self._mode: bool | None = None  # training or not; None if modules differ
 
     def __getstate__(self) -> dict[str, object]:
@@ -58,7 +63,16 @@ class Supernet:
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
         vars(self).update(state)
-        self._kept = lru_cache(maxsize=16)(self.space.table.kept_positions)
+        self._kept = self._remembered()
+
+    def _remembered(self) -> Callable[[SubnetConfig], KeptPositions]:
+        """The positions of a configuration, which a pass asks for several times."""
+        find = self.space.table.kept_positions
+        return lru_cache(maxsize=16)(lambda config: KeptPositions(find(config)))
+
+    def kept(self, config: SubnetConfig) -> KeptPositions:
+        """The kept positions of every axis."""
+        return self._kept(config)
 
     def sliced(
         self,
@@ -364,11 +378,28 @@ def _averaging_statistics(model: nn.Module) -> Iterator[None]:
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     model.eval()
+    handles = []
     for norm in norms:
         norm.train()
         norm.momentum = None
+        # None alone has each norm read from the device how often it ran.
+        handles.append(norm.register_forward_pre_hook(_Averaging()))
     try:
         yield
     finally:
+        for handle in handles:
+            handle.remove()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+class _Averaging:
+    """Before each run of a norm: the share of its batch in the mean over all, 1, 1/2, 1/3, ..."""
+
+    def __init__(self) -> None:
+        self._runs = 0
+
+    def __call__(self, norm: Any, _inputs: object) -> None:
+        if norm.num_batches_tracked is not None:
+            self._runs += 1
+            norm.momentum = 1.0 / self._runs

@@ -226,24 +226,29 @@ def explain_flat_features(features: Mapping[str, Any], way_out: str) -> str:
     return ""
 
 
-def check_errors(errors: Sequence[Tensor], paths: Sequence[str], teachers: Sequence[Any]) -> None:
-    """Raise if the error of a part of the network is not finite.
+def check_errors(errors: Sequence[Tensor], paths: Sequence[str], teachers: Sequence[Any]) -> Tensor:
+    """Read the errors of parts of a network, in one wait for the device, and check them.
 
     Args:
         errors: scalars, one for each part of the network.
         paths: of the modules whose outputs were compared.
         teachers: features that they were compared with, shape (N, C, H, W) or (N, C).
 
+    Returns:
+        The errors on the CPU, without a graph, shape (parts,).
+
     Raises:
-        Diverged: naming the part, and the teacher if its features hardly vary.
+        Diverged: if one is not finite; names the part, and the teacher if its features hardly vary.
     """
-    for error, path, teacher in zip(errors, paths, teachers, strict=True):
+    values = torch.stack(list(errors)).detach().cpu()
+    for error, path, teacher in zip(values, paths, teachers, strict=True):
         if not bool(error.isfinite()):
             still = explain_flat_features({path: teacher}, "set steps to 0 and error to 'raw'")
             raise Diverged(
                 f"the error of the block that ends at {path or 'the output'} is "
-                f"{float(error.detach())}; {still or 'lower lr'}"
+                f"{float(error)}; {still or 'lower lr'}"
             )
+    return values
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

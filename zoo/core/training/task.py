@@ -78,11 +78,13 @@ class Metric:
 
 def top1_of(pairs: Pairs) -> float:
     """Share of right answers: logits, shape (N, classes), and class indices, shape (N,)."""
-    correct = total = 0
+    # Counted on the device and read once at the end: each read waits for the device.
+    correct: Tensor | int = 0
+    total = 0
     for logits, labels in pairs:
-        correct += int(right_answers(logits, labels).sum())
+        correct = correct + right_answers(logits, labels).sum()
         total += len(labels)
-    return correct / total
+    return int(correct) / total
 
 
 TOP1 = Metric("top-1", top1_of)

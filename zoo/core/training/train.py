@@ -225,7 +225,7 @@ def train(
     model.to(memory_format=memory_format)
     loss.to(device)
     checkpoint = _checkpoint(checkpoints, model, batches, recipe, loss, meter, macs_per_image)
-    step = _Step(model, loss, recipe, updates_per_epoch=len(batches))
+    step = _Step(model, loss, recipe, watch, updates_per_epoch=len(batches))
     best = _best_epoch(step.returned, recipe, validation)
     read = LossReader(_phase(meter), recipe.epochs * len(batches), len(batches), watch)
     parts: Parts = {"step": step, "losses": read, "best": best, "meter": meter}
@@ -234,13 +234,10 @@ def train(
     try:
         course = Course(checkpoint, parts, device)
         for _ in course.epochs(recipe.epochs):
-            step.look_again()
             for images, labels in course.batches(batches):
                 images = moved(images, device, memory_format=memory_format)
                 value = step.take(images, moved(labels, device))
                 read.add(value, partial(loss.divergence_hint, images))
-                if watch.on_step is not None:
-                    step.look_again()
                 _charge(meter, count_images(images), macs_per_image, loss.macs_per_image)
             course.is_over = _end_epoch(read, best)
         if best is not None:
@@ -372,7 +369,13 @@ class _Step:
     """Optimizer, schedule and average of one training."""
 
     def __init__(
-        self, model: nn.Module, loss: TrainingLoss, recipe: Recipe, *, updates_per_epoch: int
+        self,
+        model: nn.Module,
+        loss: TrainingLoss,
+        recipe: Recipe,
+        watch: Watch,
+        *,
+        updates_per_epoch: int,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -381,6 +384,8 @@ class _Step:
         if recipe.cuda_graph:
             check_capture(device, loss.is_capturable, type(loss).__name__)
         self.done = 0
+        self.per_epoch = updates_per_epoch
+        self.is_watched = watch.on_step is not None
         trained = Trained(model, loss)
         self.optimizer = create_optimizer_v2(
             trained,
@@ -411,6 +416,8 @@ class _Step:
     def take(self, images: Inputs, labels: Any) -> Tensor:
         """One update; returns the loss, detached."""
         self.schedule.step_update(self.done)
+        if self.captured is not None and (self.is_watched or self.done % self.per_epoch == 0):
+            self.captured.look_again()  # callbacks may have changed the network
         value = self.run(images, labels)
         if self.recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self._parameters(), self.recipe.clip_grad)
@@ -419,11 +426,6 @@ class _Step:
         if self.average is not None:
             self.average.update(self.model, step=self.done)
         return mean_over_ranks(value)
-
-    def look_again(self) -> None:
-        """Say that somebody may have changed the network since the last step."""
-        if self.captured is not None:
-            self.captured.look_again()
 
     @property
     def returned(self) -> nn.Module:
