@@ -5,10 +5,10 @@ Paper: Guo, Wang, Li, Yan: DMCP: Differentiable Markov Channel Pruning for Neura
     notes of a third party on the method [notes], the code of Zx55/dmcp [official code] and that of
     open-mmlab/mmrazor [mmrazor]; not the article itself.
 
-Idea: Pruning is a Markov process: each state retains a channel, and transitions lead to the next
-    [paper]. A channel is kept with the product of all transition probabilities up to its own, and
-    its features are multiplied by that product [notes]; so the loss of the task and a loss of the
-    expected cost reach the transitions by gradients.
+Idea: Pruning is a Markov process: each state retains a channel, and transitions lead to the next.
+    So says [paper]. A channel is kept with the product of all transition probabilities up to its
+    own, and its features are multiplied by that product [notes]; so the loss of the task and a loss
+    of the expected cost reach the transitions by gradients.
 
 Steps:
     1. `list_widths`: list the candidate widths of every group; from each to the next is one
@@ -31,26 +31,32 @@ Deviations:
     - A gate multiplies what layers read, once on every way, so that with gates of 0 and 1 the pass
       is exactly that of the subnet; [official code] multiplies what norms put out, in a block of
       MobileNetV2 on both sides of the depthwise layer. Expected effect: small, since norms take
-      the scale before a depthwise layer away.
+      the scale before a depthwise layer away. In groups that are inexact, which are free only if
+      asked for, the pass is not exactly the subnet's.
     - The expected cost is exact also where a layer reads and makes the same group; [official code]
       multiplies expected widths. With a budget of latency, whose table is no polynomial, the cost
       is taken as linear around the expected widths. Expected effect: small.
     - Expected widths are those of chains whose alphas are moved by one common shift, the largest
-      that fits, then rounded to legal widths; [official code] rounds, and lets the cost differ. A
-      drawn network over the budget loses random steps; [official code] draws again. Expected
-      effect: none but that the budget holds.
+      that fits, then rounded to legal widths; [official code] rounds, and lets the cost differ.
+      Expected effect: none but that the budget holds.
+    - A drawn network over the budget loses random steps, and the search split decides among 50;
+      [official code] draws until five are within 1 % of the target, and trains each. Expected
+      effect: better widths where scores of the supernet rank well.
     - Other losses than cross-entropy: subnets learn the full network's outputs, as `autoslim`.
     - The network that comes out keeps the supernet's weights and is fine-tuned; [official code]
       trains it from scratch (a suite's `start` = "scratch").
 
 Unknowns:
-    - The article's own budget loss, groups of channels that share alpha, and settings. Defaults of
-      `warm_up`, `architecture_lr`, its fall to a fifth, `budget_weight` and `tolerance` are those
-      of [official code], where 40 epochs of ImageNet make many more updates than here.
-    - Random networks: by the Markov process in [paper]; in [official code] with a probability that
-      grows slowly after the warm-up, uniform before and otherwise, and a share of 0.37 of uniform
-      ones is left at the end of its run. [mmrazor] draws one of the two from the chains at once,
-      and updates alpha in one of 500 steps. Ours follows [official code].
+    - The article's own budget loss, groups of channels that share alpha, and settings. Ten
+      candidates of a group and the defaults of `warm_up`, `architecture_lr`, its fall to a fifth,
+      `budget_weight` and `tolerance` are those of [official code], where 40 epochs of ImageNet make
+      many more updates than here.
+    - Random networks: drawn by the Markov process in [paper]. In [official code] uniformly until
+      the warm-up ends, then from the chains with a probability that grows from 0; how far depends
+      on the number of GPUs, which it does not state: our `uniform_share` is what follows for eight.
+      [mmrazor] draws one of the two from the chains at once.
+    - How often alpha is updated: after each update of the weights in [official code] and here;
+      after one of 500 in the configurations of [mmrazor].
     - Batch statistics of the gated pass: those of the batch in [official code] and here; [mmrazor]
       uses running ones.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from baselines.dmcp import (
     DMCP,
@@ -24,6 +27,7 @@ from baselines.dmcp import (
     expected_widths,
     train_markov,
 )
+from tests.killed import Killing, was_killed
 from tests.latencies import fabricated
 from tests.problems import BATCH, problem
 from zoo.core.channels.config import SubnetConfig
@@ -35,7 +39,11 @@ from zoo.core.errors import Diverged
 from zoo.core.method.problem import Problem
 from zoo.core.one_shot.one_shot import RankedWidths, list_widths
 from zoo.core.search.expected_cost import ExpectedCost
+from zoo.core.search.width_grid import WidthGrid
 from zoo.core.supernet.gates import gated_weights
+from zoo.core.supernet.supernet import Supernet
+from zoo.core.supernet.trained_store import SupernetStore
+from zoo.core.training.checkpoint import Checkpoints
 
 EXACT = 1e-12  # relative, of sums of some hundred terms in float64
 HALF, QUARTER = 0.0, -math.log(3.0)  # whose sigmoids are 1/2 and 1/4
@@ -54,14 +62,15 @@ class Tiny(nn.Module):
         self.wide = nn.BatchNorm2d(5)
         self.reduce, self.gate = nn.Conv2d(5, 3, 1), nn.Conv2d(3, 5, 1)
         self.project = nn.Conv2d(5, 4, 1)
-        self.head = nn.Linear(4, 10)
+        self.head = nn.Linear(4 * 2 * 2, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         stream = torch.relu(self.norm(self.stem(images)))
         stream = stream + self.same(stream)
         inner = torch.relu(self.wide(self.deep(self.expand(stream))))
         gate = self.gate(torch.relu(self.reduce(inner.mean((2, 3), keepdim=True)))).sigmoid()
-        return self.head((stream + self.project(inner * gate)).mean((2, 3)))
+        stream = stream + self.project(inner * gate)
+        return self.head(F.adaptive_avg_pool2d(stream, 2).flatten(1))
 
 
 @cache
@@ -217,31 +226,29 @@ def test_the_loss_of_the_budget_is_the_logarithm_of_the_distance(
 # The gated network
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [*NETWORKS, "tiny"])
 def test_gates_of_0_and_1_make_the_subnet_itself(network: str) -> None:
-    trial = Trial(DMCP, network)
-    model = trial.run().problem.model.double()
-    task = replace(trial.first.problem, model=model)
-    task.__dict__.pop("supernet", None)
-    supernet, rng = task.supernet, np.random.default_rng(0)
-    widths = {g.name: int(rng.integers(1, g.size + 1)) for g in task.space.groups}
-    keep = {n: tuple(sorted(rng.permutation(g.size)[: widths[n]].tolist()))
-            for g in task.space.groups for n in [g.name]}  # fmt: skip
-    config = SubnetConfig(keep)
-    gates = {}
-    for group in task.space.groups:
+    if network == "tiny":
+        model, space = tiny_parent()
+    else:
+        trial = Trial(DMCP, network)
+        model, space = copy.deepcopy(trial.first.problem.model).double(), trial.space
+    supernet, rng, keep, gates = Supernet(model, space), np.random.default_rng(0), {}, {}
+    for group in space.groups:
+        kept = rng.permutation(group.size)[: rng.integers(1, group.size + 1)]
+        keep[group.name] = tuple(sorted(kept.tolist()))
         gates[group.name] = torch.zeros(group.size, dtype=torch.float64)
-        gates[group.name][list(config.indices(group))] = 1.0
-    images = torch.from_numpy(rng.random((6, 3, 32, 32)))
-    full = SubnetConfig.full()
+        gates[group.name][kept] = 1.0
+    config, full = SubnetConfig(keep), SubnetConfig.full()
+    images = torch.from_numpy(rng.random((6, *space.input_size)))
     with torch.no_grad():
         for training in (True, False):
-            values = gated_weights(task.space, supernet.sliced(full), gates)
+            values = gated_weights(space, supernet.sliced(full), gates)
             found = supernet.answer(images, full, values, training=training).outputs
             alone = supernet.sliced(config)
             wanted = supernet.answer(images, config, alone, training=training).outputs
             torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
-        plain = supernet.answer(images, full, supernet.sliced(full), training=True).outputs
+        plain = supernet.answer(images, full, supernet.sliced(full), training=False).outputs
         assert float((plain - wanted).abs().max()) > 1e-3
 
 
@@ -404,9 +411,90 @@ def settings_spent(settings: DMCP) -> set[str]:
     return {phase for phase, spent in task.meter.spent.items() if spent.images}
 
 
-def test_chains_of_two_budgets_are_not_the_same() -> None:
-    found = [trained(DMCP.tiny(), problem(keep_ratio=ratio))[2] for ratio in (0.3, 0.7)]
-    assert not torch.equal(*found)
+def test_the_network_of_the_highest_score_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, seen = problem(), []
+    group = task.space.groups[0]
+
+    def score(self: DMCP, widths: RankedWidths, config: SubnetConfig, weights: object) -> float:
+        seen.append(len(config.indices(group)))
+        return float(seen[-1])
+
+    monkeypatch.setattr(DMCP, "accuracy", score)
+    config = replace(DMCP.tiny(), sampling="direct", evaluations=20).search(task).config
+    assert len(set(seen)) > 1 and len(config.indices(group)) >= max(seen) > seen[0]
+
+
+def test_random_networks_are_uniform_in_the_warm_up_and_come_from_the_chains_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, drawn = problem(keep_ratio=0.05), []
+
+    def spied(grid: WidthGrid, between: np.ndarray) -> np.ndarray:
+        drawn.append((between / np.maximum(grid.full, 1)).mean())
+        return grid.full[None]
+
+    monkeypatch.setattr("baselines.dmcp.sandwich_states", spied)
+    settings = replace(DMCP.tiny(), steps=6, ratios=8, random_subnets=500, architecture_lr=1e-9)
+    row = trained(replace(settings, uniform_share=0.0), task)[3]
+    widths = list_widths(task, settings)
+    means = np.array(row["expected_widths"])
+    lasts = np.array([each[-1] for each in widths.grid.widths])
+    firsts = np.array([each[0] for each in widths.grid.widths])
+    of_chains = ((means - firsts) / (lasts - firsts)).mean()
+    assert of_chains < 0.2
+    assert drawn[:4] == pytest.approx([0.5] * 4, abs=0.02)  # of 500 networks of ten groups
+    assert drawn[4:] == pytest.approx([of_chains] * 2, abs=0.05)
+    drawn.clear()
+    trained(replace(settings, uniform_share=0.25), problem(keep_ratio=0.05))
+    shares = [(each - of_chains) / (0.5 - of_chains) for each in drawn[3:]]
+    assert shares == pytest.approx([1.0, 0.25 ** (1 / 3), 0.25 ** (2 / 3)], abs=0.1)
+
+
+def test_one_update_is_a_step_of_nesterov_and_the_rate_falls_to_a_fifth() -> None:
+    start = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    architecture = Architecture(start.clone(), 0.5, 8)
+    for step in range(8):
+        architecture.update((architecture.logits * torch.tensor([[3.0, 0.0]])).sum())
+        if step == 0:
+            by_hand = start - 0.5 * torch.tensor([[3.0 + 0.9 * 3.0, 0.0]])
+            torch.testing.assert_close(architecture.logits.detach(), by_hand)
+    (group,) = architecture.state_dict()["optimizer"]["param_groups"]
+    assert group["lr"] == pytest.approx(0.1)
+
+
+def test_the_golden_answer_is_learnt_and_not_where_the_chains_start() -> None:
+    for steps, wanted in ((0, [4, 4]), (120, [6, 2])):
+        golden = DMCP.golden()
+        pruner = replace(DMCP.tiny(), **{**golden.settings, "steps": steps})  # type: ignore[arg-type]
+        widths = pruner.search(golden.problem).config.widths(golden.problem.space)
+        assert sorted(widths.tolist(), reverse=True) == wanted
+
+
+def test_a_supernet_serves_one_budget(tmp_path: Path) -> None:
+    found = []
+    for keep_ratio in (0.3, 0.7):
+        task = problem(keep_ratio=keep_ratio)
+        task.store = SupernetStore(tmp_path, "origin")
+        DMCP.tiny().search(task)
+        (row,) = [row for row in task.trace_rows if row["step"] == "train_markov"]
+        found.append(row["expected_costs"])
+        assert task.meter.spent["supernet"].macs_backward
+    assert found[0] != found[1] and not [*tmp_path.iterdir()]
+
+
+def test_a_checkpoint_of_another_budget_is_not_gone_on_with(tmp_path: Path) -> None:
+    def asked(keep_ratio: float, at: int | None = None, folder: Path | None = tmp_path) -> Problem:
+        task = problem(keep_ratio=keep_ratio)
+        if folder is not None:
+            task.checkpoints = Checkpoints(folder, "origin", seconds=0)
+        if at is not None:
+            task.data.training._source = Killing(task.data.training._source, at)
+        return task
+
+    assert was_killed(lambda: DMCP.tiny().search(asked(0.3, 3)))
+    again, undisturbed = asked(0.7), asked(0.7, folder=None)
+    assert DMCP.tiny().search(again).config == DMCP.tiny().search(undisturbed).config
+    assert again.trace_rows == undisturbed.trace_rows
 
 
 def test_a_loss_that_is_no_number_ends_the_search() -> None:
