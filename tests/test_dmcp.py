@@ -36,6 +36,7 @@ from zoo.core.contract.trial import NETWORKS, Trial
 from zoo.core.cost.budget import Budget
 from zoo.core.cost.cost_model import CostModel, Metric
 from zoo.core.errors import Diverged
+from zoo.core.method.planted import planted_problem
 from zoo.core.method.problem import Problem
 from zoo.core.one_shot.one_shot import RankedWidths, list_widths
 from zoo.core.search.expected_cost import ExpectedCost
@@ -347,6 +348,9 @@ def test_every_pass_is_charged() -> None:
     assert row["pairs"] == 4 * BATCH * 2 + 2 * BATCH and spent.images == 4 * BATCH
     told = settings.effort(task)["supernet"]
     assert told == pytest.approx(spent.macs, rel=0.01)
+    middle = task.cost.macs_of_widths(((task.narrowest + task.widest) // 2)[None])
+    more = replace(settings, random_subnets=2).effort(task)["supernet"] - told
+    assert more == 3 * 4 * BATCH * 2 * int(middle[0])
 
 
 def test_the_expected_cost_goes_to_the_target_from_both_sides() -> None:
@@ -370,14 +374,14 @@ def test_expected_widths_fit_whatever_the_chains_expect() -> None:
         logits = drawn_logits(chains)
         found = expected_widths(task, chains, logits + shift)
         assert task.cost_of(found[None])[0] <= task.budget.limit
-        # The shift is the largest that fits: those beyond it cost more.
-        beyond = [
-            np.rint(chains.moments(chains.marginals(logits + more)).numpy()).astype(int)
-            for more in np.linspace(-15, 15, 3001)
-        ]
-        costs = task.cost_of(np.clip(beyond, 1, task.space.sizes))
+        # They are expected under some common shift, which is the largest that fits.
+        shifts = np.linspace(-20, 20, 2001)
+        means = [chains.moments(chains.marginals(logits + shift + each)) for each in shifts]
+        rounded = np.stack([np.rint(each.numpy()) for each in means]).astype(np.int64)
+        assert (rounded == found).all(1).any()
+        costs = task.cost_of(rounded)
         best = costs[costs <= task.budget.limit].max(initial=0)
-        assert task.cost_of(found[None])[0] >= best
+        assert task.cost_of(found[None])[0] == max(best, task.smallest_cost())
 
 
 def test_a_group_whose_chain_goes_on_is_wider() -> None:
@@ -468,6 +472,16 @@ def test_the_golden_answer_is_learnt_and_not_where_the_chains_start() -> None:
         pruner = replace(DMCP.tiny(), **{**golden.settings, "steps": steps})  # type: ignore[arg-type]
         widths = pruner.search(golden.problem).config.widths(golden.problem.space)
         assert sorted(widths.tolist(), reverse=True) == wanted
+
+
+def test_the_budget_holds_back_what_the_task_would_widen() -> None:
+    found = {}
+    for weight in (0.0, 0.1):
+        task = planted_problem(live_a=range(8), live_b=(), keep_ratio=0.5)
+        settings = replace(DMCP.tiny(), steps=60, ratios=8, warm_up=0.0, budget_weight=weight)
+        row = trained(settings, task)[3]
+        found[weight] = np.mean(row["expected_costs"][-10:]) / task.budget.limit
+    assert found[0.0] > 1.2 and 0.95 < found[0.1] < 1.05
 
 
 def test_a_supernet_serves_one_budget(tmp_path: Path) -> None:
