@@ -321,7 +321,8 @@ class Gating:
     def __init__(self, widths: RankedWidths) -> None:
         self._space = widths.problem.space
         self._device = widths.problem.meter.device
-        # Of every channel of every group: how many transitions lead to it.
+        # Of every channel of every group: how many transitions lead to it; one more than there are
+        # for those that bounds exclude.
         self._transitions = [
             torch.from_numpy(_transitions(widths.order[group.name], candidates))
             for group, candidates in zip(self._space.groups, widths.grid.widths, strict=True)
@@ -329,7 +330,7 @@ class Gating:
 
     def __call__(self, weights: Mapping[str, Tensor], marginals: Tensor) -> dict[str, Tensor]:
         """All weights, gated where they read, for marginals of shape (G, K - 1)."""
-        kept = F.pad(marginals, (1, 0), value=1.0)
+        kept = F.pad(F.pad(marginals, (1, 0), value=1.0), (0, 1))
         gates = {
             group.name: row[at].to(self._device)
             for group, row, at in zip(self._space.groups, kept, self._transitions, strict=True)
@@ -341,8 +342,8 @@ def _transitions(scores: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """Transitions before each channel is kept, shape (size,), for candidate widths ascending."""
     ranks = np.empty(len(scores), dtype=np.int64)
     ranks[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
-    # Channels beyond the widest candidate, which bounds exclude, go with its last transition.
-    return np.minimum(np.searchsorted(candidates, ranks, side="right"), len(candidates) - 1)
+    found: np.ndarray = np.searchsorted(candidates, ranks, side="right")
+    return found
 
 
 def architecture_loss(
@@ -387,13 +388,14 @@ class Architecture:
         """One step down the gradient of a scalar.
 
         Raises:
-            Diverged: if loss or gradient is not finite.
+            Diverged: if the gradient is not finite.
         """
         (self.logits.grad,) = gradients(loss, [self.logits], zeros=True)
-        if not bool(loss.isfinite() & self.logits.grad.isfinite().all()):
+        if not bool(self.logits.grad.isfinite().all()):
             raise Diverged(
-                f"the loss of the gated network is {float(loss.detach())}; lower lr or, where "
-                "channels of the parent are dead, start the supernet from scratch"
+                f"the loss of the gated network is {float(loss.detach())}, its gradient is not "
+                "finite; lower lr or, where channels of the parent are dead, start the supernet "
+                "from scratch"
             )
         self._optimizer.step()
         self._schedule.step()

@@ -30,7 +30,7 @@ from baselines.dmcp import (
 from tests.killed import Killing, was_killed
 from tests.latencies import fabricated
 from tests.problems import BATCH, problem
-from zoo.core.channels.config import SubnetConfig
+from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.contract.trial import NETWORKS, Trial
 from zoo.core.cost.budget import Budget
@@ -301,6 +301,17 @@ def test_gates_follow_the_order_in_which_channels_lead() -> None:
     changed = {name for name, weight in gated.items() if not torch.equal(weight, weights[name])}
     read = {"same", "expand", "reduce", "gate", "project", "head"}
     assert changed == {f"{layer}.weight" for layer in read}
+
+
+def test_channels_that_bounds_exclude_are_closed() -> None:
+    task = replace(tiny_problem(), rules=WidthRules(ratios={"*": (0.0, 0.6)}))
+    widths, chains = all_of(task)
+    marginals = chains.marginals(torch.full(chains.exists.shape, 3.0, dtype=torch.float64))
+    weights = {name: torch.ones_like(p) for name, p in task.model.named_parameters()}
+    gates = Gating(widths)(weights, marginals)["project.weight"][0, :, 0, 0]
+    order = np.argsort(-widths.order["expand"], kind="stable")
+    likely = torch.tensor(3.0).double().sigmoid().item()
+    assert gates[order].tolist() == pytest.approx([1.0, likely, likely**2, 0.0, 0.0])
 
 
 # Training and the decision
