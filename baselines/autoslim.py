@@ -42,8 +42,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Self
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -52,13 +50,9 @@ from zoo.core.method.effort import share_of_budget
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
-from zoo.core.one_shot.effort import (
-    enough_steps,
-    middle_macs,
-    search_effort,
-    training_effort,
-)
+from zoo.core.one_shot.effort import enough_steps, search_effort, training_effort
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
+from zoo.core.one_shot.sandwich import sandwich_losses, sandwich_macs, sandwich_states
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import WidthGrid, independent_states
 from zoo.core.search.widths_in_budget import fill_closely
@@ -66,8 +60,6 @@ from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.checkpoint import Stateful
 from zoo.core.training.course import GeneratorState
-from zoo.core.training.distill import output_error
-from zoo.core.training.task import Answer
 
 __all__ = ["AutoSlim", "slim", "train_sandwich"]
 
@@ -122,8 +114,7 @@ class AutoSlim(OneShot):
 
     def update_macs(self, problem: Problem) -> int:
         """The full, the smallest and the random networks on each image."""
-        least, middle = middle_macs(problem)
-        return problem.cost.full_macs + least + self.random_subnets * middle
+        return sandwich_macs(problem, self.random_subnets)
 
     def candidates(self, problem: Problem) -> int:
         """The full network, and in each step the groups that are scored again."""
@@ -197,23 +188,11 @@ def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
     seen = SeenSubnets(len(grid.sizes))
     parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen}
     for images, labels in engine.updates(settings.training_settings, parts):
-        middle = independent_states(grid, settings.random_subnets, rng)
-        states = np.concatenate([grid.full[None], np.zeros_like(grid.full)[None], middle])
-        wide = engine.answer(images, widths.config(states[0]))
-        losses = [problem.task.loss_of(wide.outputs, labels)]
-        for state in states[1:]:
-            losses.append(_imitation(problem, engine.answer(images, widths.config(state)), wide))
-        terms = torch.stack(losses)
-        seen.add(states, engine.update(terms.sum(), terms))
+        states = sandwich_states(grid, independent_states(grid, settings.random_subnets, rng))
+        losses = sandwich_losses(engine, images, labels, [widths.config(each) for each in states])
+        seen.add(states, engine.update(losses.sum(), losses))
     problem.trace("train_sandwich", pairs=engine.pairs, losses=seen.means())
     return Trained(engine.trained(), seen.records)
-
-
-def _imitation(problem: Problem, narrow: Answer, wide: Answer) -> Tensor:
-    """What a subnet learns from the full network, a scalar; no gradient reaches the latter."""
-    if problem.task.is_classification:
-        return F.cross_entropy(narrow.outputs, wide.outputs.detach().softmax(1))
-    return output_error(narrow.compared, wide.compared)
 
 
 def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim) -> np.ndarray:

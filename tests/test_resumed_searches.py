@@ -27,6 +27,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "stagewise": [{}, {"supervision": "labels"}],
     "bn_scale": [{}],
     "depgraph": [{}],
+    "dmcp": [{}],
 }
 CASES = [(name, given) for name, all_given in SETTINGS.items() for given in all_given]
 

@@ -32,7 +32,7 @@ def supernet_files(cells: Sequence[Cell], cache: Path) -> dict[str, Path]:
         if cell.method == PARENT or cell.method in PROXIES or cell.member is not None:
             continue
         pruner = create_pruner(cell.method, **cell.settings)
-        if isinstance(pruner, OneShot):
+        if isinstance(pruner, OneShot) and pruner.serves_every_budget:
             store = SupernetStore(cache / "supernets", cell.supernet_key)
             found[cell.key] = store.path(pruner.training_settings)
     return found

@@ -418,6 +418,7 @@ class ReturnsLoss(Pooled):
         ("bnp", {}, "BNP compares: set kd=0"),
         ("stagewise", {}, "Stagewise compares: take another method"),
         ("autoslim", {}, "AutoSlim compares: take another method"),
+        ("dmcp", {}, "DMCP compares: take another method"),
         ("l1_norm", {"distill": 1.0}, "distill=1.0 compares: leave it out"),
         ("knapsack", {"settings": {"gamma": 0.0}}, ""),
         ("bnp", {"settings": {"kd": 0.0, "steps": 2, "chain_steps": 100}}, ""),

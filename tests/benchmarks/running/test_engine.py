@@ -143,6 +143,10 @@ def test_cells_that_share_a_supernet_begin_once_it_is_there(
     assert {cells[1].label, cells[2].label} <= beside[2] | beside[3]
 
 
+def test_cells_of_a_method_that_trains_for_each_budget_wait_for_none(tmp_path: Path) -> None:
+    assert not supernet_files([cell("dmcp", budget) for budget in (0.3, 0.5)], Job(tmp_path).cache)
+
+
 def test_a_latency_table_is_measured_before_the_cells_that_need_it(
     tmp_path: Path, made: Findings
 ) -> None:

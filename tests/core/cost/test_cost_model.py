@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import timm
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.budget import Budget
-from zoo.core.cost.cost_model import CostModel, _sum_of_products
+from zoo.core.cost.cost_model import CostModel, _expanded, _sum_of_products
 from zoo.core.networks.rebuild import rebuild
 
 SIZE = (3, 32, 32)
@@ -164,3 +166,18 @@ def test_a_sum_without_products_is_zero() -> None:
     none = np.zeros((0, 3), dtype=np.int64)
     count = _sum_of_products(none, np.zeros(0, dtype=np.int64), [])
     assert count(np.ones((4, 3), dtype=np.int64)).tolist() == [0, 0, 0, 0]
+
+
+def test_products_multiplied_out_are_the_same_sum() -> None:
+    rng = np.random.default_rng(0)
+    slopes, fixed = rng.integers(0, 3, (6, 4)), rng.integers(0, 4, 6)
+    orders = (0, 1, 2, 2, 3, 3)
+    products = [(int(rng.integers(1, 9)), tuple(rng.integers(0, 6, n).tolist())) for n in orders]
+    widths = rng.integers(1, 20, (50, 4))
+    monomials = _expanded(slopes, fixed, products)
+    assert max(map(len, monomials)) == 3 and all(key == tuple(sorted(key)) for key in monomials)
+    found = [
+        sum(value * math.prod(int(row[group]) for group in key) for key, value in monomials.items())
+        for row in widths
+    ]
+    assert found == _sum_of_products(slopes, fixed, products)(widths).tolist()

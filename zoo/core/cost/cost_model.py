@@ -9,8 +9,10 @@ biases, and products of two activations are not. Latency is predicted from a mea
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +57,7 @@ class CostModel:
         layers = [(factor, axes) for _, factor, axes in table.products]
         self._macs = _sum_of_products(slopes, fixed, layers)
         self._params = _sum_of_products(slopes, fixed, _parameter_products(space))
+        self._dimensions = slopes, fixed
         self.full_macs = self.macs(SubnetConfig.full())
         self.full_params = self.params(SubnetConfig.full())
         if max(self.full_macs, self.full_params) >= _EXACT:
@@ -89,6 +92,23 @@ class CostModel:
             ValueError: if there is no latency table.
         """
         return self.latency.ns_of_widths(self.checked(widths))
+
+    def monomials(self, metric: Literal["macs", "params"]) -> dict[tuple[int, ...], int]:
+        """Return a cost as a polynomial in the widths, exactly.
+
+        Args:
+            metric: which cost.
+
+        Returns:
+            Coefficients by the groups that are multiplied, ascending, each once for every power:
+            ``(0, 2, 2)`` stands for the width of group 0 times that of group 2 squared, ``()`` for
+            what no width changes.
+        """
+        if metric == "macs":
+            products = [(factor, axes) for _, factor, axes in self.space.table.products]
+        else:
+            products = _parameter_products(self.space)
+        return _expanded(*self._dimensions, products)
 
     @property
     def latency(self) -> LatencyTable:
@@ -148,6 +168,25 @@ def _sum_of_products(
     # Without negative terms no partial sum of the quadratic form is above the sum of all.
     is_quadratic = order == 2 and slopes.min(initial=0) >= 0 and fixed.min(initial=0) >= 0
     return _Quadratic(factors, sides) if is_quadratic else _Products(factors, sides)
+
+
+def _expanded(
+    slopes: np.ndarray, fixed: np.ndarray, products: Iterable[tuple[int, tuple[int, ...]]]
+) -> dict[tuple[int, ...], int]:
+    """The summed products of `_sum_of_products`, multiplied out."""
+    total: Counter[tuple[int, ...]] = Counter()
+    for factor, axes in products:
+        terms: Counter[tuple[int, ...]] = Counter({(): factor})
+        for axis in axes:
+            moving: list[int] = np.flatnonzero(slopes[axis]).tolist()
+            parts: list[tuple[tuple[int, ...], int]] = [((), int(fixed[axis]))]
+            parts += [((group,), int(slopes[axis, group])) for group in moving]
+            grown: Counter[tuple[int, ...]] = Counter()
+            for (key, value), (group, slope) in itertools.product(terms.items(), parts):
+                grown[tuple(sorted(key + group))] += value * slope
+            terms = grown
+        total.update(terms)
+    return {key: value for key, value in total.items() if value}
 
 
 # By place in the products: slopes, int64, shape (products, G), and what is fixed, (products,).

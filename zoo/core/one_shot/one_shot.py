@@ -103,6 +103,9 @@ class OneShot(Pruner):
     search_fields: ClassVar[frozenset[str]] = frozenset()
     """Settings that do not affect the training; variants that differ in these share a supernet."""
 
+    serves_every_budget: ClassVar[bool] = True
+    """Whether one training serves every budget; if not, each search trains its own supernet."""
+
     steps: Annotated[int, Field(ge=0)] = 1000
     lr: Annotated[float, Field(gt=0)] = 0.02
     start: Start = "parent"
@@ -177,8 +180,11 @@ class OneShot(Pruner):
 
     def train(self, widths: RankedWidths) -> Trained:
         """The trained supernet, once for all budgets: from the problem's store if it is there."""
-        settings = self.training_settings
-        return train_once(widths.problem, settings, lambda: self.train_anew(widths))
+        problem = widths.problem
+        if not self.serves_every_budget:
+            with problem.meter.phase("supernet"):
+                return self.train_anew(widths)
+        return train_once(problem, self.training_settings, lambda: self.train_anew(widths))
 
     @abstractmethod
     def train_anew(self, widths: RankedWidths) -> Trained:
