@@ -121,7 +121,12 @@ def splits_of(data: Data, seed: int, places: Places) -> Splits:
     """
     sizes = data.model_dump(exclude={"name", "digest"})
     splits = load_splits(
-        data.name, path=places.data, seed=seed, download=places.is_download_allowed, **sizes
+        data.name,
+        path=places.data,
+        seed=seed,
+        download=places.is_download_allowed,
+        cache=places.cache / "decoded",
+        **sizes,
     )
     return replace(splits, loaders=places.loaders)
 

@@ -1,10 +1,12 @@
-"""`zoo prune --loaders N`: more processes read images, and nothing else changes."""
+"""`zoo prune` on files: more processes may read them, and decisions and tests decode them once."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +14,8 @@ from PIL import Image
 from benchmarks import cli
 from benchmarks.records.files import load_record
 from benchmarks.records.record import Record
-from zoo.core.data import batches
+from benchmarks.running.parent import splits_of
+from zoo.core.data import batches, image_files
 from zoo.core.networks.save import load_pruned
 
 # timm's dataset leaves each file for the garbage collector to close.
@@ -37,6 +40,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def prune(patch: pytest.MonkeyPatch, photographs: Path, *options: str) -> None:
+    """Run the command in this process."""
+    command = ["prune", "test_resnet", "--dataset", "imagefolder", "--data", str(photographs)]
+    sizes = ["--image-size", "32", "--batch-size", "8", "--epochs", "1", "--parent-epochs", "1"]
+    patch.setattr(sys, "argv", ["zoo", *command, *sizes, *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+
+
 def pruned(
     loaders: int, photographs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Record, dict[str, torch.Tensor], set[int]]:
@@ -52,12 +65,7 @@ def pruned(
     with monkeypatch.context() as patch:
         patch.setattr(batches, "DataLoader", Noting)
         patch.chdir(folder)
-        command = ["prune", "test_resnet", "--dataset", "imagefolder", "--data", str(photographs)]
-        sizes = ["--image-size", "32", "--batch-size", "8", "--epochs", "1", "--parent-epochs", "1"]
-        patch.setattr(sys, "argv", ["zoo", *command, *sizes, "--loaders", str(loaders)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    assert not ended.value.code
+        prune(patch, photographs, "--loaders", str(loaders))
     (path,) = (folder / "pruned").glob("*-uniform-*.json")
     return load_record(path), load_pruned(folder / "pruned").state_dict(), readers
 
@@ -72,3 +80,32 @@ def test_prune_answers_the_same_for_any_number_of_loaders(
     assert helped.top1 == alone.top1 and helped.cell.key == alone.cell.key
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_second_run_decodes_no_test_image(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count: Counter[str] = Counter()
+    real = PIL.Image.open
+
+    def counting(file: Any, *arguments: Any, **named: Any) -> Any:
+        count[getattr(file, "name", "header")] += 1
+        return real(file, *arguments, **named)
+
+    monkeypatch.setattr(PIL.Image, "open", counting)
+    monkeypatch.setattr(image_files, "MOST_IN_MEMORY", 0)
+    monkeypatch.chdir(tmp_path)
+    records = []
+    tests = {str(path) for path in photographs.glob("val/*/*")}
+    for out, decoded in (("one", tests), ("two", set())):
+        splits_of.cache_clear()
+        count.clear()
+        prune(monkeypatch, photographs, "--loaders", "0", "--out", out)
+        # Of four networks, the parent among them, and all with the same images.
+        assert {path: times for path, times in count.items() if path in tests} == dict.fromkeys(
+            decoded, 1
+        )
+        (path,) = (tmp_path / out).glob("*-uniform-*.json")
+        records.append(load_record(path))
+    assert records[0].top1 == records[1].top1
+    assert len(list((tmp_path / "results/.cache/parents/decoded").iterdir())) == 1
