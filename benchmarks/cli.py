@@ -198,7 +198,7 @@ def run(
     show_unread(console, plan.unread)
     tell_weights(check_cells(plan.missing, None if dry_run else job), console)
     console.print(f"{suite}: {plan.summary}")
-    job = job.on(chosen, device, loaders)
+    job = job.on(chosen, loaders)
     if dry_run:
         show_forecast(console, plan.missing, job)
         return
@@ -277,6 +277,7 @@ def prune(
     results: Results = Path("results"),
     device: Device = "cpu",
     track: Track = None,
+    loaders: Loaders = None,
 ) -> None:
     """Prune one network with one method to one budget and save the smaller network.
 
@@ -310,6 +311,7 @@ def prune(
         distill=distill,
         rules=rules,
         weights=weights,
+        loaders=loaders,
     )
     console = Console(emoji=False)
     prune_one(request, out=out, results=results, data=data, console=console, track=track)

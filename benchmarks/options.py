@@ -223,7 +223,7 @@ Loaders = Annotated[
         min=0,
         max=1024,
         help="Processes that read images of files for each cell; the images are the same for any "
-        "number. Default: on a GPU the cores that each cell has to itself, less one; else 0.",
+        "number. Default: the cores that each cell has to itself, less one.",
     ),
 ]
 PerGpu = Annotated[int, typer.Option(min=1, max=100, help="Cells that share a GPU.")]

@@ -84,6 +84,10 @@ class Machines(Protocol):
         """How many tasks go beside each other by default."""
 
     @property
+    def cores(self) -> int:
+        """CPU cores that all tasks share."""
+
+    @property
     def alone(self) -> int:
         """How many tasks may go beside each other where each is to be alone on a machine."""
 
@@ -165,6 +169,11 @@ class LocalMachine:
             return self.workers
         if self.gpus:
             return len(self.gpus) * self.per_gpu
+        return self.cores
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that this process may run on."""
         has_affinity = hasattr(os, "sched_getaffinity")
         return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 

@@ -72,10 +72,11 @@ def _quantized(
     assert findings.network is not None
     splits = splits_of(cell.data, cell.seed, places)
     batch_size = cell.finetune.batch_size
-    search = Batches(splits.search, batch_size, seed=cell.seed, shuffle=True)
+    readers = splits.loaders
+    search = Batches(splits.search, batch_size, seed=cell.seed, shuffle=True, workers=readers)
     paths = [out / "network.onnx", out / "network.int8.onnx"]
     exported = export_int8(findings.network, _first_images(search), paths[1], float_path=paths[0])
-    test = Batches(splits.test, batch_size, seed=cell.seed)
+    test = Batches(splits.test, batch_size, seed=cell.seed, workers=readers)
     top1, same = _answers(paths, test)
     found = Quantized(
         calibration_images=exported.calibration.images,

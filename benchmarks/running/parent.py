@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from benchmarks.records.cell import Cell, Data, Schedule
 from benchmarks.records.record import PhaseCost
@@ -19,7 +20,7 @@ from benchmarks.running.network import seeded, untrained
 from benchmarks.running.weights import WeightFiles, start_from_weights
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
-from zoo.core.data.batches import Batches
+from zoo.core.data.batches import Batches, Sample
 from zoo.core.data.datasets import Splits, load_splits
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.meter import Meter
@@ -33,6 +34,7 @@ from zoo.core.training.train import Recipe, evaluate, train
 __all__ = [
     "Parent",
     "Places",
+    "fixed_batches",
     "laid_out",
     "look_ahead",
     "parent_for",
@@ -119,7 +121,12 @@ def splits_of(data: Data, seed: int, places: Places) -> Splits:
     """
     sizes = data.model_dump(exclude={"name", "digest"})
     splits = load_splits(
-        data.name, path=places.data, seed=seed, download=places.is_download_allowed, **sizes
+        data.name,
+        path=places.data,
+        seed=seed,
+        download=places.is_download_allowed,
+        cache=places.cache / "decoded",
+        **sizes,
     )
     return replace(splits, loaders=places.loaders)
 
@@ -171,7 +178,7 @@ def search_top1(cell: Cell, splits: Splits, meter: Meter, macs: int) -> Validati
         meter: charged for images and passes.
         macs: multiply-adds of the network that is trained, for one image.
     """
-    batches = Batches(splits.search, cell.finetune.batch_size, seed=cell.seed, device=cell.device)
+    batches = fixed_batches(cell, splits, splits.search)
     metered = MeteredBatches(batches, meter, macs_per_image=macs)
     return Validation(lambda network: evaluate(network, metered))
 
@@ -216,6 +223,23 @@ def train_batches(cell: Cell, schedule: Schedule, splits: Splits) -> Batches:
         seed=cell.seed,
         shuffle=True,
         drop_last=True,
+        device=cell.device,
+        workers=splits.loaders,
+    )
+
+
+def fixed_batches(cell: Cell, splits: Splits, dataset: Dataset[Sample]) -> Batches:
+    """Return all images of a split in its own order.
+
+    Args:
+        cell: says seed, device and the size of a batch.
+        splits: of the data.
+        dataset: one of them.
+    """
+    return Batches(
+        dataset,
+        cell.finetune.batch_size,
+        seed=cell.seed,
         device=cell.device,
         workers=splits.loaders,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -114,18 +113,16 @@ class Job:
         """
         return replace(self, methods=method_files(names))
 
-    def on(self, machines: Machines, device: str, loaders: int | None = None) -> Job:
+    def on(self, machines: Machines, loaders: int | None = None) -> Job:
         """The same for what it runs on.
 
         Args:
-            machines: how many tasks go beside each other.
-            device: a torch device.
-            loaders: of each task; if None, on a GPU one less than it has cores, else none.
+            machines: how many tasks go beside each other, and on how many cores.
+            loaders: of each task; if None, one less than it has cores to itself.
         """
         workers, per_gpu = machines.slots, machines.per_gpu
         if loaders is None:
-            cores = (os.cpu_count() or 1) // workers
-            loaders = 0 if device == "cpu" else max(0, cores - 1)
+            loaders = max(0, machines.cores // workers - 1)
         return replace(self, workers=workers, per_gpu=per_gpu, loaders=loaders)
 
     @property

@@ -26,7 +26,6 @@ from typing import Any, Literal, cast
 
 from pydantic import JsonValue, ValidationError
 from torch import nn
-from torch.utils.data import Dataset
 
 from benchmarks.measuring.environment import capture
 from benchmarks.measuring.measure import Runtimes, measure_pair
@@ -52,6 +51,7 @@ from benchmarks.running.methods import asked_method
 from benchmarks.running.network import untrained
 from benchmarks.running.parent import (
     Places,
+    fixed_batches,
     laid_out,
     look_ahead,
     parent_for,
@@ -63,7 +63,6 @@ from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.budget import Budget
 from zoo.core.data.batches import Batches
-from zoo.core.data.batches import Sample as LabelledImage
 from zoo.core.data.datasets import Splits
 from zoo.core.data.metered import MeteredData, TestSplit
 from zoo.core.errors import InfeasibleBudget
@@ -243,7 +242,7 @@ def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> 
     network = common or own
     assert network is not None
 
-    test = _fixed_batches(cell, splits, test_split.open())
+    test = fixed_batches(cell, splits, test_split.open())
     findings.top1 = Top1(
         parent=_parent_top1(cell, parent, test),
         pruned=evaluate(pruned, test),
@@ -354,7 +353,7 @@ def _train_member(
     pruned = laid_out(rebuild(problem.model, problem.space, subnet.config), cell.finetune)
     student = _starting(cell, problem, pruned, subnet.config, splits)
     finetuned = fine_tuned(cell, problem, student, subnet.config, splits, None)
-    test = _fixed_batches(cell, splits, test_split.open())
+    test = fixed_batches(cell, splits, test_split.open())
     findings.top1 = Top1(finetuned=evaluate(finetuned, test))
     findings.network = finetuned
 
@@ -400,19 +399,8 @@ def _recalibrated(pruned: nn.Module, cell: Cell, splits: Splits) -> nn.Module:
 def _metered(cell: Cell, splits: Splits, meter: Meter) -> MeteredData:
     return MeteredData(
         train_batches(cell, cell.finetune, splits),
-        _fixed_batches(cell, splits, splits.search),
+        fixed_batches(cell, splits, splits.search),
         meter,
-    )
-
-
-def _fixed_batches(cell: Cell, splits: Splits, dataset: Dataset[LabelledImage]) -> Batches:
-    """All images of a split in its own order."""
-    return Batches(
-        dataset,
-        cell.finetune.batch_size,
-        seed=cell.seed,
-        device=cell.device,
-        workers=splits.loaders,
     )
 
 

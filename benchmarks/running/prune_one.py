@@ -14,6 +14,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
 from benchmarks.records.whole_file import require_writable
 from benchmarks.running.costs import cost_model, rules_of
+from benchmarks.running.engine import LocalMachine
 from benchmarks.running.exports import export_as
 from benchmarks.running.kept import settle
 from benchmarks.running.live import watching
@@ -66,6 +67,7 @@ class Request:
     distill: float | None = None
     rules: Rules = field(default_factory=Rules)
     weights: Path | None = None
+    loaders: int | None = None
 
     @property
     def asked_model(self) -> Model:
@@ -191,12 +193,13 @@ def prune_one(
             the data are not there.
         KeyboardInterrupt: after Ctrl-C.
     """
-    cache = Job(results).cache
+    job = Job(results).on(LocalMachine(1), request.loaders)
     places = Places(
-        cache=cache,
+        cache=job.cache,
         data=data,
         weights=weight_files([request.asked_model]),
         methods=method_files([request.method]),
+        loaders=job.loaders,
     )
     check_data([Data(name=request.dataset)], data)
     require_packages(type(create_pruner(request.method)))
@@ -205,7 +208,7 @@ def prune_one(
     told = check_cells([cell], places)
     _require_pruning(cell, places)
     cell = _fit_to_data(cell, places, console)
-    require_writable(cache, "--results")
+    require_writable(job.cache, "--results")
     tell_weights(told, console)
     with claimed(out):
         tracker = track and begin(track, results, "", cell.label, cell)

@@ -75,6 +75,11 @@ class RayCluster:
         return self.workers or self.per_gpu * (self.gpus or gpus)
 
     @property
+    def cores(self) -> int:
+        """CPU cores of the whole cluster."""
+        return int(self._ray().cluster_resources().get("CPU", 1))
+
+    @property
     def alone(self) -> int:
         """How many tasks may go beside each other where each is to be alone: one a machine."""
         return max(1, sum(bool(node["Alive"]) for node in self._ray().nodes()))

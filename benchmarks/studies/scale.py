@@ -104,6 +104,7 @@ class MadeUpMachines:
         slots: how many there are.
         per_gpu: how many share a GPU.
         alone: how many of them may be alone.
+        cores: that they share.
         seed: of times and deaths.
         most_ends: raise `KeyboardInterrupt` after so many tasks, as a kill of the driver would.
         deaths: share of the tasks whose process dies.
@@ -113,6 +114,7 @@ class MadeUpMachines:
     slots: int
     per_gpu: int = 1
     alone: int = 8
+    cores: int = 1
     seed: int = 0
     most_ends: int | None = None
     deaths: float = DEATHS

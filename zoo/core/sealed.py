@@ -9,19 +9,38 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import safetensors.torch
 from torch import Tensor
 
 from zoo.core.whole_file import write_whole
 
-__all__ = ["read_sealed", "read_tensors", "set_aside", "write_sealed", "write_tensors"]
+__all__ = [
+    "check_sealed",
+    "read_sealed",
+    "read_tensors",
+    "seal_of",
+    "set_aside",
+    "write_sealed",
+    "write_tensors",
+]
+
+_PART_BYTES = 2**24
 
 _SEAL = b"\nsha256 "
 _SEAL_BYTES = len(_SEAL) + 64 + 1  # the digest in hexadecimal digits, and the end of the line
+
+
+class Digest(Protocol):
+    """A hash of hashlib's."""
+
+    def hexdigest(self) -> str:
+        """Its digits."""
 
 
 def write_sealed(path: Path, content: bytes) -> None:
@@ -30,7 +49,7 @@ def write_sealed(path: Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    write_whole(path, content + _seal(content))
+    write_whole(path, content + seal_of(hashlib.sha256(content)))
 
 
 def read_sealed(path: Path) -> bytes | None:
@@ -46,10 +65,34 @@ def read_sealed(path: Path) -> bytes | None:
         set_aside(path, f"it cannot be read: {error.strerror}")
         return None
     content = whole[:-_SEAL_BYTES]
-    if whole[-_SEAL_BYTES:] != _seal(content):
+    if whole[-_SEAL_BYTES:] != seal_of(hashlib.sha256(content)):
         set_aside(path, "its checksum does not hold")
         return None
     return content
+
+
+def check_sealed(path: Path) -> int | None:
+    """Return how many bytes a sealed file holds that is too large to be read at once.
+
+    None if there is no such file, or it is damaged, as `read_sealed`.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            size = left = max(0, os.fstat(file.fileno()).st_size - _SEAL_BYTES)
+            while left and (part := file.read(min(left, _PART_BYTES))):
+                digest.update(part)
+                left -= len(part)
+            seal = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # the disk cannot give it back
+        set_aside(path, f"it cannot be read: {error.strerror}")
+        return None
+    if seal != seal_of(digest):
+        set_aside(path, "its checksum does not hold")
+        return None
+    return size
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
@@ -99,5 +142,10 @@ def set_aside(path: Path, reason: str) -> None:
     )
 
 
-def _seal(content: bytes) -> bytes:
-    return _SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n"
+def seal_of(digest: Digest) -> bytes:
+    """What stands behind the content of a sealed file.
+
+    Args:
+        digest: SHA-256 of the content.
+    """
+    return _SEAL + digest.hexdigest().encode() + b"\n"

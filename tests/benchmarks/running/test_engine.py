@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,34 @@ def test_options_say_how_many_tasks_there_are(tmp_path: Path) -> None:
         machines("local", "cpu", tmp_path, gpus=2)
     with pytest.raises(ValueError, match=r"cuda:1 names one GPU"):
         machines("local", "cuda:1", tmp_path, gpus=2)
+
+
+@dataclass(frozen=True)
+class Cores(LocalMachine):
+    cores: int = 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "gpus", "asked", "loaders"),
+    [
+        (16, 1, (0,), None, 15),  # the whole machine but for the one that trains
+        (32, 0, (0, 1, 2, 3), None, 7),
+        (4, 0, (), None, 0),  # every core has a cell of its own
+        (16, 4, (), None, 3),
+        (2, 5, (), None, 0),
+        (16, 1, (0,), 0, 0),
+        (2, 5, (), 6, 6),
+    ],
+)
+def test_cores_that_no_cell_computes_on_read_images(
+    cores: int, workers: int, gpus: tuple[int, ...], asked: int | None, loaders: int
+) -> None:
+    assert Job(Path()).on(Cores(workers, gpus, cores=cores), asked).loaders == loaders
+
+
+def test_cores_are_those_that_the_process_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 4, 5}, raising=False)
+    assert LocalMachine().cores == LocalMachine().slots == 3
 
 
 def test_the_index_of_a_gpu_is_no_part_of_a_key() -> None:

@@ -369,7 +369,8 @@ def test_image_folders_are_read_and_a_search_split_is_held_out(image_folder: Pat
     splits = load_splits("imagefolder", path=image_folder, image_size=32, search_size=2)
     assert [len(part) for part in (splits.train, splits.search, splits.test)] == [6, 2, 4]
     assert (splits.num_classes, splits.input_size) == (2, (3, 32, 32))
-    assert not set(splits.train.indices) & set(splits.search.indices)  # type: ignore[attr-defined]
+    train, search = splits.train.pixels, splits.search.files.pixels  # type: ignore[attr-defined]
+    assert not set(train.indices) & set(search.indices)
     images, labels = drawn(Batches(splits.test, 3), 0)
     assert images.shape == (4, 3, 32, 32)
     assert labels.tolist() == [0, 0, 1, 1]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from zoo.core.data.image_files import DecodedOnce, ImageFiles
 from zoo.core.randomness import fixed_random, stream_generator
 
 __all__ = [
@@ -148,7 +149,8 @@ class Batches:
     An `ImageTensors` is kept on the device and indexed, augmented and normalised there a batch at
     a time; what is random is drawn on the CPU, so a seed means the same everywhere. Any other
     map-style dataset is read item by item; the random numbers of its transforms are fixed per item,
-    so the number of workers changes nothing but the speed.
+    so the number of workers changes nothing but the speed. Images of files come to the device as
+    bytes; a split that is `DecodedOnce` is so in its own order.
 
     Args:
         dataset: what to draw from.
@@ -207,6 +209,8 @@ class Batches:
         """Images, float, shape (N, C, H, W), and labels, int64, shape (N,), on the device."""
         if isinstance(self.dataset, ImageTensors):
             return self._from_memory(self.dataset, index)
+        if isinstance(self.dataset, DecodedOnce) and not self.is_shuffled and self.dataset.is_kept:
+            return self._from_bytes(self.dataset)
         return self._from_items(index)
 
     def _from_memory(self, dataset: ImageTensors, epoch: int) -> Iterator[Batch]:
@@ -219,6 +223,21 @@ class Batches:
                 images = dataset.augment(images, generator)
             yield dataset.normalise(images), dataset.labels[chosen].to(self.device)
 
+    def _from_bytes(self, dataset: DecodedOnce) -> Iterator[Batch]:
+        is_pinned = self.device.type == "cuda"
+        for chosen in torch.split(self.order(0), self.batch_size):
+            images, labels = dataset.read(
+                chosen.tolist(), workers=self.workers, is_pinned=is_pinned
+            )
+            yield self._normalised(images), labels.to(self.device, non_blocking=True)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Images on the device; those of files come there as bytes."""
+        images = images.to(self.device, non_blocking=True)
+        if isinstance(self.dataset, ImageFiles | DecodedOnce):
+            return self.dataset.normalise(images)
+        return images
+
     def _from_items(self, epoch: int) -> Iterator[Batch]:
         # A loader reads one epoch at a time: a second one beside it gets a loader of its own.
         is_shared = not self._is_read
@@ -230,18 +249,19 @@ class Batches:
         try:
             for images, labels in loader:
                 labels = torch.as_tensor(labels, dtype=torch.long)
-                yield (
-                    images.to(self.device, non_blocking=True),
-                    labels.to(self.device, non_blocking=True),
-                )
+                yield self._normalised(images), labels.to(self.device, non_blocking=True)
         finally:
             if is_shared:
                 self._is_read = False
 
     def _make_reader(self) -> _Reader:
-        order = _Order(self)
+        order, dataset = _Order(self), self.dataset
+        if isinstance(dataset, DecodedOnce):
+            dataset = dataset.files
+        if isinstance(dataset, ImageFiles):
+            dataset = dataset.pixels
         loader: DataLoader[Sample] = DataLoader(
-            _FixedItems(self.dataset, self.seed),
+            _FixedItems(dataset, self.seed),
             batch_size=self.batch_size,
             sampler=order,
             num_workers=self.workers,

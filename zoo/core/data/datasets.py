@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from zoo.core.data.batches import Augment, ImageTensors, Sample, crop_and_flip, shift
 from zoo.core.data.digits import cluttered_digits, digits, glyph_indices
 from zoo.core.data.files_in_memory import are_small_and_alike, decoded, read_fashion
 from zoo.core.data.folders import check_folder, needed_path
+from zoo.core.data.image_files import DecodedOnce, ImageFiles, Origin
 from zoo.core.data.sizes import (
     CLUTTERED_SEARCH,
     CLUTTERED_TEST,
@@ -83,6 +87,7 @@ class _Request:
     search_size: int | None
     test_size: int | None
     is_download_allowed: bool
+    cache: Path | None
 
 
 def list_datasets() -> tuple[str, ...]:
@@ -100,6 +105,7 @@ def load_splits(
     search_size: int | None = None,
     test_size: int | None = None,
     download: bool = False,
+    cache: Path | None = None,
 ) -> Splits:
     """A named set, with a search split held out of its training images.
 
@@ -116,6 +122,8 @@ def load_splits(
         search_size: images of the search split, a tenth of the training images if None.
         test_size: test images; all if None.
         download: let torchvision fetch CIFAR into `path`.
+        cache: folder of decoded search and test splits that are too large for memory; without one
+            these are decoded each time they are read.
 
     Returns:
         The three parts; the classes of the search split are as frequent as in the training images.
@@ -128,7 +136,8 @@ def load_splits(
         raise unknown_name("dataset", name, _LOADERS)
     check_sizes(name, image_size, train_size, search_size, test_size)
     chosen = None if path is None else Path(path).expanduser()
-    request = _Request(name, chosen, seed, image_size, train_size, search_size, test_size, download)
+    sizes = (image_size, train_size, search_size, test_size)
+    request = _Request(name, chosen, seed, *sizes, download, cache)
     return _LOADERS[name](request)
 
 
@@ -267,51 +276,70 @@ def _split_tensors(
 
 
 def _load_folders(request: _Request) -> Splits:
-    from timm.data import (
-        IMAGENET_DEFAULT_MEAN,
-        IMAGENET_DEFAULT_STD,
-        create_dataset,
-        create_transform,
-    )
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
 
     path = needed_path(request.name, request.path)
     size = request.image_size or 224
-    shape = (3, size, size)
-    augmented = create_transform(shape, is_training=True, hflip=0.5)
-    plain = create_transform(shape, is_training=False)
-    parts = {}
-    for part, folder, transform in (
-        ("train", "train", augmented),
-        ("search", "train", plain),
-        ("test", "val", plain),
-    ):
-        root = path / folder
-        check_folder(root)
-        parts[part] = create_dataset("", root=str(root), transform=transform)
-    classes, test_classes = (parts[part].reader.class_to_idx for part in ("train", "test"))
+    pools = []
+    for folder in ("train", "val"):
+        check_folder(path / folder)
+        pools.append(create_dataset("", root=str(path / folder)))
+    pool, test_pool = pools
+    classes, test_classes = (each.reader.class_to_idx for each in pools)
     if classes != test_classes:
         other = sorted(set(classes) ^ set(test_classes))
         raise ValueError(f"train and val under {path} differ in their classes: {other[:5]}")
-    samples = [parts[part].reader.samples for part in ("train", "test")]
+    samples = [each.reader.samples for each in pools]
     if all(are_small_and_alike([file for file, _ in each], size) for each in samples):
-        pool, test = (
+        tensors, test = (
             ImageTensors(*decoded(each, size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
             for each in samples
         )
-        return _split_tensors(request, pool, test, crop_and_flip, len(classes))
-    labels = np.array([label for _, label in parts["train"].reader.samples])
+        return _split_tensors(request, tensors, test, crop_and_flip, len(classes))
+    labels, test_labels = (np.array([label for _, label in each]) for each in samples)
     train, search = hold_out(
         labels, seed=request.seed, search_size=request.search_size, train_size=request.train_size
     )
-    test_labels = np.array([label for _, label in parts["test"].reader.samples])
+    tested = test_positions(test_labels, request.test_size)
     return Splits(
         name=request.name,
-        train=Subset(parts["train"], train.tolist()),
-        search=Subset(parts["search"], search.tolist()),
-        test=Subset(parts["test"], test_positions(test_labels, request.test_size).tolist()),
+        train=_image_files(pool, train, size, is_augmented=True),
+        search=_decoded_once(request, pool, search, size, f"chosen by seed {request.seed}"),
+        test=_decoded_once(request, test_pool, tested, size, "of the test split"),
         num_classes=len(classes),
-        input_size=shape,
+        input_size=(3, size, size),
     )
+
+
+def _image_files(pool: Any, chosen: np.ndarray, size: int, *, is_augmented: bool) -> ImageFiles:
+    """Some of the images that timm reads, transformed all but for the normalisation."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    source = copy(pool)
+    source.transform = _transform(size, is_augmented=is_augmented)
+    pixels: Dataset[Sample] = Subset(source, chosen.tolist())
+    return ImageFiles(pixels, (3, size, size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+def _decoded_once(
+    request: _Request, pool: Any, chosen: np.ndarray, size: int, told: str
+) -> DecodedOnce:
+    """Some of the images that timm reads, not augmented, for who reads them again and again."""
+    root, transform = Path(pool.reader.root).resolve(), _transform(size, is_augmented=False)
+    split = f"{root}, {len(chosen)} images {told}, {transform}"
+    paths = tuple(str(pool.reader.samples[place][0]) for place in chosen)
+    files = _image_files(pool, chosen, size, is_augmented=False)
+    return DecodedOnce(files, Origin(" ".join(split.split()), paths), request.cache)
+
+
+def _transform(size: int, *, is_augmented: bool) -> Callable[[Any], Tensor]:
+    """What timm does to an image up to its bytes, uint8, shape (3, size, size)."""
+    from timm.data import create_transform
+
+    made: Callable[[Any], Tensor] = create_transform(
+        (3, size, size), is_training=is_augmented, hflip=0.5, normalize=False
+    )
+    return made
 
 
 _CLASSES = {
