@@ -51,6 +51,7 @@ def write_report(
     from benchmarks.page.page import write_page
     from benchmarks.page.paper import asked_methods, require_known, show_paper
     from benchmarks.tables.contrast_lines import contrast_lines
+    from benchmarks.tables.latency_lines import latency_lines
     from benchmarks.tables.tables import write_tables
     from benchmarks.tables.unread import show_unread
 
@@ -66,6 +67,8 @@ def write_report(
         console.print(in_markup(line, LONGEST), soft_wrap=True)
     for comparison in shown:
         console.print(terminal_table(comparison))
+    for line in latency_lines([record for each in shown for record in each.ok]):
+        console.print(f"[yellow]{in_markup(line, LONGEST)}[/]", soft_wrap=True)
     show_unread(console, findings.unread)
     for folder in ("tables", "figures"):
         require_writable(results / folder, "--results")

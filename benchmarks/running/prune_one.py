@@ -9,6 +9,7 @@ from rich.console import Console
 
 from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Rules, Schedule
 from benchmarks.records.files import write_record
+from benchmarks.records.plain import in_markup
 from benchmarks.records.rates import training_macs
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
@@ -26,6 +27,7 @@ from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, build_problem, run_cell
 from benchmarks.running.suite import PROTOCOL
 from benchmarks.running.weights import digested, tell_weights, weight_files
+from benchmarks.tables.latency_lines import latency_lines
 from benchmarks.tracking.runs import begin, finish
 from zoo.core.channels.config import WidthRules
 from zoo.core.channels.space import ChannelSpace
@@ -297,4 +299,6 @@ def _tell(record: Record, out: Path, console: Console) -> None:
             f"{predicted.pruned_ms:.2f} ms, the budget being {predicted.limit_ms:.2f} ms; that is "
             f"{abs(error):.1%} {'above' if error > 0 else 'below'} measured"
         )
+    for told in latency_lines([record]):
+        console.print(f"[yellow]{in_markup(told, 1000)}[/]", soft_wrap=True)
     console.print(f"saved in {out}")

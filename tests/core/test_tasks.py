@@ -236,7 +236,7 @@ def test_frozen_norms_of_a_pretrained_detector_are_pruned() -> None:
 def test_latency_of_a_part_is_predicted_and_checked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(timing, "_timed", made_up_times)
+    monkeypatch.setattr(timing, "_samples", made_up_times)
     result = tiny_task("detection").prune("l1_norm", macs=None, latency=0.8, cache=tmp_path)
     assert result.latency is not None
     assert result.latency.predicted_ms <= 0.8 * result.latency.parent_predicted_ms

@@ -65,7 +65,8 @@ class PruneResult:
         val_top1, parent_val_top1: the same where the metric is top-1, as fractions; else None.
         space: the channel space of the given network.
         architecture: how timm makes the given network, for ``save_pruned``.
-        latency: predicted against measured latency; None unless the budget limits latency.
+        latency: predicted against measured latency, and whether they agree; None unless the budget
+            limits latency.
         metric: name of the metric.
     """
 
@@ -168,7 +169,7 @@ def prune(
             _say_effort(problem, pruner, recipe, say)
         set_up(problem, pruner, work, tell, ready.first_batches(), distill, ready.task.loss)
         config, small = _decided(pruner, problem, ready, recipe, distill, tell)
-        result = _result(problem, config, small, ready, timing, architecture)
+        result = _result(problem, config, small, ready, (timing, unit), architecture)
     if problem.checkpoints is not None and rank() == 0:
         problem.checkpoints.remove()
     return result
@@ -327,7 +328,7 @@ def _result(
     config: SubnetConfig,
     small: nn.Module,
     ready: Preflight,
-    timing: Timing,
+    timed: tuple[Timing, BudgetUnit],
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
@@ -352,7 +353,7 @@ def _result(
         parent_val_top1=parent_value if is_top1 else None,
         space=problem.space,
         architecture=architecture,
-        latency=check_latency(problem, config, small, ready.given, timing),
+        latency=check_latency(problem, config, small, ready.given, *timed),
         metric=ready.task.metric.name,
     )
 
