@@ -9,6 +9,7 @@ from rich.console import Console
 
 from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Rules, Schedule
 from benchmarks.records.files import write_record
+from benchmarks.records.latency_lines import latency_lines
 from benchmarks.records.plain import in_markup
 from benchmarks.records.rates import training_macs
 from benchmarks.records.record import Record
@@ -27,7 +28,6 @@ from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, build_problem, run_cell
 from benchmarks.running.suite import PROTOCOL
 from benchmarks.running.weights import digested, tell_weights, weight_files
-from benchmarks.tables.latency_lines import latency_lines
 from benchmarks.tracking.runs import begin, finish
 from zoo.core.channels.config import WidthRules
 from zoo.core.channels.space import ChannelSpace

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.records.latency_lines import latency_lines
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Interval, PredictedLatency
-from benchmarks.tables.latency_lines import latency_lines
 from tests.benchmarks.fabricate import cell, measured, record
 
 
