@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,12 +10,13 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Unpack, cast, get_args
+from typing import Any, Unpack, cast, get_args, get_type_hints
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from zoo.core.arguments import check_argument, checked
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import Ratio
@@ -88,6 +90,7 @@ class PruneResult:
     metric: str = TOP1.name
 
 
+@checked("model", "train_loader", "val_loader", "ratios")
 @torch.enable_grad()  # whatever the caller switched off
 def prune(
     model: nn.Module,
@@ -185,11 +188,14 @@ def _parted(given: FurtherArguments) -> tuple[WorkArguments, TaskArguments]:
     Raises:
         ValueError: for one that is there in neither, with the nearest names.
     """
-    known = {*WorkArguments.__annotations__, *TaskArguments.__annotations__}
+    further = {*WorkArguments.__annotations__, *TaskArguments.__annotations__}
     for name in given:
-        if name not in known:
-            raise unknown_name("argument", name, known)
+        if name not in further:
+            raise unknown_name("argument", name, {*further, *inspect.signature(prune).parameters})
     work = {n: value for n, value in given.items() if n in WorkArguments.__annotations__}
+    for name, hint in get_type_hints(WorkArguments).items():
+        check_argument(name, work.get(name), hint)
+    check_argument("part", given.get("part", ""), str)
     task = {n: value for n, value in given.items() if n in TaskArguments.__annotations__}
     return cast(WorkArguments, work), cast(TaskArguments, task)
 
@@ -202,6 +208,11 @@ def _named_pruner(method: str | Pruner, settings: Mapping[str, object]) -> tuple
     """
     if isinstance(method, str):
         pruner, name = create_pruner(method, **settings), method_name(method)
+    elif settings:
+        raise ValueError(
+            f"settings belong to a pruner that is named; {type(method).__name__} has its own "
+            "already: leave them out, or give them to it where it is made"
+        )
     else:
         pruner, name = method, type(method).__module__.rpartition(".")[2]
     require_packages(type(pruner))

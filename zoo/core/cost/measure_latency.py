@@ -29,6 +29,7 @@ from filelock import FileLock
 from pydantic import Field
 from torch import nn
 
+from zoo.core.arguments import checked, fields_checked
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.resize import resized_copy
 from zoo.core.channels.space import ChannelSpace
@@ -87,6 +88,7 @@ class DamagedTable(ValueError):
     """A file of latencies that were measured in another environment."""
 
 
+@fields_checked
 @dataclass(frozen=True)
 class Timing:
     """How latency is measured.
@@ -109,6 +111,7 @@ class Timing:
         check_settings(self)
 
 
+@checked()
 def measure_latency(
     model: nn.Module,
     space: ChannelSpace,

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.networks.fold_batch_norm import fold_batch_norm
 from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.entry import image_size
 from zoo.core.whole_file import whole_file
 
 __all__ = [
@@ -58,6 +60,7 @@ class Exported:
     difference: float
 
 
+@checked("form")
 def export_network(
     model: nn.Module,
     input_size: Sequence[int],
@@ -85,6 +88,7 @@ def export_network(
         OSError: if it cannot be written.
     """
     target = Path(path)
+    image_size(input_size)  # (C, H, W), or an error
     require(form)
     if form not in SUFFIXES:
         other = {"timm": "zoo.export_timm", "onnx-int8": "zoo.export_int8"}[str(form)]

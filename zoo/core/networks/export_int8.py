@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.networks.export import export_network, onnx_runner, require
 from zoo.core.tracing.copies import copy_network
 from zoo.core.whole_file import whole_file, write_whole
@@ -66,6 +67,7 @@ class ExportedInt8:
     check: Agreement | None
 
 
+@checked()
 def export_int8(
     model: nn.Module,
     images: Iterable[Tensor],

@@ -22,6 +22,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.errors import UnsupportedModel
 from zoo.core.networks.architecture import Architecture, make
 from zoo.core.networks.check_output import check_output, different_operator, different_output
@@ -85,6 +86,7 @@ if __name__ == "__main__":
 '''
 
 
+@checked()
 def export_timm(
     model: nn.Module,
     input_size: tuple[int, int, int],

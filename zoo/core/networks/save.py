@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.proof import prove
 from zoo.core.channels.resize import axis_sizes
@@ -75,6 +76,7 @@ class _Rebuilt:
     architecture: Architecture
 
 
+@checked()
 def save_pruned(
     result: Saveable | nn.Module,
     directory: str | os.PathLike[str],
@@ -121,6 +123,8 @@ def save_pruned(
     folder = Path(directory)
     if isinstance(result, nn.Module) or space is not None or config is not None or model_args:
         result = _rebuilt(result, space, config, model_args)
+    if not hasattr(result, "space"):
+        raise TypeError(f"result is a {type(result).__name__}; give what zoo.prune returned")
     _refuse_own_inputs(result)
     if holds_network(folder):
         raise FileExistsError(f"{folder / STRUCTURE} exists; choose another folder or remove it")
@@ -176,6 +180,7 @@ def holds_network(folder: Path) -> bool:
     return all(os.path.lexists(folder / name) for name in (_TENSORS, STRUCTURE))
 
 
+@checked()
 def load_pruned(directory: str | os.PathLike[str], parent: nn.Module | None = None) -> nn.Module:
     """Return the network that ``save_pruned`` wrote, on the CPU and in eval mode.
 
