@@ -38,10 +38,12 @@ from zoo.core.networks.rebuild import rebuild
 from zoo.core.preflight import Preflight, preflight
 from zoo.core.progress import Tell, show_progress
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
+from zoo.core.training.checkpoint import Checkpoints
 from zoo.core.training.early_stopping import Validation
 from zoo.core.training.ranks import decided, largest, rank, world
 from zoo.core.training.task import TOP1
 from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
+from zoo.core.whole_file import require_place
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 
@@ -155,6 +157,7 @@ def prune(
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
     value, unit = _one_budget(rules, macs, params, latency, latency_ms)
     work, task = _parted(further)
+    _require_places(work, cache)
     check_task_arguments(recipe, distill, task)
     device = work.get("device")
     ready = preflight(
@@ -198,6 +201,18 @@ def _parted(given: FurtherArguments) -> tuple[WorkArguments, TaskArguments]:
     check_argument("part", given.get("part", ""), str)
     task = {n: value for n, value in given.items() if n in TaskArguments.__annotations__}
     return cast(WorkArguments, work), cast(TaskArguments, task)
+
+
+def _require_places(work: WorkArguments, cache: str | Path | None) -> None:
+    """Refuse folders that cannot be written into, before the first batch.
+
+    Raises:
+        OSError: naming what is in the way.
+    """
+    kept = work.get("checkpoint")
+    for folder in (kept.folder if isinstance(kept, Checkpoints) else kept, cache):
+        if folder is not None:
+            require_place(Path(folder) / "new")
 
 
 def _named_pruner(method: str | Pruner, settings: Mapping[str, object]) -> tuple[Pruner, str]:

@@ -38,7 +38,7 @@ from zoo.core.networks.structure import (
     read_plain_file,
 )
 from zoo.core.tracing.copies import memory_format_of
-from zoo.core.whole_file import write_whole
+from zoo.core.whole_file import require_place, write_whole
 
 __all__ = ["Saveable", "holds_network", "load_pruned", "save_pruned"]
 
@@ -128,6 +128,7 @@ def save_pruned(
     _refuse_own_inputs(result)
     if holds_network(folder):
         raise FileExistsError(f"{folder / STRUCTURE} exists; choose another folder or remove it")
+    require_place(folder / STRUCTURE)
     tensors = _state(result.model)
     _refuse_changed(tensors, result.space, result.config)
     if isinstance(result, _Rebuilt):  # what `zoo.prune` returned was proved when it was made
