@@ -445,8 +445,8 @@ def train_markov(widths: RankedWidths, settings: DMCP) -> Trained:
         )
         configs = [widths.config(state) for state in sandwich_states(grid, between)]
         losses = sandwich_losses(engine, images, labels, configs)
-        engine.update(losses.sum())
-        told["losses"].append(float(losses.detach().mean()))
+        losses = engine.update(losses.sum(), losses)
+        told["losses"].append(float(losses.mean()))
         if updates.done < first:
             continue
         marginals = chains.marginals(architecture.logits)

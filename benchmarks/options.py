@@ -192,7 +192,9 @@ Paper = Annotated[
 Methods = Annotated[
     str | None,
     typer.Option(
-        metavar="A,B", help="Methods that --paper shows, with commas between. Default: all."
+        metavar="A,B",
+        help="Methods that --paper shows, with commas between; one of a file by its class. "
+        "Default: all.",
     ),
 ]
 DataPath = Annotated[

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # wing (a folder) or a file that belongs to none.
 CORE_ORDER = (
     "errors",
+    "arguments",
     "settings",
     "whole_file",
     "sealed",

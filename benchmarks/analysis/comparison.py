@@ -31,10 +31,12 @@ __all__ = [
     "latency_at",
     "macs_ratio",
     "method_name",
+    "plain_name",
     "realised",
     "settings_of",
     "share",
     "short_name",
+    "shown_names",
     "speedup",
     "spent_macs",
     "spent_seconds",
@@ -218,27 +220,43 @@ class Comparison:
 def method_name(cell: Cell) -> str:
     """Name of a method with the settings that differ from its defaults."""
     settings = _named(settings_of(cell))
-    return f"{_plain_name(cell)} ({settings})" if settings else _plain_name(cell)
+    return f"{_full_name(cell)} ({settings})" if settings else _full_name(cell)
 
 
 def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
     """Name of a method with only the settings that vary among its cells.
 
+    A method in a file is named by its class, where no other method beside it is.
+
     Args:
         cell: to be named.
         beside: the cells that its name must differ from, itself among them or not.
     """
-    mine = settings_of(cell)
+    beside = list(beside)
+    mine, name = settings_of(cell), plain_name(cell, beside)
     others = [settings_of(other) for other in beside if other.method == cell.method]
     told = {
         key: value
         for key, value in mine.items()
         if any(key not in other or other[key] != value for other in others)
     }
-    return f"{_plain_name(cell)} ({_named(told)})" if told else _plain_name(cell)
+    return f"{name} ({_named(told)})" if told else name
 
 
-def _plain_name(cell: Cell) -> str:
+def plain_name(cell: Cell, beside: Iterable[Cell]) -> str:
+    """The same without any settings; see `short_name`."""
+    names = shown_names([cell.method, *(other.method for other in beside)])
+    return _full_name(cell) if cell.method == PARENT else names[cell.method]
+
+
+def shown_names(methods: Iterable[str]) -> dict[str, str]:
+    """What methods are called beside each other: one in a file by its class, if nothing else is."""
+    classes = {method: method.partition(".py:")[2] or method for method in methods}
+    taken = [*classes.values(), *(name for name in classes if name != classes[name])]
+    return {m: name if taken.count(name) == 1 else m for m, name in classes.items()}
+
+
+def _full_name(cell: Cell) -> str:
     """Tells the control from the parent that everything starts from."""
     return "parent, fine-tuned" if cell.method == PARENT else cell.method
 

@@ -17,6 +17,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.analysis.comparison import shown_names
 from benchmarks.records.cell import PARENT
 from benchmarks.records.plain import figure_text
 
@@ -217,8 +218,8 @@ def legend_below(figure: Figure, methods: Iterable[str], further: Sequence[Artis
     handles: list[Artist] = [
         *further,
         *(
-            Line2D([], [], color=look(method)[0], marker=look(method)[1], label=legend_text(method))
-            for method in sorted(methods)
+            Line2D([], [], color=look(method)[0], marker=look(method)[1], label=legend_text(name))
+            for method, name in sorted(shown_names(methods).items())
         ),
     ]
     lengths = [len(str(each.get_label())) for each in handles]

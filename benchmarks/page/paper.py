@@ -18,7 +18,7 @@ from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import TITLES, draw_for_paper
 from benchmarks.records.plain import in_markup, visible
 from benchmarks.records.whole_file import require_writable, write_whole
-from benchmarks.tables.paper_table import PACKAGES, breakable, chosen_rows, paper_table
+from benchmarks.tables.paper_table import PACKAGES, breakable, chosen_rows, names_of, paper_table
 
 __all__ = ["asked_methods", "require_known", "show_paper", "write_paper"]
 
@@ -34,18 +34,33 @@ FIGURE = r"""\begin{{figure}}
 """
 
 
-def asked_methods(text: str | None) -> list[str]:
+def asked_methods(text: str | None, comparisons: Sequence[Comparison]) -> list[str]:
     """Names in a list with commas, each once, in the order that they were given in.
 
+    A name may hold commas itself, as "parent, fine-tuned" does: of what stands next in the list,
+    the longest that is a name is one.
+
+    Args:
+        text: the list; None for no choice.
+        comparisons: whose rows are chosen among.
+
     Raises:
-        ValueError: if a list without a name is given.
+        ValueError: if a list without a name is given, or names that no row has.
     """
     if text is None:
         return []
-    names = [*dict.fromkeys(name.strip() for name in text.split(",") if name.strip())]
-    if not names:
+    known = _known(comparisons)
+    pieces = [piece.strip() for piece in text.split(",") if piece.strip()]
+    if not pieces:
         raise ValueError("--methods names no method; give names with commas between: bnp,uniform")
-    return names
+    found: list[str] = []
+    while pieces:
+        ends = range(len(pieces), 0, -1)
+        end = next((end for end in ends if ", ".join(pieces[:end]) in known), 1)
+        found.append(", ".join(pieces[:end]))
+        del pieces[:end]
+    require_known(comparisons, found)
+    return [*dict.fromkeys(found)]
 
 
 def show_paper(
@@ -96,11 +111,15 @@ def require_known(comparisons: Sequence[Comparison], methods: Collection[str]) -
     Raises:
         ValueError: naming them, and those that there are.
     """
-    known = {name for each in comparisons for row in each.rows
-             for name in (row.cell.method, each.label(row))}  # fmt: skip
+    known = _known(comparisons)
     if unknown := [name for name in methods if name not in known]:
-        there = visible(", ".join(sorted(known)), 600)
-        raise ValueError(f"no records of {', '.join(unknown)}; --methods can name: {there}")
+        there = visible("; ".join(sorted(known)), 600)
+        raise ValueError(f"no records of {'; '.join(unknown)}; --methods can name: {there}")
+
+
+def _known(comparisons: Sequence[Comparison]) -> set[str]:
+    """All names that a row can be chosen by."""
+    return {name for each in comparisons for row in each.rows for name in names_of(each, row)}
 
 
 def _named(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:

@@ -49,7 +49,8 @@ def write_report(
     from benchmarks.analysis.findings import Findings
     from benchmarks.figures.all_figures import draw_dark, draw_figures
     from benchmarks.page.page import write_page
-    from benchmarks.page.paper import asked_methods, require_known, show_paper
+    from benchmarks.page.paper import asked_methods, show_paper
+    from benchmarks.records.latency_lines import latency_lines
     from benchmarks.tables.contrast_lines import contrast_lines
     from benchmarks.tables.tables import write_tables
     from benchmarks.tables.unread import show_unread
@@ -57,8 +58,7 @@ def write_report(
     if methods is not None and not is_for_paper:
         raise ValueError("--methods chooses what a paper shows; add --paper")
     findings = Findings.of(*loaded_records(results))
-    chosen = asked_methods(methods)
-    require_known(findings.comparisons, chosen)
+    chosen = asked_methods(methods, findings.comparisons)
     shown = findings.comparisons
     if shown_keys is not None:
         shown = compare(r for r in findings.records if r.cell.key in shown_keys)
@@ -66,6 +66,8 @@ def write_report(
         console.print(in_markup(line, LONGEST), soft_wrap=True)
     for comparison in shown:
         console.print(terminal_table(comparison))
+    for line in latency_lines([record for each in shown for record in each.ok]):
+        console.print(f"[yellow]{in_markup(line, LONGEST)}[/]", soft_wrap=True)
     show_unread(console, findings.unread)
     for folder in ("tables", "figures"):
         require_writable(results / folder, "--results")

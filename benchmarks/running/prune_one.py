@@ -9,6 +9,8 @@ from rich.console import Console
 
 from benchmarks.records.cell import BudgetMetric, Cell, Data, Model, Rules, Schedule
 from benchmarks.records.files import write_record
+from benchmarks.records.latency_lines import latency_lines
+from benchmarks.records.plain import in_markup
 from benchmarks.records.rates import training_macs
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Latency
@@ -205,12 +207,12 @@ def prune_one(
     require_packages(type(create_pruner(request.method)))
     form = None if request.export is None else require(request.export)
     cell = request.cell(places)
-    told = check_cells([cell], places)
-    _require_pruning(cell, places)
-    cell = _fit_to_data(cell, places, console)
     require_writable(job.cache, "--results")
-    tell_weights(told, console)
-    with claimed(out):
+    with claimed(out):  # before operators are timed, where latency is limited
+        told = check_cells([cell], places)
+        _require_pruning(cell, places)
+        cell = _fit_to_data(cell, places, console)
+        tell_weights(told, console)
         tracker = track and begin(track, results, "", cell.label, cell)
         with show_progress(console=console) as (tell, _):
             watch = watching(tracker or None, tell)
@@ -300,4 +302,6 @@ def _tell(record: Record, out: Path, console: Console) -> None:
             f"{predicted.pruned_ms:.2f} ms, the budget being {predicted.limit_ms:.2f} ms; that is "
             f"{abs(error):.1%} {'above' if error > 0 else 'below'} measured"
         )
+    for told in latency_lines([record]):
+        console.print(f"[yellow]{in_markup(told, 1000)}[/]", soft_wrap=True)
     console.print(f"saved in {out}")

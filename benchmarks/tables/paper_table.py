@@ -15,15 +15,17 @@ from benchmarks.analysis.comparison import (
     Comparison,
     Row,
     is_noisy_speed,
+    plain_name,
     speedup,
     spent_macs,
 )
 from benchmarks.analysis.uncertainty import Estimate
 from benchmarks.records.plain import in_tex, visible
-from benchmarks.records.record import TOTAL
+from benchmarks.records.record import TOTAL, Record
+from benchmarks.tables.macs_unit import MacsUnit, macs_unit
 from benchmarks.tables.tables import CONTROL, UNITS
 
-__all__ = ["PACKAGES", "breakable", "chosen_rows", "paper_table", "tex_number"]
+__all__ = ["PACKAGES", "breakable", "chosen_rows", "names_of", "paper_table", "tex_number"]
 
 PACKAGES = ("booktabs", "tabularx", "array", "color", "graphicx")
 """What the tables and the figures beside them need; all are in LaTeX's base and recommended set."""
@@ -47,16 +49,17 @@ def paper_table(comparison: Comparison, methods: Collection[str], label: str) ->
     rows = chosen_rows(comparison, methods)
     if not rows:
         return ""
+    unit = macs_unit([found.mean for row in rows if (found := row.mean(_spent))], min)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{_caption(comparison, rows)}}}",
+            rf"\caption{{{_caption(comparison, rows, unit)}}}",
             rf"\label{{tab:{label}}}",
             r"\begin{tabularx}{\columnwidth}{@{}>{\raggedright\arraybackslash}Xrrrr@{}}",
             r"\toprule",
-            rf"Method & Top-1 \% & To {REFERENCE} & Speed-up & TMACs \\",
-            *_body(comparison, rows),
+            rf"Method & Top-1 \% & To {REFERENCE} & Speed-up & {unit.name} \\",
+            *_body(comparison, rows, unit),
             r"\midrule",
             _control(comparison),
             r"\bottomrule",
@@ -69,11 +72,13 @@ def paper_table(comparison: Comparison, methods: Collection[str], label: str) ->
 
 def chosen_rows(comparison: Comparison, methods: Collection[str]) -> list[Row]:
     """The rows of some methods or variants, all if none is named."""
-    return [
-        row
-        for row in comparison.rows
-        if not methods or row.cell.method in methods or comparison.label(row) in methods
-    ]
+    return [row for row in comparison.rows if not methods or names_of(comparison, row) & {*methods}]
+
+
+def names_of(comparison: Comparison, row: Row) -> set[str]:
+    """What a row can be chosen by: its method, as records and as tables name it, or its variant."""
+    shown = plain_name(row.cell, [other.cell for other in comparison.rows])
+    return {row.cell.method, shown, comparison.label(row)}
 
 
 def breakable(name: str) -> str:
@@ -104,20 +109,20 @@ def tex_number(found: Estimate | None, pattern: str, scale: float = 1.0) -> str:
     return rf"{mean}_{{\pm {{<}}{last}}}" if found.sd > 0 else mean
 
 
-def _body(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+def _body(comparison: Comparison, rows: Sequence[Row], unit: MacsUnit) -> Iterator[str]:
     """Lines of rows, a heading before each budget."""
     budget = ""
     for row in rows:
-        unit = UNITS.get(row.cell.metric, row.cell.metric)
-        heading = f"Budget {row.budget} of {unit}" if row.cell.budget != 1 else "Not pruned"
+        metric = UNITS.get(row.cell.metric, row.cell.metric)
+        heading = f"Budget {row.budget} of {metric}" if row.cell.budget != 1 else "Not pruned"
         if heading != budget:
             budget = heading
             yield r"\midrule"
             yield rf"\multicolumn{{5}}{{@{{}}l}}{{\emph{{{in_tex(heading)}}}}} \\"
-        yield _line(comparison, row)
+        yield _line(comparison, row, unit)
 
 
-def _line(comparison: Comparison, row: Row) -> str:
+def _line(comparison: Comparison, row: Row, unit: MacsUnit) -> str:
     name = breakable(comparison.label(row))
     if row.lost:
         return rf"{name} & \multicolumn{{4}}{{l@{{}}}}{{{in_tex(row.seeds)}}} \\"
@@ -126,9 +131,13 @@ def _line(comparison: Comparison, row: Row) -> str:
         _math(tex_number(row.mean(lambda record: record.top1.finetuned), ".1f", 100)),
         _math(rf"\mathbf{{{gain}}}" if comparison.is_clear_gain(row) else gain),
         _speed(row),
-        _math(tex_number(row.mean(lambda record: spent_macs(record, TOTAL)), ".2f", 1e-12)),
+        _math(tex_number(row.mean(_spent), ".2f", 1 / unit.size)),
     ]
     return rf"{name} & {' & '.join(cells)} \\"
+
+
+def _spent(record: Record) -> float | None:
+    return spent_macs(record, TOTAL)
 
 
 def _speed(row: Row) -> str:
@@ -146,7 +155,7 @@ def _control(comparison: Comparison) -> str:
     return rf"{breakable(CONTROL)} & {top1} & {NONE} & {speed} & {NONE} \\"
 
 
-def _caption(comparison: Comparison, rows: Sequence[Row]) -> str:
+def _caption(comparison: Comparison, rows: Sequence[Row], unit: MacsUnit) -> str:
     """What the numbers are, and over what family bold was decided."""
     counts = sorted({len(row.ok) for row in rows if not row.lost})
     seeds = "no seeds" if not counts else f"{counts[0]} to {counts[-1]} seeds"
@@ -167,7 +176,7 @@ def _caption(comparison: Comparison, rows: Sequence[Row]) -> str:
         )
     batch = max(comparison.cell.latency.batches)
     sentences.append(
-        f"Speed-up is measured at batch {batch}; TMACs are those of search and fine-tuning."
+        f"Speed-up is measured at batch {batch}; {unit.name} are those of search and fine-tuning."
     )
     if any(_is_grey(row) for row in rows if not row.lost):
         sentences.append(

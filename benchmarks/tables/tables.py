@@ -35,6 +35,7 @@ from benchmarks.records.plain import in_csv, in_html, in_markdown, in_tex
 from benchmarks.records.record import TOTAL, Record
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.contrast_lines import contrast_lines, points
+from benchmarks.tables.macs_unit import TERA, MacsUnit, macs_unit
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.unread import unread_markdown, unread_tex
 
@@ -80,12 +81,13 @@ class Column:
     """A column of the readable tables.
 
     Attributes:
-        pattern: heading, which may name the smallest and the largest batch.
+        pattern: heading, which may name the smallest and the largest batch, and the unit.
         text: of a row.
         is_number: aligned to the right.
         is_bold: whether a row's text stands out.
         control: text of the A/A row.
         stands_in: whether a comparison's table has the column.
+        unit: of multiply-adds, for a column of them.
     """
 
     pattern: str
@@ -94,11 +96,13 @@ class Column:
     is_bold: Callable[[Comparison, Row], bool] = lambda comparison, row: False
     control: Callable[[Comparison], str] = lambda comparison: "–"
     stands_in: Callable[[Comparison], bool] = lambda comparison: True
+    unit: Callable[[Comparison], MacsUnit] = lambda comparison: TERA
 
     def heading(self, comparison: Comparison) -> str:
         """The heading for a comparison."""
         batches = comparison.cell.latency.batches
-        return self.pattern.format(small=min(batches), large=max(batches))
+        unit = self.unit(comparison).name
+        return self.pattern.format(small=min(batches), large=max(batches), unit=unit)
 
 
 @dataclass(frozen=True)
@@ -270,6 +274,21 @@ def _number(name: str, pattern: str, scale: float = 1.0) -> Callable[[Comparison
     return lambda comparison, row: shown(row.mean(value), pattern, scale)
 
 
+def _cost(
+    pattern: str, name: str, stands_in: Callable[[Comparison], bool] = lambda _: True
+) -> Column:
+    """A column of multiply-adds, in a unit in which the dearest method is seen."""
+
+    def unit(comparison: Comparison) -> MacsUnit:
+        means = (row.mean(NUMBERS[name]) for row in comparison.rows)
+        return macs_unit([found.mean for found in means if found], max)
+
+    def text(comparison: Comparison, row: Row) -> str:
+        return shown(row.mean(NUMBERS[name]), ".2f", 1 / unit(comparison).size)
+
+    return Column(pattern, text, stands_in=stands_in, unit=unit)
+
+
 def _speed(
     name: str, pattern: str, scale: float = 1.0, *, smallest: bool
 ) -> Callable[[Comparison, Row], str]:
@@ -362,7 +381,8 @@ TOP1 = Column(
 OWN = Column(
     "Own finish", _final_accuracy("own_top1"), stands_in=_has_finishes,
 )  # fmt: skip
-TOTAL_COST = Column("Total TMACs", _number("total_macs", ".2f", 1e-12), stands_in=_has_finishes)
+SEARCH_COST = _cost("Search {unit}", "search_macs")
+TOTAL_COST = _cost("Total {unit}", "total_macs", _has_finishes)
 GAIN = Column(f"To {REFERENCE}", _gain, is_bold=lambda c, row: c.is_clear_gain(row))
 DETECTABLE = Column("Detectable", lambda c, row: points(c.detectable(row)))
 SPEED: tuple[Column, ...] = (
@@ -390,8 +410,8 @@ COLUMNS: tuple[Column, ...] = (
     DETECTABLE,
     OWN,
     *SPEED,
-    Column("Search TMACs", _number("search_macs", ".2f", 1e-12)),
-    Column("Fine-tune TMACs", _number("finetune_macs", ".2f", 1e-12)),
+    SEARCH_COST,
+    _cost("Fine-tune {unit}", "finetune_macs"),
     Column("Search s", _number("search_seconds", ".1f")),
     TOTAL_COST,
     Column("Total s", _number("total_seconds", ".1f"), stands_in=_has_finishes),
@@ -406,7 +426,7 @@ SHORT_COLUMNS: tuple[Column, ...] = (
     OWN,
     *SPEED[:2],
     *SPEED[4:],
-    Column("Search TMACs", _number("search_macs", ".2f", 1e-12)),
+    SEARCH_COST,
     TOTAL_COST,
 )
 

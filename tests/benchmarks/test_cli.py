@@ -408,7 +408,7 @@ def test_report_makes_what_a_paper_takes_of_chosen_methods(run, tmp_path):
     status, _, err = run("report", "--methods", "taylor")
     assert status == 2 and "add --paper" in err
     status, _, err = run("report", "--paper", "--methods", "taylor,nobody")
-    assert status == 2 and "no records of nobody; --methods can name: fpgm, taylor, uniform" in err
+    assert status == 2 and "no records of nobody; --methods can name: fpgm; taylor; uniform" in err
     assert not (tmp_path / "results" / "tables").exists()
     status, out, err = run("report", "--paper", "--methods", "taylor,uniform", columns=200)
     assert status == 0, err

@@ -227,3 +227,18 @@ def test_a_folder_that_is_taken_says_give_another_out(run, tmp_path, untrained):
     (tmp_path / "taken" / "x").write_text("mine")
     _, _, err = run("prune", "test_resnet", "--out", "taken", *SMALL, columns=200)
     assert "give another --out" in err and (tmp_path / "taken" / "x").read_text() == "mine"
+
+
+def test_a_folder_that_is_taken_is_told_before_operators_are_timed(
+    run,  # noqa: F811
+    tmp_path,
+    untrained,
+    monkeypatch,
+):
+    monkeypatch.setattr(
+        "benchmarks.running.costs.measure_latency", lambda *_, **__: pytest.fail("timed")
+    )
+    (tmp_path / "taken").write_text("mine")
+    asked = ("prune", "test_resnet", "--latency", "0.5", "--out", "taken", *SMALL)
+    status, _, err = run(*asked, columns=200)
+    assert status == 2 and "taken is no folder; give another --out" in err

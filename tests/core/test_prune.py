@@ -9,7 +9,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -19,6 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import zoo
 from tests.latencies import made_up_times
 from zoo.core.cost import measure_latency as timing
+from zoo.core.cost.budget import BudgetUnit
+from zoo.core.latency_check import check_latency
 
 SIZE = (3, 32, 32)
 
@@ -166,21 +170,64 @@ def test_bad_request_says_what_is_wrong(budget: dict[str, object], message: str)
 
 
 def test_budget_of_latency_is_met_as_predicted_and_checked_by_the_clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(timing, "_timed", made_up_times)
+    monkeypatch.setattr(timing, "_samples", made_up_times)
     model = Plain()
     halved = pruned(model, macs=None, latency=0.9, cache=tmp_path)
     found = halved.latency
     assert found is not None
     assert 0.8 * found.parent_predicted_ms < found.predicted_ms <= 0.9 * found.parent_predicted_ms
     assert found.parent_predicted_ms == found.measured_ms == found.parent_measured_ms == 100.0
+    assert found.is_off and found.measured == 1.0 and found.noise == 0.0
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert f"predicted as {found.predicted:.2f} of the parent's and measured as 1.00" in told
+    assert "busier" in told and "Timing(rounds=27)" in told
     same = pruned(model, macs=None, latency_ms=0.9 * found.parent_predicted_ms, cache=tmp_path)
     assert same.config == halved.config
+    assert "measured as 100.00 ms (noise 0.00)" in caplog.records[-1].getMessage()
     assert len(list(tmp_path.glob("*.json"))) == 1
     assert pruned(model).latency is None
     with pytest.raises(ValueError, match="give a keep ratio up to 1, or up to 100 ms as latency"):
         pruned(model, macs=None, latency=90, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "rounds", "is_off"),
+    [
+        ("latency", [0.8, 0.8, 0.8], False),  # as predicted
+        ("latency", [1.01, 1.01, 1.01], True),
+        ("latency", [0.81, 0.81, 0.81], False),  # less than 2 % off
+        ("latency", [0.79, 1.01, 1.3], False),  # rounds lie further apart than that
+        ("latency", [0.6, 0.6, 0.6], True),  # too fast is no less a wrong prediction
+        ("latency_ms", [0.8, 0.8, 0.8], True),  # the share is right, the milliseconds are not
+        ("latency_ms", [0.4, 0.4, 0.4], False),
+    ],
+)
+@pytest.mark.parametrize("busy", [1.0, 2.0])
+def test_a_latency_is_off_if_it_differs_by_more_than_noise(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    unit: BudgetUnit,
+    rounds: list[float],
+    is_off: bool,
+    busy: float,
+) -> None:
+    # The machine takes twice as long for all networks as it did for the operators, and the
+    # parent's copy as much longer as `busy` says: where that is noise, nothing is off.
+    small = [2e7 * each for each in rounds]
+    times = np.array([small, [2e7] * 3, [2e7 * busy] * 3])
+    monkeypatch.setattr("zoo.core.latency_check.pass_rounds", lambda *_: times)
+    problem = SimpleNamespace(
+        budget=SimpleNamespace(metric="latency"),
+        space=None,
+        full_cost=10_000_000,
+        cost_of_config=lambda _: 8_000_000,
+    )
+    found = check_latency(problem, None, None, None, zoo.Timing(), unit)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.is_off == (is_off and busy == 1.0)
+    assert [record.getMessage() for record in caplog.records] == [found.told] * found.is_off
 
 
 def test_network_without_prunable_channels_is_refused() -> None:

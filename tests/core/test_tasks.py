@@ -26,6 +26,7 @@ from zoo.core.data.inputs import call, count_images, divided, mapped
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.supernet.blocks import cut_blocks
 from zoo.core.tracing.entry import Entry
+from zoo.core.training.broadcast_watch import BroadcastWatch
 from zoo.core.training.distill import output_error, relative_feature_error
 from zoo.core.training.task import Task, as_trained, compared_tensors
 
@@ -236,7 +237,7 @@ def test_frozen_norms_of_a_pretrained_detector_are_pruned() -> None:
 def test_latency_of_a_part_is_predicted_and_checked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(timing, "_timed", made_up_times)
+    monkeypatch.setattr(timing, "_samples", made_up_times)
     result = tiny_task("detection").prune("l1_norm", macs=None, latency=0.8, cache=tmp_path)
     assert result.latency is not None
     assert result.latency.predicted_ms <= 0.8 * result.latency.parent_predicted_ms
@@ -394,6 +395,85 @@ def test_what_cannot_work_is_told_in_a_line_before_any_search(
     with pytest.raises(error, match=message) as caught:
         tiny_task("regression").prune(more.pop("method", Never()), **more)
     assert "\n" not in str(caught.value)
+
+
+def squared_by_hand(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.float() - targets.double()).square().mean()
+
+
+BROADCASTING: dict[str, Any] = {
+    "mse": F.mse_loss,
+    "mse, module": torch.nn.MSELoss(),
+    "l1": F.l1_loss,
+    "smooth_l1": F.smooth_l1_loss,
+    "huber": F.huber_loss,
+    "poisson": F.poisson_nll_loss,
+    "targets first": lambda o, t: F.l1_loss(t, o),
+    "without a mean": lambda o, t: F.mse_loss(o, t, reduction="none").mean(),
+    "by hand": squared_by_hand,
+    "log": lambda o, t: (torch.log(o.detach().exp() + o.mean() ** 2) - torch.log(t + 1)).sum(),
+}
+
+ALIGNED: dict[str, Any] = {
+    "squeezed": lambda o, t: F.mse_loss(o.squeeze(1), t),
+    "unsqueezed": lambda o, t: F.mse_loss(o, t.unsqueeze(1)),
+    "indexed": lambda o, t: (o[:, 0] - t).abs().mean(),
+    "pairs": lambda o, t: F.relu(1 - (o - o.T) * (t[:, None] - t[None])).mean(),
+    "weighted": lambda o, t: (o[:, 0] * t / t.numel()).sum(),
+}
+
+
+@pytest.mark.parametrize("name", BROADCASTING)
+@pytest.mark.parametrize("is_metric", [False, True])
+def test_outputs_and_targets_that_broadcast_are_refused_with_their_shapes(
+    name: str, is_metric: bool
+) -> None:
+    compute = BROADCASTING[name]
+    if is_metric:
+        told, more = "metric 'm' holds", {"metric": zoo.Metric("m", mean_of(compute))}
+    else:
+        told, more = "loss= holds", {"loss": compute}
+    shapes = r" outputs of shape \(8, 1\) against targets of shape \(8,\), which broadcasts.*all 8"
+    with pytest.raises(ValueError, match=told + shapes + r".*outputs\.squeeze\(1\)"):
+        tiny_task("regression").prune(Never(), **more)
+
+
+def mean_of(compute: Any) -> Any:
+    return lambda pairs: torch.stack([compute(*pair) for pair in pairs]).mean()
+
+
+def test_a_metric_of_collected_batches_that_broadcasts_is_refused() -> None:
+    def r2(pairs: Any) -> Tensor:
+        outputs, targets = (torch.cat(found) for found in zip(*pairs, strict=True))
+        return 1 - (outputs - targets).square().mean() / targets.var()
+
+    with pytest.raises(ValueError, match="metric 'R2' holds outputs"):
+        tiny_task("regression").prune(Never(), metric=zoo.Metric("R2", r2))
+
+
+def test_maps_that_broadcast_are_refused_with_the_way_out() -> None:
+    torch.manual_seed(0)
+    outputs, targets = torch.rand(4, 1, 5, 5), torch.rand(4, 5, 5)
+    watch = BroadcastWatch(outputs, [targets])
+    with watch.refusing():
+        F.mse_loss(outputs, targets)
+    assert watch.found == ((4, 1, 5, 5), (4, 5, 5)) and "outputs.squeeze(1)" in watch.told
+    turned = BroadcastWatch({"depth": targets}, outputs)
+    with turned.refusing():
+        (targets - outputs).abs()
+    assert "targets.squeeze(1) or outputs.unsqueeze(1)" in turned.told
+    for rows in (targets[:1], targets[:, 0, 0].repeat(1)):
+        fine = BroadcastWatch(outputs[: len(rows)], rows)
+        with fine.refusing():
+            F.cross_entropy(torch.rand(len(rows), 3), torch.zeros(len(rows), dtype=torch.long))
+        assert fine.found is None and fine.told == ""
+
+
+@pytest.mark.parametrize("name", ALIGNED)
+def test_outputs_and_targets_of_one_shape_are_trained(name: str) -> None:
+    loss = ALIGNED[name]
+    metric = zoo.Metric("m", mean_of(loss))
+    assert tiny_task("regression").prune("uniform", loss=loss, metric=metric).macs
 
 
 SQUARED_ERROR = zoo.Metric(

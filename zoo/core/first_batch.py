@@ -17,6 +17,7 @@ from zoo.core.data.loaders import LoaderBatches
 from zoo.core.errors import UnsupportedModel, said
 from zoo.core.randomness import fixed_random
 from zoo.core.tracing.copies import copy_network
+from zoo.core.training.broadcast_watch import BroadcastWatch
 from zoo.core.training.gradients import backward
 from zoo.core.training.logits import LogitsReader
 from zoo.core.training.task import (
@@ -93,7 +94,7 @@ def metric_of(model: nn.Module, metric: Metric, batches: BatchSource) -> float:
 
 
 def check_metric(model: nn.Module, metric: Metric, batches: LoaderBatches) -> None:
-    """Refuse a metric that fails, or that is no finite number.
+    """Refuse a metric that fails, that is no finite number, or that broadcasts images.
 
     A metric may need more than one batch, such as an area under a curve: where that of the first
     is not finite, that of all decides.
@@ -106,16 +107,24 @@ def check_metric(model: nn.Module, metric: Metric, batches: LoaderBatches) -> No
     Raises:
         ValueError: naming the metric, with the way out.
     """
-    first = [batches.first_batch()]
+    watch = BroadcastWatch()
+
+    def pairs() -> Iterator[tuple[Any, Any]]:
+        for outputs, targets in _pairs(model, iter([batches.first_batch()])):
+            watch.add(outputs, targets)
+            yield outputs, targets
+
     try:
-        with eval_mode(model), torch.no_grad():
-            value: Any = metric.compute(_pairs(model, iter(first)))
+        with eval_mode(model), torch.no_grad(), watch.refusing():
+            value: Any = metric.compute(pairs())
     except Exception as error:  # whatever a foreign metric may raise
         raise ValueError(
             f"metric {metric.name!r} fails on the first batch of {batches.name}: "
             f"{type(error).__name__}: {said(error)}; its compute gets pairs (outputs, targets), "
             "one for each batch"
         ) from error
+    if watch.found:
+        raise ValueError(f"metric {metric.name!r} {watch.told}")
     try:
         number = float(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -184,15 +193,19 @@ def _pairs(model: nn.Module, batches: Iterator[Batch]) -> Iterator[tuple[Any, An
 
 
 def _check_loss(model: nn.Module, task: Task, outputs: Any, targets: Any, name: str) -> None:
-    """Refuse a loss that fails, is no finite scalar, or has no gradient."""
+    """Refuse a loss that fails, broadcasts, is no finite scalar, or has no gradient."""
+    watch = BroadcastWatch(outputs, targets)
     try:
-        loss: Any = task.loss_of(outputs, targets)
+        with watch.refusing():
+            loss: Any = task.loss_of(outputs, targets)
     except Exception as error:  # whatever a foreign loss may raise
         raise ValueError(
             f"loss= fails on the first batch of {name}: {type(error).__name__}: {said(error)}; it "
             f"gets {_described(outputs)}, what {type(model).__name__} returns in training mode, "
             f"and {_described(targets)}, the targets"
         ) from error
+    if watch.found:
+        raise ValueError(f"loss= {watch.told}")
     if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.ndim:
         raise ValueError(
             f"loss= returns {_described(loss)}; let it return a scalar tensor, such as the mean "

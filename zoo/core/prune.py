@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,12 +10,13 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Unpack, cast, get_args
+from typing import Any, Unpack, cast, get_args, get_type_hints
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from zoo.core.arguments import check_argument, checked
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.channels.width_bounds import Ratio
@@ -37,10 +39,12 @@ from zoo.core.preflight import Preflight, preflight
 from zoo.core.progress import Tell, show_progress
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
 from zoo.core.training.captured import check_capture
+from zoo.core.training.checkpoint import Checkpoints
 from zoo.core.training.early_stopping import Validation
 from zoo.core.training.ranks import decided, largest, rank, world
 from zoo.core.training.task import TOP1
 from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
+from zoo.core.whole_file import require_place
 
 __all__ = ["LatencyCheck", "PruneResult", "prune"]
 
@@ -66,7 +70,8 @@ class PruneResult:
         val_top1, parent_val_top1: the same where the metric is top-1, as fractions; else None.
         space: the channel space of the given network.
         architecture: how timm makes the given network, for ``save_pruned``.
-        latency: predicted against measured latency; None unless the budget limits latency.
+        latency: predicted against measured latency, and whether they agree; None unless the budget
+            limits latency.
         metric: name of the metric.
     """
 
@@ -88,6 +93,7 @@ class PruneResult:
     metric: str = TOP1.name
 
 
+@checked("model", "train_loader", "val_loader", "ratios")
 @torch.enable_grad()  # whatever the caller switched off
 def prune(
     model: nn.Module,
@@ -152,6 +158,7 @@ def prune(
     rules = WidthRules(min_keep, divisor, (keep,) if isinstance(keep, str) else tuple(keep), ratios)
     value, unit = _one_budget(rules, macs, params, latency, latency_ms)
     work, task = _parted(further)
+    _require_places(work, cache)
     check_task_arguments(recipe, distill, task)
     device = work.get("device")
     ready = preflight(
@@ -171,7 +178,7 @@ def prune(
             _say_effort(problem, pruner, recipe, say)
         set_up(problem, pruner, work, tell, ready.first_batches(), distill, ready.task.loss)
         config, small = _decided(pruner, problem, ready, recipe, distill, tell)
-        result = _result(problem, config, small, ready, timing, architecture)
+        result = _result(problem, config, small, ready, (timing, unit), architecture)
     if problem.checkpoints is not None and rank() == 0:
         problem.checkpoints.remove()
     return result
@@ -187,13 +194,28 @@ def _parted(given: FurtherArguments) -> tuple[WorkArguments, TaskArguments]:
     Raises:
         ValueError: for one that is there in neither, with the nearest names.
     """
-    known = {*WorkArguments.__annotations__, *TaskArguments.__annotations__}
+    further = {*WorkArguments.__annotations__, *TaskArguments.__annotations__}
     for name in given:
-        if name not in known:
-            raise unknown_name("argument", name, known)
+        if name not in further:
+            raise unknown_name("argument", name, {*further, *inspect.signature(prune).parameters})
     work = {n: value for n, value in given.items() if n in WorkArguments.__annotations__}
+    for name, hint in get_type_hints(WorkArguments).items():
+        check_argument(name, work.get(name), hint)
+    check_argument("part", given.get("part", ""), str)
     task = {n: value for n, value in given.items() if n in TaskArguments.__annotations__}
     return cast(WorkArguments, work), cast(TaskArguments, task)
+
+
+def _require_places(work: WorkArguments, cache: str | Path | None) -> None:
+    """Refuse folders that cannot be written into, before the first batch.
+
+    Raises:
+        OSError: naming what is in the way.
+    """
+    kept = work.get("checkpoint")
+    for folder in (kept.folder if isinstance(kept, Checkpoints) else kept, cache):
+        if folder is not None:
+            require_place(Path(folder) / "new")
 
 
 def _named_pruner(method: str | Pruner, settings: Mapping[str, object]) -> tuple[Pruner, str]:
@@ -204,6 +226,11 @@ def _named_pruner(method: str | Pruner, settings: Mapping[str, object]) -> tuple
     """
     if isinstance(method, str):
         pruner, name = create_pruner(method, **settings), method_name(method)
+    elif settings:
+        raise ValueError(
+            f"settings belong to a pruner that is named; {type(method).__name__} has its own "
+            "already: leave them out, or give them to it where it is made"
+        )
     else:
         pruner, name = method, type(method).__module__.rpartition(".")[2]
     require_packages(type(pruner))
@@ -330,7 +357,7 @@ def _result(
     config: SubnetConfig,
     small: nn.Module,
     ready: Preflight,
-    timing: Timing,
+    timed: tuple[Timing, BudgetUnit],
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
@@ -355,7 +382,7 @@ def _result(
         parent_val_top1=parent_value if is_top1 else None,
         space=problem.space,
         architecture=architecture,
-        latency=check_latency(problem, config, small, ready.given, timing),
+        latency=check_latency(problem, config, small, ready.given, *timed),
         metric=ready.task.metric.name,
     )
 

@@ -27,6 +27,7 @@ from pathlib import Path
 __all__ = [
     "is_gone",
     "probe",
+    "require_place",
     "sweep",
     "this_writer",
     "whole_file",
@@ -174,6 +175,23 @@ def probe(folder: Path) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108  (as above)
+
+
+def require_place(path: Path) -> None:
+    """Refuse a path that no new file can be written to, before there is work to lose.
+
+    Folders that do not exist count as made; unlike `probe`, nothing is written to find out.
+
+    Raises:
+        OSError: naming what is in the way.
+    """
+    folder = path.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file is in the way of a folder", str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "the folder cannot be written into", str(folder))
 
 
 def _replaceable(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """What a paper takes: numbers as LaTeX sets them, tests of the whole table, and no overflow."""
 
+import contextlib
 import io
 import re
 import shutil
@@ -13,7 +14,7 @@ from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import estimate
 from benchmarks.page import paper
 from benchmarks.page.paper import asked_methods, write_paper
-from benchmarks.records.cell import Model
+from benchmarks.records.cell import Model, Origin
 from benchmarks.tables.paper_table import paper_table, tex_number
 from benchmarks.tables.tables import to_markdown
 from benchmarks.tables.terminal import terminal_table
@@ -107,12 +108,88 @@ def test_a_row_that_lost_a_seed_says_so_and_has_no_number():
 
 
 def test_unknown_methods_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match=r"no records of nobody; --methods can name: fpgm, taylor"):
+    with pytest.raises(ValueError, match=r"no records of nobody; --methods can name: fpgm; taylor"):
         write_paper(Findings.of(results()), tmp_path / "paper", ["fpgm", "nobody"])
     assert not (tmp_path / "paper").exists()
-    assert asked_methods(" fpgm, uniform,,fpgm") == ["fpgm", "uniform"]
+    comparisons = compare(results())
+    assert asked_methods(" fpgm, uniform,,fpgm", comparisons) == ["fpgm", "uniform"]
+    with pytest.raises(ValueError, match="no records of tylor; --methods can name"):
+        asked_methods("fpgm,tylor", comparisons)
     with pytest.raises(ValueError, match="--methods names no method"):
-        asked_methods(" ,")
+        asked_methods(" ,", comparisons)
+
+
+def own(method="my_pruner.py:MyPruner", **changes):
+    """A record of a method in a file."""
+    source, digest = Origin(file=method.partition(":")[0], digest="0" * 16), changes
+    return record(cell=cell(method, 0.5, 0, origin=source, **digest))
+
+
+def test_an_own_method_is_chosen_and_labelled_by_its_class(tmp_path):
+    records = [*results(), own()]
+    (comparison,) = compare(records)
+    assert asked_methods("MyPruner,uniform", [comparison]) == ["MyPruner", "uniform"]
+    assert asked_methods("my_pruner.py:MyPruner", [comparison]) == ["my_pruner.py:MyPruner"]
+    for name in ("MyPruner", "my_pruner.py:MyPruner"):
+        (line,) = [x for x in paper_table(comparison, [name], "a").splitlines() if "Pruner" in x]
+        assert line.startswith("MyPruner & $")
+    variants = [own(settings={"power": power}) for power in (1, 2)]
+    text = paper_table(compare([*records, *variants])[0], ["MyPruner"], "a")
+    assert text.count("MyPruner") == 3 and "py" not in text.replace("my", "")
+    shown = [rows for rows in drawn_legends(tmp_path, records) if "MyPruner" in rows]
+    assert shown and not any("my_pruner.py:MyPruner" in rows for rows in shown)
+
+
+def drawn_legends(folder, records):
+    """The texts of the legends below all figures for a paper."""
+    found = []
+
+    def kept(figure, *args, **kwargs):
+        found.extend([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", kept)
+        patch.setattr(paper, "_figure", lambda *_: "")
+        with contextlib.suppress(OSError):  # no file is drawn
+            write_paper(Findings.of(records), folder)
+    return found
+
+
+def test_two_classes_of_one_name_keep_their_files():
+    (comparison,) = compare([own(), own("other.py:MyPruner"), own("taylor.py:taylor"), *results()])
+    labels = {comparison.label(row) for row in comparison.rows}
+    assert {"my_pruner.py:MyPruner", "other.py:MyPruner", "taylor.py:taylor", "taylor"} <= labels
+
+
+def test_names_with_commas_are_read_as_they_are_shown():
+    arm = record(cell=cell("parent", 1.0, 0))
+    variant = record(cell=cell("taylor", 0.5, 0, settings={"a": 1, "b": 2}))
+    (comparison,) = compare([*results(), arm, variant])
+    chosen = asked_methods("uniform,parent, fine-tuned,taylor (a=1,b=2), fpgm", [comparison])
+    assert chosen == ["uniform", "parent, fine-tuned", "taylor (a=1, b=2)", "fpgm"]
+    text = paper_table(comparison, ["parent, fine-tuned", "taylor (a=1, b=2)"], "a")
+    assert len([line for line in text.splitlines() if line.count("&") == 4]) == 1 + 2 + 1
+
+
+@pytest.mark.parametrize(("scale", "unit"), [(1, "T"), (1e-3, "G"), (1e-6, "M"), (1e-12, "M")])
+def test_spent_macs_have_a_unit_in_which_they_are_seen(scale, unit):
+    def cheap(one):
+        spent = {
+            phase: cost.model_copy(
+                update={
+                    "macs_forward": round(cost.macs_forward * scale),
+                    "macs_backward": round(cost.macs_backward * scale),
+                }
+            )
+            for phase, cost in one.spent.items()
+        }
+        return one.model_copy(update={"spent": spent})
+
+    (comparison,) = compare([cheap(one) for one in results()])
+    text = paper_table(comparison, (), "a")
+    assert f"Speed-up & {unit}MACs" in text and f"{unit}MACs are those of search" in text
+    assert (text.count("$1.80$") == 0) == (scale == 1e-12)
+    assert f"Search {unit}MACs" in to_markdown([comparison])
 
 
 def test_figures_show_the_chosen_methods_only(tmp_path, monkeypatch):

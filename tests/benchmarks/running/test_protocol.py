@@ -158,7 +158,7 @@ def test_a_budget_below_the_smallest_subnet_is_recorded_as_infeasible(places):
 
 
 def test_a_budget_of_latency_is_recorded_as_predicted_beside_measured(places, plain, monkeypatch):
-    monkeypatch.setattr(timing, "_timed", made_up_times)
+    monkeypatch.setattr(timing, "_samples", made_up_times)
     asked = cell(metric="latency", budget=0.9)
     untimed, _ = run(asked, places)
     assert untimed.predicted_latency.error is None and not untimed.latency

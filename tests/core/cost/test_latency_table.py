@@ -257,7 +257,7 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         measured.append(len(calls))
         return made_up_times(calls, device, timing, tell)
 
-    monkeypatch.setattr(timing_module, "_timed", timed)
+    monkeypatch.setattr(timing_module, "_samples", timed)
     return measured
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 import numpy as np
 from pydantic import Field
 
+from zoo.core.arguments import check_argument, fields_checked
 from zoo.core.channels.channel_group import ChannelGroup
 from zoo.core.channels.width_bounds import Bound, Ratio, bounded_widths, fewest, parse_ratio
 from zoo.core.errors import unknown_name
@@ -65,14 +66,18 @@ class SubnetConfig:
         """Return the configuration that keeps the first ``widths[name]`` channels of each group.
 
         Raises:
+            TypeError: if a width is no whole number.
             ValueError: if a group is unknown or a width is outside 1 to the group's size.
         """
         keep = {}
+        check_argument("widths", widths, Mapping)
         sizes = {group.name: group.size for group in space.groups}
         for name, width in widths.items():
             if name not in sizes:
                 raise unknown_name("channel group", name, sizes)
             size = sizes[name]
+            if not isinstance(width, int):  # of numpy, too
+                check_argument(f"width of {name!r}", width, int)
             if not 1 <= width <= size:
                 raise ValueError(f"group {name!r}: width {width} is outside 1 to {size}")
             keep[name] = tuple(range(int(width)))
@@ -108,9 +113,11 @@ class SubnetConfig:
     @classmethod
     def from_json(cls, value: Mapping[str, list[int]]) -> SubnetConfig:
         """Return the configuration that ``to_json`` wrote."""
+        check_argument("value", value, Mapping)
         return cls({name: tuple(kept) for name, kept in value.items()})
 
 
+@fields_checked
 @dataclass(frozen=True)
 class WidthRules:
     """Which widths a search may give a group: at least a floor, a multiple of a divisor, in bounds.

@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 from torch import nn
 
+from zoo.core.arguments import check_argument
 from zoo.core.channels.attributes import with_held
 from zoo.core.channels.channel_group import ChannelGroup, Pinned
 from zoo.core.channels.channel_table import ChannelTable
@@ -69,9 +70,9 @@ class ChannelSpace:
         Raises:
             UnsupportedModel: if the forward pass cannot be traced; the message names the module.
         """
+        check_argument("model", model, nn.Module)
+        check_argument("input_size", input_size, Sequence[int] | Entry)
         entry = input_size if isinstance(input_size, Entry) else None
-        if not isinstance(input_size, Entry) and len(input_size) != 3:
-            raise ValueError(f"input_size is {tuple(input_size)}; it must be (C, H, W)")
         image, size = image_size(input_size), entry or image_size(input_size)
         trace = trace_model(on_meta(model), size)
         ordinals = {

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from zoo.core.arguments import checked
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.contract.outcome import ContractViolation, Outcome
 from zoo.core.contract.trial import (
@@ -205,6 +206,7 @@ def contract(
                 )
 
 
+@checked()
 def check_pruner(
     cls: type[Pruner], networks: Sequence[str] = tuple(NETWORKS), device: str = "cpu"
 ) -> tuple[Outcome, ...]:

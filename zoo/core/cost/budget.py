@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zoo.core.arguments import checked
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel, Metric
 
@@ -35,6 +36,7 @@ class Budget:
     asked: float | None = field(default=None, repr=False, compare=False)
 
     @classmethod
+    @checked()
     def parse(cls, value: float, cost: CostModel, metric: BudgetUnit = "macs") -> Budget:
         """Return the budget that a number means for a network.
 

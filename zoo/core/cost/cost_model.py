@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zoo.core.arguments import checked
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.latency_table import LatencyTable
@@ -44,6 +45,7 @@ class CostModel:
         ValueError: if the network is too large for exact arithmetic (above 9e15 MACs).
     """
 
+    @checked()
     def __init__(self, space: ChannelSpace, latency: LatencyTable | None = None) -> None:
         self.space = space
         self._sizes = np.asarray(space.sizes)

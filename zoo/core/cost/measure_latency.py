@@ -29,6 +29,7 @@ from filelock import FileLock
 from pydantic import Field
 from torch import nn
 
+from zoo.core.arguments import checked, fields_checked
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.resize import resized_copy
 from zoo.core.channels.space import ChannelSpace
@@ -46,7 +47,16 @@ from zoo.core.settings import check_settings
 from zoo.core.tracing.copies import copy_network
 from zoo.core.tracing.entry import enter, laid_out, random_inputs
 
-__all__ = ["DamagedTable", "Timing", "cpu_model", "measure_latency", "pass_ns", "tabulate"]
+__all__ = [
+    "DamagedTable",
+    "Timing",
+    "cpu_model",
+    "measure_latency",
+    "pass_ns",
+    "pass_rounds",
+    "quick_quarter",
+    "tabulate",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +71,7 @@ _VERSION = 3
 _NETWORKS = ("full network", "narrow network")
 _NETWORK_BLOCKS = 10
 _MOST_PASSES = 1000
-_QUANTILE = 0.25  # neighbours on the machine can only add time
+_QUANTILE = 0.25
 
 Tell = Callable[[int, int], None]
 
@@ -78,6 +88,7 @@ class DamagedTable(ValueError):
     """A file of latencies that were measured in another environment."""
 
 
+@fields_checked
 @dataclass(frozen=True)
 class Timing:
     """How latency is measured.
@@ -100,6 +111,7 @@ class Timing:
         check_settings(self)
 
 
+@checked()
 def measure_latency(
     model: nn.Module,
     space: ChannelSpace,
@@ -204,9 +216,19 @@ def pass_ns(networks: Sequence[nn.Module], space: ChannelSpace, timing: Timing) 
         space: gives the image size.
         timing: as for a table.
     """
+    return [quick_quarter(row) for row in pass_rounds(networks, space, timing)]
+
+
+def pass_rounds(networks: Sequence[nn.Module], space: ChannelSpace, timing: Timing) -> np.ndarray:
+    """The same in every round, shape (networks, rounds)."""
     device = next(networks[0].parameters()).device
     calls = {str(i): _network(network, space, timing) for i, network in enumerate(networks)}
-    return list(_timed(calls, device, timing, None).values())
+    return np.array([*_samples(calls, device, timing, None).values()])
+
+
+def quick_quarter(values: Sequence[float] | np.ndarray) -> float:
+    """The lower quartile over rounds, since neighbours on the machine can only add time."""
+    return float(np.quantile(values, _QUANTILE))
 
 
 @cache
@@ -250,7 +272,15 @@ def _network(network: nn.Module, space: ChannelSpace, timing: Timing) -> _Call:
 def _timed(
     calls: Mapping[str, _Call], device: torch.device, timing: Timing, tell: Tell | None
 ) -> dict[str, float]:
-    """Nanoseconds of calls, timed one after the other in every round, denormal numbers flushed."""
+    """Nanoseconds of calls; see `_samples`."""
+    samples = _samples(calls, device, timing, tell)
+    return {key: quick_quarter(values) for key, values in samples.items()}
+
+
+def _samples(
+    calls: Mapping[str, _Call], device: torch.device, timing: Timing, tell: Tell | None
+) -> dict[str, list[float]]:
+    """Nanoseconds of calls in each round, one after the other, denormal numbers flushed."""
     samples: dict[str, list[float]] = {key: [] for key in calls}
 
     def measured(flushed: bool) -> None:
@@ -265,7 +295,7 @@ def _timed(
                     tell(done + 1, timing.rounds)
 
     in_quiet_thread(measured, threads=timing.threads)
-    return {key: float(np.quantile(values, _QUANTILE)) for key, values in samples.items()}
+    return samples
 
 
 def _block_ns(call: Callable[[], object], block_ns: float, device: torch.device) -> float:

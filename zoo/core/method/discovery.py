@@ -14,6 +14,7 @@ from functools import cache
 from types import ModuleType
 from typing import Literal
 
+from zoo.core.arguments import check_argument, checked
 from zoo.core.errors import unknown_name
 from zoo.core.method.outside import (
     Origin,
@@ -79,6 +80,7 @@ def pruners_of(module: ModuleType) -> tuple[type[Pruner], ...]:
     )
 
 
+@checked()
 def list_pruners(kind: Kind | None = None) -> tuple[str, ...]:
     """Names of all pruners: methods, baselines, peers, then those of other installed packages.
 
@@ -162,10 +164,12 @@ def create_pruner(name: str, **settings: object) -> Pruner:
         settings: the hyperparameters, by name.
 
     Raises:
+        TypeError: if the name is no text.
         ValueError: as `get_pruner`; for an unknown setting, with the nearest ones, or a setting
             that cannot work.
         FileNotFoundError: if there is no such file.
     """
+    check_argument("name", name, str)
     cls, shown = get_pruner(name), method_name(name)
     known = [field.name for field in fields(cls) if field.init]  # type: ignore[arg-type]
     for setting in settings:

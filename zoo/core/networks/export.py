@@ -14,9 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.networks.fold_batch_norm import fold_batch_norm
 from zoo.core.tracing.copies import copy_network
-from zoo.core.whole_file import whole_file
+from zoo.core.tracing.entry import image_size
+from zoo.core.whole_file import require_place, whole_file
 
 __all__ = [
     "SUFFIXES",
@@ -26,6 +28,7 @@ __all__ = [
     "onnx_runner",
     "onnx_session",
     "require",
+    "require_target",
 ]
 
 ExportFormat = Literal["onnx", "torch-export"]
@@ -58,6 +61,7 @@ class Exported:
     difference: float
 
 
+@checked("form")
 def export_network(
     model: nn.Module,
     input_size: Sequence[int],
@@ -79,23 +83,18 @@ def export_network(
         fold: whether batch norms go into the convolutions before them.
 
     Raises:
-        ValueError: if a package is missing, the path ends as the other form does, or the file's
-            logits are not those of the network.
+        ValueError: if a package is missing, the path ends as another kind of file does, or the
+            file's logits are not those of the network.
         FileExistsError: if there is such a file.
         OSError: if it cannot be written.
     """
     target = Path(path)
+    image_size(input_size)  # (C, H, W), or an error
     require(form)
     if form not in SUFFIXES:
         other = {"timm": "zoo.export_timm", "onnx-int8": "zoo.export_int8"}[str(form)]
         raise ValueError(f"{form!r} is written by {other}; here, form is {' or '.join(SUFFIXES)}")
-    if target.suffix != SUFFIXES[form] and target.suffix in SUFFIXES.values():
-        named = next(known for known, suffix in SUFFIXES.items() if suffix == target.suffix)
-        raise ValueError(
-            f"{target.name} would hold {form}; give form={named!r}, or end it with {SUFFIXES[form]}"
-        )
-    if target.exists():
-        raise FileExistsError(f"{target} exists; choose another name or remove it")
+    require_target(target, form)
     network = _plain(model)
     written = fold_batch_norm(network, input_size) if fold else network
     write, load = (_write_onnx, onnx_runner) if form == "onnx" else (_write_program, _load_program)
@@ -103,6 +102,25 @@ def export_network(
         write(written, input_size, hidden)
         difference = _compared(network, load(hidden), input_size)
     return Exported(target, target.stat().st_size, difference)
+
+
+def require_target(target: Path, form: ExportFormat) -> None:
+    """Refuse a path that a form of export cannot be written to, before there is work to lose.
+
+    Raises:
+        ValueError: if it ends as another kind of file does.
+        FileExistsError: if there is such a file.
+        OSError: if no file can be written there.
+    """
+    named = [known for known, suffix in SUFFIXES.items() if suffix == target.suffix]
+    if target.suffix and form not in named:
+        other = f"give form={named[0]!r}, or " if named else ""
+        raise ValueError(
+            f"{target.name} would hold {form}; {other}end it with {SUFFIXES[form]}, or with nothing"
+        )
+    if target.exists():
+        raise FileExistsError(f"{target} exists; choose another name or remove it")
+    require_place(target)
 
 
 def require(name: str) -> str:

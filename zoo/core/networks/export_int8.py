@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.core.networks.export import export_network, onnx_runner, require
+from zoo.core.arguments import checked
+from zoo.core.networks.export import export_network, onnx_runner, require, require_target
 from zoo.core.tracing.copies import copy_network
 from zoo.core.whole_file import whole_file, write_whole
 
@@ -66,6 +67,7 @@ class ExportedInt8:
     check: Agreement | None
 
 
+@checked()
 def export_int8(
     model: nn.Module,
     images: Iterable[Tensor],
@@ -100,8 +102,9 @@ def export_int8(
     require("onnx-int8")
     targets = [Path(each) for each in (path, float_path) if each is not None]
     for target in targets:
-        if target.exists():
-            raise FileExistsError(f"{target} exists; choose another name or remove it")
+        require_target(target, "onnx")
+    if len({target.absolute() for target in targets}) < len(targets):
+        raise ValueError(f"path and float_path are both {path}; give each file a name of its own")
     batches = _usable(images, "images")
     others = _usable(check, "check", like=batches[0])
     if sum(map(len, batches)) < 2:

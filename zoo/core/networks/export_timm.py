@@ -22,12 +22,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.errors import UnsupportedModel
 from zoo.core.networks.architecture import Architecture, make
 from zoo.core.networks.check_output import check_output, different_operator, different_output
 from zoo.core.networks.export import Exported
 from zoo.core.tracing.copies import copy_network, named_modules
-from zoo.core.whole_file import write_whole
+from zoo.core.whole_file import require_place, write_whole
 
 __all__ = ["export_timm"]
 
@@ -85,6 +86,7 @@ if __name__ == "__main__":
 '''
 
 
+@checked()
 def export_timm(
     model: nn.Module,
     input_size: tuple[int, int, int],
@@ -119,6 +121,9 @@ def export_timm(
         OSError: if it cannot be written.
     """
     folder = Path(directory)
+    for name in (_SCRIPT, _WIDTHS, _TENSORS):
+        _refuse_existing(folder / name)
+    require_place(folder / _SCRIPT)
     network = copy_network(model).eval().cpu()
     architecture = Architecture.of(network, **(model_args or {}))
     if architecture.name is None:
@@ -136,8 +141,7 @@ def export_timm(
         **companions,
     }
     for name in (_SCRIPT, *files):
-        if os.path.lexists(folder / name):
-            raise FileExistsError(f"{folder / name} exists; choose another folder or remove it")
+        _refuse_existing(folder / name)
     is_new = not folder.exists()
     try:
         for name, content in files.items():
@@ -251,6 +255,11 @@ def _script(
     for mark, value in marks.items():
         text = text.replace(f"@{mark}@", value)
     return text, companions
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists; choose another folder or remove it")
 
 
 _FROM = ("from safetensors.torch import load_file", "from torch import nn")

@@ -17,8 +17,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from zoo.core.arguments import checked
 from zoo.core.tracing.copies import copy_network
-from zoo.core.tracing.entry import blank_inputs
+from zoo.core.tracing.entry import blank_inputs, image_size
 from zoo.core.tracing.operator_mode import OperatorMode, run_on_meta, tensors_in
 from zoo.core.tracing.trace import on_meta
 
@@ -28,6 +29,7 @@ _CONVOLUTION = "aten.convolution.default"
 _BATCH_NORM = "aten.native_batch_norm.default"
 
 
+@checked()
 def fold_batch_norm(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     """Return a copy in eval mode whose batch norms are folded into the convolutions before them.
 
@@ -58,7 +60,7 @@ def _pairs(model: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]
     meta = on_meta(model)
     reader = _Reader(meta)
     with torch.no_grad(), reader:
-        outputs = meta(blank_inputs(meta, input_size))
+        outputs = meta(blank_inputs(meta, image_size(input_size)))
     reader.note(outputs)
     return [
         (convolution, norm)

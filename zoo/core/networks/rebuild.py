@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.proof import Kept, kept_atoms, prove
 from zoo.core.channels.resize import resized_copy
@@ -16,6 +17,7 @@ from zoo.core.tracing.collector import collector_paused
 __all__ = ["rebuild"]
 
 
+@checked()
 @collector_paused()
 def rebuild(
     model: nn.Module,

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.proof import prove
 from zoo.core.channels.resize import axis_sizes
@@ -37,7 +38,7 @@ from zoo.core.networks.structure import (
     read_plain_file,
 )
 from zoo.core.tracing.copies import memory_format_of
-from zoo.core.whole_file import write_whole
+from zoo.core.whole_file import require_place, write_whole
 
 __all__ = ["Saveable", "holds_network", "load_pruned", "save_pruned"]
 
@@ -75,6 +76,7 @@ class _Rebuilt:
     architecture: Architecture
 
 
+@checked()
 def save_pruned(
     result: Saveable | nn.Module,
     directory: str | os.PathLike[str],
@@ -121,9 +123,12 @@ def save_pruned(
     folder = Path(directory)
     if isinstance(result, nn.Module) or space is not None or config is not None or model_args:
         result = _rebuilt(result, space, config, model_args)
+    if not hasattr(result, "space"):
+        raise TypeError(f"result is a {type(result).__name__}; give what zoo.prune returned")
     _refuse_own_inputs(result)
     if holds_network(folder):
         raise FileExistsError(f"{folder / STRUCTURE} exists; choose another folder or remove it")
+    require_place(folder / STRUCTURE)
     tensors = _state(result.model)
     _refuse_changed(tensors, result.space, result.config)
     if isinstance(result, _Rebuilt):  # what `zoo.prune` returned was proved when it was made
@@ -176,6 +181,7 @@ def holds_network(folder: Path) -> bool:
     return all(os.path.lexists(folder / name) for name in (_TENSORS, STRUCTURE))
 
 
+@checked()
 def load_pruned(directory: str | os.PathLike[str], parent: nn.Module | None = None) -> nn.Module:
     """Return the network that ``save_pruned`` wrote, on the CPU and in eval mode.
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.channels.channel_table import Axis, ChannelTable
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.proof import Kept, kept_atoms, prove
@@ -26,6 +27,7 @@ from zoo.core.randomness import stream_generator
 __all__ = ["widen"]
 
 
+@checked()
 def widen(
     model: nn.Module, space: ChannelSpace, to: float | Mapping[str, int], *, seed: int = 0
 ) -> nn.Module:

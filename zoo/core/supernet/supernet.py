@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.core.arguments import checked
 from zoo.core.channels.channel_table import is_in
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.resize import (
@@ -357,6 +358,7 @@ def _statistics(model: nn.Module) -> frozenset[str]:
     )
 
 
+@checked()
 def recalibrate(model: nn.Module, batches: Iterable[Inputs]) -> None:
     """Measure the batch-norm statistics of ``model`` anew, in place; its mode is kept.
 

@@ -144,8 +144,14 @@ def enter(model: nn.Module, size: InputSize, inputs: Inputs) -> Any:
 
 
 def image_size(size: InputSize) -> tuple[int, int, int]:
-    """(C, H, W) of one image of what enters; (numbers, 1, 1) where nothing has that shape."""
+    """(C, H, W) of one image of what enters; (numbers, 1, 1) where nothing has that shape.
+
+    Raises:
+        ValueError: for as many numbers as no image has dimensions.
+    """
     if not isinstance(size, Entry):
+        if len(size) != 3:
+            raise ValueError(f"input_size is {tuple(size)}; it must be (C, H, W)")
         channels, height, width = (int(each) for each in size)
         return channels, height, width
     found = [tuple(tensor.shape) for tensor in tensors_of(size.inputs)]

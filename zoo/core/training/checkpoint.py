@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import platform
 import time
 import warnings
@@ -24,6 +25,7 @@ import timm
 import torch
 from torch import Tensor
 
+from zoo.core.arguments import check_argument, fields_checked
 from zoo.core.sealed import read_tensors, write_tensors
 from zoo.core.whole_file import sweep
 
@@ -55,6 +57,7 @@ class Stateful(Protocol):
         """Put a state back."""
 
 
+@fields_checked
 @dataclass
 class Checkpoints:
     """Where the trainings of one run keep their checkpoints.
@@ -72,7 +75,9 @@ class Checkpoints:
     _names: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_argument("folder", self.folder, str | os.PathLike)
         self.folder = Path(self.folder)
+        check_argument("seconds", self.seconds, float)
         if not self.seconds >= 0:
             raise ValueError(f"seconds between checkpoints, {self.seconds}, must be 0 or above")
 

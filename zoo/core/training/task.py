@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.core.arguments import check_argument, fields_checked
 from zoo.core.data.inputs import Inputs, call
 from zoo.core.tracing.entry import heard
 from zoo.core.tracing.outputs import returned_tensors
@@ -45,6 +46,7 @@ WORST = -1e300
 """Score of a network whose metric is no finite number; finite, so that differences are numbers."""
 
 
+@fields_checked
 @dataclass(frozen=True)
 class Metric:
     """What a network is judged by, on all batches of a set.
@@ -68,6 +70,10 @@ class Metric:
     name: str
     compute: Callable[[Pairs], Any]
     higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        for name, hint in (("name", str), ("compute", Callable), ("higher_is_better", bool)):
+            check_argument(name, getattr(self, name), hint)
 
     def score(self, value: float) -> float:
         """A value as something to maximise; `WORST` if it is no finite number."""

@@ -16,6 +16,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from zoo.core.arguments import fields_checked
 from zoo.core.data.batches import BatchSource
 from zoo.core.data.inputs import Inputs, call, count_images, moved
 from zoo.core.data.metered import MeteredBatches
@@ -48,6 +49,7 @@ Schedule = Literal["cosine", "multistep", "constant"]
 _NOBODY = Watch()
 
 
+@fields_checked
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
