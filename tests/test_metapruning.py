@@ -145,6 +145,29 @@ def test_it_starts_as_the_parent_at_all_widths_and_learns_to_tell_them_apart() -
         assert not torch.equal(one[name], own[name]), name
 
 
+def test_a_step_moves_generated_weights_about_three_times_as_far_as_trained_ones() -> None:
+    """By hand: bias plus matrix times units, so a gradient g moves the weight by (1 + |u|^2) g."""
+    task, settings = problem(), MetaPruning()
+    net = PruningNet.of(task, settings)
+    half = SubnetConfig.from_widths(
+        task.space, {group.name: group.size // 2 for group in task.space.groups}
+    )
+    leaves = net.drawn("parent")
+    with task.meter.phase("search"):
+        before = net.weights(leaves, half)
+        ratios = []
+        for name in net.read:
+            gradient = torch.ones_like(before[name])
+            tensors = [leaves[name], leaves[f"{name}/fc2.weight"]]
+            moves = torch.autograd.grad(before[name], tensors, gradient, retain_graph=True)
+            with torch.no_grad():
+                moved = dict(zip((name, f"{name}/fc2.weight"), tensors, strict=True))
+                moved = {leaf: t + m for (leaf, t), m in zip(moved.items(), moves, strict=True)}
+                after = net.weights({**leaves, **moved}, half)[name]
+            ratios.append(float((after - before[name].detach()).mean()))
+    assert 2 < np.mean(ratios) < 4 and settings.lr == pytest.approx(0.02 / 3, rel=0.2)
+
+
 def test_from_scratch_nothing_of_the_parent_is_left() -> None:
     task = problem()
     leaves = PruningNet.of(task, TINY).drawn("scratch")
