@@ -54,8 +54,13 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.effort import middle_macs
-from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
-from zoo.core.search.evolution import Evaluated, evolve, random_candidates
+from zoo.core.one_shot.one_shot import (
+    OneShot,
+    RankedWidths,
+    conclude_trained,
+    evolve_widths,
+    list_widths,
+)
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
 from zoo.core.search.widths_in_budget import fill_closely, keep_best
@@ -66,7 +71,6 @@ from zoo.core.training.course import GeneratorState, Values
 __all__ = [
     "BCNet",
     "complement",
-    "evolve_widths",
     "mean_losses",
     "population_prior",
     "right_side",
@@ -106,7 +110,15 @@ class BCNet(OneShot):
         with problem.meter.phase("search"):
             losses = mean_losses(widths.grid, LossRecords(**trained.records))
             prior = population_prior(widths.grid, losses, problem.budget.limit)
-            state = evolve_widths(widths, trained.weights, prior, self)
+            state = evolve_widths(
+                widths,
+                lambda config: self.accuracy(widths, config, trained.weights),
+                prior,
+                evaluations=self.evaluations,
+                population=self.population,
+                parents=self.parents,
+                slack=self.slack,
+            )
         chosen = fill_closely(
             problem, widths.widths_of(state), widths.narrowest_first, slack=self.slack
         )
@@ -235,34 +247,3 @@ def population_prior(
         else:
             high = middle
     return priced((low + high) / 2)
-
-
-def evolve_widths(
-    widths: RankedWidths, weights: Mapping[str, Tensor], prior: Prior, settings: BCNet
-) -> np.ndarray:
-    """Evolve widths from the loss-based population.
-
-    Args:
-        widths: candidate widths, and the problem.
-        weights: of the trained supernet, full-size, by state-dict name.
-        prior: draws the first population and the mutated widths.
-        settings: evaluations, population and parents.
-
-    Returns:
-        The state of highest score within the budget, shape (G,).
-    """
-    problem = widths.problem
-    evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), weights))
-    candidates, rng = widths.candidates(settings.slack), problem.rng("search").spawn(2)[1]
-    evolve(
-        candidates,
-        evaluated,
-        rng,
-        initial=random_candidates(candidates, prior, settings.population, rng),
-        redraw=prior,
-        evaluations=settings.evaluations,
-        population=settings.population,
-        parents=settings.parents,
-    )
-    problem.trace("evolve", scores=list(evaluated.scores.values()))
-    return np.array(evaluated.best(1)[0])

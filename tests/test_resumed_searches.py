@@ -22,6 +22,7 @@ STEPS = 6  # the training set makes four batches
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "autoslim": [{}],
     "bcnet": [{}],
+    "metapruning": [{}, {"start": "scratch"}],
     "bnp": [{}],
     "pse_net": [{}, {"norm": "joint"}, {"execution": "sliced"}],
     "stagewise": [{}, {"supervision": "labels"}],
@@ -91,7 +92,7 @@ def test_a_killed_search_decides_as_an_undisturbed_one(
     assert epochs[0] == at + 1 and path.stat().st_mtime_ns > before
 
 
-@pytest.mark.parametrize("name", ["autoslim", "stagewise"])
+@pytest.mark.parametrize("name", ["autoslim", "metapruning", "stagewise"])
 def test_a_supernet_of_a_store_goes_on_for_any_budget(name: str, tmp_path: Path) -> None:
     def stored(folder: Path, own: str, at: int | None = None) -> Problem:
         asked = task(tmp_path / own, at)

@@ -214,7 +214,9 @@ def test_effort_is_scaled_to_the_data_said_and_traced(capfd: pytest.CaptureFixtu
     assert not [row for row in result.trace if row["step"] == "scaled_to_data"]
 
 
-@pytest.mark.parametrize("name", ["autoslim", "bcnet", "pse_net", "stagewise", "bn_scale"])
+@pytest.mark.parametrize(
+    "name", ["autoslim", "bcnet", "metapruning", "pse_net", "stagewise", "bn_scale"]
+)
 def test_the_effort_that_is_told_is_about_what_is_spent(name: str) -> None:
     asked = problem()
     pruner = get_pruner(name).tiny()
@@ -225,7 +227,7 @@ def test_the_effort_that_is_told_is_about_what_is_spent(name: str) -> None:
         assert spent / 2 <= effort <= 2 * spent, phase
 
 
-@pytest.mark.parametrize("name", ["autoslim", "bcnet", "pse_net", "stagewise"])
+@pytest.mark.parametrize("name", ["autoslim", "bcnet", "metapruning", "pse_net", "stagewise"])
 def test_scaled_settings_are_never_more_than_the_defaults(name: str) -> None:
     asked, default = problem(), zoo.create_pruner(name)
     scaled = default.scaled(asked, ())

@@ -92,7 +92,9 @@ def test_every_method_serves_every_task(name: str, method: str) -> None:
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
-@pytest.mark.parametrize("method", ["random_search", "autoslim", "bcnet", "pse_net", "bnp"])
+@pytest.mark.parametrize(
+    "method", ["random_search", "autoslim", "bcnet", "metapruning", "pse_net", "bnp"]
+)
 def test_a_metric_to_minimise_chooses_as_its_negative_to_maximise(method: str) -> None:
     task = tiny_task("regression")
     metric = task.arguments["metric"]
@@ -504,6 +506,7 @@ class ReturnsLoss(Pooled):
         ("bnp", {"settings": {"kd": 0.0, "steps": 2, "chain_steps": 100}}, ""),
         ("taylor", {}, ""),
         ("bcnet", {"settings": {"steps": 2, "evaluations": 2}}, ""),
+        ("metapruning", {"settings": {"steps": 2, "evaluations": 2}}, ""),
     ],
 )
 def test_losses_cannot_be_imitated_and_the_way_out_works(

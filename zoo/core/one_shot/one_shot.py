@@ -8,7 +8,7 @@ that results differ by the idea alone.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Self
 
@@ -35,13 +35,14 @@ from zoo.core.one_shot.supernet_training import (
     train_once,
 )
 from zoo.core.search.channel_scores import channel_order
-from zoo.core.search.evolution import Candidates
+from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
+from zoo.core.search.prior import Prior
 from zoo.core.search.width_grid import StateSpace, WidthGrid
 from zoo.core.search.widths_in_budget import keep_best
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
 
-__all__ = ["OneShot", "RankedWidths", "conclude_trained", "list_widths"]
+__all__ = ["OneShot", "RankedWidths", "conclude_trained", "evolve_widths", "list_widths"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +217,47 @@ def list_widths(problem: Problem, settings: OneShot) -> RankedWidths:
     grid = WidthGrid.make(problem, settings.ratios)
     order = channel_order(problem, by_magnitude=settings.start == "parent")
     return RankedWidths(problem, grid, order)
+
+
+def evolve_widths(
+    widths: RankedWidths,
+    score: Callable[[SubnetConfig], float],
+    prior: Prior,
+    *,
+    evaluations: int,
+    population: int,
+    parents: int,
+    slack: float,
+) -> np.ndarray:
+    """Evolve widths by mutation and crossover, within the budget; the scores are traced.
+
+    Args:
+        widths: candidate widths, and the problem.
+        score: of a configuration, higher is better.
+        prior: draws the first population and the mutated widths.
+        evaluations: states scored.
+        population: children of a generation, and size of the first one.
+        parents: best states that have children.
+        slack: share of the budget that a state may leave unused.
+
+    Returns:
+        The state of highest score, shape (G,).
+    """
+    problem = widths.problem
+    evaluated = Evaluated(lambda state: score(widths.config(state)))
+    candidates, rng = widths.candidates(slack), problem.rng("search").spawn(2)[1]
+    evolve(
+        candidates,
+        evaluated,
+        rng,
+        initial=random_candidates(candidates, prior, population, rng),
+        redraw=prior,
+        evaluations=evaluations,
+        population=population,
+        parents=parents,
+    )
+    problem.trace("evolve", scores=list(evaluated.scores.values()))
+    return np.array(evaluated.best(1)[0])
 
 
 def conclude_trained(widths: RankedWidths, chosen: np.ndarray, trained: Trained) -> Subnet:

@@ -1,8 +1,8 @@
 """The supernet engine: one set of full-size weights, trained and scored at many widths.
 
 PSE-Net, AutoSlim, BCNet, single-path training and stage-wise pruning differ in the subnets that
-they draw and in what these learn from. How a subnet runs, what a step costs and how it is scored
-is the same for all, and stands here.
+they draw and in what these learn from, MetaPruning in where their weights come from. How a subnet
+runs, what a step costs and how it is scored is the same for all, and stands here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zoo.core.training.course import TensorState
 from zoo.core.training.gradients import backward, gradients
 from zoo.core.training.task import Answer
 
-__all__ = ["Engine", "Execution", "Norm", "Start", "starting_weights", "train_once"]
+__all__ = ["Engine", "Execution", "Generate", "Norm", "Start", "starting_weights", "train_once"]
 
 SLICED_FROM = 1_000_000_000
 """Multiply-adds of a subnet's part of the batch, at full width, from which slicing pays on a CPU.
@@ -44,6 +44,8 @@ _WEIGHT_DECAY = 5e-4  # not of biases and normalisation
 Execution = Literal["auto", "masked", "sliced"]
 Norm = Literal["separate", "joint"]
 Start = Literal["parent", "scratch"]
+Generate = Callable[[Mapping[str, Tensor], SubnetConfig], Mapping[str, Tensor]]
+"""Full-size parameters for a subnet, by state-dict name, made from what is trained."""
 
 
 class Engine:
@@ -61,13 +63,16 @@ class Engine:
             the network has layers that cannot be masked.
         norm: "separate" takes batch statistics for each subnet; "joint" over the whole batch, which
             changes gradients and needs masks.
+        generate: makes the full-size parameters of a subnet from the trained tensors, which then
+            need not be the network's own; None trains the parameters themselves.
 
     Attributes:
         divergence_hint: returns what, beside the learning rate, may make the next update diverge,
             and the remedy; "" if nothing is known.
 
     Raises:
-        ValueError: if subnets that run one after the other should share batch statistics.
+        ValueError: if subnets that run one after the other should share batch statistics, or if
+            subnets whose weights differ should run at once.
     """
 
     def __init__(
@@ -80,14 +85,18 @@ class Engine:
         momentum: float = 0.9,
         execution: Execution = "auto",
         norm: Norm = "separate",
+        generate: Generate | None = None,
     ) -> None:
         if norm == "joint" and execution == "sliced":
             raise ValueError("norm 'joint' runs subnets together; use execution 'masked'")
+        if generate is not None and execution != "sliced":
+            raise ValueError("each subnet has weights of its own; use execution 'sliced'")
         self.problem = problem
         self.weights = dict(weights)
         self.steps = steps
         self.norm = norm
         self.execution = execution
+        self.generate = generate
         self.pairs = 0
         self.divergence_hint: Callable[[], str] = str
         self._values = self.trained()
@@ -228,6 +237,8 @@ class Engine:
         cost a full-size gradient for each dimension it is cut along, and a convolution that reads a
         view is slower than one that reads dense weights.
         """
+        if self.generate is not None:
+            return self._generated(config, self.generate(self.weights, config))
         values = self.problem.supernet.sliced(config, self._values, with_statistics=False)
         lent = {}
         for name, weight in self.weights.items():
@@ -238,6 +249,15 @@ class Engine:
                 lent[name] = values[name] = part.requires_grad_()
         if lent:
             self._lent.append((config, lent))
+        return values
+
+    def _generated(self, config: SubnetConfig, full: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A subnet's tensors, cut out of generated ones; gradients flow back through both."""
+        values = self.problem.supernet.sliced(config, full, with_statistics=False)
+        for name, weight in full.items():
+            is_cut = values[name].shape != weight.shape
+            layout = memory_format_of(weight)
+            values[name] = values[name].clone(memory_format=layout) if is_cut else weight
         return values
 
     def joint_norm_error(
