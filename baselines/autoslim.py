@@ -39,15 +39,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, ClassVar, Self
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
+from zoo.core.data.inputs import Inputs
 from zoo.core.method.effort import share_of_budget
 from zoo.core.method.planted import Golden, planted_golden
 from zoo.core.method.problem import Problem
@@ -59,6 +60,8 @@ from zoo.core.one_shot.effort import (
     training_effort,
 )
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
+from zoo.core.one_shot.shared_terms import Term
+from zoo.core.one_shot.supernet_training import Engine
 from zoo.core.search.prior import SeenSubnets
 from zoo.core.search.width_grid import WidthGrid, independent_states
 from zoo.core.search.widths_in_budget import fill_closely
@@ -199,21 +202,25 @@ def train_sandwich(widths: RankedWidths, settings: AutoSlim) -> Trained:
     for images, labels in engine.updates(settings.training_settings, parts):
         middle = independent_states(grid, settings.random_subnets, rng)
         states = np.concatenate([grid.full[None], np.zeros_like(grid.full)[None], middle])
-        wide = engine.answer(images, widths.config(states[0]))
-        losses = [problem.task.loss_of(wide.outputs, labels)]
-        for state in states[1:]:
-            losses.append(_imitation(problem, engine.answer(images, widths.config(state)), wide))
-        engine.update(torch.stack(losses).sum())
-        seen.add(states, torch.stack(losses))
+        full, *narrower = (widths.config(state) for state in states)
+        wide = engine.shared_answer(images, full)
+        terms = [
+            Term(problem.cost.macs(config), partial(_imitation, engine, images, config, wide))
+            for config in narrower
+        ]
+        losses = engine.losses(terms, [problem.task.loss_of(wide.outputs, labels)])
+        engine.update(losses.sum())
+        seen.add(states, losses)
     problem.trace("train_sandwich", pairs=engine.pairs, losses=seen.means())
     return Trained(engine.trained(), seen.records)
 
 
-def _imitation(problem: Problem, narrow: Answer, wide: Answer) -> Tensor:
-    """What a subnet learns from the full network, a scalar; no gradient reaches the latter."""
-    if problem.task.is_classification:
-        return F.cross_entropy(narrow.outputs, wide.outputs.detach().softmax(1))
-    return output_error(narrow.compared, wide.compared)
+def _imitation(engine: Engine, images: Inputs, config: SubnetConfig, wide: Answer) -> list[Tensor]:
+    """What a subnet learns from the full network, one scalar; no gradient reaches the latter."""
+    narrow = engine.answer(images, config)
+    if engine.problem.task.is_classification:
+        return [F.cross_entropy(narrow.outputs, wide.outputs.detach().softmax(1))]
+    return [output_error(narrow.compared, wide.compared)]
 
 
 def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim) -> np.ndarray:

@@ -160,7 +160,7 @@ def prune(
     with show_progress(is_shown=progress and rank() == 0) as (tell, say):
         space = _prunable_space(ready, inexact, rules)
         check_served(pruner, ready.task, space, distill, is_tuned=recipe.epochs > 0)
-        table = latency_table(ready.given, space, unit, timing, rules, cache, tell)
+        table = decided(lambda: latency_table(ready.given, space, unit, timing, rules, cache, tell))
         problem = _problem(ready, name, CostModel(space, table), value, unit, rules, seed)
         with ready.read(problem.model):  # a supernet, if one is made here, is made to return logits
             if isinstance(method, str):
@@ -303,7 +303,10 @@ def _search(
 def _search_once(
     pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
 ) -> Subnet:
-    """The decision of rank 0 where several processes train; what it spent and traced, too."""
+    """The decision of rank 0 where several processes train; what it spent and traced, too.
+
+    Its supernets are trained by all of them.
+    """
     if world() == 1:
         return _search(pruner, problem, ready, is_taught, tell)
 
@@ -311,7 +314,13 @@ def _search_once(
         subnet = _search(pruner, problem, ready, is_taught, tell)
         return _moved(subnet, "cpu"), problem.meter.spent, problem.trace_rows
 
-    subnet, problem.meter.spent, problem.trace_rows = decided(search)
+    def train_along() -> None:
+        with ready.read(problem.model):
+            pruner.train_along(problem)
+
+    subnet, problem.meter.spent, problem.trace_rows = decided(
+        search, beside=train_along if pruner.can_train_along() else None
+    )
     return _moved(subnet, ready.train.device)
 
 
@@ -352,7 +361,7 @@ def _result(
         parent_val_top1=parent_value if is_top1 else None,
         space=problem.space,
         architecture=architecture,
-        latency=check_latency(problem, config, small, ready.given, timing),
+        latency=decided(lambda: check_latency(problem, config, small, ready.given, timing)),
         metric=ready.task.metric.name,
     )
 

@@ -32,8 +32,8 @@ from zoo.core.one_shot.supernet_training import (
     Norm,
     Start,
     starting_weights,
-    train_once,
 )
+from zoo.core.one_shot.train_once import train_metered, train_once
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.evolution import Candidates
 from zoo.core.search.width_grid import StateSpace, WidthGrid
@@ -179,6 +179,15 @@ class OneShot(Pruner):
         """The trained supernet, once for all budgets: from the problem's store if it is there."""
         settings = self.training_settings
         return train_once(widths.problem, settings, lambda: self.train_anew(widths))
+
+    def train_along(self, problem: Problem) -> None:
+        """Train the supernet with rank 0, which has come to it in its search; it keeps the weights.
+
+        Args:
+            problem: this rank's own, equal to that of rank 0.
+        """
+        widths = list_widths(problem, self)
+        train_metered(problem, lambda: self.train_anew(widths))
 
     @abstractmethod
     def train_anew(self, widths: RankedWidths) -> Trained:

@@ -5,13 +5,15 @@ part of a batch that its rank stands for, weights its loss by its images, and av
 batch normalisation takes its statistics over all parts. So it computes what one process would, up
 to rounding, with any number of ranks, where the loss is a mean over images. A loss that divides by
 the variance of a batch, as feature distillation does, takes that of each part. What is no training,
-such as a search, rank 0 does alone and tells the others.
+such as a search, rank 0 does alone and tells the others; where a search trains a supernet, it
+summons them for that.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar, cast
 
 import torch
@@ -22,16 +24,22 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from zoo.core.child_process import packable
 from zoo.core.data.inputs import Inputs, count_images, rows_of
+from zoo.core.errors import Diverged
 
 __all__ = [
     "alone",
+    "copy_from_rank_0",
     "decided",
+    "joined",
     "largest",
     "mean_over_ranks",
     "my_part",
     "rank",
     "replica",
+    "sum_over_ranks",
+    "summoned",
     "synchronised",
     "world",
 ]
@@ -40,6 +48,12 @@ T = TypeVar("T")
 
 _depth = 0
 """How many `alone` are open in this process."""
+
+_are_waiting = False
+"""Whether the other ranks wait in a `decided` that lets them work beside this one, rank 0."""
+
+_WORK = b""
+"""Told in place of an answer: work beside rank 0 now, and wait on."""
 
 
 def world() -> int:
@@ -64,25 +78,75 @@ def alone() -> Iterator[None]:
         _depth -= 1
 
 
-def decided(make: Callable[[], T]) -> T:
+@contextmanager
+def joined() -> Iterator[None]:
+    """Inside `alone`: while this context is open, all ranks train together again."""
+    global _depth, _are_waiting
+    before = _depth, _are_waiting
+    _depth, _are_waiting = 0, False
+    try:
+        yield
+    finally:
+        _depth, _are_waiting = before
+
+
+@contextmanager
+def summoned() -> Iterator[None]:
+    """In what rank 0 decides: while it is open, the others do what they were given for that.
+
+    All run it together. Nothing happens where nobody waits for it; see `decided`.
+    """
+    if not _are_waiting:
+        yield
+        return
+    dist.broadcast_object_list([_WORK], src=0)
+    with joined():
+        yield
+
+
+def decided(make: Callable[[], T], beside: Callable[[], object] | None = None) -> T:
     """What rank 0 makes, in every process; what it raises is raised in all of them.
 
     Args:
         make: called in rank 0, or here if there is one process. What it returns is pickled.
+        beside: what the other ranks do each time that `make` opens `summoned`.
     """
     if world() == 1:
         return make()
-    told: list[Any] = [None, None]
     if rank() == 0:
+        return _told(make, are_waiting=beside is not None)
+    answer: list[Any] = [_WORK]
+    while True:
+        dist.broadcast_object_list(answer, src=0)
+        if answer[0] != _WORK or beside is None:
+            break
+        with suppress(Diverged):  # every rank sees the same loss, and rank 0 tells of it
+            beside()
+    value, error = pickle.loads(answer[0])
+    if error is not None:
+        raise error
+    return cast(T, value)
+
+
+def _told(make: Callable[[], T], *, are_waiting: bool) -> T:
+    """In rank 0: make something, and tell the others what it is or what was raised."""
+    global _are_waiting
+    value, error, before = None, None, _are_waiting
+    _are_waiting = are_waiting
+    try:
         with alone():
-            try:
-                told[0] = make()
-            except Exception as error:  # the others wait for an answer
-                told[1] = error
-    dist.broadcast_object_list(told, src=0)
-    if told[1] is not None:
-        raise told[1]
-    return cast(T, told[0])
+            value = make()
+        packed = pickle.dumps((value, None))
+    except (Exception, SystemExit) as raised:  # the others wait for an answer
+        error = raised
+        told = packable(raised) if isinstance(raised, Exception) else raised
+        packed = pickle.dumps((None, told))
+    finally:
+        _are_waiting = before
+    dist.broadcast_object_list([packed], src=0)
+    if error is not None:
+        raise error
+    return cast(T, value)
 
 
 def my_part(inputs: Inputs, targets: Any) -> tuple[Inputs, Any, float]:
@@ -117,9 +181,16 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a value, each rank's weighted already; the value itself in one process."""
     if world() == 1:
         return value
-    total = value.clone()
+    return sum_over_ranks(value) / world()
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of all ranks' values, the same in each; the value itself in one process."""
+    if world() == 1:
+        return value
+    total = value.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
-    return total / world()
+    return total
 
 
 def largest(value: int | None) -> int | None:
@@ -129,6 +200,17 @@ def largest(value: int | None) -> int | None:
     found: list[int | None] = [None] * world()
     dist.all_gather_object(found, value)
     return max((each for each in found if each is not None), default=None)
+
+
+def copy_from_rank_0(module: nn.Module) -> None:
+    """Overwrite parameters and buffers of a module, in place, with those of rank 0."""
+    if world() == 1:
+        return
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            sent = tensor.contiguous()
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
 
 
 def replica(module: nn.Module) -> nn.Module:
