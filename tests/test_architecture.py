@@ -51,6 +51,7 @@ HARNESS_ORDER = (
     "options",
     "method_commands",
     "cli",
+    "__main__",
 )
 
 

@@ -18,6 +18,7 @@ from benchmarks.running.engine import Machines
 from benchmarks.running.methods import MethodFiles, Named, method_files, named_methods
 from benchmarks.running.precheck import check_size, check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
+from benchmarks.running.torchrun import local_ranks
 from benchmarks.running.weights import WeightFiles, weight_files
 
 __all__ = ["SETTLED", "Job", "Plan", "plan_suite"]
@@ -124,7 +125,7 @@ class Job:
         """
         workers, per_gpu = machines.slots, machines.per_gpu
         if loaders is None:
-            cores = (os.cpu_count() or 1) // workers
+            cores = (os.cpu_count() or 1) // (workers * local_ranks())
             loaders = 0 if device == "cpu" else max(0, cores - 1)
         return replace(self, workers=workers, per_gpu=per_gpu, loaders=loaders)
 

@@ -11,6 +11,7 @@ summons them for that.
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -19,7 +20,6 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
@@ -221,12 +221,35 @@ def replica(module: nn.Module) -> nn.Module:
     """
     if world() == 1:
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    # Statistics are the same in all ranks already; torch 2.14 has another name for the option.
+    known = inspect.signature(DistributedDataParallel).parameters
+    option = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+    options: dict[str, Any] = {option: False, "find_unused_parameters": True}
+    return DistributedDataParallel(module, **options)
 
 
 def synchronised() -> AbstractContextManager[object]:
     """While it is open, batch normalisation in training mode sees the batches of all ranks."""
     return _Synchronised() if world() > 1 else nullcontext()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; each rank's gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: object, value: Tensor) -> Tensor:
+        del ctx
+        return sum_over_ranks(value)
+
+    @staticmethod
+    def backward(ctx: object, *outer: Tensor) -> Tensor:
+        del ctx
+        return sum_over_ranks(outer[0])
+
+
+def _summed(value: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(value)
+    return total
 
 
 class _Synchronised(TorchFunctionMode):
@@ -265,11 +288,11 @@ def _batch_norm(
     shape = [1, -1] + [1] * (input.dim() - 2)
     wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
     counted = wide.new_tensor([float(input.numel() // input.shape[1])])
-    sums: Tensor = all_reduce(torch.cat([wide.sum(dims), counted]))  # type: ignore[no-untyped-call]
+    sums = _summed(torch.cat([wide.sum(dims), counted]))
     count = sums[-1].detach()
     mean = sums[:-1] / count
     centred = wide - mean.view(shape)
-    squares: Tensor = all_reduce(centred.square().sum(dims))  # type: ignore[no-untyped-call]
+    squares = _summed(centred.square().sum(dims))
     variance = squares / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
