@@ -43,14 +43,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from functools import partial
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
+from zoo.core.data.inputs import Inputs
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.effort import middle_macs
@@ -61,6 +62,8 @@ from zoo.core.one_shot.one_shot import (
     evolve_widths,
     list_widths,
 )
+from zoo.core.one_shot.shared_terms import Term
+from zoo.core.one_shot.supernet_training import Engine
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
 from zoo.core.search.widths_in_budget import fill_closely, keep_best
@@ -170,11 +173,19 @@ def train_coupled(widths: RankedWidths, settings: BCNet) -> Trained:
         )
         left = widths.config(state)
         sides = [left, right_side(widths, left)]
-        losses = [problem.task.loss_of(engine.logits(images, side), labels) for side in sides]
-        loss = torch.stack(losses).mean()
+        terms = [
+            Term(problem.cost.macs(side), partial(_loss, engine, images, labels, side))
+            for side in sides
+        ]
+        loss = engine.losses(terms).mean()
         seen.add(state[None], engine.update(loss, loss[None]))
     problem.trace("train_coupled", pairs=engine.pairs, losses=seen.means())
     return Trained(engine.trained(), seen.records)
+
+
+def _loss(engine: Engine, images: Inputs, labels: Any, side: SubnetConfig) -> list[Tensor]:
+    """The task's loss of one network, one scalar; charged."""
+    return [engine.problem.task.loss_of(engine.logits(images, side), labels)]
 
 
 def complement(grid: StateSpace, state: np.ndarray) -> np.ndarray:

@@ -74,6 +74,7 @@ from benchmarks.page.report import (
     write_report,
 )
 from benchmarks.records.plain import in_markup
+from benchmarks.running.torchrun import RankFailed, check_device, is_launched, run_in_ranks
 
 __all__ = ["app", "main"]
 
@@ -105,6 +106,13 @@ def main() -> None:
     for command in app.registered_commands:  # a line that is made of the whole text is cut short
         text = inspect.getdoc(command.callback) or ""
         command.short_help = text.partition("\n\n")[0]
+    if is_launched():
+        run_in_ranks(_run_app)
+    _run_app()
+
+
+def _run_app() -> None:
+    """Run what the command line says; whatever is wrong is told in a line."""
     try:
         app()
     except Exception as error:  # whatever happens, a user reads one line
@@ -454,7 +462,7 @@ def _until_stopped(work: Callable[[], Done], console: Console) -> Done:
         return work()
     except KeyboardInterrupt as stop:
         raise typer.Exit(tell_stop(stop, console)) from None
-    except Unrecorded as error:
+    except (Unrecorded, RankFailed) as error:
         console.print(f"[red]stopped:[/] {in_markup(str(error), LONGEST_ERROR)}", soft_wrap=True)
         raise typer.Exit(1) from None
 
@@ -474,6 +482,7 @@ def _require_device(device: str, *, is_used: bool = True, count: int = 1) -> Non
 
         if not torch.cuda.is_available():
             raise ValueError(f"device {device!r} is not there: torch sees no GPU; use --device cpu")
+        check_device(device)
         if int(index or 0) + count > torch.cuda.device_count():
             raise ValueError(
                 f"{count} of device {device!r} are not there; {torch.cuda.device_count()} GPUs are"

@@ -52,6 +52,7 @@ HARNESS_ORDER = (
     "options",
     "method_commands",
     "cli",
+    "__main__",
 )
 
 

@@ -82,6 +82,7 @@ from zoo.core.one_shot.effort import middle_macs
 from zoo.core.one_shot.label_supervision import label_losses
 from zoo.core.one_shot.network_search import evolve_network
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
+from zoo.core.one_shot.shared_terms import Term
 from zoo.core.one_shot.stage_search import (
     JunctionWidths,
     StageArchives,
@@ -104,6 +105,7 @@ from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.checkpoint import Stateful
 from zoo.core.training.course import GeneratorState, Values
 from zoo.core.training.distill import explain_flat_features
+from zoo.core.training.ranks import rank
 from zoo.core.training.task import outputs_in
 
 __all__ = [
@@ -311,22 +313,23 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
     parts: dict[str, Stateful] = {"rng": GeneratorState(rng), "seen": seen}
     for images, labels in engine.updates(settings.training_settings, parts):
         drawn = independent_states(part, settings.random_subnets, rng)
-        features, terms = [images], list[Tensor]()
+        features, first = [images], list[Tensor]()
         if is_fullnet_needed:
-            features, terms = fullnet_pass(
+            features, first = fullnet_pass(
                 engine, runner, images, labels, is_trained=settings.fullnet
             )
+        terms = []
         for state in part.whole(np.concatenate([*tiny, drawn])):
             config = widths.config(state)
+            run = partial(stage_losses, engine, runner, features, config)
             if by_labels:
-                terms += label_losses(engine, runner, features, labels, config)
-            else:
-                terms += stage_losses(engine, runner, features, config)
+                run = partial(label_losses, engine, runner, features, labels, config)
+            terms.append(Term(problem.cost.macs(config), run, count=len(staged.stages)))
+        losses = engine.losses(terms, first)
         outputs = zip(staged.stages, features[1:], strict=False)
         maps = {stage.output: x for stage, x in outputs if isinstance(x, Tensor) and x.ndim == 4}
         engine.divergence_hint = partial(explain_flat_features, maps, "set supervision to 'labels'")
-        together = torch.stack(terms)
-        seen["losses"].append(engine.update(together.sum(), together).tolist())
+        seen["losses"].append(engine.update(losses.sum(), losses).tolist())
     problem.trace(
         "train_stagewise",
         stages=[stage.output for stage in staged.stages],
@@ -353,7 +356,8 @@ def fullnet_pass(
         trained.
     """
     values = engine.sliced(SubnetConfig.full())
-    with torch.set_grad_enabled(is_trained):
+    # Every rank needs the features; the loss has gradients in rank 0, see `Engine.losses`.
+    with torch.set_grad_enabled(is_trained and rank() == 0):
         features = runner.features(images, values, training=True)
         loss_of = engine.problem.task.loss_of
         terms = [loss_of(outputs_in(features[-1]), labels)] if is_trained else []

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.records.runtime import Environment
 from zoo.core.cost.measure_latency import cpu_model
+from zoo.core.training.ranks import world
 
 __all__ = ["capture"]
 
@@ -35,6 +36,7 @@ def capture(workers: int) -> Environment:
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
         workers=workers,
+        ranks=world(),
         deterministic=torch.are_deterministic_algorithms_enabled(),
         commit=commit,
         dirty=is_dirty,

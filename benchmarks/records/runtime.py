@@ -292,7 +292,10 @@ class Footprint(Strict):
 
 
 class Environment(Strict):
-    """Where it ran, without anything that names a machine or a person."""
+    """Where it ran, without anything that names a machine or a person.
+
+    `workers` cells ran beside each other, each trained by `ranks` processes together.
+    """
 
     python: Brief
     torch: Brief
@@ -305,6 +308,7 @@ class Environment(Strict):
     cores: Some | None = None
     threads: Some
     workers: Some
+    ranks: Some = 1
     deterministic: bool
     commit: Brief | None = None
     dirty: bool | None = None

@@ -1,6 +1,7 @@
 """What the budget of a cell limits: exact counts, or latency predicted from measured operators."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +14,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import NS_PER_MS, CostModel
 from zoo.core.cost.measure_latency import Timing, measure_latency
 from zoo.core.method.problem import Problem
+from zoo.core.training.ranks import decided
 
 __all__ = ["cost_model", "predicted_latency", "rules_of", "size_of", "timing_of"]
 
@@ -35,8 +37,9 @@ def cost_model(cell: Cell, model: nn.Module, space: ChannelSpace, folder: Path |
     if not cell.limits_latency:
         return CostModel(space)
     divisor = cell.rules.divisor
-    table = measure_latency(model, space, timing_of(cell), divisor=divisor, folder=folder)
-    return CostModel(space, table)
+    timing = timing_of(cell)
+    measured = partial(measure_latency, model, space, timing, divisor=divisor, folder=folder)
+    return CostModel(space, decided(measured))
 
 
 def rules_of(rules: Rules) -> WidthRules:

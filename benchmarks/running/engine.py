@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from benchmarks.running.torchrun import check_device, is_launched, local_ranks
 from zoo.core.child_process import Workers, one_thread
 
 __all__ = [
@@ -125,6 +126,13 @@ def machines(
         OSError: if Ray is asked for and is not there.
     """
     kind, _, index = device.partition(":")
+    if is_launched():
+        from benchmarks.running.rank_engine import RankMachine, check_options
+
+        check_options(engine, gpus, per_gpu, workers)
+        check_device(device)
+        here = LocalMachine(1)
+        return RankMachine(partial(here.start, 1, is_quiet=True), here.cores // local_ranks())
     if kind == "cpu" and (gpus is not None or per_gpu != 1):
         raise ValueError("--gpus and --per-gpu are for --device cuda")
     if index and (gpus is not None or engine == "ray"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,11 +25,13 @@ from zoo.core.data.batches import Batches, Sample
 from zoo.core.data.datasets import Splits, load_splits
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.meter import Meter
+from zoo.core.method.shared_search import largest_peaks
 from zoo.core.preflight import check_batch
 from zoo.core.sealed import read_tensors, set_aside, write_tensors
 from zoo.core.training.checkpoint import SECONDS, Checkpoints
 from zoo.core.training.early_stopping import Validation
 from zoo.core.training.events import Watch
+from zoo.core.training.ranks import copy_from_rank_0, decided
 from zoo.core.training.train import Recipe, evaluate, train
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "parent_for",
     "recipe_of",
     "search_top1",
+    "splits_for_all",
     "splits_of",
     "train_batches",
 ]
@@ -83,7 +87,8 @@ def parent_for(cell: Cell, places: Places, watch: Watch = _NOBODY) -> Parent:
     """The trained parent of a cell, from the cache if it was trained before.
 
     One with weights from a file starts from them; without epochs they are what it has. A training
-    that was cut goes on from its checkpoint.
+    that was cut goes on from its checkpoint. Where several processes train, rank 0 reads and writes
+    the files.
 
     Args:
         cell: says which.
@@ -96,17 +101,19 @@ def parent_for(cell: Cell, places: Places, watch: Watch = _NOBODY) -> Parent:
         OSError: if a file cannot be read.
         Diverged: if its loss is not finite.
     """
-    splits = splits_of(cell.data, cell.seed, places)
+    splits = splits_for_all(cell, places)
     model = untrained(cell, splits)
     path = places.cache / cell.parent_file
-    cost = _load_parent(path, model)
+    cost = decided(partial(_load_parent, path, model))
     if cost is None:
-        start_from_weights(cell, model, places.weights)
+        decided(partial(start_from_weights, cell, model, places.weights))
+    copy_from_rank_0(model)
+    if cost is None:
         look_ahead(cell, cell.parent, model, splits)
         checkpoints = parent_checkpoints(cell, places)
         cost = _train_parent(cell, model, splits, checkpoints, watch)
-        _save_parent(path, model, cost)
-        checkpoints.remove()
+        decided(partial(_save_parent, path, model, cost))
+        decided(checkpoints.remove)
     return Parent(laid_out(model, cell.parent).eval(), cost)
 
 
@@ -129,6 +136,12 @@ def splits_of(data: Data, seed: int, places: Places) -> Splits:
         **sizes,
     )
     return replace(splits, loaders=places.loaders)
+
+
+def splits_for_all(cell: Cell, places: Places) -> Splits:
+    """The splits of a cell's data in every rank; rank 0 may fetch them, before the others look."""
+    decided(lambda: bool(splits_of(cell.data, cell.seed, places)))
+    return splits_of(cell.data, cell.seed, places)
 
 
 def look_ahead(cell: Cell, schedule: Schedule, model: nn.Module, splits: Splits) -> None:
@@ -166,6 +179,7 @@ def _train_parent(
             watch=watch,
             checkpoints=checkpoints,
         )
+    largest_peaks(meter)
     return PhaseCost.model_validate(meter.spent["baseline"].to_json())
 
 

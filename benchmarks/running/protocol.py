@@ -8,7 +8,8 @@ the common way: the parent's weights at the kept channels, the same recipe and t
 every method. What a method hands on beside its decision, trained weights or a loss, makes its own
 finish, which is told beside the common one. The test split is opened after the last decision and
 scores all networks in one go: the parent, the pruned one as surgery leaves it, the recalibrated one
-and the fine-tuned ones. Runtime is measured later, when nothing runs beside it; see
+and the fine-tuned ones. Where several processes train, all take these steps, and rank 0 alone
+searches, tests and times. Runtime is measured later, when nothing runs beside it; see
 `benchmarks.running.time_networks`.
 """
 
@@ -55,7 +56,7 @@ from benchmarks.running.parent import (
     laid_out,
     look_ahead,
     parent_for,
-    splits_of,
+    splits_for_all,
     train_batches,
 )
 from benchmarks.running.sample import PROXIES, draw_sample
@@ -70,10 +71,12 @@ from zoo.core.meter import Meter
 from zoo.core.method.discovery import create_pruner
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.method.shared_search import answered_by_rank_0, largest_peaks, searched
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.supernet.supernet import recalibrate
 from zoo.core.supernet.trained_store import SupernetStore
 from zoo.core.training.events import Watch
+from zoo.core.training.ranks import decided
 from zoo.core.training.train import evaluate
 
 __all__ = ["Findings", "build_problem", "describe", "refuse", "run_cell"]
@@ -208,7 +211,7 @@ def build_problem(
 def _follow(cell: Cell, places: Places, findings: Findings, is_timed: bool, watch: Watch) -> None:
     """The steps of the protocol; what each one finds goes into `findings` at once."""
     findings.method = asked_method(cell, places.methods)
-    splits = splits_of(cell.data, cell.seed, places)
+    splits = splits_for_all(cell, places)
     findings.images = _image_counts(splits)
     findings.input_size, findings.num_classes = splits.input_size, splits.num_classes
     parent = parent_for(cell, places, watch)
@@ -222,11 +225,12 @@ def _follow(cell: Cell, places: Places, findings: Findings, is_timed: bool, watc
     if cell.sample is None:
         _prune(cell, problem, splits, findings)
         if is_timed:
-            _time(cell, problem, findings)
+            decided(lambda: _time(cell, problem, findings))
     elif cell.member is None:
         _score(cell, problem, cell.sample, findings)
     else:
         _train_member(cell, problem, cell.sample, cell.member, splits, findings)
+    largest_peaks(findings.meter)
 
 
 def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> None:
@@ -243,12 +247,14 @@ def _prune(cell: Cell, problem: Problem, splits: Splits, findings: Findings) -> 
     assert network is not None
 
     test = fixed_batches(cell, splits, test_split.open())
-    findings.top1 = Top1(
-        parent=_parent_top1(cell, parent, test),
-        pruned=evaluate(pruned, test),
-        recalibrated=evaluate(recalibrated, test),
-        finetuned=evaluate(common, test) if common else None,
-        own=evaluate(own, test) if own else None,
+    findings.top1 = decided(
+        lambda: Top1(
+            parent=_parent_top1(cell, parent, test),
+            pruned=evaluate(pruned, test),
+            recalibrated=evaluate(recalibrated, test),
+            finetuned=evaluate(common, test) if common else None,
+            own=evaluate(own, test) if own else None,
+        )
     )
     findings.predicted_latency = predicted_latency(cell, problem, subnet.config, ())
     findings.network = network
@@ -273,8 +279,8 @@ def _decision(cell: Cell, problem: Problem, findings: Findings) -> Subnet:
     """What the method decides; of the fine-tuned parent, to keep everything."""
     if cell.method == PARENT:
         return Subnet(SubnetConfig.full())
-    findings.pruner = create_pruner(findings.method, **cell.settings)
-    return findings.pruner.search(problem)
+    findings.pruner = pruner = create_pruner(findings.method, **cell.settings)
+    return searched(problem, pruner, lambda: pruner.search(problem))
 
 
 def _finished_commonly(
@@ -330,10 +336,10 @@ def _score(cell: Cell, problem: Problem, sample: Sample, findings: Findings) -> 
     """Scores of every configuration of the sample, by a method or a proxy."""
     configs = draw_sample(problem, sample)
     if cell.method in PROXIES:
-        scores = PROXIES[cell.method](problem, configs)
+        scores = decided(lambda: PROXIES[cell.method](problem, configs))
     else:
-        findings.pruner = create_pruner(findings.method, **cell.settings)
-        scores = findings.pruner.scores(problem, configs)
+        findings.pruner = pruner = create_pruner(findings.method, **cell.settings)
+        scores = answered_by_rank_0(problem, pruner, lambda: pruner.scores(problem, configs))
     found = tuple(float(score) for score in scores)
     if len(found) != len(configs) or not all(map(math.isfinite, found)):
         raise ValueError(
@@ -354,7 +360,7 @@ def _train_member(
     student = _starting(cell, problem, pruned, subnet.config, splits)
     finetuned = fine_tuned(cell, problem, student, subnet.config, splits, None)
     test = fixed_batches(cell, splits, test_split.open())
-    findings.top1 = Top1(finetuned=evaluate(finetuned, test))
+    findings.top1 = decided(lambda: Top1(finetuned=evaluate(finetuned, test)))
     findings.network = finetuned
 
 

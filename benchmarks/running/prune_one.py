@@ -28,6 +28,7 @@ from benchmarks.running.plan import Job
 from benchmarks.running.precheck import check_cells, check_data, named, outlined
 from benchmarks.running.protocol import Findings, build_problem, run_cell
 from benchmarks.running.suite import PROTOCOL
+from benchmarks.running.torchrun import together
 from benchmarks.running.weights import digested, tell_weights, weight_files
 from benchmarks.tracking.runs import begin, finish
 from zoo.core.channels.config import WidthRules
@@ -41,9 +42,12 @@ from zoo.core.method.pruner import Pruner, require_packages
 from zoo.core.networks.export import require
 from zoo.core.networks.save import save_pruned
 from zoo.core.progress import show_progress
+from zoo.core.training.events import Watch
 from zoo.core.training.train import FINETUNE
 
 __all__ = ["Request", "asked_budget", "asked_rules", "prune_one"]
+
+_NOBODY = Watch()
 
 
 @dataclass(frozen=True)
@@ -216,8 +220,7 @@ def prune_one(
         tracker = track and begin(track, results, "", cell.label, cell)
         with show_progress(console=console) as (tell, _):
             watch = watching(tracker or None, tell)
-            parent_for(cell, places, watch)
-            record, findings = run_cell(cell, suite="", places=places, is_timed=True, watch=watch)
+            record, findings = together(_run, cell, places, watch=watch)
         if findings.error is not None:
             raise findings.error
         if record.status == "cancelled":
@@ -237,6 +240,12 @@ def prune_one(
     if line:
         console.print(line, soft_wrap=True)
     return record
+
+
+def _run(cell: Cell, places: Places, watch: Watch = _NOBODY) -> tuple[Record, Findings]:
+    """In every rank: train the parent, where what fails is no cell's failure, and run the cell."""
+    parent_for(cell, places, watch)
+    return run_cell(cell, suite="", places=places, is_timed=True, watch=watch)
 
 
 def _require_pruning(cell: Cell, places: Places) -> None:

@@ -38,6 +38,7 @@ from benchmarks.running.engine import Engine, LocalMachine, Machines
 from benchmarks.running.live import cell_lines
 from benchmarks.running.plan import SETTLED, Job, Plan
 from benchmarks.running.shared_work import needed_files, supernet_files, table_name
+from benchmarks.running.stopped import Stopped
 from benchmarks.running.tasks import (
     OutOfMemory,
     Unrecorded,
@@ -61,14 +62,6 @@ COLOURS: Mapping[Status, str] = {
     "failed": "red",
     "cancelled": "yellow",
 }
-
-
-class Stopped(KeyboardInterrupt):
-    """A run was told to end by a signal other than that of Ctrl-C."""
-
-    def __init__(self, signal_: signal.Signals) -> None:
-        super().__init__(signal_.name)
-        self.signal = signal_
 
 
 class Outcomes(Counter[Status]):

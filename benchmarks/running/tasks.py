@@ -17,6 +17,7 @@ from benchmarks.running.kept import settle
 from benchmarks.running.live import watching
 from benchmarks.running.plan import SETTLED, Job
 from benchmarks.tracking.runs import begin, mark, results_of
+from zoo.core.training.ranks import decided, rank
 
 if TYPE_CHECKING:
     from benchmarks.running.parent import Places
@@ -80,12 +81,13 @@ def run_one(
     cell: Cell, suite: str, job: Job, problem: str | None, primary: tuple[Primary, ...]
 ) -> Record | OutOfMemory | None:
     """In a worker: run a cell, or record its problem; None if the time is up."""
-    if problem is None and job.is_over:
+    if problem is None and decided(lambda: job.is_over):
         return None
     from benchmarks.running import protocol
 
     if problem is None:
-        tracker = begin(job.track, job.results, suite, cell.label, cell) if job.track else None
+        track = job.track if rank() == 0 else None
+        tracker = begin(track, job.results, suite, cell.label, cell) if track else None
         watch = watching(tracker)
         record, found = protocol.run_cell(
             cell, suite=suite, places=_places(job), workers=job.workers, watch=watch
@@ -115,7 +117,7 @@ def run_and_write(
 
 def measure_table(cell: Cell, job: Job) -> None:
     """In a worker: time operators into the cache; what goes wrong, the cells will say."""
-    if job.is_over:
+    if decided(lambda: job.is_over):
         return
     from benchmarks.running import protocol
     from benchmarks.running.parent import parent_for, splits_of
@@ -130,7 +132,7 @@ def measure_table(cell: Cell, job: Job) -> None:
 
 def train_parent(cell: Cell, job: Job) -> str | OutOfMemory | None:
     """In a worker: train a parent into the cache; return what went wrong, if anything did."""
-    if job.is_over:
+    if decided(lambda: job.is_over):
         return None
     from benchmarks.running import protocol
     from benchmarks.running.parent import parent_for
@@ -139,7 +141,7 @@ def train_parent(cell: Cell, job: Job) -> str | OutOfMemory | None:
     try:
         name = cell.parent_file.removesuffix(".safetensors")
         is_new = not (job.cache / cell.parent_file).exists()
-        track = job.track if is_new else None
+        track = job.track if is_new and rank() == 0 else None
         tracker = begin(track, job.results, "parents", name, cell) if track else None
         parent_for(cell, _places(job), watching(tracker))
         if tracker is not None:

@@ -127,12 +127,33 @@ class Meter:
             ValueError: if a number is negative.
         """
         macs = n_images * macs_per_image
-        spent = self._charged(macs)
-        spent.macs_forward += macs
-        if backward:
-            spent.macs_backward += BACKWARD_MACS * macs
+        self.add_macs(macs, BACKWARD_MACS * macs if backward else 0)
+
+    def add_macs(self, forward: int, backward: int) -> None:
+        """Charge the open phase multiply-adds, such as other processes spent on the same work.
+
+        Args:
+            forward: of forward passes.
+            backward: of backward passes.
+
+        Raises:
+            RuntimeError: outside any phase.
+            ValueError: if a number is negative.
+        """
+        self._charged(min(forward, backward)).macs_forward += forward
+        self._charged(0).macs_backward += backward
         if self.listener is not None:
             self.listener()
+
+    @property
+    def macs(self) -> tuple[int, int]:
+        """What the open phase has come to: multiply-adds of forward and of backward passes.
+
+        Raises:
+            RuntimeError: outside any phase.
+        """
+        spent = self._charged(0)
+        return spent.macs_forward, spent.macs_backward
 
     def add(self, name: Phase, spent: Spent) -> None:
         """Charge a phase with what the same work cost when it was done before."""

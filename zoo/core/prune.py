@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,7 @@ from zoo.core.method.effort import share_of_budget, told_effort, watched
 from zoo.core.method.own_tasks import TaskArguments, check_served, check_task_arguments, own_loss
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, require_packages
+from zoo.core.method.shared_search import largest_peaks, searched
 from zoo.core.method.work import WorkArguments, set_up
 from zoo.core.networks.architecture import Architecture
 from zoo.core.networks.rebuild import rebuild
@@ -41,7 +42,7 @@ from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
 from zoo.core.training.captured import check_capture
 from zoo.core.training.checkpoint import Checkpoints
 from zoo.core.training.early_stopping import Validation
-from zoo.core.training.ranks import decided, largest, rank, world
+from zoo.core.training.ranks import decided, rank
 from zoo.core.training.task import TOP1
 from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 from zoo.core.whole_file import require_place
@@ -170,7 +171,7 @@ def prune(
     with show_progress(is_shown=progress and rank() == 0) as (tell, say):
         space = _prunable_space(ready, inexact, rules)
         check_served(pruner, ready.task, space, distill, is_tuned=recipe.epochs > 0)
-        table = latency_table(ready.given, space, unit, timing, rules, cache, tell)
+        table = decided(lambda: latency_table(ready.given, space, unit, timing, rules, cache, tell))
         problem = _problem(ready, name, CostModel(space, table), value, unit, rules, seed)
         with ready.read(problem.model):  # a supernet, if one is made here, is made to return logits
             if isinstance(method, str):
@@ -290,7 +291,13 @@ def _decided(
 ) -> tuple[SubnetConfig, nn.Module]:
     """The pruner's decision, and the smaller network that comes of it."""
     is_taught = distill is None and recipe.epochs > 0
-    subnet = _search_once(pruner, problem, ready, is_taught, tell)
+
+    def train_along() -> None:
+        with ready.read(problem.model):
+            pruner.train_along(problem)
+
+    search = partial(_search, pruner, problem, ready, is_taught, tell)
+    subnet = searched(problem, pruner, search, train_along)
     return subnet.config, _finished(problem, pruner, subnet, ready, recipe, distill, tell)
 
 
@@ -330,28 +337,6 @@ def _search(
     return subnet
 
 
-def _search_once(
-    pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
-) -> Subnet:
-    """The decision of rank 0 where several processes train; what it spent and traced, too."""
-    if world() == 1:
-        return _search(pruner, problem, ready, is_taught, tell)
-
-    def search() -> tuple[Subnet, dict[str, Spent], list[dict[str, object]]]:
-        subnet = _search(pruner, problem, ready, is_taught, tell)
-        return _moved(subnet, "cpu"), problem.meter.spent, problem.trace_rows
-
-    subnet, problem.meter.spent, problem.trace_rows = decided(search)
-    return _moved(subnet, ready.train.device)
-
-
-def _moved(subnet: Subnet, device: torch.device | str) -> Subnet:
-    """The subnet with its weights, if any, on a device."""
-    weights = subnet.weights
-    moved = None if weights is None else {n: w.detach().to(device) for n, w in weights.items()}
-    return replace(subnet, weights=moved)
-
-
 def _result(
     problem: Problem,
     config: SubnetConfig,
@@ -361,8 +346,7 @@ def _result(
     architecture: Architecture,
 ) -> PruneResult:
     cost = problem.cost
-    for spent in problem.meter.spent.values():
-        spent.peak_bytes = largest(spent.peak_bytes)
+    largest_peaks(problem.meter)
     value, parent_value = (
         ready.value(network) for network in (ready.to_given_types(small), ready.given)
     )
@@ -382,7 +366,7 @@ def _result(
         parent_val_top1=parent_value if is_top1 else None,
         space=problem.space,
         architecture=architecture,
-        latency=check_latency(problem, config, small, ready.given, *timed),
+        latency=decided(lambda: check_latency(problem, config, small, ready.given, *timed)),
         metric=ready.task.metric.name,
     )
 

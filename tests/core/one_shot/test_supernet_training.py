@@ -25,8 +25,8 @@ from zoo.core.one_shot.supernet_training import (
     Engine,
     Execution,
     starting_weights,
-    train_once,
 )
+from zoo.core.one_shot.train_once import train_once
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.width_grid import WidthGrid, independent_states
 from zoo.core.supernet.trained_store import SupernetStore, Trained

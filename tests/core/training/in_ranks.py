@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,16 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo
+from baselines.autoslim import AutoSlim
+from baselines.bcnet import BCNet
+from tests.problems import problem
 from zoo.core.data.batches import Batch
 from zoo.core.meter import Meter
+from zoo.core.one_shot.one_shot import OneShot, list_widths
 from zoo.core.training.ranks import decided, largest, rank, world
 from zoo.core.training.train import train
+from zoo.pse_net import PSENet
+from zoo.stagewise import Stagewise
 
 CLASSES = 3
 RECIPE = zoo.Recipe(
@@ -91,6 +99,38 @@ def pruned() -> dict[str, Any]:
     }
 
 
+SUPERNETS: dict[str, OneShot] = {
+    "masked": PSENet(execution="masked", subnets=3),
+    "sliced": PSENet(execution="sliced", subnets=4),
+    "joint": PSENet(norm="joint", subnets=2),
+    "single": PSENet(execution="sliced", subnets=1),
+    "autoslim": AutoSlim(random_subnets=2),
+    "bcnet": BCNet(),
+    "features": Stagewise(random_subnets=2),
+    "frozen fullnet": Stagewise(fullnet=False, random_subnets=1),
+    "labels": Stagewise(supervision="labels"),
+    "leading": Stagewise(junctions="leading", stages=2),
+}
+"""Of three updates each; momentum and kept buffers show from the second on."""
+
+
+def supernet(name: str) -> dict[str, Any]:
+    """Weights, records, charges and trace of a supernet that is trained in a decision of rank 0."""
+    pruner = replace(SUPERNETS[name], steps=3, lr=0.01)
+    task = problem()
+
+    def decide() -> tuple[Any, ...]:
+        trained = pruner.train(list_widths(task, pruner))
+        spent = {phase: (s.images, s.macs) for phase, s in task.meter.spent.items()}
+        assert world() == 1  # alone again
+        return dict(trained.weights), dict(trained.records), spent, task.trace_rows
+
+    weights, records, spent, rows = decided(decide, partial(pruner.train_along, task))
+    numbers = {key: torch.from_numpy(value) for key, value in records.items()}
+    own = {phase: (s.images, s.macs) for phase, s in task.meter.spent.items()}
+    return {"weights": weights, "records": numbers, "spent": spent, "own": own, "trace": rows}
+
+
 def told() -> dict[str, Any]:
     """What rank 0 decides, and what it raises."""
 
@@ -113,6 +153,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(minutes=5))
     made = {name: trained(name) for name in ("test_resnet", "test_efficientnet")}
+    made |= {name: supernet(name) for name in SUPERNETS}
     torch.save({**made, "pruned": pruned(), "told": told()}, folder / f"rank{rank()}.pt")
     dist.destroy_process_group()
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ RANKS = 2
 @cache
 def alone(name: str) -> dict[str, Any]:
     """The same in this process."""
+    if name in in_ranks.SUPERNETS:
+        return in_ranks.supernet(name)
     return in_ranks.pruned() if name == "pruned" else in_ranks.trained(name)
 
 
@@ -61,6 +64,18 @@ def test_two_processes_train_what_one_does(together: list[dict[str, Any]], name:
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
 def test_every_process_charges_the_whole_batch(together: list[dict[str, Any]], name: str) -> None:
     assert [each[name]["charged"] for each in together] == [alone(name)["charged"]] * RANKS
+
+
+@pytest.mark.parametrize("name", in_ranks.SUPERNETS)
+def test_two_processes_train_the_supernet_of_one(together: list[dict[str, Any]], name: str) -> None:
+    wanted = alone(name)
+    for found in (each[name] for each in together):
+        assert_close(found["weights"], wanted["weights"], 1e-9)
+        assert_close(found["records"], wanted["records"], 1e-9)
+        assert found["spent"] == found["own"] == wanted["spent"]
+        for mine, theirs in zip(found["trace"], wanted["trace"], strict=True):
+            np.testing.assert_allclose(mine.pop("losses", []), theirs.get("losses", []), rtol=1e-9)
+            assert mine == {key: value for key, value in theirs.items() if key != "losses"}
 
 
 def test_pruning_decides_once_and_fine_tunes_together(together: list[dict[str, Any]]) -> None:
@@ -112,7 +127,7 @@ def test_synchronised_batch_norm_of_one_process_is_torchs(
 ) -> None:
     import zoo.core.training.ranks as ranks
 
-    monkeypatch.setattr(ranks, "all_reduce", lambda tensor: tensor)
+    monkeypatch.setattr(ranks, "_summed", lambda tensor: tensor)
     draw = torch.Generator().manual_seed(0)
     outer = torch.randn(5, 3, 4, 4, generator=draw, dtype=torch.float64)
     found = []

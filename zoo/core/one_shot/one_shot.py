@@ -32,8 +32,8 @@ from zoo.core.one_shot.supernet_training import (
     Norm,
     Start,
     starting_weights,
-    train_once,
 )
+from zoo.core.one_shot.train_once import train_metered, train_once
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
 from zoo.core.search.prior import Prior
@@ -183,9 +183,17 @@ class OneShot(Pruner):
         """The trained supernet, once for all budgets: from the problem's store if it is there."""
         problem = widths.problem
         if not self.serves_every_budget:
-            with problem.meter.phase("supernet"):
-                return self.train_anew(widths)
+            return train_metered(problem, lambda: self.train_anew(widths))
         return train_once(problem, self.training_settings, lambda: self.train_anew(widths))
+
+    def train_along(self, problem: Problem) -> None:
+        """Train the supernet with rank 0, which has come to it in its search; it keeps the weights.
+
+        Args:
+            problem: this rank's own, equal to that of rank 0.
+        """
+        widths = list_widths(problem, self)
+        train_metered(problem, lambda: self.train_anew(widths))
 
     @abstractmethod
     def train_anew(self, widths: RankedWidths) -> Trained:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.data.inputs import Inputs
 from zoo.core.method.problem import Problem
 from zoo.core.one_shot.effort import middle_macs
+from zoo.core.one_shot.shared_terms import Term
 from zoo.core.one_shot.supernet_training import Engine
 from zoo.core.search.width_grid import StateSpace
 from zoo.core.training.distill import output_error
@@ -47,11 +48,12 @@ def sandwich_losses(
     Source: Yu, Huang 2019, as in the card of baselines/autoslim.py.
     """
     problem = engine.problem
-    wide = engine.answer(inputs, configs[0])
-    losses = [problem.task.loss_of(wide.outputs, targets)]
-    for config in configs[1:]:
-        losses.append(_imitation(problem, engine.answer(inputs, config), wide))
-    return torch.stack(losses)
+    wide = engine.shared_answer(inputs, configs[0])
+    terms = [
+        Term(problem.cost.macs(config), partial(_imitation, engine, inputs, config, wide))
+        for config in configs[1:]
+    ]
+    return engine.losses(terms, [problem.task.loss_of(wide.outputs, targets)])
 
 
 def sandwich_macs(problem: Problem, between: int) -> int:
@@ -65,8 +67,9 @@ def sandwich_macs(problem: Problem, between: int) -> int:
     return problem.cost.full_macs + least + between * middle
 
 
-def _imitation(problem: Problem, narrow: Answer, wide: Answer) -> Tensor:
-    """What a subnet learns from the full network, a scalar; no gradient reaches the latter."""
-    if problem.task.is_classification:
-        return F.cross_entropy(narrow.outputs, wide.outputs.detach().softmax(1))
-    return output_error(narrow.compared, wide.compared)
+def _imitation(engine: Engine, inputs: Inputs, config: SubnetConfig, wide: Answer) -> list[Tensor]:
+    """What a subnet learns from the full network, one scalar; no gradient reaches the latter."""
+    narrow = engine.answer(inputs, config)
+    if engine.problem.task.is_classification:
+        return [F.cross_entropy(narrow.outputs, wide.outputs.detach().softmax(1))]
+    return [output_error(narrow.compared, wide.compared)]

@@ -7,8 +7,9 @@ runs, what a step costs and how it is scored is the same for all, and stands her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,15 +22,16 @@ from zoo.core.data.inputs import Inputs, count_images, divided
 from zoo.core.errors import Diverged
 from zoo.core.method.problem import Problem
 from zoo.core.method.updates import Updates
+from zoo.core.one_shot.shared_terms import Term, average_gradients, exchanged, mine_of
 from zoo.core.randomness import fixed_random
-from zoo.core.supernet.trained_store import Trained, load_trained, save_trained
 from zoo.core.tracing.copies import copy_network, memory_format_of
 from zoo.core.training.checkpoint import State, Stateful, digest
 from zoo.core.training.course import TensorState
 from zoo.core.training.gradients import backward, gradients
+from zoo.core.training.ranks import rank, sum_over_ranks, world
 from zoo.core.training.task import Answer
 
-__all__ = ["Engine", "Execution", "Generate", "Norm", "Start", "starting_weights", "train_once"]
+__all__ = ["Engine", "Execution", "Generate", "Norm", "Start", "starting_weights"]
 
 SLICED_FROM = 1_000_000_000
 """Multiply-adds of a subnet's part of the batch, at full width, from which slicing pays on a CPU.
@@ -161,6 +163,41 @@ class Engine:
         values = self.sliced(config)
         return self.problem.supernet.answer(inputs, config, values, training=True)
 
+    def shared_answer(self, inputs: Inputs, config: SubnetConfig) -> Answer:
+        """What a subnet that others learn from returns: every rank runs it; charged once.
+
+        Rank 0 alone has gradients, see `losses`.
+
+        Args:
+            inputs: images, shape (N, C, H, W), or other inputs.
+            config: what it keeps.
+        """
+        n_images = count_images(inputs)
+        self.pairs += n_images
+        self.problem.meter.passes(n_images, self.problem.cost.macs(config), backward=True)
+        with torch.set_grad_enabled(rank() == 0):
+            values = self.sliced(config)
+            return self.problem.supernet.answer(inputs, config, values, training=True)
+
+    def losses(self, terms: Sequence[Term], first: Sequence[Tensor] = ()) -> Tensor:
+        """Losses of several subnets, one after the other, shape (n,).
+
+        Where several processes train, each runs some of the terms, and all get all losses.
+
+        Args:
+            terms: what each subnet adds.
+            first: losses, scalars, of what every rank has run, with gradients in rank 0 alone.
+        """
+        if world() == 1:
+            return torch.stack([*first, *(loss for term in terms for loss in term.losses())])
+        # Of what has run already the pass back is left, two thirds of the work.
+        busy = 2 * self.problem.cost.full_macs if first else 0
+        mine = mine_of([3 * term.cost for term in terms], busy)
+        with self._charging_for_all():
+            found = [term.losses() if own else None for term, own in zip(terms, mine, strict=True)]
+        counts = [len(first), *(term.count for term in terms)]
+        return exchanged([first if rank() == 0 else None, *found], counts, self._like)
+
     def logits(self, images: Inputs, config: SubnetConfig) -> Any:
         """What one subnet returns, of a classifier its logits, shape (N, classes); see `answer`."""
         return self.answer(images, config).outputs
@@ -179,6 +216,29 @@ class Engine:
         Raises:
             ValueError: if the batch cannot be divided.
         """
+        if world() == 1:
+            return self._part_losses(inputs, targets, configs)
+        n_images, count = count_images(inputs), len(configs)
+        parts = [divided(each, n_images, count) for each in (inputs, targets)]
+        if self.chosen(n_images // count) == "sliced":
+            costs = map(self.problem.cost.macs, configs)
+            run = [partial(self._part_loss, *each) for each in zip(*parts, configs, strict=True)]
+            return self.losses([Term(*each) for each in zip(costs, run, strict=True)])
+        mine = mine_of([1] * count)
+        if self.norm == "joint":  # its batch statistics are over all parts
+            mine = [rank() == 0] * count
+        chosen = [place for place, own in enumerate(mine) if own]
+        found: list[list[Tensor] | None] = [None] * count  # one loss each
+        with self._charging_for_all():
+            if chosen:
+                images, labels = (torch.cat([each[k] for k in chosen]) for each in parts)
+                losses = self._part_losses(images, labels, [configs[k] for k in chosen])
+                for place, loss in zip(chosen, losses, strict=True):
+                    found[place] = [loss]
+        return exchanged(found, [1] * count, self._like)
+
+    def _part_losses(self, inputs: Inputs, targets: Any, configs: Sequence[SubnetConfig]) -> Tensor:
+        """The same in this process alone."""
         count, task = len(configs), self.problem.task
         n_images = count_images(inputs)
         if task.is_classification and isinstance(inputs, Tensor):
@@ -194,6 +254,9 @@ class Engine:
                 for part, wanted, config in zip(*parts, configs, strict=True)
             ]
         )
+
+    def _part_loss(self, inputs: Inputs, targets: Any, config: SubnetConfig) -> list[Tensor]:
+        return list(self._part_losses(inputs, targets, [config]))
 
     def parallel(self, images: Tensor, configs: Sequence[SubnetConfig]) -> Tensor:
         """Training-mode logits of several subnets, each on its own part of the batch.
@@ -312,8 +375,11 @@ class Engine:
             reason = self.divergence_hint() or way_out
             raise Diverged(f"the supernet's loss is {float(value)}; {reason}")
         self._optimizer.zero_grad(set_to_none=True)
-        backward(loss)
+        if loss.requires_grad or world() == 1:  # else the other ranks have run all subnets
+            backward(loss)
         places = self._gather_gradients()
+        if world() > 1:
+            average_gradients(self.weights.values())
         self._optimizer.step()
         # Zero only the entries this step wrote; cheaper than the whole buffer.
         for place in places:
@@ -348,66 +414,26 @@ class Engine:
             weight.grad = self._gradients[name]
         return weight.grad
 
+    @property
+    def _like(self) -> Tensor:
+        """A tensor of the type and on the device of the losses."""
+        return next(iter(self.weights.values()))
+
+    @contextmanager
+    def _charging_for_all(self) -> Iterator[None]:
+        """Charge and count, too, what the other ranks run while the context is open."""
+        meter = self.problem.meter
+        before = [*meter.macs, self.pairs]
+        yield
+        own = [now - was for now, was in zip([*meter.macs, self.pairs], before, strict=True)]
+        device = self._like.device
+        total = sum_over_ranks(torch.tensor(own, dtype=torch.int64, device=device)).tolist()
+        forward, back, pairs = (every - mine for every, mine in zip(total, own, strict=True))
+        meter.add_macs(forward, back)
+        self.pairs += pairs
+
     def _charge(self, n_images: int, macs: int) -> None:
         self.problem.meter.passes(n_images, macs, backward=torch.is_grad_enabled())
-
-
-def train_once(
-    problem: Problem, settings: Mapping[str, object], train: Callable[[], Trained]
-) -> Trained:
-    """A trained supernet, from the problem's store if the same was trained before.
-
-    Its cost is charged to the phase "supernet" either way, and what it traced is traced again; one
-    row more says whether it was reused, and under which key, which records of one training share.
-
-    Args:
-        problem: gives store and meter.
-        settings: all that decides the outcome beside parent, data, seed and device; JSON values.
-        train: does the work, inside the phase.
-    """
-    if problem.store is None:
-        with problem.meter.phase("supernet"):
-            return train()
-    with problem.store.locked(settings) as path:
-        kept = load_trained(path, problem.meter.device)
-        if kept is not None:
-            trained, spent, rows = kept
-            trained = _laid_out(trained, problem.model)
-            problem.meter.add("supernet", spent)
-            problem.trace_rows += rows
-        else:
-            trained = _train_and_save(problem, path, train)
-    problem.trace("supernet", key=path.stem, reused=kept is not None)
-    return trained
-
-
-def _train_and_save(problem: Problem, path: Path, train: Callable[[], Trained]) -> Trained:
-    """Train into the store; a checkpoint lies beside the file, for whichever cell comes next."""
-    before, outer = len(problem.trace_rows), problem.checkpoints
-    problem.checkpoints = own = None if outer is None else outer.beside(path)
-    try:
-        with problem.meter.phase("supernet") as spent:
-            trained = train()
-    finally:
-        problem.checkpoints = outer
-    save_trained(path, trained, spent, problem.trace_rows[before:])
-    if own is not None:
-        own.remove()
-    return trained
-
-
-def _laid_out(trained: Trained, model: nn.Module) -> Trained:
-    """A loaded supernet in the memory layout in which it was trained, that of the parent.
-
-    Convolutions of other layouts add in another order: a search would score otherwise by whether it
-    trained the supernet or found it.
-    """
-    own = {name: weight.detach() for name, weight in model.named_parameters()}
-    weights = {
-        name: torch.empty_like(own[name]).copy_(weight) if name in own else weight
-        for name, weight in trained.weights.items()
-    }
-    return Trained(weights, trained.records)
 
 
 def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from zoo.core.data.batches import Batch, BatchSource
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.randomness import global_random, set_global_random
 from zoo.core.training.checkpoint import Checkpoint, State, Stateful
-from zoo.core.training.ranks import rank
+from zoo.core.training.ranks import decided, rank
 
 __all__ = ["Course", "GeneratorState", "ModuleState", "Parts", "TensorState", "Values"]
 
@@ -54,7 +54,8 @@ class Course:
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self._device = device
         self._random: State | None = None
-        state = None if checkpoint is None else checkpoint.load()
+        # All ranks go on from what rank 0 has, wherever the others look for it.
+        state = decided(lambda: None if checkpoint is None else checkpoint.load())
         if state is not None:
             self._load(state)
 

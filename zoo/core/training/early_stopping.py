@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.core.training.checkpoint import State
 from zoo.core.training.course import ModuleState
+from zoo.core.training.ranks import decided
 
 __all__ = ["BestEpoch", "Direction", "Validation"]
 
@@ -55,7 +56,8 @@ class BestEpoch:
     def judge(self) -> bool:
         """Score the network after an epoch; returns whether the training is to end."""
         validation = self.validation
-        validation.scores.append(validation.score(self._network))
+        score = validation.score(self._network)  # in every rank, so that all charge it
+        validation.scores.append(decided(lambda: score))
         epoch = len(validation.scores)
         if validation.best_epoch is None or self._is_better(epoch, validation.best_epoch):
             validation.best_epoch = epoch

@@ -1,0 +1,83 @@
+"""A search where several processes train: rank 0 searches, and all know what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from zoo.core.meter import Meter, Spent
+from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.training.ranks import decided, largest, world
+
+__all__ = ["answered_by_rank_0", "largest_peaks", "searched"]
+
+T = TypeVar("T")
+
+
+def searched(
+    problem: Problem,
+    pruner: Pruner,
+    search: Callable[[], Subnet],
+    train_along: Callable[[], object] | None = None,
+) -> Subnet:
+    """A search's decision in every rank, with what it spent and traced; see `answered_by_rank_0`.
+
+    Args:
+        problem: what is asked, the same in every rank.
+        pruner: decides.
+        search: calls its `search`.
+        train_along: calls its `train_along`; that alone if None.
+    """
+    if world() == 1:
+        return search()
+    subnet = answered_by_rank_0(problem, pruner, lambda: _moved(search(), "cpu"), train_along)
+    return _moved(subnet, problem.meter.device)
+
+
+def answered_by_rank_0(
+    problem: Problem,
+    pruner: Pruner,
+    ask: Callable[[], T],
+    train_along: Callable[[], object] | None = None,
+) -> T:
+    """What a method answers in rank 0, in every rank; what it spent and traced counts in all.
+
+    Candidates are scored in rank 0 alone: most searches draw the next one by the score of the last,
+    and the same subnet must get the same score whatever the number of ranks. A supernet is trained
+    by all.
+
+    Args:
+        problem: what is asked, the same in every rank.
+        pruner: answers.
+        ask: calls it; the answer is pickled.
+        train_along: calls its `train_along`; that alone if None.
+    """
+    if world() == 1:
+        return ask()
+
+    def told() -> tuple[T, dict[str, Spent], list[dict[str, object]]]:
+        return ask(), problem.meter.spent, problem.trace_rows
+
+    beside = train_along or partial(pruner.train_along, problem)
+    answer, problem.meter.spent, problem.trace_rows = decided(
+        told, beside if pruner.can_train_along() else None
+    )
+    return answer
+
+
+def largest_peaks(meter: Meter) -> None:
+    """Set the peak memory of every phase to the largest of all ranks."""
+    for spent in meter.spent.values():
+        spent.peak_bytes = largest(spent.peak_bytes)
+
+
+def _moved(subnet: Subnet, device: torch.device | str) -> Subnet:
+    """The subnet with its weights, if any, on a device."""
+    weights = subnet.weights
+    moved = None if weights is None else {n: w.detach().to(device) for n, w in weights.items()}
+    return replace(subnet, weights=moved)
