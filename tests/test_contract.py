@@ -18,7 +18,7 @@ from zoo.core.contract.checks import (
     check_pruner,
     run_check,
 )
-from zoo.core.contract.trial import NETWORKS, Trial, full_float32
+from zoo.core.contract.trial import NETWORKS, Trial
 from zoo.core.method.discovery import get_pruner
 
 NETWORK_CHECKS = [check for check in CHECKS if check.scope == "network"]
@@ -56,14 +56,6 @@ def test_pruner_keeps_the_contract_on_every_network(name: str, network: str) -> 
 @pytest.mark.parametrize("name", ready())
 def test_class_keeps_the_contract(name: str) -> None:
     assert not broken(CLASS_CHECKS, name, "residual")
-
-
-def test_the_gpu_is_compared_without_tf32() -> None:
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    with full_float32():
-        assert not matmul.allow_tf32 and not convolution.allow_tf32
-    assert (matmul.allow_tf32, convolution.allow_tf32) == before and before[1]
 
 
 @pytest.mark.gpu

@@ -25,7 +25,7 @@ from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.tracing.copies import copy_network
 
-__all__ = ["NETWORKS", "Run", "Snapshot", "TooManyEvaluations", "Trial", "full_float32"]
+__all__ = ["NETWORKS", "Run", "Snapshot", "TooManyEvaluations", "Trial"]
 
 NETWORKS: Mapping[str, str] = {
     "residual": "test_resnet",
@@ -72,6 +72,7 @@ class CountedBatches(Batches):
     """Batches that count the images that leave them, charged or not."""
 
     drawn = 0
+    dtype = torch.float32
 
     def epoch(self, index: int) -> Iterator[Batch]:
         """As the batches', counted.
@@ -83,7 +84,7 @@ class CountedBatches(Batches):
             self.drawn += len(images)
             if self.drawn > MOST_IMAGES:
                 raise TooManyEvaluations(f"{self.drawn} images drawn")
-            yield images, labels
+            yield images.to(self.dtype), labels
 
 
 @dataclass
@@ -153,11 +154,13 @@ class Trial:
         cls: the pruner's class.
         network: a key of `NETWORKS`.
         device: where the searches run.
+        dtype: what network and images are calculated in.
     """
 
     cls: type[Pruner]
     network: str
     device: str = "cpu"
+    dtype: torch.dtype = torch.float32
     pruner: Pruner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -193,8 +196,9 @@ class Trial:
         cost = CountedCost(space)
         meter = Meter(self.device)
         train, search = (_batches(n, self.device) for n in (TRAIN_IMAGES, SEARCH_IMAGES))
+        train.dtype = search.dtype = self.dtype
         problem = Problem(
-            model=copy_network(model).to(self.device),
+            model=copy_network(model).to(self.device, self.dtype),
             space=space,
             cost=cost,
             budget=Budget.parse(keep_ratio, cost),
@@ -270,22 +274,6 @@ def _watched_random() -> Iterator[list[str]]:
         touched.append("numpy.random")
     if not torch.equal(torch.get_rng_state(), before[2]):
         touched.append("torch")
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """CUDA calculates in float32 and in a fixed order: TF32, with 10 bits, moves scores."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    flags = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    with flags:
-        matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            matmul.allow_tf32 = before
 
 
 def same_config(space: ChannelSpace, first: SubnetConfig, second: SubnetConfig) -> bool:
