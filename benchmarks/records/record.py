@@ -42,6 +42,7 @@ from benchmarks.records.strict import Many, Strict
 __all__ = [
     "DECIDING",
     "PHASES",
+    "SETTLED",
     "TOTAL",
     "Group",
     "HandedOn",
@@ -62,6 +63,8 @@ TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
 
 
 Status = Literal["ok", "infeasible", "failed", "cancelled"]
+SETTLED: tuple[Status, ...] = ("ok", "infeasible")
+"""Cells with these outcomes are not run again."""
 Phase = Literal["baseline", "scoring", "supernet", "search", "finetune", "finetune_own"]
 PHASES: tuple[Phase, ...] = (
     "baseline",

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from benchmarks.running.sound_gpu import is_gpu_sound
 from benchmarks.running.torchrun import check_device, is_launched, local_ranks
 from zoo.core.child_process import Workers, one_thread
 
@@ -196,8 +197,6 @@ class LocalMachine:
         bound = [_bound_to(gpus[place % len(gpus)]) for place in range(count)] if gpus else []
         if not bound:
             return LocalEngine(Workers(count, one_thread))
-        from benchmarks.running.tasks import is_gpu_sound
-
         return LocalEngine(Workers(count, one_thread, environments=bound, is_sound=is_gpu_sound))
 
 

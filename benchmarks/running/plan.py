@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.records.cell import REFERENCE, Cell, Model
 from benchmarks.records.contrast import Arm, Contrast, Primary
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
-from benchmarks.records.record import TOTAL, Record, Status, spent_macs
+from benchmarks.records.record import SETTLED, TOTAL, Record, spent_macs
 from benchmarks.records.strict import suggest
 from benchmarks.running.engine import Machines
 from benchmarks.running.methods import MethodFiles, Named, method_files, named_methods
@@ -19,11 +19,7 @@ from benchmarks.running.precheck import check_size, check_suite, name_files
 from benchmarks.running.suite import Suite, Variant, expand, expand_ranking
 from benchmarks.running.weights import WeightFiles, weight_files
 
-__all__ = ["SETTLED", "Job", "Plan", "plan_suite"]
-
-
-SETTLED: tuple[Status, ...] = ("ok", "infeasible")
-"""Cells with these outcomes are not run again."""
+__all__ = ["Job", "Plan", "plan_suite"]
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import write_record
 from benchmarks.records.plain import in_markup
-from benchmarks.records.record import Record, Status
+from benchmarks.records.record import SETTLED, Record, Status
 from benchmarks.records.whole_file import require_writable, sweep
 from benchmarks.running.claims import Claims
 from benchmarks.running.engine import Engine, LocalMachine, Machines
 from benchmarks.running.live import cell_lines
-from benchmarks.running.plan import SETTLED, Job, Plan
+from benchmarks.running.plan import Job, Plan
 from benchmarks.running.shared_work import needed_files, supernet_files, table_name
 from benchmarks.running.stopped import Stopped
 from benchmarks.running.tasks import (

@@ -15,7 +15,7 @@ from benchmarks.records.files import write_record
 from benchmarks.records.record import Record
 from benchmarks.running.kept import settle
 from benchmarks.running.live import watching
-from benchmarks.running.plan import SETTLED, Job
+from benchmarks.running.plan import Job
 from benchmarks.tracking.runs import begin, mark, results_of
 from zoo.core.training.ranks import decided, rank
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "OutOfMemory",
     "Unrecorded",
-    "is_gpu_sound",
     "measure_table",
     "run_and_write",
     "run_one",
@@ -40,25 +39,6 @@ class Unrecorded(OSError):
 
 class OutOfMemory:
     """Answer of a task that shared a GPU whose memory ran out."""
-
-
-def is_gpu_sound(answer: object) -> bool:
-    """In a worker: whether its GPU is as if the task that gave this answer had not been.
-
-    A task that failed may have left a broken context, in which all that follows fails as well. Of
-    one that ended well the memory is given back.
-
-    Args:
-        answer: of a function of this module.
-
-    Raises:
-        RuntimeError: by a context that is broken.
-    """
-    is_good = answer.status in SETTLED if isinstance(answer, Record) else answer is None
-    if is_good and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-    return is_good
 
 
 def written(job: Job, record: Record, problem: str | None) -> Record:

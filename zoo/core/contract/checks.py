@@ -144,12 +144,9 @@ def _raised_at(error: Exception, cls: type[Pruner]) -> str:
 
 def _defined_at(check: Check, cls: type[Pruner]) -> str:
     """File and line of what a check is about: the search, the loss, or the class."""
-    parts: dict[str, Callable[..., object]] = {
-        "class": cls,
-        "network": cls.search,
-        "gpu": cls.search,
-    }
-    part = cls.loss if check.run is loss_depends_on_the_student else parts[check.scope]
+    part: Callable[..., object] = cls if check.scope == "class" else cls.search
+    if check.run is loss_depends_on_the_student:
+        part = cls.loss
     try:
         path, line = inspect.getsourcefile(part), inspect.getsourcelines(part)[1]
     except (OSError, TypeError):  # of a class that was made where no source is
@@ -461,15 +458,12 @@ def _planted_top1(problem: Problem, subnet: Subnet) -> float:
 
 @_check(17, "gpu")
 def same_config_on_gpu(trial: Trial) -> None:
-    """The CPU and the GPU lead to the same configuration, where both calculate in float64.
+    """The CPU and the GPU lead to the same configuration, in float64.
 
-    In float32 their sums differ in the last digits, which is enough for a search that trains to
-    rank two configurations the other way round.
+    In float32 the last digits of their sums differ, and a search that trains may rank otherwise.
     """
-    cpu, gpu = (
-        Trial(trial.cls, trial.network, device, torch.float64).first.subnet.config
-        for device in ("cpu", "cuda")
-    )
+    runs = (Trial(trial.cls, trial.network, name, torch.float64) for name in ("cpu", "cuda"))
+    cpu, gpu = (run.first.subnet.config for run in runs)
     _require(same_config(trial.space, cpu, gpu), "the GPU gave another configuration")
 
 
