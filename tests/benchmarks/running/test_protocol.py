@@ -18,7 +18,7 @@ from benchmarks.figures.all_figures import figures_of
 from benchmarks.records.cell import PARENT, Data, Model, Rules, Schedule
 from benchmarks.records.files import load_records, write_record
 from benchmarks.running import parent, protocol
-from benchmarks.running.parent import Places
+from benchmarks.running.parent import Places, splits_for_all
 from benchmarks.running.plan import Job, plan_suite
 from benchmarks.running.protocol import run_cell
 from benchmarks.running.run_cells import run_plan
@@ -338,7 +338,7 @@ def test_methods_see_no_test_images(places, stub):
 def test_recalibration_changes_statistics_and_no_weights(places, stub):
     stub(Stub)
     _, findings = run(cell(), places)
-    splits = protocol.splits_of(cell().data, 0, places)
+    splits = splits_for_all(cell(), places)
     before = {k: v.clone() for k, v in findings.network.state_dict().items()}
     after = protocol._recalibrated(findings.network, cell(), splits).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

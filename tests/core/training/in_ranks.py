@@ -17,13 +17,13 @@ import timm
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import zoo
 from baselines.autoslim import AutoSlim
 from baselines.bcnet import BCNet
 from tests.problems import problem
-from zoo.core.data.batches import Batch
+from zoo.core.data.batches import Batch, Batches, Sample
 from zoo.core.meter import Meter
 from zoo.core.one_shot.one_shot import OneShot, list_widths
 from zoo.core.training.ranks import decided, largest, rank, world
@@ -99,6 +99,38 @@ def pruned() -> dict[str, Any]:
     }
 
 
+class Items(Dataset[Sample]):
+    """Images that are read one by one, each with noise of its own; counts what was read."""
+
+    def __init__(self) -> None:
+        self.drawn, self.read = Drawn(), 0
+
+    def __len__(self) -> int:
+        return self.drawn.num_images
+
+    def __getitem__(self, place: int) -> Sample:
+        self.read += 1
+        image = self.drawn.images[place]
+        return image + torch.randn(image.shape, dtype=image.dtype), int(self.drawn.labels[place])
+
+
+def read() -> dict[str, Any]:
+    """A training on items that are read; how many this rank has read, and what was charged."""
+    items, model, meter = Items(), network("test_resnet"), Meter()
+    batches = Batches(items, 7, seed=1, shuffle=True)
+    with meter.phase("finetune"):
+        losses = train(model, batches, RECIPE, meter=meter, macs_per_image=10)
+    spent, seen = meter.spent["finetune"], items.read
+    whole = next(batches.epoch(0))[0]  # in part no longer
+    return {
+        "losses": losses,
+        "charged": (spent.images, spent.macs_forward, spent.macs_backward),
+        "weights": model.state_dict(),
+        "read": seen,
+        "whole": len(whole),
+    }
+
+
 SUPERNETS: dict[str, OneShot] = {
     "masked": PSENet(execution="masked", subnets=3),
     "sliced": PSENet(execution="sliced", subnets=4),
@@ -154,7 +186,8 @@ def main(folder: Path) -> None:
     dist.init_process_group("gloo", timeout=timedelta(minutes=5))
     made = {name: trained(name) for name in ("test_resnet", "test_efficientnet")}
     made |= {name: supernet(name) for name in SUPERNETS}
-    torch.save({**made, "pruned": pruned(), "told": told()}, folder / f"rank{rank()}.pt")
+    made |= {"pruned": pruned(), "told": told(), "read": read()}
+    torch.save(made, folder / f"rank{rank()}.pt")
     dist.destroy_process_group()
 
 

@@ -66,6 +66,17 @@ def test_every_process_charges_the_whole_batch(together: list[dict[str, Any]], n
     assert [each[name]["charged"] for each in together] == [alone(name)["charged"]] * RANKS
 
 
+def test_each_process_reads_its_part_of_every_batch(together: list[dict[str, Any]]) -> None:
+    wanted = in_ranks.read()
+    assert wanted["read"] == 2 * 20
+    # By hand: 3 and 4 of 7, twice, and 3 of the last 6, in two epochs.
+    assert [each["read"]["read"] for each in together] == [2 * (3 + 3 + 3), 2 * (4 + 4 + 3)]
+    for found in (each["read"] for each in together):
+        assert (found["charged"], found["whole"]) == (wanted["charged"], wanted["whole"])
+        assert found["losses"] == pytest.approx(wanted["losses"], rel=1e-9)
+        assert_close(found["weights"], wanted["weights"], 1e-9)
+
+
 @pytest.mark.parametrize("name", in_ranks.SUPERNETS)
 def test_two_processes_train_the_supernet_of_one(together: list[dict[str, Any]], name: str) -> None:
     wanted = alone(name)

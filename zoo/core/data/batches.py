@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoo.core.data.image_files import DecodedOnce, ImageFiles
+from zoo.core.data.inputs import rows_of_rank
 from zoo.core.randomness import fixed_random, stream_generator
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "BatchSource",
     "Batches",
     "ImageTensors",
+    "PartOfBatch",
     "Sample",
     "crop_and_flip",
     "shift",
@@ -34,6 +37,16 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 MOST_RESIDENT_BYTES = 2 * 2**30
 """Of a set that is kept on the device that its batches go to; CIFAR's have a tenth of it."""
+
+
+class PartOfBatch(tuple[Any, Any]):
+    """A rank's part of a batch: inputs and targets, as of any batch.
+
+    Attributes:
+        whole: images in the batch of all ranks.
+    """
+
+    whole: int
 
 
 class BatchSource(Protocol):
@@ -185,6 +198,7 @@ class Batches:
         self.workers = workers
         self._reader: _Reader | None = None
         self._is_read = False
+        self._part: tuple[int, int] | None = None
         size = len(cast(Sized, dataset))
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is below 1")
@@ -196,6 +210,30 @@ class Batches:
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
+
+    @contextmanager
+    def shared_out(self, rank: int, ranks: int) -> Iterator[None]:
+        """While it is open, of a set that is read item by item a rank's part of each batch is read.
+
+        Each batch is a `PartOfBatch`. A set in memory is augmented by whole batches, and stays so.
+
+        Args:
+            rank: whose part.
+            ranks: how many there are.
+        """
+        self._part = (rank, ranks)
+        try:
+            yield
+        finally:
+            self._part = None
+
+    def places(self, epoch: int) -> Iterator[list[int]]:
+        """Positions in the dataset of what is read for each batch, in the order of the epoch."""
+        for chosen in torch.split(self.order(epoch), self.batch_size):
+            if self._part is not None:
+                yield chosen[rows_of_rank(len(chosen), *self._part)].tolist()
+            else:
+                yield chosen.tolist()
 
     def order(self, epoch: int) -> Tensor:
         """Positions in the dataset, in the order of the epoch, shape (num_images,)."""
@@ -247,9 +285,14 @@ class Batches:
         order.epoch = epoch
         self._is_read = True
         try:
-            for images, labels in loader:
+            for number, (images, labels) in enumerate(loader):
                 labels = torch.as_tensor(labels, dtype=torch.long)
-                yield self._normalised(images), labels.to(self.device, non_blocking=True)
+                labels = labels.to(self.device, non_blocking=True)
+                batch = self._normalised(images), labels
+                if self._part is not None:
+                    batch = PartOfBatch(batch)
+                    batch.whole = min(self.batch_size, self.num_images - number * self.batch_size)
+                yield batch
         finally:
             if is_shared:
                 self._is_read = False
@@ -262,8 +305,7 @@ class Batches:
             dataset = dataset.pixels
         loader: DataLoader[Sample] = DataLoader(
             _FixedItems(dataset, self.seed),
-            batch_size=self.batch_size,
-            sampler=order,
+            batch_sampler=order,
             num_workers=self.workers,
             generator=stream_generator("loader", self.seed, 0),
             pin_memory=self.device.type == "cuda",
@@ -277,20 +319,19 @@ _Place = tuple[int, int]
 """An epoch and the position of an item."""
 
 
-class _Order(Sampler[_Place]):
-    """The items of an epoch in its order; `epoch` is set before each pass."""
+class _Order(Sampler[list[_Place]]):
+    """The items of each batch of an epoch; `epoch` is set before each pass."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = weakref.proxy(batches)  # so that it, and its processes, end when unused
         self.epoch = 0
 
-    def __iter__(self) -> Iterator[_Place]:
+    def __iter__(self) -> Iterator[list[_Place]]:
         epoch = self.epoch
-        return ((epoch, place) for place in self._batches.order(epoch).tolist())
+        return ([(epoch, place) for place in each] for each in self._batches.places(epoch))
 
     def __len__(self) -> int:
-        count: int = self._batches.num_images
-        return count
+        return len(self._batches)
 
 
 _Reader = tuple[DataLoader[Sample], _Order]

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Inputs", "call", "count_images", "divided", "mapped", "moved", "rows_of", "tensors_of"]
+__all__ = [
+    "Inputs",
+    "call",
+    "count_images",
+    "divided",
+    "mapped",
+    "moved",
+    "rows_of",
+    "rows_of_rank",
+    "tensors_of",
+]
 
 Inputs = Any
 """A tensor is one argument, a tuple several by position, a dict several by keyword; a list is one
@@ -123,6 +133,20 @@ def divided(value: Any, count: int, parts: int) -> list[Any]:  # whatever a batc
     """
     size = count // parts
     return [rows_of(value, count, slice(k * size, (k + 1) * size)) for k in range(parts)]
+
+
+def rows_of_rank(count: int, rank: int, ranks: int) -> slice:
+    """The rows of a batch that a rank takes: neighbours, as many in every rank as can be.
+
+    Raises:
+        ValueError: if there are fewer images than ranks.
+    """
+    if count < ranks:
+        raise ValueError(
+            f"a batch of {count} images cannot be shared by {ranks} processes; use larger batches "
+            "or fewer processes"
+        )
+    return slice(count * rank // ranks, count * (rank + 1) // ranks)
 
 
 def rows_of(value: Any, count: int, rows: slice) -> Any:

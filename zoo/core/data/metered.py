@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 
 from torch.utils.data import Dataset
 
-from zoo.core.data.batches import Batch, BatchSource, Sample
+from zoo.core.data.batches import Batch, Batches, BatchSource, PartOfBatch, Sample
 from zoo.core.data.inputs import count_images
 from zoo.core.meter import Meter
 
@@ -47,12 +48,18 @@ class MeteredBatches:
             pass
         return self._charged(batches)
 
+    def shared_out(self, rank: int, ranks: int) -> AbstractContextManager[None]:
+        """While it is open, the source reads a rank's part of each batch, if it can."""
+        if isinstance(self._source, Batches | MeteredBatches):
+            return self._source.shared_out(rank, ranks)
+        return nullcontext()
+
     def _charged(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for images, labels in batches:
-            count = count_images(images)
+        for batch in batches:
+            count = batch.whole if isinstance(batch, PartOfBatch) else count_images(batch[0])
             self._meter.images(count)
             self._meter.passes(count, self._macs_per_image, backward=False)
-            yield images, labels
+            yield batch
 
 
 class MeteredData:

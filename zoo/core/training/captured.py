@@ -91,12 +91,18 @@ class CapturedPass:
         self._recorded: _Recorded | None = None
         self._is_sure = False
 
-    def __call__(self, inputs: Inputs, targets: Any) -> Tensor:
+    def __call__(self, inputs: Inputs, targets: Any, whole: int | None = None) -> Tensor:
         """The loss of a batch, a scalar without a graph; gradients are left in the parameters.
+
+        Args:
+            inputs: of the batch.
+            targets: of the same.
+            whole: None, as one process trains.
 
         Raises:
             ValueError: if the pass cannot be captured; names the place and the way out.
         """
+        assert whole is None
         form = _form((inputs, targets))
         if self._recorded is not None and not self._is_sure:
             if _taken_for_given(self._module) != self._recorded.given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.core.data.batches import Batch, BatchSource
+from zoo.core.data.batches import Batch, Batches, BatchSource
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.randomness import global_random, set_global_random
 from zoo.core.training.checkpoint import Checkpoint, State, Stateful
-from zoo.core.training.ranks import decided, rank
+from zoo.core.training.ranks import decided, rank, world
 
 __all__ = ["Course", "GeneratorState", "ModuleState", "Parts", "TensorState", "Values"]
 
@@ -67,11 +68,12 @@ class Course:
             self._save_if_due(at_epoch_end=True)
 
     def batches(self, source: BatchSource) -> Iterator[Batch]:
-        """The batches that are left of this epoch."""
-        for batch in self._left(source):
-            yield batch
-            self.batch, self.step = self.batch + 1, self.step + 1
-            self._save_if_due()
+        """The batches that are left of this epoch; of files, each rank reads its part of them."""
+        with _parted(source):
+            for batch in self._left(source):
+                yield batch
+                self.batch, self.step = self.batch + 1, self.step + 1
+                self._save_if_due()
 
     def steps(
         self, source: BatchSource, count: int, end_epoch: Callable[[], object]
@@ -197,6 +199,13 @@ class Values(dict[str, Any]):
     def load_state_dict(self, state_dict: State) -> None:
         """Replace the values."""
         self.update(state_dict)
+
+
+def _parted(source: BatchSource) -> AbstractContextManager[None]:
+    """While it is open, a source that can reads this rank's part of each batch alone."""
+    if world() > 1 and isinstance(source, Batches | MeteredBatches):
+        return source.shared_out(rank(), world())
+    return nullcontext()
 
 
 def _overwrite(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

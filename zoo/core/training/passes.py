@@ -56,9 +56,15 @@ class Pass:
     device: torch.device
     is_bf16: bool
 
-    def __call__(self, images: Inputs, labels: Any) -> Tensor:
-        """The loss of this rank's part, without a graph; gradients are left in the parameters."""
-        images, labels, weight = my_part(images, labels)
+    def __call__(self, images: Inputs, labels: Any, whole: int | None = None) -> Tensor:
+        """The loss of this rank's part, without a graph; gradients are left in the parameters.
+
+        Args:
+            images: of the batch.
+            labels: of the same.
+            whole: as in `my_part`.
+        """
+        images, labels, weight = my_part(images, labels, whole)
         is_bf16 = self.is_bf16
         bf16 = torch.autocast(self.device.type, torch.bfloat16) if is_bf16 else nullcontext()
         with synchronised(), bf16:

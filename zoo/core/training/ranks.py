@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from zoo.core.child_process import packable
-from zoo.core.data.inputs import Inputs, count_images, rows_of
+from zoo.core.data.inputs import Inputs, count_images, rows_of, rows_of_rank
 from zoo.core.errors import Diverged
 
 __all__ = [
@@ -149,12 +149,13 @@ def _told(make: Callable[[], T], *, are_waiting: bool) -> T:
     return cast(T, value)
 
 
-def my_part(inputs: Inputs, targets: Any) -> tuple[Inputs, Any, float]:
+def my_part(inputs: Inputs, targets: Any, whole: int | None = None) -> tuple[Inputs, Any, float]:
     """This rank's part of a batch, and what its mean loss counts in the mean over ranks.
 
     Args:
         inputs: of N images, the batch that all ranks drew.
         targets: of the same; every tensor and list has an entry for each image.
+        whole: images of the batch, if these are this rank's part of it already.
 
     Returns:
         Neighbouring images, as many in every rank as can be; their targets; and their share of N
@@ -167,14 +168,11 @@ def my_part(inputs: Inputs, targets: Any) -> tuple[Inputs, Any, float]:
     if ranks == 1:
         return inputs, targets, 1.0
     count = count_images(inputs)
-    if count < ranks:
-        raise ValueError(
-            f"a batch of {count} images cannot be shared by {ranks} processes; use larger batches "
-            "or fewer processes"
-        )
-    first, last = (count * number // ranks for number in (rank(), rank() + 1))
-    mine, wanted = (rows_of(each, count, slice(first, last)) for each in (inputs, targets))
-    return mine, wanted, (last - first) * ranks / count
+    if whole is not None:
+        return inputs, targets, count * ranks / whole
+    rows = rows_of_rank(count, rank(), ranks)
+    mine, wanted = (rows_of(each, count, rows) for each in (inputs, targets))
+    return mine, wanted, (rows.stop - rows.start) * ranks / count
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

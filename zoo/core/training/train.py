@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from zoo.core.arguments import fields_checked
-from zoo.core.data.batches import BatchSource
+from zoo.core.data.batches import BatchSource, PartOfBatch
 from zoo.core.data.inputs import Inputs, call, count_images, moved
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.errors import unknown_name
@@ -236,11 +236,12 @@ def train(
     try:
         course = Course(checkpoint, parts, device)
         for _ in course.epochs(recipe.epochs):
-            for images, labels in course.batches(batches):
-                images = moved(images, device, memory_format=memory_format)
-                value = step.take(images, moved(labels, device))
+            for batch in course.batches(batches):
+                whole = batch.whole if isinstance(batch, PartOfBatch) else None
+                images = moved(batch[0], device, memory_format=memory_format)
+                value = step.take(images, moved(batch[1], device), whole)
                 read.add(value, partial(loss.divergence_hint, images))
-                _charge(meter, count_images(images), macs_per_image, loss.macs_per_image)
+                _charge(meter, whole or count_images(images), macs_per_image, loss.macs_per_image)
             course.is_over = _end_epoch(read, best)
         if best is not None:
             best.restore()
@@ -415,12 +416,12 @@ class _Step:
             else ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
         )
 
-    def take(self, images: Inputs, labels: Any) -> Tensor:
-        """One update; returns the loss, detached."""
+    def take(self, images: Inputs, labels: Any, whole: int | None = None) -> Tensor:
+        """One update; returns the loss, detached. `whole` as in `my_part`."""
         self.schedule.step_update(self.done)
         if self.captured is not None and (self.is_watched or self.done % self.per_epoch == 0):
             self.captured.look_again()  # callbacks may have changed the network
-        value = self.run(images, labels)
+        value = self.run(images, labels, whole)
         if self.recipe.clip_grad is not None:
             nn.utils.clip_grad_norm_(self._parameters(), self.recipe.clip_grad)
         self.optimizer.step()
