@@ -1,18 +1,19 @@
-"""Single trainings of a width table, a line for each, in files that processes append to.
+"""Single trainings of a width table, a line for each, in files of processes that train.
 
-The first line of a file is a comment with the settings, the second names the columns. A line
-is written at once; a last line without its end was cut by a kill and does not count.
+The first line of a file is a comment with the settings, the second names the columns. A last line
+without its end was cut while the file was copied, and does not count.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.records.whole_file import write_whole
 
 __all__ = ["Trained", "append", "read_parts"]
 
@@ -59,14 +60,8 @@ def append(
     cells = [*trained.widths, *(getattr(trained, name) for name in _FIXED)]
     line = ",".join(_cell(each) for each in cells) + "\n"
     head = _head(settings, groups)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    with os.fdopen(descriptor, "r+b") as file:
-        whole = _whole(file.read())
-        if whole.count(b"\n") < 2:
-            whole = b""
-        file.seek(len(whole))
-        file.truncate()  # what a kill has cut
-        file.write((line if whole else head + line).encode())
+    content = _whole(path.read_bytes()).decode() if path.exists() else ""
+    write_whole(path, (content if content.count("\n") > 1 else head) + line)
 
 
 def read_parts(folder: Path, settings: Mapping[str, Any], groups: Sequence[str]) -> list[Trained]:
