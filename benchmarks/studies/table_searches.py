@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from baselines.bcnet import mean_losses, population_prior
+from benchmarks.studies.width_table_file import Trainings, read_trainings
 from zoo.core.search.choice_table import ChoiceTable, greedy_state, random_state
 from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
 from zoo.core.search.markov_chain import Moves, sample_chain
@@ -28,6 +30,7 @@ __all__ = [
     "WidthTable",
     "everything",
     "read_table",
+    "trained_table",
     "true_scores",
 ]
 
@@ -84,11 +87,39 @@ class WidthTable:
 
 
 def read_table(path: Path) -> WidthTable:
-    """Read a file of Channel-Bench-Macro: by digits of widths, mean accuracy and multiply-adds.
+    """Read a table: our own, or the file `Results_ResNet.json` of Channel-Bench-Macro.
 
     Raises:
         ValueError: if the file does not hold every configuration.
     """
+    if path.suffix == ".json":
+        return _channel_bench(path)
+    return trained_table(read_trainings(path))
+
+
+def trained_table(trainings: Trainings) -> WidthTable:
+    """The table of some trainings, the mean over seeds of each configuration.
+
+    Raises:
+        ValueError: if they are not every configuration of some widths with every seed, once.
+    """
+    rows = sorted(trainings.rows, key=lambda row: (row.widths, row.seed))
+    steps = [sorted(set(widths)) for widths in zip(*(row.widths for row in rows), strict=True)]
+    seeds = sorted({row.seed for row in rows})
+    every = list(product(product(*steps), seeds))
+    if [(row.widths, row.seed) for row in rows] != every:
+        raise ValueError(
+            f"the table lists {len(rows)} trainings and its widths and seeds have {len(every)} "
+            "combinations; a search needs each of them once"
+        )
+    shape = (*map(len, steps), len(seeds))
+    runs = np.array([row.right / row.images for row in rows]).reshape(shape)
+    macs = np.array([row.macs for row in rows], dtype=np.int64).reshape(shape)[..., 0]
+    return WidthTable(runs.mean(-1), macs, runs=np.moveaxis(runs, -1, 0))
+
+
+def _channel_bench(path: Path) -> WidthTable:
+    """By digits of widths, accuracies in per cent and multiply-adds."""
     found = json.loads(path.read_text("utf-8"))
     keys = sorted(found)
     groups, choices = len(keys[0]), int(max(max(key) for key in keys))

@@ -16,7 +16,18 @@ from typing import Any
 
 from benchmarks.records.whole_file import write_whole
 
-__all__ = ["Trained", "Trainings", "append", "read_parts", "read_trainings", "write_trainings"]
+__all__ = [
+    "TABLE",
+    "Trained",
+    "Trainings",
+    "append",
+    "read_parts",
+    "read_trainings",
+    "write_trainings",
+]
+
+TABLE = Path(__file__).with_name("width_table.csv")
+"""The table that is published."""
 
 
 @dataclass(frozen=True)
