@@ -23,6 +23,7 @@ from zoo.core.search.width_grid import covering_states
 __all__ = [
     "CONTROL",
     "EVERYTHING",
+    "FLOOR",
     "SCORES",
     "SEARCHES",
     "Scoring",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 POPULATION, PARENTS, MUTATION = 20, 8, 0.15
+FLOOR = 0.9  # share of the budget that what is drawn is brought up to
 TRAINED = 400  # subnets whose losses the priors have seen
 STUCK = 20  # runs of 50 steps without anything new after which a chain ends
 LOSS_NOISE = 1.0  # spread of a training loss about its expectation, in spreads of the table
@@ -100,6 +102,8 @@ def read_table(path: Path) -> WidthTable:
 def trained_table(trainings: Trainings) -> WidthTable:
     """The table of some trainings, the mean over seeds of each configuration.
 
+    Groups that differ in no configuration are left out.
+
     Raises:
         ValueError: if they are not every configuration of some widths with every seed, once.
     """
@@ -112,10 +116,14 @@ def trained_table(trainings: Trainings) -> WidthTable:
             f"the table lists {len(rows)} trainings and its widths and seeds have {len(every)} "
             "combinations; a search needs each of them once"
         )
-    shape = (*map(len, steps), len(seeds))
+    # A group that has the same width everywhere is no dimension.
+    shape = (*(len(step) for step in steps if len(step) > 1), len(seeds))
     runs = np.array([row.right / row.images for row in rows]).reshape(shape)
     macs = np.array([row.macs for row in rows], dtype=np.int64).reshape(shape)[..., 0]
-    return WidthTable(runs.mean(-1), macs, runs=np.moveaxis(runs, -1, 0))
+    # Sums of whole numbers, so that networks with as many right answers tie.
+    right = np.array([row.right for row in rows]).reshape(shape).sum(-1)
+    images = np.array([row.images for row in rows]).reshape(shape).sum(-1)
+    return WidthTable(right / images, macs, runs=np.moveaxis(runs, -1, 0))
 
 
 def _channel_bench(path: Path) -> WidthTable:
@@ -170,7 +178,7 @@ SCORES: Mapping[str, Scoring] = {
 
 
 def _candidates(table: WidthTable, limit: int) -> Candidates:
-    return Candidates(table.sizes, table.costs, limit, int(0.9 * limit))
+    return Candidates(table.sizes, table.costs, limit, int(FLOOR * limit))
 
 
 def _evaluated(table: WidthTable) -> Evaluated:

@@ -113,7 +113,11 @@ class WidthStudy:
         return [[grid[place] for place in rng.permutation(len(grid))] for grid in grids]
 
     def no_trainings(self, space: ChannelSpace) -> Trainings:
-        """A file without trainings: its settings are all that decides them but widths and seed."""
+        """A file without trainings: its settings are all that decides them but widths and seed.
+
+        Options of the recipe that are off are left out: a new one makes no other settings.
+        """
+        recipe = asdict(self.recipe)
         settings = {
             "network": NETWORK,
             **self.network_args,
@@ -122,7 +126,7 @@ class WidthStudy:
             "image_size": IMAGE[1],
             "train_size": self.train_size,
             "seeds": self.seeds,
-            "recipe": asdict(self.recipe),
+            "recipe": {name: value for name, value in recipe.items() if value not in (None, False)},
         }
         return Trainings(settings, tuple(group.name for group in space.groups))
 
