@@ -126,7 +126,11 @@ class WidthStudy:
             "image_size": IMAGE[1],
             "train_size": self.train_size,
             "seeds": self.seeds,
-            "recipe": {name: value for name, value in recipe.items() if value not in (None, False)},
+            "recipe": {
+                name: value
+                for name, value in recipe.items()
+                if value is not None and value is not False  # unlike a rate of 0
+            },
         }
         return Trainings(settings, tuple(group.name for group in space.groups))
 

@@ -160,7 +160,7 @@ def _protocol(trainings: Trainings, found: Measured) -> Iterator[str]:
     yield (
         f"*Network*: `{settings['network']}` with {_words(settings['layers'])} blocks in its "
         f"stages and {_words(settings['channels'])} channels. Widths of its channel groups: "
-        f"{groups}. All their combinations are in the table."
+        f"{groups}. {_sample(trainings, found)}"
     )
     yield (
         f"*Data*: `{settings['data']}`, {settings['train_size']:,} training images, the same for "
