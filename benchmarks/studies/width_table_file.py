@@ -81,6 +81,15 @@ class Trainings:
         columns = ",".join([*self.groups, *_COLUMNS])
         return f"# {json.dumps(self.settings, sort_keys=True)}\n{columns}\n"
 
+    @property
+    def text(self) -> str:
+        """The whole file."""
+        lines = [
+            ",".join(str(cell).replace(",", " ") for cell in (*row.widths, *_cells(row)))
+            for row in self.rows
+        ]
+        return self.head + "".join(f"{line}\n" for line in lines)
+
 
 def append(path: Path, new: Trainings) -> None:
     """Add trainings to a file, which is begun if it does not exist.
@@ -108,11 +117,7 @@ def read_parts(folder: Path, alike: Trainings) -> list[Trained]:
 
 def write_trainings(path: Path, trainings: Trainings) -> None:
     """Write a file as a whole."""
-    lines = [
-        ",".join(str(cell).replace(",", " ") for cell in (*row.widths, *_cells(row)))
-        for row in trainings.rows
-    ]
-    write_whole(path, trainings.head + "".join(f"{line}\n" for line in lines))
+    write_whole(path, trainings.text)
 
 
 def read_trainings(path: Path, alike: Trainings | None = None) -> Trainings:

@@ -7,6 +7,7 @@ seeds, and what costs alone say of them. Writes docs/width_table.md.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,7 +133,8 @@ def _introduction(trainings: Trainings, found: Measured) -> str:
     tail = (
         "`python -m benchmarks.studies.width_table` trains the networks, in any number of "
         "processes, and `python -m benchmarks.studies.width_table_join` checks and joins what they "
-        "wrote: costs are counted again, and no network is in the table without all its seeds."
+        "wrote: costs are counted again, and no network is in the table without all its seeds. "
+        f"SHA-256 of the file: `{hashlib.sha256(trainings.text.encode()).hexdigest()}`."
     )
     items = "\n".join(_filled(f"- {item}", "  ") for item in _protocol(trainings, found))
     return f"""\
@@ -200,7 +202,7 @@ def _sample(trainings: Trainings, found: Measured) -> str:
     study = len(trainings.settings["shares"]) ** len(trainings.groups)
     return (
         f"{told}: of the {study:,} networks of the study all those in which {', '.join(constant)} "
-        "keeps all its channels. The others were not trained with every seed, and are left out."
+        "keeps all its channels. Not all others were trained with every seed: they are left out."
     )
 
 
