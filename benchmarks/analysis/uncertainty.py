@@ -22,6 +22,7 @@ __all__ = [
     "LEVEL",
     "POWER",
     "RESAMPLES",
+    "ROUNDING",
     "Estimate",
     "bootstrap_interval",
     "differences",

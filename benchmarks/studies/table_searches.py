@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from baselines.bcnet import mean_losses, population_prior
+from benchmarks.studies.width_table_file import Trainings, read_trainings
 from zoo.core.search.choice_table import ChoiceTable, greedy_state, random_state
 from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
 from zoo.core.search.markov_chain import Moves, sample_chain
@@ -21,6 +23,7 @@ from zoo.core.search.width_grid import covering_states
 __all__ = [
     "CONTROL",
     "EVERYTHING",
+    "FLOOR",
     "SCORES",
     "SEARCHES",
     "Scoring",
@@ -28,10 +31,12 @@ __all__ = [
     "WidthTable",
     "everything",
     "read_table",
+    "trained_table",
     "true_scores",
 ]
 
 POPULATION, PARENTS, MUTATION = 20, 8, 0.15
+FLOOR = 0.9  # share of the budget that what is drawn is brought up to
 TRAINED = 400  # subnets whose losses the priors have seen
 STUCK = 20  # runs of 50 steps without anything new after which a chain ends
 LOSS_NOISE = 1.0  # spread of a training loss about its expectation, in spreads of the table
@@ -84,11 +89,45 @@ class WidthTable:
 
 
 def read_table(path: Path) -> WidthTable:
-    """Read a file of Channel-Bench-Macro: by digits of widths, mean accuracy and multiply-adds.
+    """Read a table: our own, or the file `Results_ResNet.json` of Channel-Bench-Macro.
 
     Raises:
         ValueError: if the file does not hold every configuration.
     """
+    if path.suffix == ".json":
+        return _channel_bench(path)
+    return trained_table(read_trainings(path))
+
+
+def trained_table(trainings: Trainings) -> WidthTable:
+    """The table of some trainings, the mean over seeds of each configuration.
+
+    Groups that differ in no configuration are left out.
+
+    Raises:
+        ValueError: if they are not every configuration of some widths with every seed, once.
+    """
+    rows = sorted(trainings.rows, key=lambda row: (row.widths, row.seed))
+    steps = [sorted(set(widths)) for widths in zip(*(row.widths for row in rows), strict=True)]
+    seeds = sorted({row.seed for row in rows})
+    every = list(product(product(*steps), seeds))
+    if [(row.widths, row.seed) for row in rows] != every:
+        raise ValueError(
+            f"the table lists {len(rows)} trainings and its widths and seeds have {len(every)} "
+            "combinations; a search needs each of them once"
+        )
+    # A group that has the same width everywhere is no dimension.
+    shape = (*(len(step) for step in steps if len(step) > 1), len(seeds))
+    runs = np.array([row.right / row.images for row in rows]).reshape(shape)
+    macs = np.array([row.macs for row in rows], dtype=np.int64).reshape(shape)[..., 0]
+    # Sums of whole numbers, so that networks with as many right answers tie.
+    right = np.array([row.right for row in rows]).reshape(shape).sum(-1)
+    images = np.array([row.images for row in rows]).reshape(shape).sum(-1)
+    return WidthTable(right / images, macs, runs=np.moveaxis(runs, -1, 0))
+
+
+def _channel_bench(path: Path) -> WidthTable:
+    """By digits of widths, accuracies in per cent and multiply-adds."""
     found = json.loads(path.read_text("utf-8"))
     keys = sorted(found)
     groups, choices = len(keys[0]), int(max(max(key) for key in keys))
@@ -139,7 +178,7 @@ SCORES: Mapping[str, Scoring] = {
 
 
 def _candidates(table: WidthTable, limit: int) -> Candidates:
-    return Candidates(table.sizes, table.costs, limit, int(0.9 * limit))
+    return Candidates(table.sizes, table.costs, limit, int(FLOOR * limit))
 
 
 def _evaluated(table: WidthTable) -> Evaluated:

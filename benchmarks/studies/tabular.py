@@ -1,26 +1,29 @@
-"""Searches compared on a table of accuracies: ``python -m benchmarks.studies.tabular TABLE``.
+"""Searches compared on a table of accuracies: ``python -m benchmarks.studies.tabular``.
 
 A table that lists every configuration stands in for the network, so each search can be run with
 many seeds and judged by its regret: how much accuracy the best configuration within the budget has
-over the one that the search would take after k evaluations. Written for the ResNet space of
-Channel-Bench-Macro (16,384 networks, each trained three times on CIFAR-10), which is read from a
-path and is not part of this repository. Writes docs/tabular.md.
+over the one that the search would take after k evaluations. Reads our own table of widths and
+writes docs/tabular.md; or, from a path, the ResNet space of Channel-Bench-Macro (16,384 networks,
+each trained three times on CIFAR-10), which is no part of this repository, and writes
+docs/channel_bench_macro.md.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.analysis.ranking import kendall_tau
-from benchmarks.analysis.uncertainty import estimate
+from benchmarks.analysis.uncertainty import ROUNDING, estimate
 from benchmarks.records.whole_file import write_whole
 from benchmarks.studies.table_searches import (
     CONTROL,
     EVERYTHING,
+    FLOOR,
     SCORES,
     SEARCHES,
     Scoring,
@@ -30,14 +33,19 @@ from benchmarks.studies.table_searches import (
     read_table,
     true_scores,
 )
+from benchmarks.studies.width_table_file import TABLE
+from benchmarks.studies.width_table_page import BUDGETS
 from benchmarks.tables.markdown import Written, markdown_table
 
 __all__ = [
+    "CHANNEL_BENCH",
     "CONTROL",
-    "INTRODUCTION",
+    "OURS",
     "SCORES",
     "SEARCHES",
+    "Subject",
     "WidthTable",
+    "introduction",
     "main",
     "measure",
     "page",
@@ -48,11 +56,9 @@ __all__ = [
 ]
 
 INTRODUCTION = """\
-# Searches on a table of trained networks
+# {title}
 
-Written by `python -m benchmarks.studies.tabular TABLE`, where TABLE is the file
-`Results_ResNet.json` of Channel-Bench-Macro: 16,384 networks of seven widths, each trained three
-times on CIFAR-10. It carries no licence and is no part of this repository.
+{source}
 
 Every search sees the same scores and pays one evaluation for each network that it looks at. Its
 regret after k evaluations is the accuracy of the best network within the budget less that of the
@@ -62,8 +68,8 @@ evolution without a prior, paired by seed; bold ones have an interval that leave
 twenty such differences one does so by chance.
 
 - *True scores* are the mean accuracies themselves: an upper limit for any search.
-- *One training* scores each network by one of its three trainings and judges by the mean of the
-  other two: scores as good as training every candidate alone. There are three such tables, which
+- *One training* scores each network by one of its {runs} trainings and judges by the mean of the
+  others: scores as good as training every candidate alone. There are {runs} such tables, which
   the seeds take in turn, so the intervals hold the luck of the searches and hardly that of tables.
 - *Noisy scores* add noise as wide as the accuracies are spread over the table, drawn once for each
   network and seed: a supernet of a tau of about a half. More evaluations may then do harm, since
@@ -82,13 +88,17 @@ evaluations, all else equal. What it cannot:
   and pays for all that it looks at on its way. With true scores it and the greedy search of blocks
   (*greedy*, which grows the narrowest) draw nothing, so their intervals have no width.
 - The priors are fitted to made-up training losses: the error of a network, noise and a trend.
-- Seven groups of four widths are few. Where good networks are dense, drawing at random is hard to
-  beat; the paper's argument for a prior is about long tails, which this space does not have.
+- {groups} groups of {choices} widths are few. Where good networks are dense, drawing at random is
+  hard to beat; the paper's argument for a prior is about long tails. Of the networks within
+  {budget:g} % of the MACs, {dense:.0f} % have at most half a point less than the best of them.
+- Random draws and evolution bring a network up to {floor:.0f} % of the budget where single steps
+  lead there. {near} networks cost at least that at {budgets} % of the MACs; a
+  search that finds nothing new has ended.
 - The chain and the greedy search of blocks are given accuracies of whole networks. In BNP they sum
   scores of single blocks, which this table does not have: their rows say how such a search fares
   without that structure, and nothing of BNP.
-- Its optimum is the highest of thousands of means of three trainings, each with a standard
-  deviation of about a tenth of a point: regrets below that are within the table's own noise.
+- Its optimum is the highest of {networks:,} means of {runs} trainings, each mean with a standard
+  deviation of about {noise:.2f} points: regrets below that are within the table's own noise.
 """
 
 SUMMARY = """\
@@ -101,8 +111,56 @@ budgets. Where a search has seen nothing that fits by then, it is not counted.
 Measured = Mapping[float, Mapping[str, np.ndarray]]
 """Regrets in points, shape (seeds, evaluations), by share of the MACs and search."""
 
-COMPARED = 100
-"""Evaluations after which searches are compared."""
+SHOWN = (10, 30, 100, 300, 1000)
+"""Evaluations whose regret is shown; searches are compared at the last but one."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is said of a table, and what is asked of it.
+
+    Attributes:
+        title: of the page.
+        source: where the table is from, as Markdown.
+        budgets: shares of the widest network's multiply-adds.
+        evaluations: configurations that a search looks at.
+        page: where the page is.
+    """
+
+    title: str
+    source: str
+    budgets: tuple[float, ...]
+    evaluations: int
+    page: Path
+
+    @classmethod
+    def of(cls, path: Path) -> Subject:
+        """Ours, or Channel-Bench-Macro where the table is a file of JSON."""
+        return CHANNEL_BENCH if path.suffix == ".json" else OURS
+
+
+OURS = Subject(
+    title="Searches on a table of trained networks",
+    source="""\
+Written by `python -m benchmarks.studies.tabular` from [our own table of widths](width_table.md),
+of networks that were trained on Fashion-MNIST. The same on a larger table, of networks that were
+trained on CIFAR-10: [Channel-Bench-Macro](channel_bench_macro.md).""",
+    budgets=BUDGETS,
+    evaluations=30,
+    page=Path("docs/tabular.md"),
+)
+
+CHANNEL_BENCH = Subject(
+    title="Searches on Channel-Bench-Macro",
+    source="""\
+Written by `python -m benchmarks.studies.tabular TABLE`, where TABLE is the file
+`Results_ResNet.json` of Channel-Bench-Macro: 16,384 networks of seven widths, each trained three
+times on CIFAR-10. It carries no licence and is no part of this repository. The same on
+[our own table](tabular.md), which is.""",
+    budgets=(0.25, 0.5, 0.75),
+    evaluations=300,
+    page=Path("docs/channel_bench_macro.md"),
+)
 
 
 def regrets(
@@ -178,8 +236,8 @@ def measure(
 def to_markdown(measured: Measured) -> str:
     """Mean regret in points after some numbers of evaluations, with intervals."""
     evaluations = next(each.shape[1] for found in measured.values() for each in found.values())
-    shown = [k for k in (10, 30, 100, 300, 1000) if k <= evaluations]
-    compared = min(COMPARED, evaluations)
+    shown = [k for k in SHOWN if k <= evaluations]
+    compared = _compared(evaluations)
     headings = (
         *("MACs", "Search"),
         *(f"after {k}" for k in shown),
@@ -227,15 +285,21 @@ def summary(settings: Sequence[Measured]) -> str:
 
 def _gap(found: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """Regret of a search less that of the control, seed by seed, shape (seeds,)."""
-    last = min(COMPARED, found[name].shape[1]) - 1
+    last = _compared(found[name].shape[1]) - 1
     gap: np.ndarray = found[name][:, last] - found[CONTROL][:, last]
     return gap
+
+
+def _compared(evaluations: int) -> int:
+    """After how many evaluations searches are compared."""
+    shown = [k for k in SHOWN if k <= evaluations]
+    return shown[max(0, len(shown) - 2)]
 
 
 def _sign(values: np.ndarray) -> int:
     """1 or -1 where the interval of the mean lies above or below zero."""
     interval = estimate(values.tolist()).interval
-    return 0 if interval is None else int(interval[0] > 0) - int(interval[1] < 0)
+    return 0 if interval is None else int(interval[0] > ROUNDING) - int(interval[1] < -ROUNDING)
 
 
 def _with_interval(values: np.ndarray, *, is_difference: bool = False) -> str:
@@ -250,24 +314,58 @@ def _with_interval(values: np.ndarray, *, is_difference: bool = False) -> str:
     return Written(f"**{text}**") if is_difference and _sign(values) else text
 
 
-def page(table: WidthTable, evaluations: int, seeds: int) -> str:
+def page(table: WidthTable, subject: Subject, seeds: int) -> str:
     """The page as Markdown.
 
     Args:
         table: to search, with its single trainings.
-        evaluations: states that each search may look at.
+        subject: what is said of it, and what is asked.
         seeds: runs of each search.
     """
-    limits = {ratio: int(ratio * table.macs.max()) for ratio in (0.25, 0.5, 0.75)}
+    limits = {ratio: int(ratio * table.macs.max()) for ratio in subject.budgets}
     found = {
-        name: measure(table, limits, evaluations, seeds, scoring)
+        name: measure(table, limits, subject.evaluations, seeds, scoring)
         for name, scoring in SCORES.items()
     }
-    parts = [INTRODUCTION, f"{SUMMARY}\n{summary(list(found.values()))}"]
+    parts = [introduction(table, subject), f"{SUMMARY}\n{summary(list(found.values()))}"]
     for name, scoring in SCORES.items():
         parts.append(f"## {name}\n\n{_told(table, limits, scoring, seeds)}\n")
         parts.append(to_markdown(found[name]))
     return "\n".join(parts)
+
+
+def introduction(table: WidthTable, subject: Subject) -> str:
+    """What the page says before any search.
+
+    Args:
+        table: with its single trainings.
+        subject: what is said of it.
+
+    Raises:
+        ValueError: if the table holds no single trainings.
+    """
+    if table.runs is None:
+        raise ValueError("the table holds no single trainings; read one that does")
+    count, budget = len(table.runs), subject.budgets[1]
+    limit = int(budget * table.macs.max())
+    fitting = table.accuracies[table.macs <= limit]
+    sizes = sorted(set(table.sizes.tolist()))
+    limits = [int(share * table.macs.max()) for share in subject.budgets]
+    near = [((table.macs <= each) & (table.macs >= int(FLOOR * each))).sum() for each in limits]
+    return INTRODUCTION.format(
+        title=subject.title,
+        source=subject.source,
+        runs=count,
+        groups=len(table.sizes),
+        choices=" or ".join(map(str, sizes)),
+        floor=100 * FLOOR,
+        near=" / ".join(f"{count:,}" for count in near),
+        budgets=" / ".join(f"{100 * share:g}" for share in subject.budgets),
+        budget=100 * budget,
+        dense=100 * (fitting >= table.best_within(limit) - 0.005).mean(),
+        networks=table.macs.size,
+        noise=100 * np.sqrt(table.runs.var(axis=0, ddof=1).mean() / count),
+    )
 
 
 def _told(table: WidthTable, limits: Mapping[float, int], scoring: Scoring, seeds: int) -> str:
@@ -288,12 +386,17 @@ def _told(table: WidthTable, limits: Mapping[float, int], scoring: Scoring, seed
 def main() -> None:
     """Write the page of all searches on a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", type=Path, help="Results_ResNet.json of Channel-Bench-Macro")
-    parser.add_argument("path", nargs="?", type=Path, default=Path("docs/tabular.md"))
-    parser.add_argument("--evaluations", type=int, default=300, help="configurations looked at")
+    parser.add_argument(
+        "table", nargs="?", type=Path, default=TABLE, help="ours, or of Channel-Bench-Macro"
+    )
+    parser.add_argument("path", nargs="?", type=Path, help="of the page")
+    parser.add_argument("--evaluations", type=int, help="configurations looked at")
     parser.add_argument("--seeds", type=int, default=50, help="runs of each search")
     asked = parser.parse_args()
-    write_whole(asked.path, page(read_table(asked.table), asked.evaluations, asked.seeds))
+    subject = Subject.of(asked.table)
+    if asked.evaluations is not None:
+        subject = replace(subject, evaluations=asked.evaluations)
+    write_whole(asked.path or subject.page, page(read_table(asked.table), subject, asked.seeds))
 
 
 if __name__ == "__main__":

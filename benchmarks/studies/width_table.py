@@ -8,7 +8,7 @@ of the set's, so that a training takes seconds on one core.
 
 Any number of processes share the work, each as part I of N, and may be stopped and started again:
 each appends a line to a file of its own for every training, and skips what a file in the folder
-holds already. `width_table_file` joins the files to the table.
+holds already. `width_table_join` joins the files to the table.
 
 The order of the work is fixed. First come the 81 networks in which two of the groups are full, then
 the 243 in which one of them is, then all others; within each of these in a random order that a seed
@@ -23,7 +23,7 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -34,7 +34,7 @@ import timm
 import torch
 from torch import nn
 
-from benchmarks.studies.width_table_parts import Trained, append, read_parts
+from benchmarks.studies.width_table_file import Trained, Trainings, append, read_parts
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
@@ -47,6 +47,10 @@ from zoo.core.randomness import fixed_random, stream_seed
 from zoo.core.training.train import Recipe, evaluate, train
 
 __all__ = ["WidthStudy", "main", "part_of", "train_part"]
+
+DATA, NETWORK = "fashion_mnist", "resnet20_cifar"
+IMAGE = (1, 16, 16)
+"""Shape of an image."""
 
 RECIPE = Recipe(epochs=4, batch_size=256, lr=0.3, warmup_epochs=0.5)
 """SGD with momentum and a cosine, 200 steps."""
@@ -62,7 +66,7 @@ class WidthStudy:
     Attributes:
         channels: of the three stages of the full network.
         shares: of a group's channels that a network may have, ascending; 1 is all.
-        late: groups that are full in the first networks, those that are first to vary last.
+        late: groups that are full in the first networks; the first of them varies last.
         seeds: trainings of each network.
         train_size: training images, the same for all.
         recipe: how each is trained.
@@ -75,15 +79,20 @@ class WidthStudy:
     train_size: int = 12_800
     recipe: Recipe = RECIPE
 
-    def network(self) -> nn.Module:
-        """The full network, with weights from torch's global generator."""
-        model: nn.Module = timm.create_model("resnet20_cifar", **self.network_args)
-        return model
-
     @property
     def network_args(self) -> dict[str, Any]:  # timm's kwargs
         """What the full network is made with."""
-        return {"layers": (1, 1, 1), "channels": self.channels, "in_chans": 1}
+        return {"layers": (1, 1, 1), "channels": self.channels, "in_chans": IMAGE[0]}
+
+    def network(self) -> nn.Module:
+        """The full network, with weights from torch's global generator."""
+        model: nn.Module = timm.create_model(NETWORK, **self.network_args)
+        return model
+
+    def space(self) -> ChannelSpace:
+        """Its channel groups."""
+        with fixed_random("width table"):
+            return ChannelSpace.trace(self.network(), IMAGE)
 
     def grids(self, space: ChannelSpace) -> list[list[Widths]]:
         """The networks in the order of training, grid by grid, each without those before it.
@@ -103,10 +112,27 @@ class WidthStudy:
         rng = np.random.default_rng(stream_seed("width table", "order"))
         return [[grid[place] for place in rng.permutation(len(grid))] for grid in grids]
 
-    @property
-    def settings(self) -> Mapping[str, Any]:  # a value of JSON
-        """All that decides an accuracy beside widths and seed."""
-        return {**asdict(self), "data": "fashion_mnist", "image_size": 16}
+    def no_trainings(self, space: ChannelSpace) -> Trainings:
+        """A file without trainings: its settings are all that decides them but widths and seed.
+
+        Options of the recipe that are off are left out: a new one makes no other settings.
+        """
+        recipe = asdict(self.recipe)
+        settings = {
+            "network": NETWORK,
+            **self.network_args,
+            "shares": self.shares,
+            "data": DATA,
+            "image_size": IMAGE[1],
+            "train_size": self.train_size,
+            "seeds": self.seeds,
+            "recipe": {
+                name: value
+                for name, value in recipe.items()
+                if value is not None and value is not False  # unlike a rate of 0
+            },
+        }
+        return Trainings(settings, tuple(group.name for group in space.groups))
 
 
 class _Trainer:
@@ -119,8 +145,7 @@ class _Trainer:
         self._images = _halved(splits.train)
         self._test = Batches(_halved(splits.test), 1000, device=device)
         self._device = device
-        channels, height, width = splits.input_size
-        self.space = ChannelSpace.trace(study.network(), (channels, height // 2, width // 2))
+        self.space = study.space()
         self._cost = CostModel(self.space)
         self._device_name = (
             torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -204,9 +229,9 @@ def train_part(
     """
     began = time.monotonic()
     trainer = _Trainer(study, splits, device)
-    names = [group.name for group in trainer.space.groups]
+    none = study.no_trainings(trainer.space)
     folder.mkdir(parents=True, exist_ok=True)
-    done = {(each.widths, each.seed) for each in read_parts(folder, study.settings, names)}
+    done = {(each.widths, each.seed) for each in read_parts(folder, none)}
     mine = [each for each in _work(study, trainer.space, part) if each not in done]
     path = folder / f"part-{part[0]}-of-{part[1]}.csv"
     count, longest = 0, 0.0
@@ -214,7 +239,7 @@ def train_part(
         started = time.monotonic()
         if started - began + longest > seconds:
             break
-        append(path, trainer.train(widths, seed), study.settings, names)
+        append(path, replace(none, rows=(trainer.train(widths, seed),)))
         longest = max(longest, time.monotonic() - started)
         count += 1
         tell(f"part {part[0]} of {part[1]}", count, len(mine))
@@ -236,14 +261,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of Fashion-MNIST's files")
     parser.add_argument("--out", type=Path, required=True, help="folder of the files of all parts")
     parser.add_argument("--device", default="cpu", help="device to train on")
-    parser.add_argument("--part", type=part_of, default=(1, 1), metavar="I/N", help="which part")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="which part of the work")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no training ends later")
     asked = parser.parse_args(arguments)
     began = time.monotonic()
+    try:
+        part = part_of(asked.part)
+    except ValueError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)  # processes share the cores
     study = WidthStudy()
-    splits = load_splits("fashion_mnist", path=asked.data, train_size=study.train_size)
-    told = f"part {asked.part[0]} of {asked.part[1]}"
+    splits = load_splits(DATA, path=asked.data, train_size=study.train_size)
+    told = f"part {part[0]} of {part[1]}"
     with show_progress() as (tell, say):
         say(f"{told}: training on {asked.device}, process {os.getpid()}")
         count = train_part(
@@ -251,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             splits,
             asked.out,
             device=torch.device(asked.device),
-            part=asked.part,
+            part=part,
             seconds=60 * asked.minutes - (time.monotonic() - began),
             tell=tell,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from benchmarks.studies.tabular import (
+    CHANNEL_BENCH,
     CONTROL,
-    INTRODUCTION,
+    OURS,
     SCORES,
     SEARCHES,
     WidthTable,
+    introduction,
     measure,
     page,
     read_table,
@@ -23,6 +26,7 @@ from benchmarks.studies.tabular import (
     summary,
     to_markdown,
 )
+from benchmarks.studies.width_table_file import TABLE
 
 GROUPS, CHOICES = 4, 3
 
@@ -147,7 +151,7 @@ def test_the_table_of_regrets_names_every_search_and_budget(table: WidthTable) -
     text = to_markdown(measure(table, {0.6: int(0.6 * table.macs.max())}, 30, seeds=3))
     rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
     assert [row[1] for row in rows] == [*SEARCHES, "all of them"]
-    heading = "| MACs | Search | after 10 | after 30 | to no prior, after 30 |"
+    heading = "| MACs | Search | after 10 | after 30 | to no prior, after 10 |"
     assert text.splitlines()[0] == heading
     assert rows[list(SEARCHES).index(CONTROL)][-1] == "–"
     assert rows[-1][-2] == "0.00 [0.00, 0.00]"  # true scores of all that fit have no regret
@@ -174,14 +178,60 @@ def test_a_difference_is_bold_where_its_interval_leaves_zero_out() -> None:
     assert "greedy" in summary(turned).split("often than not: ")[1]
 
 
-def test_the_published_page_begins_with_what_the_program_says_of_it(table: WidthTable) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "tabular.md").read_text("utf-8")
+def test_rounding_is_no_difference() -> None:
+    accuracies = np.full((8, 8), 0.9)
+    measured = measure(WidthTable(accuracies, 1 + np.indices((8, 8)).sum(0)), {0.6: 9}, 30, seeds=6)
+    off = {0.6: {name: each + 1e-13 * (name == "random") for name, each in measured[0.6].items()}}
+    assert "**" not in to_markdown(off)
+    assert "| random | 0 of 1 | 0 of 1 | +0.00 to +0.00 |" in summary([off])
+    clear = {0.6: {name: each + 1e-3 * (name == "random") for name, each in measured[0.6].items()}}
+    assert "| random | 0 of 1 | 1 of 1 | +0.00 to +0.00 |" in summary([clear])
+
+
+def test_searches_are_compared_before_they_have_seen_all(table: WidthTable) -> None:
+    measured = measure(table, {0.6: int(0.6 * table.macs.max())}, 100, seeds=2)
+    (heading, *_) = to_markdown(measured).splitlines()
+    assert heading == "| MACs | Search | after 10 | after 30 | after 100 | to no prior, after 30 |"
+    counted = measured[0.6]["random"][:, 29] - measured[0.6][CONTROL][:, 29]
+    assert f"{counted.mean():+.2f}" in to_markdown(measured)
+
+
+def test_the_published_pages_have_all_parts(table: WidthTable) -> None:
     runs = np.stack([table.accuracies, 0.9 * table.accuracies])
-    small = page(WidthTable(table.accuracies, table.macs, runs=runs), evaluations=30, seeds=2)
-    for each in (text, small):
-        assert each.startswith(INTRODUCTION)
+    subject = replace(OURS, evaluations=30)
+    small = page(WidthTable(table.accuracies, table.macs, runs=runs), subject, seeds=2)
+    docs = Path(__file__).parents[3] / "docs"
+    pages = [(docs / each.page.name).read_text("utf-8") for each in (OURS, CHANNEL_BENCH)]
+    for each in (small, *pages):
         headings = [line[3:] for line in each.splitlines() if line.startswith("## ")]
         assert headings == ["Which differ", *SCORES]
+
+
+def test_the_published_page_is_about_the_published_table() -> None:
+    text = (Path(__file__).parents[3] / OURS.page).read_text("utf-8")
+    assert text.startswith(introduction(read_table(TABLE), OURS))
+
+
+@pytest.mark.slow
+def test_the_published_page_is_what_the_program_writes() -> None:
+    text = (Path(__file__).parents[3] / OURS.page).read_text("utf-8")
+    assert text == page(read_table(TABLE), OURS, seeds=50)
+
+
+def test_the_introduction_counts_networks_noise_and_how_dense_good_ones_are() -> None:
+    runs = np.array([[[0.5, 0.6], [0.592, 0.8]], [[0.5, 0.6], [0.6, 0.8]]])
+    table = WidthTable(runs.mean(0), np.array([[1, 2], [3, 10]]), runs=runs)
+    text = introduction(table, replace(OURS, budgets=(0.1, 0.3))).replace("\n  ", " ")
+    assert "2 groups of 2 widths are few" in text
+    assert "within 30 % of the MACs, 67 % have at most half a point" in text  # 0.596 and 0.6
+    # Costs are 1, 2, 3 and 10, the budgets 1 and 3, nine tenths of which are 0 and 2 in whole MACs.
+    assert "1 / 2 networks cost at least that at 10 / 30 % of the MACs" in text
+    # Variances 0.008^2 / 2 and three times 0, halved for means of two.
+    noise = 100 * (0.008**2 / 2 / 4 / 2) ** 0.5
+    assert "highest of 4 means of 2 trainings, each mean with" in text
+    assert f"deviation of about {noise:.2f} points" in text
+    with pytest.raises(ValueError, match="no single trainings"):
+        introduction(WidthTable(runs.mean(0), table.macs), OURS)
 
 
 @pytest.mark.skipif(
@@ -195,3 +245,5 @@ def test_the_published_table_is_the_one_its_authors_describe() -> None:
     assert (read.macs.min(), read.macs.max()) == (90_096_896, 1_436_226_560)
     found = regrets(read, SEARCHES["random"], read.macs.max() // 2, 50, seeds=3)
     assert 0 <= found[:, -1].mean() < 0.005
+    text = (Path(__file__).parents[3] / CHANNEL_BENCH.page).read_text("utf-8")
+    assert text.startswith(introduction(read, CHANNEL_BENCH))
