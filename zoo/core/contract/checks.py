@@ -23,7 +23,14 @@ import torch.nn.functional as F
 
 from zoo.core.channels.config import SubnetConfig, WidthRules
 from zoo.core.contract.outcome import ContractViolation, Outcome
-from zoo.core.contract.trial import NETWORKS, Snapshot, Trial, images_and_labels, same_config
+from zoo.core.contract.trial import (
+    NETWORKS,
+    Snapshot,
+    Trial,
+    exact_float32,
+    images_and_labels,
+    same_config,
+)
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.cost.count import count_macs
 from zoo.core.errors import InfeasibleBudget, UnsupportedModel
@@ -454,7 +461,8 @@ def _planted_top1(problem: Problem, subnet: Subnet) -> float:
 @_check(17, "gpu")
 def same_config_on_gpu(trial: Trial) -> None:
     """The CPU and the GPU lead to the same configuration."""
-    gpu = Trial(trial.cls, trial.network, "cuda").first.subnet.config
+    with exact_float32():
+        gpu = Trial(trial.cls, trial.network, "cuda").first.subnet.config
     cpu = trial.first.subnet.config
     _require(same_config(trial.space, cpu, gpu), "the GPU gave another configuration")
 
