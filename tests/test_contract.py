@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.ready import ready
+from zoo.core.contract import checks
 from zoo.core.contract.checks import (
     CHECKS,
     Check,
@@ -20,6 +21,7 @@ from zoo.core.contract.checks import (
 )
 from zoo.core.contract.trial import NETWORKS, Trial
 from zoo.core.method.discovery import get_pruner
+from zoo.core.method.pruner import Pruner
 
 NETWORK_CHECKS = [check for check in CHECKS if check.scope == "network"]
 CLASS_CHECKS = [check for check in CHECKS if check.scope == "class"]
@@ -64,6 +66,37 @@ def test_class_keeps_the_contract(name: str) -> None:
 @pytest.mark.parametrize("name", ready())
 def test_gpu_decides_as_the_cpu(name: str, network: str) -> None:
     assert not broken(GPU_CHECKS, name, network)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_gpu_is_compared_without_tf32(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's search is played by one on the CPU that notes the flags."""
+    seen = []
+
+    class Noting(Trial):
+        """A trial on the CPU, whatever was asked."""
+
+        def __init__(self, cls: type[Pruner], network: str, device: str) -> None:
+            seen.append((device, torch.backends.cudnn.allow_tf32))
+            seen.append(torch.get_float32_matmul_precision())
+            super().__init__(cls, network)
+
+    monkeypatch.setattr(checks, "Trial", Noting)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+    precision = "high" if tf32 else "highest"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        (check,) = GPU_CHECKS
+        outcome = run_check(check, Trial(get_pruner("l1_norm"), "residual"))
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (
+            tf32,
+            precision,
+        )
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert outcome.status == "passed" and seen == [("cuda", False), "highest"]
 
 
 def test_checks_are_numbered_from_1_to_18() -> None:

@@ -181,9 +181,10 @@ def test_every_channel_gets_a_gradient_in_every_iteration(name: str) -> None:
     seen: list[dict[str, Tensor]] = []
 
     class Watched(Engine):
-        def update(self, loss: Tensor) -> None:
+        def update(self, loss: Tensor, terms: Tensor | None = None) -> Tensor:
             found = gradients(self, loss)
             seen.append({name: grad for name, grad in found.items() if grad is not None})
+            return torch.empty(0)
 
     with pytest.MonkeyPatch.context() as patch, task.meter.phase("supernet"):
         patch.setattr("zoo.core.one_shot.one_shot.Engine", Watched)

@@ -16,14 +16,16 @@ from zoo.core.training.ranks import world
 __all__ = ["capture"]
 
 
-def capture(workers: int) -> Environment:
+def capture(workers: int, device: str = "cuda") -> Environment:
     """The environment of this process.
 
     Args:
         workers: how many processes run cells beside each other.
+        device: a torch device; of a machine with several GPUs the one that is named, else the
+            current one.
     """
     commit, is_dirty = _checkout()
-    gpu, driver = _gpu()
+    gpu, driver = _gpu(device if device.startswith("cuda") else "cuda")
     return Environment(
         python=platform.python_version(),
         torch=version("torch"),
@@ -47,13 +49,13 @@ def capture(workers: int) -> Environment:
 
 
 @functools.cache
-def _gpu() -> tuple[str | None, str | None]:
-    """Name and driver version of the first GPU, or nothing on a machine without."""
+def _gpu(device: str) -> tuple[str | None, str | None]:
+    """Name and driver version of a GPU, or nothing on a machine without."""
     if not torch.cuda.is_available():
         return None, None
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     lines = (_output(query) or "").splitlines()
-    return torch.cuda.get_device_name(0), lines[0].strip() if lines else None
+    return torch.cuda.get_device_name(device), lines[0].strip() if lines else None
 
 
 def _cudnn() -> int | None:

@@ -65,6 +65,7 @@ def peak_bytes(run: Callable[[], object], net: nn.Module, device: torch.device) 
 
 
 def _cuda_rise(run: Callable[[], object], device: torch.device) -> int:
+    run()  # what a first pass sets up and keeps, such as libraries' buffers, is not a pass's own
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

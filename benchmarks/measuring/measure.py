@@ -194,11 +194,13 @@ def _measure_way(
     _require_way(setting)
     if setting.way == "compile":  # torch keeps a few compiled forms, then runs a class eagerly
         torch.compiler.reset()
+    nets = [_laid_out(net, setting) for net in nets]
     ready = [_ready(net, size, setting) for net, size in zip(nets, sizes, strict=True)]
     timed = _timed(ready, sizes, setting)
     if setting.runtime != "eager":
         return timed
-    with _settled(setting.device), torch.inference_mode():
+    # Kernels that are chosen by time may be those with large buffers: that is no need of a network.
+    with _settled(setting.device, is_chosen_by_time=False), torch.inference_mode():
         return tuple(
             found.model_copy(update=_peaks(nets, ready, images, setting.device))
             for found, images in zip(timed, _batches(sizes, setting), strict=True)
@@ -269,9 +271,19 @@ def _measure_batch(
         flush_denormal=flushed,
         runtime=setting.runtime,
         batch_norm_folded=latency.fold_batch_norm,
-        tf32=torch.backends.cudnn.allow_tf32 if setting.device.type == "cuda" else None,
+        **_tf32(setting),
         suspect=_suspicion(setting, flushed),
     )
+
+
+def _tf32(setting: _Setting) -> dict[str, bool | None]:
+    """Whether float32 inputs of convolutions and of products are rounded to TF32, on CUDA."""
+    if setting.device.type != "cuda" or setting.dtype != "float32":
+        return {}
+    return {
+        "tf32": torch.backends.cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]
+        "tf32_products": torch.backends.cuda.matmul.fp32_precision == "tf32",
+    }
 
 
 def _suspicion(setting: _Setting, flushed: bool) -> str | None:
@@ -351,24 +363,29 @@ def _require_way(setting: _Setting) -> None:
             raise MissingRuntime(str(error)) from error
 
 
+def _laid_out(net: nn.Module, setting: _Setting) -> nn.Module:
+    """The network in the memory format and the type of the setting; a copy where that is another.
+
+    Cast once, as it would be for use: autocast would cast weights in every pass that is timed.
+    """
+    if setting.way == "onnxruntime":  # an exported file has its own
+        return net
+    laid_out = net.to(memory_format=MEMORY_FORMATS[setting.memory_format])
+    return laid_out if setting.way != "bfloat16" else copy.deepcopy(laid_out).to(torch.bfloat16)
+
+
 def _ready(net: nn.Module, input_size: tuple[int, int, int], setting: _Setting) -> Ready:
     """What makes passes over images in the way of the setting."""
     if setting.way == "onnxruntime":
         return _onnx(net, input_size, setting.latency.threads)
-    laid_out = net.to(memory_format=MEMORY_FORMATS[setting.memory_format])
     if setting.way == "compile":
-        compiled = torch.compile(laid_out, dynamic=False, fullgraph=True)  # or an error
+        compiled = torch.compile(net, dynamic=False, fullgraph=True)  # or an error
         return lambda images: partial(compiled, images)
     if setting.way == "bfloat16":
-        return lambda images: partial(_autocast, laid_out, images)
+        return lambda images: partial(net, images.to(torch.bfloat16))
     if setting.way == "cuda_graph":
-        return lambda images: _captured(laid_out, images)
-    return lambda images: partial(laid_out, images)
-
-
-def _autocast(net: nn.Module, images: Tensor) -> object:
-    with torch.autocast(images.device.type, torch.bfloat16):
-        return net(images)
+        return lambda images: _captured(net, images)
+    return lambda images: partial(net, images)
 
 
 def _captured(net: nn.Module, images: Tensor) -> Pass:
@@ -414,13 +431,13 @@ def _images(
 
 
 @contextlib.contextmanager
-def _settled(device: torch.device) -> Iterator[None]:
-    """On CUDA: makes the device the current one and lets cuDNN choose kernels for each shape."""
+def _settled(device: torch.device, *, is_chosen_by_time: bool = True) -> Iterator[None]:
+    """On CUDA: makes the device the current one, and says how cuDNN chooses kernels."""
     if device.type != "cuda":
         yield
         return
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = is_chosen_by_time
     try:
         with torch.cuda.device(device):
             yield

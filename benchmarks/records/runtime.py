@@ -60,7 +60,7 @@ class Latency(Strict):
 
     The smallest batch gives latency, the largest throughput; both are the same for all rows of a
     table. `further` ways are measured beside the main one, where they are installed and the device
-    has them; null stands for those that belong to the device: none on a CPU, bfloat16 autocast and
+    has them; null stands for those that belong to the device: none on a CPU, bfloat16 and
     the other memory format on CUDA.
     """
 
@@ -164,7 +164,8 @@ class Measured(Strict):
     parent, the floor below which a ratio says nothing. Each has the interval of its median, null
     where there are too few rounds for one. `settled` tells whether every warm-up ended because its
     last windows agreed; `suspect` why the times are not to be trusted, if they are not. Peak bytes
-    are those of one pass, weights included.
+    are those of one pass, weights included. `tf32` and `tf32_products` say whether convolutions and
+    products of matrices in float32 rounded their inputs to TF32; null where there is no such thing.
     """
 
     batch: Some
@@ -186,6 +187,7 @@ class Measured(Strict):
     control_interval: Ratios | None = None
     batch_norm_folded: bool = False
     tf32: bool | None = None
+    tf32_products: bool | None = None
     settled: bool | None = None
     suspect: Text | None = None
 
@@ -226,7 +228,10 @@ class Measured(Strict):
         """How the networks ran, in words; records that differ in it are never averaged."""
         folded = ", batch norm folded" if self.batch_norm_folded else ""
         runtime = "" if self.runtime == "eager" else f"{self.runtime}, "
-        return f"{runtime}{self.dtype}, {self.memory_format}{folded}"
+        rounded = {"convolutions": self.tf32, "products": self.tf32_products}
+        names = [name for name, is_rounded in rounded.items() if is_rounded]
+        tf32 = f" with TF32 {' and '.join(names)}" if names else ""
+        return f"{runtime}{self.dtype}{tf32}, {self.memory_format}{folded}"
 
 
 class PredictedLatency(Strict):

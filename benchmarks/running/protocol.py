@@ -148,7 +148,7 @@ def run_cell(
         status, reason = "failed", describe(error)
         findings.error = ValueError(f"{cell.method} ended the program; {reason}")
     seconds = time.perf_counter() - started
-    environment = capture(workers)
+    environment = capture(workers, cell.device)
     try:
         record = _record(cell, suite, environment, findings, status, reason, seconds)
     except ValidationError as error:  # impossible numbers: the cell fails, the others still run
@@ -171,7 +171,8 @@ def refuse(
         workers: how many cells run beside each other, to record.
         status: how it ended.
     """
-    return _record(cell, suite, capture(workers), Findings(Meter(cell.device)), status, reason, 0.0)
+    environment = capture(workers, cell.device)
+    return _record(cell, suite, environment, Findings(Meter(cell.device)), status, reason, 0.0)
 
 
 def build_problem(

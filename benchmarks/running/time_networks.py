@@ -95,7 +95,7 @@ def time_networks(
     timings, _ = read_timings(job.results)
     engine = (machines or LocalMachine()).start(1, is_quiet=True)
     try:
-        environment = answer(engine, capture, 1)
+        environment = answer(engine, capture, 1, device)
         todo: list[Untimed] = []
         for threads in sorted({record.cell.latency.threads for record in records}):
             same = [record for record in records if record.cell.latency.threads == threads]
@@ -143,7 +143,7 @@ def _time(asked: Untimed, device: str) -> tuple[Timing, str]:
     config = SubnetConfig.from_json(cast(dict[str, list[int]], record.config or {}))
     pruned = rebuild(parent, space, config)
     runtimes = measure_pair(parent, pruned, input_size, latency=cell.latency, device=device)
-    environment = capture(workers=1)
+    environment = capture(workers=1, device=device)
     timing = Timing(
         id="",
         utc=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -103,7 +103,7 @@ def measure_reference(pair: Pair, settings: Latency, device: str) -> Reference:
     found = measure_pair(
         reference, network, sizes[0], latency=settings, device=device, pruned_size=sizes[1]
     )
-    environment = capture(workers=1)
+    environment = capture(workers=1, device=device)
     return Reference(
         id="",
         utc=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -89,6 +89,7 @@ SUITES: list[tuple[dict[str, str], str]] = [
     ({"parent": "{epochs = 1000000000000}"}, "parent.epochs: 1000000000000 is above"),
     ({"parent": "{epochs = 1, batch_size = 0}"}, r"parent\.batch_size: .*is below 1"),
     ({"parent": "{epochs = 1, batch_size = 9000}"}, "parent: batch_size 9000 is above the .* tra"),
+    ({"finetune": "{epochs = 1, cuda_graph = true}"}, "cuda_graph needs a CUDA device.*cuda_graph"),
     ({"finetune": "{epochs = 1, milestones = [2.0]}"}, "finetune: milestones are .2.0"),
     ({"latency": "{batches = []}"}, r"latency\.batches: .*is too short, at least 1"),
     ({"latency": "{batches = [0]}"}, r"latency\.batches\.0: .*is below 1"),

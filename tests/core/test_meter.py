@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from zoo.core.meter import Meter, _Collector
 
@@ -149,3 +150,25 @@ def test_missing_numbers_stay_missing_in_json() -> None:
     spent.peak_bytes = None
     assert json.loads(json.dumps(meter.to_json()))["search"]["peak_bytes"] is None
     assert meter.total().peak_bytes is None
+
+
+def test_the_peak_on_a_gpu_is_growth_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"now": 1000, "peak": 5000}
+    asked: list[str] = []
+
+    def reset(device: torch.device) -> None:
+        asked.append(str(device))
+        held["peak"] = held["now"]
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: asked.append(str(device)))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: held["peak"])
+    meter = Meter("cuda:1")
+    with meter.phase("search") as spent:
+        held["peak"] = 1700
+    assert spent.peak_bytes == 700
+    held["now"] = 1500  # what the first phase left behind is no growth of the second
+    with meter.phase("search"):
+        held["peak"] = 1600
+    assert spent.peak_bytes == 700 and set(asked) == {"cuda:1"}

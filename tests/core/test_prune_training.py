@@ -239,3 +239,13 @@ def test_scaled_settings_are_never_more_than_the_defaults(name: str) -> None:
     told = scaled.effort(asked)
     whole = default.effort(asked)
     assert sum(told.values()) < sum(whole.values()) / 2
+
+
+def test_a_recorded_fine_tuning_is_refused_before_the_search_where_it_cannot_be() -> None:
+    seen: list[Any] = []
+    with pytest.raises(
+        ValueError, match="cuda_graph needs a CUDA device and the network is on cpu"
+    ):
+        pruned(recipe=zoo.Recipe(epochs=1, cuda_graph=True), on_step=seen.append)
+    assert not seen
+    assert pruned(recipe=zoo.Recipe(epochs=0, cuda_graph=True)).model  # nothing is trained

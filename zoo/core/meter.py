@@ -35,8 +35,8 @@ class Spent:
         macs_forward: multiply-adds of forward passes.
         macs_backward: multiply-adds of backward passes.
         seconds: wall-clock time, with the device's queue empty at both ends.
-        peak_bytes: on a GPU the most memory ever allocated; on a CPU how much the process's
-            resident set grew at its highest; None where the system does not tell.
+        peak_bytes: growth at its highest: on a GPU of what torch has allocated there, on a CPU of
+            the process's resident set; None where the system does not tell.
     """
 
     images: int = 0
@@ -213,10 +213,10 @@ def _sum(first: Spent, second: Spent) -> Spent:
 
 
 def _start_memory(device: torch.device) -> int | None:
-    """Reset the peak that the system keeps; returns the resident bytes held now, on a CPU."""
+    """Reset the peak that the system keeps; returns the bytes held now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return None
+        return int(torch.cuda.memory_allocated(device))
     _give_back_freed()
     try:
         _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set, and nothing else
@@ -261,10 +261,10 @@ def _give_back_freed() -> None:
 
 
 def _peak_bytes(device: torch.device, started_at: int | None) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
     if started_at is None:
         return None
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device)) - started_at
     highest = _resident_bytes("VmHWM")
     return None if highest is None else max(0, highest - started_at)
 

@@ -1,15 +1,17 @@
+import contextlib
 import copy
 import itertools
 import platform
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from benchmarks.measuring import measure
+from benchmarks.measuring import environment, measure
 from benchmarks.measuring.environment import capture
 from benchmarks.measuring.measure import measure_pair, quartiles
 from benchmarks.records.runtime import Latency
@@ -287,7 +289,7 @@ def test_cuda_events_give_times_and_peak_memory():
     assert first.parent_ms.median > 0 and first.parent_peak_bytes > first.pruned_peak_bytes > 0
     assert {each.way for each in found.further_latency} == {
         "bfloat16, channels_last",
-        "float32, contiguous",
+        "float32 with TF32 convolutions, contiguous",
     }
 
 
@@ -300,3 +302,83 @@ def test_a_cuda_graph_is_replayed():
     eager, graph = found.latency[0], found.further_latency[0]
     assert graph.runtime == "cuda_graph"
     assert graph.parent_ms.median < eager.parent_ms.median  # batch 1 of a tiny network: launches
+
+
+def test_bfloat16_is_cast_once_and_not_in_every_pass():
+    class Seen(nn.Conv2d):
+        """Notes in which types it runs, and whether autocast is on."""
+
+        seen = set()
+
+        def forward(self, images):
+            self.seen.add((images.dtype, self.weight.dtype, torch.is_autocast_enabled("cpu")))
+            return super().forward(images)
+
+    net, asked = Seen(3, 4, 3), QUICK.model_copy(update={"further": ("bfloat16",)})
+    found = measure_pair(net, net, (3, 8, 8), latency=asked)
+    assert found.left_out == {} and found.further_latency[0].dtype == "bfloat16"
+    kinds = (torch.float32, torch.bfloat16)
+    assert Seen.seen == {(kind, kind, False) for kind in kinds}
+    assert net.weight.dtype == torch.float32
+
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "products", "told"),
+    [
+        ("tf32", "ieee", " with TF32 convolutions"),
+        ("tf32", "tf32", " with TF32 convolutions and products"),
+        ("ieee", "tf32", " with TF32 products"),
+        ("ieee", "none", ""),
+    ],
+)
+def test_float32_says_what_was_rounded_to_tf32(convolutions, products, told, monkeypatch):
+    monkeypatch.setattr(
+        torch.backends.cudnn, "conv", SimpleNamespace(fp32_precision=convolutions), raising=False
+    )
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(fp32_precision=products))
+    setting = measure._Setting(QUICK, CUDA, None, has_many_denormals=False)
+    found = measure._tf32(setting)
+    assert found == {"tf32": convolutions == "tf32", "tf32_products": products == "tf32"}
+    (plain, _) = measure_pair(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), (3, 8, 8), latency=QUICK
+    ).latency
+    assert plain.way == "float32, channels_last" and plain.tf32 is plain.tf32_products is None
+    assert plain.model_copy(update=found).way == f"float32{told}, channels_last"
+    assert measure._tf32(measure._Setting(QUICK, CUDA, "bfloat16", has_many_denormals=False)) == {}
+
+
+def test_peaks_on_cuda_are_taken_after_a_first_pass_without_a_choice_of_kernels(monkeypatch):
+    done = []
+
+    def noting(name, value=0):
+        return lambda *_: (done.append((name, torch.backends.cudnn.benchmark)), value)[1]
+
+    monkeypatch.setattr(torch.cuda, "synchronize", noting("synchronize"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", noting("reset"))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", noting("before", 100))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", noting("peak", 700))
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    net, was = nn.Conv2d(3, 4, 1, bias=False), torch.backends.cudnn.benchmark
+    with measure._settled(CUDA):
+        assert torch.backends.cudnn.benchmark
+    with measure._settled(CUDA, is_chosen_by_time=False):
+        found = measure._peaks([net], [lambda _: noting("pass")], [None], CUDA)
+    assert torch.backends.cudnn.benchmark == was
+    assert found == {"parent_peak_bytes": 48 + 600}
+    order = ["pass", "synchronize", "reset", "before", "pass", "synchronize", "peak"]
+    assert done == [(name, False) for name in order]
+
+
+def test_the_gpu_of_a_record_is_the_one_that_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU at {device}")
+    monkeypatch.setattr(environment, "_cudnn", lambda: 9)
+    environment._gpu.cache_clear()
+    try:
+        assert capture(1, "cuda:1").gpu == "GPU at cuda:1"
+        assert capture(1, "cuda").gpu == capture(1, "cpu").gpu == "GPU at cuda"
+    finally:
+        environment._gpu.cache_clear()

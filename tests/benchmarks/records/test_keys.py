@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.records.cell import Cell, Data, Model, Schedule
 from benchmarks.records.files import load_record, load_records
-from benchmarks.running.parent import Places
+from benchmarks.running.parent import Places, recipe_of
 from benchmarks.running.plan import Job, plan_suite
 from benchmarks.running.precheck import named
 from benchmarks.running.prune_one import Request, prune_one
@@ -53,6 +53,13 @@ def test_the_keys_of_a_cell_of_an_embedded_set_are_what_they_were() -> None:
         "817a85f8",
         "b0f21a0e",
     )
+
+
+def test_a_recorded_training_is_another_cell_and_an_unrecorded_one_is_what_it_was() -> None:
+    plain, recorded = (cell(parent=Schedule(epochs=1, cuda_graph=g)) for g in (False, True))
+    assert plain.key == cell(parent=Schedule(epochs=1)).key != recorded.key
+    assert plain.parent_key != recorded.parent_key
+    assert recipe_of(recorded.parent).cuda_graph and not recipe_of(plain.parent).cuda_graph
 
 
 def folder_of(root: Path, seed: int, per_class: int = 6, classes: int = 3) -> Path:

@@ -28,6 +28,7 @@ from zoo.core.contract.trial import (
     NETWORKS,
     Snapshot,
     Trial,
+    exact_float32,
     images_and_labels,
     same_config,
 )
@@ -463,7 +464,8 @@ def same_config_on_gpu(trial: Trial) -> None:
     In float32 the last digits of their sums differ, and a search that trains may rank otherwise.
     """
     runs = (Trial(trial.cls, trial.network, name, torch.float64) for name in ("cpu", "cuda"))
-    cpu, gpu = (run.first.subnet.config for run in runs)
+    with exact_float32():  # for what a pruner itself calculates in it
+        cpu, gpu = (run.first.subnet.config for run in runs)
     _require(same_config(trial.space, cpu, gpu), "the GPU gave another configuration")
 
 
