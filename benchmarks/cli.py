@@ -73,7 +73,7 @@ from benchmarks.page.report import (
     show_faults,
     write_report,
 )
-from benchmarks.records.plain import in_markup
+from benchmarks.records.plain import counted, in_markup
 from benchmarks.running.torchrun import RankFailed, check_device, is_launched, run_in_ranks
 
 __all__ = ["app", "main"]
@@ -251,7 +251,7 @@ def time(
     left = _until_stopped(partial(time_networks, job, console, chosen, device=device), console)
     write_report(console, results)
     if left:
-        console.print(f"[yellow]{left} networks are not timed[/]; run again for them")
+        console.print(f"[yellow]not timed: {counted(left, 'network')}[/]; run again for the rest")
         raise typer.Exit(1)
 
 
@@ -360,7 +360,7 @@ def report(
         from benchmarks.tracking.runs import export_records
 
         count = export_records(track, results, loaded_records(results).records)
-        console.print(f"{count} records told to {track}")
+        console.print(f"{counted(count, 'record')} told to {track}")
     if readme is not None:
         names = renew_blocks(readme, findings)
         console.print(f"replaced in {readme}: {', '.join(names)}")
@@ -442,7 +442,9 @@ def compare(
         partial=partial,
     )
     console = Console(emoji=False)
-    console.print(f"{count} cells paired: {in_markup(str(base))} -> {in_markup(str(new))}")
+    console.print(
+        f"{counted(count, 'cell')} paired: {in_markup(str(base))} -> {in_markup(str(new))}"
+    )
     show_verdict(verdict, console)
     if verdict.fails:
         raise typer.Exit(1)

@@ -54,7 +54,7 @@ def new_method(
 
     Then: `zoo check NAME.py`, `pytest test_NAME.py`, `zoo prune MODEL --method NAME.py:NAME`.
 
-    Exit status: 2 if one of the files exists, or the name is none for a module.
+    Exit status: 2 if one of the files exists, or the name is taken or none for a module.
     """
     from benchmarks.running.new_method import write_method
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from benchmarks.analysis.uncertainty import ERROR, Estimate, differences, estimate, holm
 from benchmarks.records.cell import PARENT, REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records
+from benchmarks.records.plain import counted
 from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
@@ -336,7 +337,7 @@ def _row_order(row: Row) -> tuple[str, bool, float, float, str]:
 
 
 def _epochs(schedule: Schedule) -> str:
-    return "1 epoch" if schedule.epochs == 1 else f"{schedule.epochs} epochs"
+    return counted(schedule.epochs, "epoch")
 
 
 def _where(record: Record) -> str:
@@ -344,10 +345,11 @@ def _where(record: Record) -> str:
     if not record.latency:
         return f"Run on {hardware(record)}."
     measured = record.latency[0]
-    threads = f"{measured.threads} thread{'s' if measured.threads > 1 else ''}"
+    threads, workers = counted(measured.threads, "thread"), environment.workers
+    beside = "one cell at a time" if workers == 1 else f"{workers} cells side by side"
     return (
         f"Latency on {hardware(record)}, {threads}, {measured.dtype}, "
-        f"{measured.memory_format}, {environment.workers} cells side by side; "
+        f"{measured.memory_format}, {beside}; "
         "speed-up is the parent's time over the pruned network's, median of paired rounds."
     )
 

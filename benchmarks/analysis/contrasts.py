@@ -15,6 +15,7 @@ from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.uncertainty import ERROR, Estimate, holm, paired
 from benchmarks.records.contrast import Arm, Primary
+from benchmarks.records.plain import counted
 from benchmarks.records.record import Record
 
 __all__ = ["Confirmed", "named_contrasts", "primary_contrasts"]
@@ -102,7 +103,9 @@ def _problem(comparison: Comparison, primary: Primary, rows: list[Row]) -> str:
     records: list[Record] = [record for row in rows for record in row.records]
     others = sum(primary not in record.primary for record in records)
     if others:
-        return f"{others} of its {len(records)} records were made when it was not named like this"
+        return (
+            f"not named like this when {others} of its {counted(len(records), 'record')} came about"
+        )
     if lost := [f"{comparison.label(row)}: {row.seeds}" for row in rows if row.lost]:
         return "; ".join(lost)
     for row in rows:

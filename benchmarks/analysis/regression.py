@@ -41,6 +41,7 @@ from benchmarks.analysis.losses import (
 )
 from benchmarks.analysis.uncertainty import holm
 from benchmarks.records.files import Loaded, current_records
+from benchmarks.records.plain import counted
 from benchmarks.records.record import Record
 
 __all__ = [
@@ -157,8 +158,8 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
         is_other = any(record.cell.label == first for record in now.values())
         why = f"; {_difference({'': missing[0]}, now)}" if is_other else ""
         raise MissingCells(
-            f"{len(missing)} of {len(old)} cells of the base are missing in the new set (the "
-            f"first: {first}{why}); run them, or compare what both have with --partial"
+            f"missing in the new set: {len(missing)} of {counted(len(old), 'cell')} of the base "
+            f"(the first: {first}{why}); run them, or compare what both have with --partial"
         )
     return pairs
 
@@ -239,7 +240,11 @@ def judge(
             known.append(pair)
             losses.append(loss)
         if left_out:
-            what = "not compared" if left_out == len(whole) else f"{left_out} cells left out"
+            what = (
+                "not compared"
+                if left_out == len(whole)
+                else f"{counted(left_out, 'cell')} left out"
+            )
             notes.append(f"{check}: {what}, {WHY_NOT[check]}")
         if known:
             findings += _test(check, known, losses, tolerances[check], level)

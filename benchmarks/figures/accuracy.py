@@ -44,8 +44,11 @@ NOTE_WIDTH = 52
 """Characters in a line of a panel's note."""
 LONGEST_NOTE = 400
 
-APART = 4.5
-"""Points between methods that stand side by side at one budget."""
+APART = 3.0
+"""Points that a method at a budget which others meet is moved at most: about half a marker, so
+that what is read off the axis is true. Whiskers that others hide show through."""
+SHOWN_THROUGH = 0.6
+"""Opacity of whiskers."""
 WIDENED = 1.5
 """How much longer than the data an axis may be to hold the parent."""
 
@@ -239,15 +242,13 @@ def _lines(comparison: Comparison) -> dict[str, list[Row]]:
 
 
 def _moves(axis: Axes, panel: Panel, lines: dict[str, list[Row]]) -> dict[str, Transform]:
-    """Where each line is drawn: side by side on paper where methods meet, so no bar hides one."""
+    """Where each line is drawn: a little apart on paper where methods meet; see `APART`."""
     if not panel.is_dodged:
         return dict.fromkeys(lines, axis.transData)
     figure = axis.get_figure(root=True)
     assert figure is not None
-    budgets = len({row.cell.budget for row in panel.comparison.rows})
-    room = 72 * 0.55 * min(4.4, figure.get_size_inches()[0]) / (budgets * len(lines))
-    step = min(APART, room) / 72
     middle = (len(lines) - 1) / 2
+    step = APART / max(middle, 1) / 72
     return {
         label: axis.transData
         + ScaledTranslation(step * (place - middle), 0, figure.dpi_scale_trans)
@@ -319,12 +320,14 @@ def _draw_line(
                   transform=transform)  # fmt: skip
         return
     left, right, below, above = zip(*(spot.whiskers for spot in spots), strict=True)
-    axis.errorbar(
+    drawn = axis.errorbar(
         xs, ys, yerr=(below, above) if any((*below, *above)) else None,
         xerr=(left, right) if any((*left, *right)) else None,
         color=colour, marker=marker, ms=5, mec="white", mew=0.5, lw=0.9, elinewidth=0.9,
         capsize=2, alpha=0.9, zorder=3, transform=transform,
     )  # fmt: skip
+    for bars in drawn[2]:
+        bars.set_alpha(SHOWN_THROUGH)
 
 
 def _draw_floor(axis: Axes, panel: Panel) -> None:
@@ -355,8 +358,6 @@ def _limit(axis: Axes, panel: Panel) -> None:
     if max(high, near) - min(low, near) <= WIDENED * (high - low):
         low, high = min(low, near), max(high, near)
     room = max(0.08 * (high - low), 0.02 * abs(high))
-    if panel.is_dodged:  # methods stand beside their budget
-        room = max(room, 0.16 * (high - low), 0.1 * abs(high))
     room = room or 1.0  # nothing was spent anywhere
     axis.set_xlim(low - room, high + room)
 

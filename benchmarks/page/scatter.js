@@ -53,7 +53,7 @@
     const heights = shown.map((p) => p.y).concat(panel.parent === null ? [] : [panel.parent]);
     if (plot) plot.destroy();
     const lanes = Array.from(new Set(shown.map((p) => p.method))).sort();
-    const step = panel.dodged[axis] ? Math.min(9, chart.clientWidth / 4 / lanes.length) : 0;
+    const step = panel.dodged[axis] ? Math.min(3, 6 / Math.max(1, lanes.length - 1)) : 0;
     chart.setAttribute("aria-label", "Test top-1 in per cent against " + panel.axes[axis]);
     const drawAll = (u) => {
       const ctx = u.ctx;

@@ -22,6 +22,7 @@ from benchmarks.records.bounds import (
     Options,
     Share,
 )
+from benchmarks.records.plain import counted
 from benchmarks.records.runtime import (
     Latency,
 )
@@ -299,7 +300,9 @@ class Cell(Strict):
         """
         count = self.sample.count if self.sample else 0
         if self.member is not None and self.member >= count:
-            raise ValueError(f"member {self.member} of a sample of {count} configurations")
+            raise ValueError(
+                f"member {self.member} of a sample of {counted(count, 'configuration')}"
+            )
         return self
 
     @property

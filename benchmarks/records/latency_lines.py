@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.records.plain import counted
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import Measured
 
@@ -56,10 +57,11 @@ def latency_lines(records: Sequence[Record]) -> list[str]:
         return []
     worst = off[0]
     return [
-        f"Latency of {len(off)} of {len(held)} pruned networks is not as predicted, beyond noise; "
-        f"furthest off is {worst.label}: predicted {worst.predicted:.2f}{worst.unit}, measured "
-        f"{worst.measured:.2f}{worst.unit} (noise: {worst.low:.2f} to {worst.high:.2f}). The "
-        "machine was busier while operators were timed, or now (parent predicted "
+        f"Latency of {len(off)} of {counted(len(held), 'pruned network')} is not as predicted, "
+        f"beyond noise; furthest off is {worst.label}: "
+        f"predicted {worst.predicted:.2f}{worst.unit}, measured {worst.measured:.2f}{worst.unit} "
+        f"(noise: {worst.low:.2f} to {worst.high:.2f}). The machine was busier while operators "
+        "were timed, or now (parent predicted "
         f"{worst.parents[0]:.3g} ms, measured {worst.parents[1]:.3g} ms), or small operators take "
         "no less time with fewer channels. With a new folder as --results, operators are timed "
         "anew; let nothing else run."

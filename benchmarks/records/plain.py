@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.text import Text
 
 __all__ = [
+    "counted",
     "figure_text",
     "first_sentence",
     "in_cell",
@@ -61,6 +62,16 @@ _HOMES = ("home", "users", "root")
 def first_sentence(text: str) -> str:
     """Up to the first full stop that ends a sentence, on one line."""
     return " ".join(text.split()).split(". ")[0].rstrip(".").replace("|", "/")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: "1 cell", "2 cells".
+
+    Args:
+        number: how many.
+        what: one of them; its last word takes an s.
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def visible(text: str, limit: int | None = None) -> str:

@@ -26,7 +26,7 @@ from benchmarks.records.bounds import (
 )
 from benchmarks.records.cell import Cell
 from benchmarks.records.contrast import Primary
-from benchmarks.records.plain import visible
+from benchmarks.records.plain import counted, visible
 from benchmarks.records.runtime import (
     Environment,
     Footprint,
@@ -157,7 +157,7 @@ class Group(Strict):
             ValueError: naming both numbers.
         """
         if self.kept > self.size:
-            raise ValueError(f"{self.kept} channels are kept of {self.size}")
+            raise ValueError(f"kept channels: {self.kept} of {self.size}")
         return self
 
 
@@ -236,7 +236,9 @@ class Record(Strict):
         sample, scores = self.cell.sample, len(self.scores)
         is_scored = self.status == "ok" and sample is not None and self.cell.member is None
         if is_scored and sample is not None and scores != sample.count:
-            raise ValueError(f"{scores} scores for {sample.count} configurations")
+            raise ValueError(
+                f"{counted(scores, 'score')} for {counted(sample.count, 'configuration')}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from benchmarks.records.plain import in_markup
+from benchmarks.records.plain import counted, in_markup
 from benchmarks.running.run_cells import Outcomes, Stopped
 from benchmarks.running.run_suite import SuiteRun
 
@@ -29,9 +29,9 @@ def tell_stop(stop: KeyboardInterrupt, console: Console) -> int:
 def tell_left(run: SuiteRun, console: Console) -> None:
     """Say what was not begun, or could not be timed."""
     if run.left:
-        console.print(f"time is up: {run.left} cells left, run again for them")
+        console.print(f"time is up: {counted(run.left, 'cell')} left, run again")
     if run.untimed:
-        console.print(f"{run.untimed} networks are not timed; zoo time tries them again")
+        console.print(f"not timed: {counted(run.untimed, 'network')}; zoo time tries again")
 
 
 def tell_unsettled(outcomes: Outcomes, console: Console) -> int:
@@ -45,11 +45,9 @@ def tell_unsettled(outcomes: Outcomes, console: Console) -> int:
     if not outcomes.unsettled:
         return 0
     counts = [f"{outcomes[each]} {each}" for each in ("failed", "cancelled") if outcomes[each]]
-    cells = "cell" if len(outcomes.unsettled) == 1 else "cells"
-    console.print(
-        f"[red]{' and '.join(counts)} {cells}; their records say why, "
-        "the next run tries them again:[/]"
-    )
+    total = len(outcomes.unsettled)
+    cells = "cell; its record says" if total == 1 else "cells; their records say"
+    console.print(f"[red]{' and '.join(counts)} {cells} why, the next run tries again:[/]")
     _name([record.id for record in outcomes.unsettled], console)
     return 1
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.measuring.measure import measure_files
 from benchmarks.records.cell import Cell
+from benchmarks.records.plain import counted
 from benchmarks.records.runtime import Quantized
 from benchmarks.running.parent import Places, splits_of
 from benchmarks.running.protocol import Findings
@@ -121,7 +122,7 @@ def _told(path: Path, found: Quantized) -> str:
     )
     return (
         f"exported {path} ({found.int8_bytes:,} bytes, float32 {found.float_bytes:,}), calibrated "
-        f"on {found.calibration_images} held-out images\n"
+        f"on {counted(found.calibration_images, 'held-out image')}\n"
         f"ONNX Runtime, float32 -> INT8: test top-1 {found.float_top1:.1%} -> "
         f"{found.int8_top1:.1%}, the same answer for {found.same_answer:.1%}; {times}"
     )

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.records.cell import Cell, Schedule
 from benchmarks.records.files import current_records, read_folder
-from benchmarks.records.plain import in_cell, in_markup
+from benchmarks.records.plain import counted, in_cell, in_markup
 from benchmarks.records.rates import MACS_PER_SECOND, hours, training_macs
 from benchmarks.records.record import Record
 from benchmarks.running.costs import rules_of
@@ -99,7 +99,9 @@ def forecast_lines(
     rate = MACS_PER_SECOND[device.partition(":")[0]] / 1e9
     macs = sum(cost.parent_macs + cost.finetune_macs for cost in costs)
     took = hours(macs, device, workers)
-    where = "of one GPU" if device != "cpu" else f"with {workers} workers on as many cores"
+    where = (
+        "of one GPU" if device != "cpu" else f"with {counted(workers, 'worker')} on as many cores"
+    )
     parents, tuned = (
         _tera(sum(getattr(cost, part) for cost in costs))
         for part in ("parent_macs", "finetune_macs")
@@ -207,8 +209,8 @@ def _from_records(cells: Sequence[Cell], records: Sequence[Record], workers: int
         return []
     total = sum(sum(seconds) / len(seconds) for seconds in known) / workers / 3600
     return [
-        f"Of {len(known)} cells there are records of other seeds: by their seconds "
-        f"{_duration(total)} with {workers} workers, searches and all but parents in it."
+        f"Of {counted(len(known), 'cell')} there are records of other seeds: by their seconds "
+        f"{_duration(total)} with {counted(workers, 'worker')}, searches and all but parents in it."
     ]
 
 

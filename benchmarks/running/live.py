@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from benchmarks.records.plain import counted
 from benchmarks.tracking.tracker import Tracker
 from zoo.core.progress import LINE_SECONDS, Lines, Tell
 from zoo.core.training.events import READ_EVERY, EpochEvent, StepEvent, Watch
@@ -68,7 +69,7 @@ def cell_lines(
         lines = Lines(say, seconds)
         while True:
             ended = done()
-            lines(f"{suite}, {ended} of {total} cells", ended, total)
+            lines(f"{suite}, {ended} of {counted(total, 'cell')}", ended, total)
             if is_over.wait(min(seconds, _LOOK_SECONDS)):
                 return
 

@@ -1,5 +1,6 @@
 """Write a pruner that works and its test, to be changed into one's own."""
 
+import importlib.util
 import keyword
 from importlib import resources
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 from benchmarks.records.whole_file import write_new
+from zoo.core.method.discovery import list_pruners
 
 __all__ = ["write_method"]
 
@@ -22,7 +24,7 @@ def write_method(name: str, folder: Path) -> list[str]:
         What was written and what to do next, in lines.
 
     Raises:
-        ValueError: if the name is none for a module.
+        ValueError: if the name is none for a module, or is taken.
         FileExistsError: if one of the files exists.
         OSError: if they cannot be written.
     """
@@ -37,6 +39,7 @@ def write_method(name: str, folder: Path) -> list[str]:
     for path in files:
         if path.exists():
             raise FileExistsError(f"{path} exists; choose another name or another --out")
+    _refuse_taken(name)
     folder.mkdir(parents=True, exist_ok=True)
     for path, template in files.items():
         text = resources.files(__package__).joinpath(template).read_text("utf-8")
@@ -49,3 +52,20 @@ def write_method(name: str, folder: Path) -> list[str]:
         f"  pytest {test}",
         f"  zoo prune resnet20_cifar --method {module}:{cls}",
     ]
+
+
+def _refuse_taken(name: str) -> None:
+    """Refuse a name that stands for something else already.
+
+    Raises:
+        ValueError: if it is a pruner's or a module's, which a file of that name would hide.
+    """
+    if name in list_pruners():
+        raise ValueError(
+            f"{name!r} is a pruner already, see zoo list; choose another name, such as my_{name}"
+        )
+    if importlib.util.find_spec(name) is not None:
+        raise ValueError(
+            f"{name!r} is a module of Python's or of a package, which {name}.py would hide from "
+            f"programs that run beside it; choose another name, such as my_{name}"
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.records.cell import REFERENCE, Cell, Model
 from benchmarks.records.contrast import Arm, Contrast, Primary
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
+from benchmarks.records.plain import counted
 from benchmarks.records.record import SETTLED, TOTAL, Record, spent_macs
 from benchmarks.records.strict import suggest
 from benchmarks.running.engine import Machines
@@ -44,9 +45,9 @@ class Plan:
     def summary(self) -> str:
         """How many cells there are, are done and are left, in words."""
         done = len(self.cells) - len(self.missing)
-        told = f"{len(self.cells)} cells, {done} done, {len(self.missing)} to run"
+        told = f"{counted(len(self.cells), 'cell')}, {done} done, {len(self.missing)} to run"
         if self.waiting:
-            told += f", {self.waiting} longer controls when their cost is known"
+            told += f", {counted(self.waiting, 'longer control')} when the cost is known"
         return "; ".join([told, *self.left_out])
 
     @property

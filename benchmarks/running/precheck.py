@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from benchmarks.records.cell import PARENT, Cell, Data, Schedule
+from benchmarks.records.plain import counted
 from benchmarks.running.suite import Suite
 from benchmarks.running.suite_names import SuiteFaults, name_faults
 from benchmarks.running.weights import WeightFiles, check_weights, digested
@@ -206,7 +207,7 @@ def check_cells(cells: Sequence[Cell], places: Sources | None = None) -> tuple[s
     for asked in {asked: None for each in found for asked in each.infeasible}:
         if asked not in reached:
             told = [each.infeasible[asked] for each in found if asked in each.infeasible]
-            more = f" (and of {len(told) - 1} more networks)" if len(told) > 1 else ""
+            more = f" (and of {counted(len(told) - 1, 'more network')})" if len(told) > 1 else ""
             raise InfeasibleBudget(f"{told[0]}{more}; nothing was run")
     return tuple(line for each in found for line in (*each.notes, *each.lines))
 
@@ -308,8 +309,9 @@ def _check_recipes(cell: Cell, num_train: int) -> None:
             continue
         if recipe.batch_size > num_train:
             raise ValueError(
-                f"{place}: batch_size {recipe.batch_size} is above the {num_train} training images "
-                f"of {cell.data.name}; lower it (of zoo prune: --batch-size) or add images"
+                f"{place}: batch_size {recipe.batch_size} is above the "
+                f"{counted(num_train, 'training image')} of {cell.data.name}; lower it (of "
+                "zoo prune: --batch-size) or add images"
             )
         if recipe.cuda_graph:
             check_capture(torch.device(cell.device), True, place)
@@ -329,7 +331,7 @@ def _check_image_size(cell: Cell, model: "nn.Module", input_size: tuple[int, int
     except Exception as error:  # a network is foreign code
         args = f", or other args than {cell.model.args}" if cell.model.args else ""
         raise ValueError(
-            f"{cell.model.title} does not run on {count} images of {input_size[1]} x "
+            f"{cell.model.title} does not run on {counted(count, 'image')} of {input_size[1]} x "
             f"{input_size[2]} pixels of {cell.data.name}: {said(error)}; give "
             f"another image size (image_size, --image-size) or batch{args}"
         ) from error

@@ -31,7 +31,7 @@ from torch import nn
 from benchmarks.measuring.environment import capture
 from benchmarks.measuring.measure import Runtimes, measure_pair
 from benchmarks.records.cell import PARENT, Cell, Sample
-from benchmarks.records.plain import visible, without_folders
+from benchmarks.records.plain import counted, visible, without_folders
 from benchmarks.records.record import (
     PHASES,
     Group,
@@ -344,8 +344,8 @@ def _score(cell: Cell, problem: Problem, sample: Sample, findings: Findings) -> 
     found = tuple(float(score) for score in scores)
     if len(found) != len(configs) or not all(map(math.isfinite, found)):
         raise ValueError(
-            f"{cell.method} gave {len(found)} scores for {len(configs)} configurations, "
-            "or scores that are not finite"
+            f"{cell.method} gave {counted(len(found), 'score')} for "
+            f"{counted(len(configs), 'configuration')}, or scores that are not finite"
         )
     findings.scores = found
 

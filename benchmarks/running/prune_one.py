@@ -211,11 +211,11 @@ def prune_one(
     require_packages(type(create_pruner(request.method)))
     form = None if request.export is None else require(request.export)
     cell = request.cell(places)
-    require_writable(job.cache, "--results")
     with claimed(out):  # before operators are timed, where latency is limited
         told = check_cells([cell], places)
         _require_pruning(cell, places)
         cell = _fit_to_data(cell, places, console)
+        require_writable(job.cache, "--results")
         tell_weights(told, console)
         tracker = track and begin(track, results, "", cell.label, cell)
         with show_progress(console=console) as (tell, _):

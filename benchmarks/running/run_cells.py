@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import write_record
-from benchmarks.records.plain import in_markup
+from benchmarks.records.plain import counted, in_markup
 from benchmarks.records.record import SETTLED, Record, Status
 from benchmarks.records.whole_file import require_writable, sweep
 from benchmarks.running.claims import Claims
@@ -446,7 +446,9 @@ def _line(record: Record) -> str:
     if cell.member is not None:
         name += f" member {cell.member}"
     if record.status == "ok" and record.scores:
-        result = f"scored {len(record.scores)} configurations, {record.seconds or 0:.0f} s"
+        result = (
+            f"scored {counted(len(record.scores), 'configuration')}, {record.seconds or 0:.0f} s"
+        )
     elif record.status == "ok" and record.top1.finetuned is not None:
         result = f"{100 * record.top1.finetuned:.1f} % {record.seconds or 0:.0f} s"
     else:

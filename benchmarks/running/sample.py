@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.records.cell import Sample
+from benchmarks.records.plain import counted
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.cost.budget import Budget
 from zoo.core.errors import InfeasibleBudget
@@ -50,8 +51,8 @@ def draw_sample(problem: Problem, sample: Sample) -> list[SubnetConfig]:
             scores = magnitude_scores(problem.model, problem.space)
             return [keep_best(problem.space, scores, np.array(each)) for each in found]
     raise InfeasibleBudget(
-        f"found {len(found)} of {sample.count} configurations between {sample.low:g} and "
-        f"{sample.high:g} of the parent's {problem.budget.metric}; widen the band"
+        f"found {len(found)} of {counted(sample.count, 'configuration')} between {sample.low:g} "
+        f"and {sample.high:g} of the parent's {problem.budget.metric}; widen the band"
     )
 
 

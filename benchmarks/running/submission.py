@@ -16,6 +16,7 @@ from typing import NamedTuple, cast
 from benchmarks.records.cell import PARENT, REFERENCE, Cell, Data, Model, Schedule
 from benchmarks.records.files import current_records
 from benchmarks.records.join import read_results
+from benchmarks.records.plain import counted
 from benchmarks.records.record import Phase, PhaseCost, Record
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.suite import PROTOCOL
@@ -107,7 +108,8 @@ def _answers(record: Record) -> Iterator[str]:
         return
     for name, share in record.top1:
         if share is not None and abs(share * tested - round(share * tested)) > ANSWER * tested:
-            yield f"top1.{name}, {share}, is no whole number of answers to {tested} images"
+            images = counted(tested, "image")
+            yield f"top1.{name}, {share}, is no whole number of answers to {images}"
 
 
 def _costs(record: Record) -> Iterator[str]:
@@ -168,7 +170,8 @@ def _spending(record: Record) -> Iterator[str]:
         spent = record.spent.get(phase, PhaseCost())
         images = recipe.epochs * (train - train % min(recipe.batch_size, train))
         if spent.images != images:
-            yield f"{phase}: {spent.images:,} images, {recipe.epochs} epochs are {images:,}"
+            trained = counted(recipe.epochs, "epoch")
+            yield f"{phase}: {spent.images:,} images; {trained} would take {images:,}"
             continue
         forward, backward = images * (macs + beside), BACKWARD * images * macs
         if (spent.macs_forward, spent.macs_backward) != (forward, backward):

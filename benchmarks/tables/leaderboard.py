@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from benchmarks.analysis.comparison import Comparison, Row, compare, share, spent_macs
 from benchmarks.analysis.uncertainty import shown
 from benchmarks.records.cell import PARENT
-from benchmarks.records.plain import in_markdown
+from benchmarks.records.plain import counted, in_markdown
 from benchmarks.records.record import TOTAL, Record
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.tables import accuracy_text, budget_text
@@ -100,7 +100,8 @@ def _board(comparisons: Sequence[tuple[str, Comparison]]) -> Board:
     ]
     rows.sort(key=lambda each: _place(each[2]))
     first = comparisons[0][1]
-    epochs = f"{first.cell.parent.epochs} epochs for the parent, {first.cell.finetune.epochs} of"
+    trained = counted(first.cell.parent.epochs, "epoch")
+    epochs = f"{trained} for the parent, {first.cell.finetune.epochs} of"
     taught = ", with distillation" if first.cell.distill else ""
     return Board(
         first.title,

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.analysis.comparison import DECIDING, spent_macs, spent_seconds
 from benchmarks.analysis.ranking import Agreement, Ranking
-from benchmarks.records.plain import in_markdown
+from benchmarks.records.plain import counted, in_markdown
 from benchmarks.tables.markdown import markdown_table
 
 __all__ = ["ranking_table"]
@@ -40,10 +40,11 @@ def _one_table(ranking: Ranking) -> str:
     truth, cell = 100 * ranking.mean_truth, ranking.cell
     trained = "one seed" if len(ranking.truth) == 1 else f"{len(ranking.truth)} seeds"
     caption = (
-        f"Each configuration trained alone for {cell.finetune.epochs} epochs from {cell.start} "
-        f"weights, {trained}: top-1 from {truth.min():.1f} to {truth.max():.1f} %, standard "
-        f"deviation {truth.std(ddof=1):.1f}. Tau is Kendall's tau-b with its bootstrap 95 % "
-        "interval over configurations; regret is the accuracy lost by taking the best-scored one."
+        f"Each configuration trained alone for {counted(cell.finetune.epochs, 'epoch')} from "
+        f"{cell.start} weights, {trained}: top-1 from {truth.min():.1f} to "
+        f"{truth.max():.1f} %, standard deviation {truth.std(ddof=1):.1f}. Tau is Kendall's "
+        "tau-b with its bootstrap 95 % interval over configurations; regret is the accuracy lost "
+        "by taking the best-scored one."
     )
     table = markdown_table(HEADINGS, "lrrrrrr", cells)
     return f"### {in_markdown(ranking.title)}\n\n{caption}\n\n{table}"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.analysis.losses import CHECKS, Check
 from benchmarks.analysis.regression import TOLERANCES, Verdict, require_limits
-from benchmarks.records.plain import in_cell, in_markup, visible
+from benchmarks.records.plain import counted, in_cell, in_markup, visible
 from benchmarks.records.strict import suggest
 
 __all__ = ["read_checks", "read_tolerances", "show_verdict"]
@@ -64,7 +64,9 @@ def show_verdict(verdict: Verdict, console: Console) -> None:
     if verdict.is_worse:
         console.print("[red]worse by more than noise[/]")
     elif verdict.unjudged:
-        console.print(f"[red]not judged whole: {len(verdict.unjudged)} things are in the way[/]")
+        console.print(
+            f"[red]not judged whole[/]: {counted(len(verdict.unjudged), 'obstacle')}, see above"
+        )
     else:
         console.print("[green]nothing got worse by more than noise[/]")
 

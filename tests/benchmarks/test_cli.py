@@ -501,19 +501,19 @@ def test_a_run_takes_a_damaged_record_for_none_and_says_so(run, suite_file, tmp_
     status, out, err = run(*arguments, columns=200)
     assert status == 0, err
     (written,) = (tmp_path / "results" / "records").glob("*.json")
-    assert "1 cells, 1 done, 0 to run" in run(*arguments, "--dry-run")[1]
+    assert "1 cell, 1 done, 0 to run" in run(*arguments, "--dry-run")[1]
     whole = written.read_text()
     written.write_text(whole[:1000])
     status, out, _ = run(*arguments, "--dry-run", columns=200)
     assert status == 0 and "1 file is no whole record and left out." in out
-    assert written.name in out and "1 cells, 0 done, 1 to run" in out
+    assert written.name in out and "1 cell, 0 done, 1 to run" in out
     status, out, err = run(*arguments, columns=200)
     assert status == 0, err
     assert "1 file is no whole record and left out." in out and written.name in out
     assert written.read_text() == whole[:1000]
     again = written.with_name(f"{written.stem}-2.json")
     assert load_record(again).status == "ok"
-    assert "1 cells, 1 done, 0 to run" in run(*arguments, "--dry-run")[1]
+    assert "1 cell, 1 done, 0 to run" in run(*arguments, "--dry-run")[1]
 
 
 @pytest.mark.parametrize(

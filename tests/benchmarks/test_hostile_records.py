@@ -62,7 +62,7 @@ def changed(**parts):
         ({"size__full_macs": 0}, "size.full_macs"),
         ({"size__macs": 1_000_001}, "1000001 MACs are kept of 1000000"),
         ({"size__params": 2_001}, "2001 parameters are kept of 2000"),
-        ({"groups__0__kept": 9}, "9 channels are kept of 8"),
+        ({"groups__0__kept": 9}, "kept channels: 9 of 8"),
         ({"groups__0__kept": 0}, "groups.0.kept"),
         ({"config": {"stem": [0, 1]}}, "'stem' does not hold 4 different channels of 8"),
         ({"config": {"stem": [0, 1, 2, 2]}}, "'stem' does not hold 4"),

@@ -161,3 +161,13 @@ def test_the_helpers_of_a_method_are_public_and_documented():
     for name in (*scores, *widths):
         assert name in zoo.__all__ and inspect.getdoc(getattr(zoo, name))
         assert f"`{name}`" in (ROOT / "docs" / "own_method.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("taylor", "pruner already"), ("bnp", "pruner already"), ("json", "module of Python's")],
+)
+def test_a_name_that_is_taken_is_refused(run, tmp_path, name, what):  # noqa: F811
+    status, _, err = run("new-method", name, "--out", str(tmp_path / "new"), columns=200)
+    assert status == 2 and what in err and f"such as my_{name}" in err
+    assert not (tmp_path / "new").exists()

@@ -61,7 +61,7 @@ LATER = NAMED.model_copy(update={"seeds": (0, 1, 2, 3)})
     ("records", "problem"),
     [
         # Named when some results were there.
-        ([*run()[:5], *run(primary=())[5:]], "1 of its 6 records were made when it was not named"),
+        ([*run()[:5], *run(primary=())[5:]], "not named like this when 1 of its 6 records"),
         # A seed added when three had been seen.
         (
             [*run(), record("taylor", seed=3, primary=(LATER,)), record(seed=3, primary=(LATER,))],

@@ -149,7 +149,7 @@ def test_sets_without_a_common_cell_are_refused_with_what_differs():
 def test_missing_cells_are_refused_unless_asked_for():
     base = some()
     with pytest.raises(
-        ValueError, match=r"1 of 18 cells of the base are missing .*-s\d\); run them"
+        ValueError, match=r"missing in the new set: 1 of 18 cells of the base .*-s\d\); run them"
     ):
         pair_up(base, base[1:])
     assert len(pair_up(base, base[1:], partial=True)) == 17

@@ -362,6 +362,9 @@ def test_whiskers_at_one_budget_stand_side_by_side_and_their_numbers_stay():
     lines = [x for x in figure.axes[0].get_lines() if 0.25 in list(x.get_xdata())]
     shown = [round(float(x.get_transform().transform((0.25, 70))[0]), 3) for x in lines]
     assert len(set(shown)) == len(lines) == 3
+    true = figure.axes[0].transData.transform((0.25, 70))[0]
+    moved = max(abs(place - true) for place in shown) * 72 / figure.dpi  # points
+    assert moved == pytest.approx(3, abs=0.01)
     (axis, _) = accuracy_against_latency(compare([record("taylor"), record("fpgm")])).axes
     shown = {tuple(x.get_transform().transform((8.0, 80))) for x in axis.get_lines()
              if list(x.get_xdata()) == [8.0]}  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.records.plain import (
+    counted,
     in_cell,
     in_csv,
     in_html,
@@ -18,6 +19,14 @@ from benchmarks.records.plain import (
 )
 
 EVIL = "\x1b[31mred\x9b\u202etxt\n| a `b` [c](http://d.e) <!-- zoo report: end --> :warning: [bold]"
+
+
+def test_one_of_a_thing_is_told_as_one():
+    assert [counted(n, "longer control") for n in (0, 1, 2)] == [
+        "0 longer controls",
+        "1 longer control",
+        "2 longer controls",
+    ]
 
 
 @pytest.mark.parametrize(

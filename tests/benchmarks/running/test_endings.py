@@ -42,7 +42,7 @@ def test_cells_that_were_cancelled_or_failed_are_named_and_the_status_is_not_zer
     status, text = told(tell_unsettled, outcomes)
     assert status == 1
     assert text.splitlines() == [
-        "2 failed and 1 cancelled cells; their records say why, the next run tries them again:",
+        "2 failed and 1 cancelled cells; their records say why, the next run tries again:",
         "  failed-0",
         "  failed-1",
         "  cancelled-0",

@@ -130,8 +130,8 @@ def test_editions_of_one_method_are_told_apart_in_tables_and_contrasts() -> None
     (comparison,) = compare([record(cell=one), record(cell=other)])
     names = {comparison.label(row) for row in comparison.rows}
     assert names == {
-        "least.py:Least (edition=aaaaaaaaaaaaaaaa)",
-        "least.py:Least (edition=bbbbbbbbbbbbbbbb)",
+        "Least (edition=aaaaaaaaaaaaaaaa)",
+        "Least (edition=bbbbbbbbbbbbbbbb)",
     }
     arm = Arm(method="least.py:Least", origin=one.origin)
     assert arm.holds(one) and not arm.holds(other) and not arm.holds(asked)

@@ -130,7 +130,7 @@ def other_channels(fields: dict[str, Any]) -> None:
         (other_channels, "counted from its channels"),
         (over_budget, "above its limit"),
         (another_seed, "changed after it was written"),
-        (trained_longer, "1 epochs are 2,400"),
+        (trained_longer, "1 epoch would take 2,400"),
         (less_work, "its images cost"),
         (parent_less_work, "its images cost"),
         (another_parent, "its parent has top-1"),

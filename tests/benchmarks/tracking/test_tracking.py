@@ -164,7 +164,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
 def test_the_command_exports_records_to_tensorboard_once(tmp_path: Path) -> None:
     needs("tensorboard")
     made = write_record(tmp_path / "records", record("taylor", id=""))
-    for told in ("1 records told", "0 records told"):
+    for told in ("1 record told", "0 records told"):
         done = CliRunner().invoke(
             app, ["report", "--results", str(tmp_path), "--track", "tensorboard"]
         )
