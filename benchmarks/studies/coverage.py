@@ -1,38 +1,39 @@
 """How much of timm's networks can be pruned: ``python -m benchmarks.studies.coverage``.
 
-Traces every architecture that timm registers, and writes docs/coverage.md. A network counts as
-convolutional if it has at least eight convolutions wider than 1 x 1 and multiplies no two
-activations (attention).
+Traces every architecture that timm registers, and writes docs/coverage.md; started again after a
+cut, it goes on. A network counts as convolutional if it has at least eight convolutions wider than
+1 x 1 and multiplies no two activations (attention).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from rich.progress import track
 
 from benchmarks.tables.markdown import Written, markdown_table
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.errors import UnsupportedModel
+from zoo.core.progress import show_progress
 from zoo.core.whole_file import write_whole
 
-__all__ = ["Coverage", "cover", "main", "to_markdown"]
+__all__ = ["Coverage", "Found", "cover", "main", "sweep", "to_markdown"]
 
 _ATTENTION = re.compile(r"aten\.(bmm|baddbmm|_?scaled_dot_product\w*|_flash\w*)\.")
 _SPATIAL_CONVOLUTIONS = 8
-_WRITE_EVERY = 50  # names between two writings of the table
+_VERSIONS = f"timm {timm.__version__}, torch {torch.__version__.split('+')[0]}"
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def to_markdown(rows: Sequence[Coverage], looked_at: int, registered: int) -> st
     lines = [
         "# Coverage of timm's convolutional networks",
         "",
-        f"Written by `python -m benchmarks.studies.coverage` with timm {timm.__version__} and "
-        f"torch {torch.__version__.split('+')[0]}.",
+        f"Written by `python -m benchmarks.studies.coverage` with {_VERSIONS}.",
         "",
         f"{looked_at} of timm's {registered} names were looked at. "
         f"Of {len(rows)} convolutional architectures {len(traced)} have prunable groups. The share "
@@ -135,6 +135,58 @@ def _family_by_family(pattern: str) -> list[str]:
     return list(dict.fromkeys(name for names in rounds for name in names if name is not None))
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a sweep has found so far, on a file beside its page, so that it goes on after a cut.
+
+    Attributes:
+        path: of the file. One that other versions of timm or torch wrote is begun anew.
+    """
+
+    path: Path
+
+    def read(self) -> dict[str, Coverage | None]:
+        """The coverage of the networks looked at, by name; None if not convolutional."""
+        text = self.path.read_text("utf-8") if self.path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # the last line may be cut
+        first, *lines = whole.splitlines() or [""]
+        if first != _VERSIONS:
+            whole, lines = f"{_VERSIONS}\n", []
+        if whole != text:
+            write_whole(self.path, whole)
+        found: dict[str, Coverage | None] = {}
+        for name, row in map(json.loads, lines):
+            found[name] = row and Coverage(**{**row, "reasons": tuple(row["reasons"])})
+        return found
+
+    def add(self, name: str, row: Coverage | None) -> None:
+        """Write down one more."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps((name, row and asdict(row))) + "\n")
+
+
+def sweep(names: Sequence[str], found: Found, workers: int) -> list[Coverage]:
+    """Cover the architectures that were not yet.
+
+    Args:
+        names: of all architectures.
+        found: what an earlier, cut sweep has found; the rest is added.
+        workers: processes of one thread each.
+
+    Returns:
+        The convolutional ones by name.
+    """
+    rows = found.read()
+    left = [name for name in names if name not in rows]
+    with ProcessPoolExecutor(workers) as pool, show_progress() as (tell, _):
+        for name, row in zip(left, pool.map(cover, left), strict=True):
+            found.add(name, row)
+            rows[name] = row
+            tell("Tracing", len(rows), len(names))
+    wanted = (rows[name] for name in sorted(names))
+    return [row for row in wanted if row is not None]
+
+
 def main() -> None:
     """Trace all architectures and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -143,14 +195,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     arguments = parser.parse_args()
     names = _family_by_family(arguments.models)
-    found: list[Coverage | None] = []
-    with ProcessPoolExecutor(arguments.workers) as pool:
-        for row in track(pool.map(cover, names), "Tracing", total=len(names)):
-            found.append(row)
-            if len(found) % _WRITE_EVERY == 0 or len(found) == len(names):
-                rows = sorted((r for r in found if r is not None), key=lambda r: r.name)
-                table = to_markdown(rows, len(found), len(timm.list_models()))
-                write_whole(arguments.output, table)
+    found = Found(arguments.output.with_suffix(".part"))
+    rows = sweep(names, found, arguments.workers)
+    table = to_markdown(rows, len(names), len(timm.list_models()))
+    write_whole(arguments.output, table)
+    found.path.unlink()
 
 
 if __name__ == "__main__":

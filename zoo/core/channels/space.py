@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, overload
 
 import numpy as np
@@ -19,6 +20,7 @@ from zoo.core.channels.table_builder import build_table
 from zoo.core.errors import UnsupportedModel, unknown_name
 from zoo.core.tracing.atoms import Op, Trace
 from zoo.core.tracing.collector import collector_paused
+from zoo.core.tracing.copies import named_tensors
 from zoo.core.tracing.entry import Entry, InputSize, image_size
 from zoo.core.tracing.trace import on_meta, trace_model
 
@@ -245,7 +247,10 @@ def timm_ordinals(model: nn.Module, *, coarse: bool) -> dict[str, int]:
         matcher = host.group_matcher(coarse=coarse)
     except AssertionError:  # how timm says that a network has no such grouping
         return {}
-    matched: Any = group_parameters(model, matcher, reverse=True)
+    # It asks for names alone, and ours come sooner.
+    named = [each for each in named_tensors(model) if isinstance(each[1], nn.Parameter)]
+    host = SimpleNamespace(named_parameters=lambda: named)
+    matched: Any = group_parameters(host, matcher, reverse=True)
     return {name: int(ordinal) for name, ordinal in matched.items()}
 
 

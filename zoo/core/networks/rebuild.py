@@ -13,6 +13,7 @@ from zoo.core.channels.resize import resized_copy
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.networks.metadata import Shapes, refresh_metadata
 from zoo.core.tracing.collector import collector_paused
+from zoo.core.tracing.copies import named_tensors
 
 __all__ = ["rebuild"]
 
@@ -56,7 +57,7 @@ def rebuild(
 
 
 def _check_shapes(model: nn.Module, space: ChannelSpace) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in named_tensors(model):
         expected = space.table.shapes.get(name, ())
         if tensor.ndim and tuple(tensor.shape) != expected:
             raise ValueError(

@@ -42,6 +42,9 @@ def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
     """
     columns = []
     for legal, column in zip(problem.legal, widths.T, strict=True):
+        if len(legal) == legal[-1] - legal[0] + 1:  # every width between them is
+            columns.append(np.floor(np.clip(column, legal[0], legal[-1])))
+            continue
         columns.append(legal[np.maximum(np.searchsorted(legal, column, side="right") - 1, 0)])
     return np.stack(columns, axis=1).astype(np.int64)
 

@@ -36,8 +36,10 @@ __all__ = [
 ]
 
 _TORCH = ("_parameters", "_buffers", "_modules")
+_HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_kwargs")))
 _PLAIN = frozenset((bool, int, float, str, type(None)))
 _CONTAINERS = frozenset((dict, OrderedDict, set, list))
+_NEVER_LAZY: frozenset[Any] = frozenset((nn.Parameter, Tensor, type(None)))
 
 
 def copy_network(model: nn.Module) -> nn.Module:
@@ -65,8 +67,10 @@ def copy_with(
     Raises:
         UnsupportedModel: if the network cannot be copied; the message names the module.
     """
-    require_plain_weights(model)
-    memo: dict[int, Any] = {id(own): renew(name, own) for name, own in named_tensors(model)}
+    modules = named_modules(model)
+    _require_plain_weights(modules, type(model).__name__)
+    named = named_tensors(model, modules)
+    memo: dict[int, Any] = {id(own): renew(name, own) for name, own in named}
     return _copy(model, memo, replace)
 
 
@@ -99,15 +103,17 @@ class _Copier:
             return copy.deepcopy(module, self._memo)
         twin: nn.Module = kind.__new__(kind)
         self._memo[id(module)] = twin
-        copied = {}
+        copied = dict(state)
         for name, value in state.items():
             of = type(value)
             if of in _PLAIN:
-                copied[name] = value
-            elif of in _CONTAINERS and not value:  # hooks, mostly
-                copied[name] = self._memo.setdefault(id(value), of())
-            else:
+                continue
+            if of not in _CONTAINERS or value:
                 copied[name] = self._attribute(name, value)
+            elif name in _HOOKS:  # of this module alone
+                copied[name] = of()
+            else:
+                copied[name] = self._memo.setdefault(id(value), of())
         kind.__setstate__(twin, copied)
         return twin
 
@@ -156,19 +162,25 @@ def require_plain_weights(model: nn.Module) -> None:
         UnsupportedModel: if a hook computes a weight, or a lazy module has no weights yet; the
             message names the module and the remedy.
     """
-    for path, module in named_modules(model):
-        for name, parameter in (*module._parameters.items(), *module._buffers.items()):
-            if parameter is not None and is_lazy(parameter):
-                raise UnsupportedModel(
-                    f"{path or type(model).__name__}.{name} has no shape yet (a lazy module); run "
-                    "one batch through the network before pruning"
-                )
+    _require_plain_weights(named_modules(model), type(model).__name__)
+
+
+def _require_plain_weights(modules: Iterable[tuple[str, nn.Module]], root: str) -> None:
+    """The same for the parts of a network, with their paths, and what to call the network."""
+    for path, module in modules:
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if type(tensor) not in _NEVER_LAZY and is_lazy(tensor):
+                    raise UnsupportedModel(
+                        f"{path or root}.{name} has no shape yet (a lazy module); run one batch "
+                        "through the network before pruning"
+                    )
         for hook in module._forward_pre_hooks.values():
             remedy = _remedy(hook)
             if remedy:
                 where = f"model.get_submodule({path!r})" if path else "model"
                 raise UnsupportedModel(
-                    f"module {path or type(model).__name__!r}: a hook computes its weight before "
+                    f"module {path or root!r}: a hook computes its weight before "
                     f"every pass ({type(hook).__name__}), so the weight itself cannot be pruned; "
                     f"call {remedy.format(module=where)} first"
                 )
@@ -199,15 +211,22 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return list(found.values())
 
 
-def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Name and tensor, any shape, of all parameters, then of all buffers of a network."""
+def named_tensors(
+    model: nn.Module, modules: Iterable[tuple[str, nn.Module]] | None = None
+) -> list[tuple[str, Tensor]]:
+    """Name and tensor, any shape, of all parameters, then of all buffers of a network.
+
+    Args:
+        model: the network.
+        modules: what `named_modules` returns of it, where that is known.
+    """
     kind = type(model)
     own = kind.named_parameters, kind.named_buffers
     if own != (nn.Module.named_parameters, nn.Module.named_buffers):
         return [*model.named_parameters(), *model.named_buffers()]
     parameters: dict[int, tuple[str, Tensor]] = {}
     buffers: dict[int, tuple[str, Tensor]] = {}
-    for path, module in named_modules(model):
+    for path, module in named_modules(model) if modules is None else modules:
         if not (module._parameters or module._buffers):
             continue
         prefix = f"{path}." if path else ""

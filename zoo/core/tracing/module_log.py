@@ -48,7 +48,8 @@ class ModuleLog:
         """
         changed: list[Any] = []  # any network may have timm's forward_features
         for path, module in modules:
-            if hasattr(module, "forward_features"):
+            # Past the slow search of modules for what they lack.
+            if hasattr(type(module), "forward_features") or "forward_features" in vars(module):
                 self._watch_features(path, module)
                 changed.append(module)
         try:

@@ -86,7 +86,15 @@ def on_meta(model: nn.Module) -> nn.Module:
         return nn.Parameter(empty, requires_grad=False) if is_parameter else empty
 
     meta = copy_with(model, emptied, lambda held: torch.empty_like(held, device="meta"))
-    return meta.eval()
+    held = [(type(module), vars(module)) for _, module in named_modules(meta)]
+    if type(meta).eval is not nn.Module.eval or any(
+        kind.train is not nn.Module.train or "training" not in attributes
+        for kind, attributes in held
+    ):
+        return meta.eval()
+    for _, attributes in held:  # past the slow way in which modules set attributes
+        attributes["training"] = False
+    return meta
 
 
 def trace_model(meta: nn.Module, size: InputSize) -> Trace:
@@ -251,7 +259,8 @@ class _Tracer(OperatorMode):
         self._is_silent = False
         self._is_repeat = depthwise is not None  # what it costs is known, and what is pinned
         self.asks_for_mode = False
-        named = named_tensors(meta)
+        modules = named_modules(meta)
+        named = named_tensors(meta, modules)
         self._named = {id(tensor): name for name, tensor in named}
         for name, tensor in named:
             self.flow.enter(name, tensor)
@@ -259,7 +268,7 @@ class _Tracer(OperatorMode):
         self.sources = Sources(named)
         self.functions = FunctionCalls(self.sources)
         self._log: ModuleLog | None = None
-        for path, module in named_modules(meta):
+        for path, module in modules:
             calls_operators = path and type(module) not in (nn.Identity, nn.Sequential)
             if calls_operators or depthwise is None:
                 self._watch(path if calls_operators else None, path, module)
@@ -281,8 +290,11 @@ class _Tracer(OperatorMode):
             if self._log is not None:
                 self._log.left(path, output)
 
-        module.register_forward_pre_hook(enter, with_kwargs=True)
-        module.register_forward_hook(leave)
+        # Registered as torch does it, without handles: nobody takes them off the copy again.
+        key = -1 - len(module._forward_pre_hooks)
+        module._forward_pre_hooks[key] = enter
+        module._forward_pre_hooks_with_kwargs[key] = True
+        module._forward_hooks[key] = leave
 
     @contextmanager
     def logged(self, meta: nn.Module) -> Iterator[None]:
