@@ -39,7 +39,7 @@ _TORCH = ("_parameters", "_buffers", "_modules")
 _HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_kwargs")))
 _PLAIN = frozenset((bool, int, float, str, type(None)))
 _CONTAINERS = frozenset((dict, OrderedDict, set, list))
-_NEVER_LAZY: frozenset[Any] = frozenset((nn.Parameter, Tensor, type(None)))
+_NEVER_LAZY: frozenset[Any] = frozenset((nn.Parameter, Tensor))
 
 
 def copy_network(model: nn.Module) -> nn.Module:
@@ -170,7 +170,7 @@ def _require_plain_weights(modules: Iterable[tuple[str, nn.Module]], root: str) 
     for path, module in modules:
         for held in (module._parameters, module._buffers):
             for name, tensor in held.items():
-                if type(tensor) not in _NEVER_LAZY and is_lazy(tensor):
+                if tensor is not None and type(tensor) not in _NEVER_LAZY and is_lazy(tensor):
                     raise UnsupportedModel(
                         f"{path or root}.{name} has no shape yet (a lazy module); run one batch "
                         "through the network before pruning"
