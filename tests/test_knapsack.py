@@ -115,10 +115,21 @@ def all_optima(items: Items) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("kind", "seeds"),
-    [("reals", 60), ("halves", 400), ("large costs", 60), ("steps", 60), ("zeros", 60)],
+    ("kind", "seeds", "pieces"),
+    [
+        ("reals", 60, 16),
+        ("halves", 400, 16),
+        ("halves", 100, 2),  # many stretches of capacities
+        ("large costs", 60, 16),
+        ("steps", 60, 16),
+        ("zeros", 60, 16),
+    ],
 )
-def test_the_exact_solver_takes_the_best_optimum_whose_recount_fits(kind: str, seeds: int) -> None:
+def test_the_exact_solver_takes_the_best_optimum_whose_recount_fits(
+    kind: str, seeds: int, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("knapsack_optima", "knapsack_relaxation"):
+        monkeypatch.setattr(f"zoo.core.search.{module}.PIECES", pieces)
     for seed in range(seeds):
         items, _ = random_items(seed)
         if kind in ("halves", "steps"):

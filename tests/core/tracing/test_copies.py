@@ -15,6 +15,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import UnsupportedModel
 from zoo.core.networks.rebuild import rebuild
 from zoo.core.tracing.copies import copy_network
+from zoo.core.tracing.trace import on_meta
 
 SIZE = (3, 16, 16)
 
@@ -209,3 +210,24 @@ def test_a_hook_that_reads_values_is_named_with_the_remedy() -> None:
         ChannelSpace.trace(model, SIZE)
     handle.remove()
     assert_equals_masked(model)
+
+
+class Frozen(nn.Sequential):
+    """Notes each change of mode."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.told = mode
+        return self
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, Frozen])
+def test_a_copy_without_data_is_in_eval_mode_by_the_ways_of_its_classes(
+    kind: type[nn.Sequential],
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), kind(nn.BatchNorm2d(4), nn.Dropout()))
+    copied = on_meta(model.train())
+    assert [module.training for module in copied.modules()] == [False] * 5
+    assert getattr(copied[1], "told", False) is False
+    assert hasattr(copied[1], "told") == (kind is Frozen)
+    assert all(module.training for module in model.modules())

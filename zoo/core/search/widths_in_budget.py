@@ -42,8 +42,8 @@ def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
     """
     columns = []
     for legal, column in zip(problem.legal, widths.T, strict=True):
-        if len(legal) == legal[-1] - legal[0] + 1:  # every width between them is
-            columns.append(np.floor(np.clip(column, legal[0], legal[-1])))
+        if len(legal) == legal[-1] - legal[0] + 1:  # all that lie between are legal
+            columns.append(np.clip(column, legal[0], legal[-1]))
             continue
         columns.append(legal[np.maximum(np.searchsorted(legal, column, side="right") - 1, 0)])
     return np.stack(columns, axis=1).astype(np.int64)
