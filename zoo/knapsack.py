@@ -132,7 +132,8 @@ class Knapsack(Pruner):
     Attributes:
         importance: "per_weight" takes absolute values per weight after averaging the gradient
             ([official code], default); "per_filter" per filter and batch (`--taylor_abs`).
-        solver: "greedy" ([official code], default) or "exact", the optimum of every capacity.
+        solver: "greedy" ([official code], default) or "exact", the optimum of its capacity; where
+            nearly every choice is one, it may lose a little, which a warning tells.
         calibration: share of the training images scored ([official code]: four validation sets of
             ImageNet, 200,000 of 1,281,167 images).
         gamma: weight of the distillation terms; for `normalisation="none"` [README] uses 20 for

@@ -87,11 +87,9 @@ def exact_widths(
 
     Returns:
         Solutions of neighbouring capacities, shape (n, G), values ascending. The last whose recount
-        is within the limit is the most valuable of all capacities' solutions that are; there is
-        none if the smallest network's is not.
-
-    Raises:
-        ValueError: if the knapsack is too large to be solved.
+        is within the limit is the most valuable of all capacities' solutions that are, tied ones
+        among them; there is none if the smallest network's is not. Where that is too much to count,
+        as `fitting_optima` says, a warning tells what the last may lose.
     """
     costs = [
         (np.array(legal) - legal[0]) * int(weight)

@@ -73,9 +73,7 @@ class TiedSums:
         costs, gains = self.costs[-1], self.gains[-1]
         most = np.maximum.accumulate(gains)
         steps = np.cumsum(np.append(True, most[1:] > most[:-1] + self.noise)[: len(costs)])
-        within = int(np.searchsorted(costs, self.line.low, side="right")) - 1
-        is_optimum = steps >= (steps[within] if within >= 0 else 0)
-        at = np.flatnonzero(is_optimum & (gains > above + self.noise))
+        at = np.flatnonzero(gains > above + self.noise)
         waiting, reads = [at] if len(at) else [], 0
         while waiting:
             if reads >= MOST_READS:
