@@ -12,7 +12,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -147,22 +147,17 @@ class Found:
 
     def read(self) -> dict[str, Coverage | None]:
         """The coverage of the networks looked at, by name; None if not convolutional."""
-        text = self.path.read_text("utf-8") if self.path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # the last line may be cut
-        first, *lines = whole.splitlines() or [""]
-        if first != _VERSIONS:
-            whole, lines = f"{_VERSIONS}\n", []
-        if whole != text:
-            write_whole(self.path, whole)
-        found: dict[str, Coverage | None] = {}
-        for name, row in map(json.loads, lines):
-            found[name] = row and Coverage(**{**row, "reasons": tuple(row["reasons"])})
-        return found
+        held = json.loads(self.path.read_text("utf-8")) if self.path.exists() else {}
+        rows = held["rows"] if held.get("with") == _VERSIONS else {}
+        return {
+            name: row and Coverage(**{**row, "reasons": tuple(row["reasons"])})
+            for name, row in rows.items()
+        }
 
-    def add(self, name: str, row: Coverage | None) -> None:
-        """Write down one more."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps((name, row and asdict(row))) + "\n")
+    def write(self, rows: Mapping[str, Coverage | None]) -> None:
+        """Write down what `read` is to return."""
+        held = {name: row and asdict(row) for name, row in rows.items()}
+        write_whole(self.path, json.dumps({"with": _VERSIONS, "rows": held}))
 
 
 def sweep(names: Sequence[str], found: Found, workers: int) -> list[Coverage]:
@@ -180,8 +175,8 @@ def sweep(names: Sequence[str], found: Found, workers: int) -> list[Coverage]:
     left = [name for name in names if name not in rows]
     with ProcessPoolExecutor(workers) as pool, show_progress() as (tell, _):
         for name, row in zip(left, pool.map(cover, left), strict=True):
-            found.add(name, row)
             rows[name] = row
+            found.write(rows)
             tell("Tracing", len(rows), len(names))
     wanted = (rows[name] for name in sorted(names))
     return [row for row in wanted if row is not None]
@@ -195,7 +190,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     arguments = parser.parse_args()
     names = _family_by_family(arguments.models)
-    found = Found(arguments.output.with_suffix(".part"))
+    found = Found(arguments.output.with_suffix(".part.json"))
     rows = sweep(names, found, arguments.workers)
     table = to_markdown(rows, len(names), len(timm.list_models()))
     write_whole(arguments.output, table)
