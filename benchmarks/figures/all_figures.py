@@ -109,12 +109,20 @@ def _collector_off() -> Iterator[None]:
 
 @_odd_names_allowed()
 def draw_figures(findings: Findings, folder: Path) -> list[Path]:
-    """Draw every figure that there are numbers for, as PNG and PDF; return the paths."""
-    return [
+    """Draw every figure that there are numbers for, as PNG and PDF; return the paths.
+
+    Figures that the folder holds of earlier records, and that these do not make, are removed.
+    """
+    drawn = [
         path
         for name, draw in figures_of(findings).items()
         for path in _draw_files(draw, folder / name)
     ]
+    for name in TITLES:
+        for path in [*folder.glob(f"{name}.*"), *folder.glob(f"{name}-*.*")]:
+            if path.suffix in (".png", ".pdf") and path not in drawn:
+                path.unlink()
+    return drawn
 
 
 @_odd_names_allowed()
@@ -147,8 +155,15 @@ def draw_dark(findings: Findings) -> dict[str, bytes]:
 
 
 def figures_of(findings: Findings) -> dict[str, Draw]:
-    """What can be drawn, by file name; figures of a second device have its name in theirs."""
+    """What can be drawn, by file name.
+
+    Devices have figures of their own, with their names, where a network was run on several of them;
+    networks that were run on one each share a figure, as panels.
+    """
     devices = findings.by_device
+    titles = [comparison.title for each in devices.values() for comparison in each.comparisons]
+    if len(set(titles)) == len(titles) and not findings.rankings:
+        devices = dict.fromkeys([*devices][:1], findings)
     found: dict[str, Draw] = {}
     for device, slug in _slugs(devices).items():
         suffix = f"-{slug}" if len(devices) > 1 else ""

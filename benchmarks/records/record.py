@@ -168,7 +168,7 @@ class Record(Strict):
     again without the data, to be timed (see `timing`); a cell of protocol 1 was timed when it ran.
     `latency` is the main way of running at every batch, `further_latency` the other ways of the
     settings, `left_out` those that could not be measured and why. Times of records with different
-    fingerprints are never put into one figure; see `runs_on` for records older than the field.
+    fingerprints are never put into one panel; see `runs_on` for records older than the field.
     `handed_on` is what the method hands on beside its decision: trained weights, a loss, or both.
     `primary` are the contrasts that the suite had named when the cell was run.
     """

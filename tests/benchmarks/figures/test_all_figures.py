@@ -455,3 +455,24 @@ def test_a_figure_of_a_paper_is_as_wide_as_a_column_and_nothing_is_cut_off(draw)
     assert figure.get_size_inches()[0] == COLUMN_WIDTH
     box, room = figure.get_tightbbox(), figure.bbox_inches
     assert box.x0 >= -0.02 and box.x1 <= room.x1 + 0.02
+
+
+def test_networks_of_one_device_each_are_panels_of_one_figure(tmp_path):
+    here, there = (
+        [each.model_copy(update={"fingerprint": name}) for each in RECORDS]
+        for name in ("cpu-00000001", "cpu-00000002")
+    )
+    of = {"net_a": here, "net_b": there}
+    apart = [each for net, found in of.items() for each in found if each.cell.model.name == net]
+    drawn = {path.name for path in draw_figures(Findings.of([*here, *there]), tmp_path)}
+    assert len(drawn) == 2 * 2 * len(ALL) and not any(n.startswith("accuracy_macs.") for n in drawn)
+    (tmp_path / "mine.png").touch()
+    one = {path.name for path in draw_figures(Findings.of(apart), tmp_path)}
+    assert "accuracy_macs.png" in one and len(one) == 2 * len(ALL)
+    # What the records no longer make is gone, and nothing else.
+    assert {path.name for path in tmp_path.iterdir()} == {*one, "mine.png"}
+    figure = figures_of(Findings.of(apart))["accuracy_macs"]()
+    assert [axis.get_title().split("\n")[0].split(" ")[0] for axis in figure.axes] == [
+        "net_a",
+        "net_b",
+    ]
