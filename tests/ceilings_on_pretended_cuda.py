@@ -197,4 +197,6 @@ SCORES: dict[str, Callable[[Problem, int], object]] = {
 def test_a_batch_that_channels_are_scored_with(name: str) -> None:
     asked = problem()
     with asked.meter.phase("scoring"):
-        assert_kept_busy(growth(lambda count: SCORES[name](asked, count)), waits=0)
+        cost = growth(lambda count: SCORES[name](asked, count))
+    assert_kept_busy(cost, waits=0)
+    assert not cost["to_device_unwaited"]  # positions of channels are there already
