@@ -55,7 +55,7 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.effort import middle_macs
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
-from zoo.core.search.evolution import Evaluated, evolve, random_candidates
+from zoo.core.search.evolution import Evaluated, evolve, one_by_one, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets
 from zoo.core.search.width_grid import StateSpace, independent_states
 from zoo.core.search.widths_in_budget import fill_closely, keep_best
@@ -253,7 +253,9 @@ def evolve_widths(
         The state of highest score within the budget, shape (G,).
     """
     problem = widths.problem
-    evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), weights))
+    evaluated = Evaluated(
+        one_by_one(lambda state: settings.accuracy(widths, widths.config(state), weights))
+    )
     candidates, rng = widths.candidates(settings.slack), problem.rng("search").spawn(2)[1]
     evolve(
         candidates,
