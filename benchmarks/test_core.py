@@ -41,7 +41,7 @@ from zoo.core.one_shot.supernet_training import Engine, Execution, starting_weig
 from zoo.core.search.channel_knapsack import Items, exact_widths, greedy_widths
 from zoo.core.search.channel_scores import channel_order
 from zoo.core.search.choice_table import ChoiceTable
-from zoo.core.search.evolution import Evaluated
+from zoo.core.search.evolution import Evaluated, one_by_one
 from zoo.core.search.markov_chain import sample_chain
 from zoo.core.search.prior import uniform_prior
 from zoo.core.search.width_grid import WidthGrid, covering_states
@@ -223,7 +223,9 @@ def test_search_outside_of_network_passes(benchmark: BenchmarkFixture) -> None:
     task.supernet._skeleton.register_forward_hook(leave)
 
     def search() -> None:
-        evaluated = Evaluated(lambda state: settings.accuracy(widths, widths.config(state), {}))
+        evaluated = Evaluated(
+            one_by_one(lambda state: settings.accuracy(widths, widths.config(state), {}))
+        )
         flat = uniform_prior(widths.grid.sizes)
         explore(widths, evaluated, flat, settings, np.random.default_rng(0))
 

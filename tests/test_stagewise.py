@@ -296,6 +296,8 @@ def test_labels_train_a_stage_within_the_fullnet(count: int) -> None:
 class Probe:
     """A task that tells of its process, or goes on for ever."""
 
+    is_streamed = False
+
     def __init__(self, end: str = "") -> None:
         self.end = end
 

@@ -26,7 +26,7 @@ from zoo.core.method.problem import Problem
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
 from zoo.core.search.channel_scores import channel_order
-from zoo.core.search.evolution import Evaluated
+from zoo.core.search.evolution import Evaluated, one_by_one
 from zoo.core.search.prior import LossRecords, Prior
 from zoo.core.search.width_grid import WidthGrid
 from zoo.pse_net import PSENet, explore, train_parallel
@@ -141,7 +141,7 @@ def test_random_search_scores_as_many_as_evolution_where_draws_repeat() -> None:
     task = problem()
     widths = space_of(task, ratios=2)
     settings = replace(PSENet.tiny(), ratios=2, kind="random", slack=0.9, evaluations=100)
-    evaluated = Evaluated(lambda state: float(sum(state)))
+    evaluated = Evaluated(one_by_one(lambda state: float(sum(state))))
     last_only = Prior(np.tile([0.97, 0.03], (len(widths.grid.sizes), 1)))
     explore(widths, evaluated, last_only, settings, np.random.default_rng(0))
     assert len(evaluated.scores) == 100

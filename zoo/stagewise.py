@@ -53,8 +53,9 @@ Unknowns:
 Cost: `steps` batches, each with forward and backward passes of the fullnet, the tinynet and
     `random_subnets` subnets, once for all budgets. Each evaluation passes four training batches and
     the search split through one stage, forward only, on features kept from one pass of the fullnet.
-    Re-ranking: for each of the `pool` four training batches and the search split. More stages need
-    more memory, because features are kept.
+    Re-ranking: for each of the `pool` four training batches and the search split. Features that
+    take more than 4 GiB in all are not kept: the fullnet makes them anew up to the stage, once for
+    each generation (at most 32 candidates), which is charged.
 
 Names: F_k -> `features`; G_k -> `StageRunner.output`; c^k -> states of `PartialGrid`;
     K -> `stages`; M -> `random_subnets`; l_k -> `stage_error`; w_k -> 1.
@@ -94,6 +95,7 @@ from zoo.core.one_shot.stage_search import (
     run_searches,
     stage_error,
     stage_scorers,
+    summed_errors,
 )
 from zoo.core.one_shot.supernet_training import Engine
 from zoo.core.search.multiple_choice import best_combinations
@@ -147,8 +149,9 @@ class Stagewise(OneShot):
         pool: best combinations that are assembled and compared, at least one for each choice of
             junction widths.
         workers: processes among which the searches of the stages are divided, each with as many
-            threads as this one and a copy of its features. A script that asks for several needs the
-            guard `if __name__ == "__main__"`. What they hold in memory is not metered.
+            threads as this one and a copy of its features, which have to fit (see Cost). A script
+            that asks for several needs the guard `if __name__ == "__main__"`. What they hold in
+            memory is not metered.
         score: what `scores` returns: minus the summed errors of the "stages", or the accuracy of
             the "assembled" network.
     """
@@ -268,9 +271,10 @@ class Stagewise(OneShot):
             if self.score == "assembled":
                 return [self.accuracy(widths, config, trained.weights) for config in ranked]
             scorers = stage_scorers(problem, stages, trained.weights)
+            errors = summed_errors(scorers, ranked)
             for scorer in scorers:
                 scorer.charge(problem, np.stack([c.widths(problem.space) for c in ranked]))
-            return [-sum(scorer.loss(config) for scorer in scorers) for config in ranked]
+            return [-error for error in errors]
 
     def comparing(self) -> str:
         """Stages are compared by their outputs, the last by the network's."""

@@ -222,7 +222,11 @@ def _of_comparisons(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Dr
         "training_cost": training_cost,
         "kept_widths": kept_widths,
     }
-    shown = {"kept_widths": [c for c in comparisons if any(record.groups for record in c.ok)]}
+    shown = {
+        "kept_widths": [c for c in comparisons if any(record.groups for record in c.ok)],
+        # What was not timed yet would be an empty panel.
+        "accuracy_latency": [c for c in comparisons if any(record.latency for record in c.ok)],
+    }
     for name, draw in drawings.items():
         if drawn := shown.get(name, comparisons):
             yield name, functools.partial(draw, drawn)

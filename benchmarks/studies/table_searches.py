@@ -15,7 +15,13 @@ import torch
 from baselines.bcnet import mean_losses, population_prior
 from benchmarks.studies.width_table_file import Trainings, read_trainings
 from zoo.core.search.choice_table import ChoiceTable, greedy_state, random_state
-from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
+from zoo.core.search.evolution import (
+    Candidates,
+    Evaluated,
+    evolve,
+    one_by_one,
+    random_candidates,
+)
 from zoo.core.search.markov_chain import Moves, sample_chain
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
 from zoo.core.search.width_grid import covering_states
@@ -182,7 +188,7 @@ def _candidates(table: WidthTable, limit: int) -> Candidates:
 
 
 def _evaluated(table: WidthTable) -> Evaluated:
-    return Evaluated(lambda state: float(table.scores[state]))
+    return Evaluated(one_by_one(lambda state: float(table.scores[state])))
 
 
 def _records(table: WidthTable, rng: np.random.Generator) -> LossRecords:

@@ -7,7 +7,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates, repaired
+from zoo.core.search.evolution import (
+    Candidates,
+    Evaluated,
+    evolve,
+    one_by_one,
+    random_candidates,
+    repaired,
+)
 from zoo.core.search.prior import Prior, uniform_prior
 
 SIZES = np.array([4, 3, 5, 4, 2, 4])
@@ -61,7 +68,7 @@ def test_a_floor_that_no_step_reaches_ends_the_repair() -> None:
 
 def test_a_state_is_scored_once_and_never_more_than_asked_for() -> None:
     calls: list[tuple[int, ...]] = []
-    evaluated = Evaluated(lambda state: calls.append(state) or float(sum(state)))  # type: ignore[func-returns-value]
+    evaluated = Evaluated(one_by_one(lambda state: calls.append(state) or float(sum(state))))  # type: ignore[func-returns-value]
     evaluated.take(np.array([[0, 1], [0, 1], [1, 1], [1, 0]]), 3)
     evaluated.take(np.array([[1, 1], [0, 0]]), 3)
     assert calls == [(0, 1), (1, 1), (1, 0)]
@@ -70,7 +77,7 @@ def test_a_state_is_scored_once_and_never_more_than_asked_for() -> None:
 
 def searched(scores: dict[tuple[int, ...], float], seed: int, evaluations: int) -> Evaluated:
     rng = np.random.default_rng(seed)
-    evaluated, flat = Evaluated(scores.__getitem__), uniform_prior(SIZES)
+    evaluated, flat = Evaluated(one_by_one(scores.__getitem__)), uniform_prior(SIZES)
     evolve(
         task(0), evaluated, rng, initial=random_candidates(task(0), flat, 10, rng), redraw=flat,
         evaluations=evaluations, population=12, parents=5, mutation=0.2,
@@ -80,7 +87,7 @@ def searched(scores: dict[tuple[int, ...], float], seed: int, evaluations: int) 
 
 def drawn(scores: dict[tuple[int, ...], float], seed: int, evaluations: int) -> Evaluated:
     rng = np.random.default_rng(seed)
-    evaluated = Evaluated(scores.__getitem__)
+    evaluated = Evaluated(one_by_one(scores.__getitem__))
     states = random_candidates(task(0), uniform_prior(SIZES), 20 * evaluations, rng)
     evaluated.take(states, evaluations)
     return evaluated
@@ -106,7 +113,8 @@ def test_evolution_repeats_with_its_seed() -> None:
 
 def test_evolution_ends_when_nothing_new_is_left() -> None:
     tiny = Candidates(np.array([2, 2]), lambda states: states.sum(1), 1)
-    evaluated, flat = Evaluated(lambda state: float(sum(state))), uniform_prior(np.array([2, 2]))
+    evaluated = Evaluated(one_by_one(lambda state: float(sum(state))))
+    flat = uniform_prior(np.array([2, 2]))
     evolve(
         tiny, evaluated, np.random.default_rng(0), initial=np.zeros((1, 2), dtype=np.int64),
         redraw=flat, evaluations=100, population=20, parents=2, mutation=0.5,
@@ -116,7 +124,7 @@ def test_evolution_ends_when_nothing_new_is_left() -> None:
 
 def test_mutants_are_drawn_from_the_prior() -> None:
     certain = Prior(np.eye(5)[[3, 2, 4, 3, 1, 3]][:, :5])
-    evaluated = Evaluated(lambda state: 0.0)
+    evaluated = Evaluated(one_by_one(lambda state: 0.0))
     free = Candidates(SIZES, costs, 10_000)
     evolve(
         free, evaluated, np.random.default_rng(0), initial=np.zeros((1, 6), dtype=np.int64),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zoo.core.search.evolution import one_by_one
 from zoo.core.search.multiple_choice import best_combinations, skyband
 from zoo.core.search.pareto import evolve_archive
 
@@ -70,9 +71,8 @@ def test_evolution_finds_the_trade_offs_between_loss_and_cost() -> None:
     def loss(state: tuple[int, ...]) -> float:
         return float(weights @ (4 - np.array(state)))
 
-    archive = evolve_archive(
-        Line(), loss, np.random.default_rng(0), evaluations=300, population=20, mutation=0.3
-    )
+    losses, rng = one_by_one(loss), np.random.default_rng(0)
+    archive = evolve_archive(Line(), losses, rng, evaluations=300, population=20, mutation=0.3)
     front = skyband(archive.losses, archive.costs)
     # By hand: the heaviest coordinate is widened first, so every cost from 0 to 16 has a best loss.
     best = []
@@ -92,8 +92,9 @@ def test_no_state_is_scored_twice_and_no_more_than_asked(evaluations: int) -> No
         scored.append(state)
         return float(sum(state))
 
+    losses, rng = one_by_one(loss), np.random.default_rng(1)
     archive = evolve_archive(
-        Line(), loss, np.random.default_rng(1), evaluations=evaluations, population=6, mutation=0.2
+        Line(), losses, rng, evaluations=evaluations, population=6, mutation=0.2
     )
     assert len(scored) == len(set(scored)) == len(archive.losses) == evaluations
     assert archive.costs.tolist() == [sum(state) for state in scored]
@@ -105,7 +106,6 @@ def test_a_space_with_one_state_ends() -> None:
         sizes = np.ones(2, dtype=np.int64)
         full = np.zeros(2, dtype=np.int64)
 
-    archive = evolve_archive(
-        Point(), lambda _: 0.5, np.random.default_rng(0), evaluations=9, population=4, mutation=0.5
-    )
+    losses, rng = one_by_one(lambda _: 0.5), np.random.default_rng(0)
+    archive = evolve_archive(Point(), losses, rng, evaluations=9, population=4, mutation=0.5)
     assert archive.states.tolist() == [[0, 0]]

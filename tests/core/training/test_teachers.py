@@ -65,7 +65,7 @@ def test_stages_are_not_scored_on_a_batch_of_one_image() -> None:
     )
     with meter.phase("search"):
         (scorer,) = stage_scorers(problem, cut_stages(model, space, 1), {})
-    assert [len(entering) for entering, _ in scorer.pairs] == [8, 8, 8]
+    assert [len(entering) for entering, _ in scorer.features.pairs()] == [8, 8, 8]
 
 
 def test_the_variance_of_one_value_is_not_divided_by() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zoo.core.one_shot.one_shot import RankedWidths
-from zoo.core.one_shot.stage_search import StageScorer
+from zoo.core.one_shot.stage_search import StageScorer, summed_errors
 from zoo.core.search.choice_table import State
 from zoo.core.search.evolution import Evaluated, evolve, random_candidates
 from zoo.core.search.prior import uniform_prior
@@ -43,12 +43,12 @@ def evolve_network(
     """
     problem = widths.problem
 
-    def score(state: State) -> float:
-        config = widths.config(part.whole(np.array([state]))[0])
-        return -sum(scorer.loss(config) for scorer in scorers)
+    def scores(states: Sequence[State]) -> list[float]:
+        configs = [widths.config(state) for state in part.whole(np.array(states))]
+        return [-error for error in summed_errors(scorers, configs)]
 
     candidates = widths.candidates(slack, part)
-    evaluated, flat = Evaluated(score), uniform_prior(part.sizes)
+    evaluated, flat = Evaluated(scores), uniform_prior(part.sizes)
     rng = problem.rng("search").spawn(2)[1]
     evolve(
         candidates,

@@ -35,7 +35,7 @@ from zoo.core.one_shot.supernet_training import (
 )
 from zoo.core.one_shot.train_once import train_metered, train_once
 from zoo.core.search.channel_scores import channel_order
-from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
+from zoo.core.search.evolution import Candidates, Evaluated, evolve, one_by_one, random_candidates
 from zoo.core.search.prior import Prior
 from zoo.core.search.width_grid import StateSpace, WidthGrid
 from zoo.core.search.widths_in_budget import keep_best
@@ -252,7 +252,7 @@ def evolve_widths(
         The state of highest score, shape (G,).
     """
     problem = widths.problem
-    evaluated = Evaluated(lambda state: score(widths.config(state)))
+    evaluated = Evaluated(one_by_one(lambda state: score(widths.config(state))))
     candidates, rng = widths.candidates(slack), problem.rng("search").spawn(2)[1]
     evolve(
         candidates,

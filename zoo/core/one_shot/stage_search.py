@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.spawn
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from dataclasses import dataclass
@@ -22,12 +23,17 @@ from zoo.core.cost.budget import Budget
 from zoo.core.data.inputs import count_images
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
+from zoo.core.one_shot.stage_features import (
+    MOST_KEPT,
+    MOST_TOGETHER,
+    StageFeatures,
+    stage_features,
+)
 from zoo.core.search.choice_table import State
 from zoo.core.search.multiple_choice import skyband
 from zoo.core.search.pareto import Archive, evolve_archive
 from zoo.core.search.width_grid import PartialGrid, WidthGrid
 from zoo.core.supernet.stages import Stage, StageRunner, free_names, stage_costs
-from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.training.distill import output_error, relative_feature_error, soft_cross_entropy
 from zoo.core.training.task import CLASSIFICATION, Task, compared_in, outputs_in
 
@@ -42,6 +48,7 @@ __all__ = [
     "run_searches",
     "stage_error",
     "stage_scorers",
+    "summed_errors",
 ]
 
 
@@ -163,81 +170,88 @@ class StageArchives:
 
 @dataclass(frozen=True, eq=False)
 class StageScorer:
-    """Error of one stage at any widths, on features kept from one pass of the fullnet.
+    """Error of one stage at any widths, against the fullnet's features.
 
     Attributes:
         runner: of the stages.
         index: of the stage.
         weights: full-size tensors by state-dict name.
-        entering: F_(k-1) of training batches, for the batch-norm statistics.
-        pairs: F_(k-1) and F_k of the batches of the search split.
+        features: F_(k-1) and F_k.
         task: says how answers are compared.
     """
 
     runner: StageRunner
     index: int
     weights: Mapping[str, Tensor]
-    entering: tuple[Any, ...]
-    pairs: tuple[tuple[Any, Any], ...]
+    features: StageFeatures
     task: Task = CLASSIFICATION
 
-    def loss(self, config: SubnetConfig) -> float:
-        """Mean error over the search split, BatchNorm recalibrated; see `stage_error`."""
-        runner, k = self.runner, self.index
-        narrow = (runner.narrowed(k, features, config) for features in self.entering)
-        modules = runner.stages[k].modules
-        total = 0.0
+    def losses(self, configs: Sequence[SubnetConfig]) -> list[float]:
+        """Mean errors over the search split, BatchNorm recalibrated; see `stage_error`."""
+        together = MOST_TOGETHER if self.features.is_streamed else 1
         with torch.no_grad():
-            values = runner.supernet.recalibrated(config, narrow, self.weights, modules)
-            for entering, leaving in self.pairs:
-                student = runner.output(k, entering, config, values, training=False)
+            parts = [configs[at : at + together] for at in range(0, len(configs), together)]
+            return [loss for part in parts for loss in self._losses(part)]
+
+    def _losses(self, configs: Sequence[SubnetConfig]) -> list[float]:
+        """Errors of some configurations in one pass over the features."""
+        runner, k = self.runner, self.index
+        values = self._recalibrated(configs)
+        totals, count = [0.0] * len(configs), 0
+        for entering, leaving in self.features.pairs():
+            images = count_images(entering)
+            for place, (config, tensors) in enumerate(zip(configs, values, strict=True)):
+                student = runner.output(k, entering, config, tensors, training=False)
                 target = runner.narrowed(k + 1, leaving, config)
-                error = stage_error(student, target, self.task)
-                total += count_images(entering) * float(error)
-        return total / sum(count_images(entering) for entering, _ in self.pairs)
+                totals[place] += images * float(stage_error(student, target, self.task))
+            count += images
+        return [total / count for total in totals]
+
+    def _recalibrated(self, configs: Sequence[SubnetConfig]) -> list[dict[str, Tensor]]:
+        runner, k = self.runner, self.index
+        found, features = [], self.features.entering()
+        for config in configs:
+            narrow = (runner.narrowed(k, entering, config) for entering in features)
+            modules = runner.stages[k].modules
+            found.append(runner.supernet.recalibrated(config, narrow, self.weights, modules))
+        return found
 
     def charge(self, problem: Problem, widths: np.ndarray) -> None:
-        """Charge what scoring some configurations costs, widths (n, G)."""
-        images = sum(map(count_images, (*self.entering, *(each for each, _ in self.pairs))))
+        """Charge what scoring some configurations cost, widths (n, G)."""
         stage = self.runner.stages[self.index]
         macs = int(stage_costs(problem.space, stage).macs_of_widths(widths).sum())
-        problem.meter.passes(images, macs, backward=False)
+        problem.meter.passes(self.features.images, macs, backward=False)
 
 
 def stage_scorers(
     problem: Problem, stages: Sequence[Stage], weights: Mapping[str, Tensor]
 ) -> list[StageScorer]:
-    """A scorer for each stage; the fullnet runs once for all of them, recalibrated stage by stage.
-
-    Its stages are recalibrated as those of any candidate, so their own error is zero.
+    """A scorer for each stage, against a fullnet that is recalibrated as any candidate is.
 
     Args:
         problem: gives batches, supernet and meter.
         stages: as `cut_stages` returns them.
         weights: of the supernet, full-size, by state-dict name.
     """
-    runner, full = StageRunner(problem.supernet, stages), SubnetConfig.full()
-    train = [images for images, _ in problem.data.train(CANDIDATE_BATCHES)]
-    search = [images for images, _ in problem.data.search()]
-    # One image has no variance.
-    search = [images for images in search if count_images(images) > 1] or search
-    passes = 2 * sum(map(count_images, train)) + sum(map(count_images, search))
-    problem.meter.passes(passes, problem.cost.full_macs, backward=False)
-    scorers = []
-    with torch.no_grad():
-        for k, stage in enumerate(stages):
-            values = problem.supernet.recalibrated(full, train, weights, stage.modules)
-            leaving = [runner.output(k, x, full, values, training=False) for x in search]
-            pairs = tuple(zip(search, leaving, strict=True))
-            scorers.append(StageScorer(runner, k, weights, tuple(train), pairs, problem.task))
-            train = [runner.output(k, x, full, values, training=False) for x in train]
-            search = leaving
-    return scorers
+    runner = StageRunner(problem.supernet, stages)
+    found = stage_features(problem, runner, weights)
+    return [
+        StageScorer(runner, index, weights, features, problem.task)
+        for index, features in enumerate(found)
+    ]
+
+
+def summed_errors(scorers: Sequence[StageScorer], configs: Sequence[SubnetConfig]) -> list[float]:
+    """Errors of all stages together, of each configuration."""
+    errors = [scorer.losses(configs) for scorer in scorers]
+    return [sum(each) for each in zip(*errors, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class StageSearch:
-    """The search of one stage between junctions of given widths; needs nothing from outside.
+    """The search of one stage between junctions of given widths.
+
+    It needs nothing from outside, unless the features are streamed.
 
     Attributes:
         scorer: of the stage.
@@ -257,20 +271,25 @@ class StageSearch:
     mutation: float
     rng: np.random.Generator
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether it needs the data."""
+        return self.scorer.features.is_streamed
+
     def run(self) -> Archive:
         """Evolve the trade-offs between error and cost."""
         return evolve_archive(
             self.part,
-            self._loss,
+            self._losses,
             self.rng,
             evaluations=self.evaluations,
             population=self.population,
             mutation=self.mutation,
         )
 
-    def _loss(self, state: State) -> float:
-        whole = self.part.whole(np.array([state]))[0]
-        return self.scorer.loss(self.part.grid.config(whole, self.order))
+    def _losses(self, states: Sequence[State]) -> list[float]:
+        whole = self.part.whole(np.array(states))
+        return self.scorer.losses([self.part.grid.config(each, self.order) for each in whole])
 
 
 def check_processes(workers: int) -> None:
@@ -290,10 +309,19 @@ def check_processes(workers: int) -> None:
 def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
     """Run searches, in several processes if asked; results are the same for any number of them.
 
+    With features that are streamed they run in this process, which has the data.
+
     Raises:
         RuntimeError: if a process ended without an answer; it says how.
     """
-    if workers == 1 or len(tasks) == 1:
+    is_streamed = any(task.is_streamed for task in tasks)
+    if is_streamed and workers > 1:
+        warnings.warn(
+            f"the features of all stages take more than {MOST_KEPT / 2**30:g} GiB: they are made "
+            f"anew in batches, and the stages searched in one process, not in {workers}",
+            stacklevel=2,
+        )
+    if is_streamed or workers == 1 or len(tasks) == 1:
         return [task.run() for task in tasks]
     settle = partial(
         _calculate_as, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

@@ -6,8 +6,9 @@ for a supernet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -20,6 +21,7 @@ __all__ = [
     "children",
     "draw_only",
     "evolve",
+    "one_by_one",
     "random_candidates",
     "repaired",
 ]
@@ -44,25 +46,32 @@ class Candidates:
     floor: int = 0
 
 
+def one_by_one(
+    score: Callable[[State], float],
+) -> Callable[[Sequence[State]], Iterable[float]]:
+    """What scores several states where a score of one is known."""
+    return partial(map, score)
+
+
 @dataclass
 class Evaluated:
     """Scores of distinct states in the order of their evaluation; a state is scored once.
 
     Attributes:
-        score: higher is better.
+        score: of states, in their order, higher is better; see `one_by_one`.
         scores: by state, in order.
     """
 
-    score: Callable[[State], float]
+    score: Callable[[Sequence[State]], Iterable[float]]
     scores: dict[State, float] = field(default_factory=dict)
 
     def take(self, states: np.ndarray, most: int) -> None:
         """Score unseen states, shape (n, G), until ``most`` are scored in all."""
-        for state in map(tuple, states.tolist()):
-            if len(self.scores) >= most:
-                return
-            if state not in self.scores:
-                self.scores[state] = self.score(state)
+        distinct = dict.fromkeys(map(tuple, states.tolist()))
+        unseen = [state for state in distinct if state not in self.scores]
+        chosen = unseen[: max(0, most - len(self.scores))]
+        if chosen:
+            self.scores.update(zip(chosen, self.score(chosen), strict=True))
 
     def rounds(self, most: int) -> Iterator[None]:
         """Rounds of a search, until ``most`` states are scored or nothing new turns up."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ class Archive:
 
 def evolve_archive(
     space: StateSpace,
-    loss: Callable[[State], float],
+    losses: Callable[[Sequence[State]], Iterable[float]],
     rng: np.random.Generator,
     *,
     evaluations: int,
@@ -47,13 +47,13 @@ def evolve_archive(
 
     Args:
         space: what may be chosen, and what it costs.
-        loss: of a state; called once for each.
+        losses: of states, in their order; each state is handed in once.
         rng: all that is drawn comes from here.
         evaluations: distinct states scored in all; fewer if nothing new turns up.
         population: children of a generation, and size of the first one.
         mutation: probability with which a coordinate mutates.
     """
-    evaluated = Evaluated(lambda state: -loss(state))
+    evaluated = Evaluated(lambda states: (-loss for loss in losses(states)))
     flat = uniform_prior(space.sizes)
     ends = np.stack([space.full, np.zeros_like(space.full)])
     drawn = covering_states(space, max(0, population - len(ends)), rng)
