@@ -25,6 +25,9 @@ _LOGGER = logging.getLogger(__name__)
 TOLERATED = 0.02
 """Relative difference that is never told: a budget is rarely given with more digits."""
 
+MOST_NOISE = 0.1
+"""Noise, as a share of what was predicted, above which nothing is known of the prediction."""
+
 MIDDLE = (0.1, 0.9)
 """Quantiles of rounds that count as noise; of nine rounds they hold the median at 96 %."""
 
@@ -67,13 +70,19 @@ class LatencyCheck:
         return differs > max(self.noise, TOLERATED * self.predicted)
 
     @property
+    def is_noisy(self) -> bool:
+        """Whether noise above 10 % may hide that they differ."""
+        return not self.is_off and self.noise > MOST_NOISE * self.predicted
+
+    @property
     def told(self) -> str:
         """Both figures, the likely causes and the way out, in a line."""
         unit = " ms" if self.unit == "latency_ms" else " of the parent's"
         return (
             f"latency was predicted as {self.predicted:.2f}{unit} and measured as "
-            f"{self.measured:.2f}{unit} (noise {self.noise:.2f}): the machine was busier while "
-            "operators were timed, or now (parent predicted "
+            f"{self.measured:.2f}{unit}, noise {self.noise:.2f}: "
+            + ("too much noise to tell whether they agree" if self.is_noisy else "they disagree")
+            + ". The machine was busier while operators were timed, or now (parent predicted "
             f"{self.parent_predicted_ms:.3g} ms, measured {self.parent_measured_ms:.3g} ms), or "
             "small operators take no less time with fewer channels; on a quiet machine, "
             "timing=Timing(rounds=27) times the operators anew"
@@ -110,7 +119,7 @@ def check_latency(
     timing: Timing,
     unit: BudgetUnit,
 ) -> LatencyCheck | None:
-    """Predicted against measured latency; it is logged as a warning if they disagree.
+    """Predicted against measured latency; a warning is logged if they disagree, or noise hides it.
 
     Args:
         problem: with the table that predicts; None is returned if its budget is no latency.
@@ -132,7 +141,7 @@ def check_latency(
         unit=unit,
         noise=_noise(rounds, unit),
     )
-    if found.is_off:
+    if found.is_off or found.is_noisy:
         _LOGGER.warning("%s", found.told)
     return found
 
