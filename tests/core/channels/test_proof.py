@@ -200,13 +200,13 @@ def test_channels_taken_from_the_wrong_place_are_caught(
 ) -> None:
     """The shapes are right, so the proof sees nothing; the masked parent does."""
     model, space, config = prepared()
-    right = resize.resize_tensor
+    right = resize.Place.of
 
-    def wrong(table: Any, kept: Any, tensor_name: str, tensor: Tensor) -> Tensor:
+    def wrong(table: Any, kept: Any, tensor_name: str, tensor: Tensor) -> resize.Place:
         moved = tensor.roll(1, 0) if tensor_name == name else tensor
         return right(table, kept, tensor_name, moved)
 
-    monkeypatch.setattr(resize, "resize_tensor", wrong)
+    monkeypatch.setattr(resize.Place, "of", wrong)
     assert is_caught(model, space, config)
 
 

@@ -90,11 +90,7 @@ def resize_tensor(table: ChannelTable, kept: KeptPositions, name: str, tensor: T
         name: state-dict name of ``tensor``.
         tensor: its full-size value.
     """
-    place = Place.of(table, kept, name, tensor)
-    tensor = place.view
-    for dim, positions in place.gathered.items():
-        tensor = tensor.index_select(dim, positions)
-    return tensor
+    return Place.of(table, kept, name, tensor).part()
 
 
 @dataclass(frozen=True)
@@ -131,6 +127,13 @@ class Place:
             else:
                 gathered[dim] = kept.gathered(full.device)[axis]
         return cls(full, gathered)
+
+    def part(self) -> Tensor:
+        """The kept part: a view of the tensor where nothing is gathered, else a copy."""
+        part = self.view
+        for dim, positions in self.gathered.items():
+            part = part.index_select(dim, positions)
+        return part
 
     def add(self, part: Tensor) -> None:
         """Add a part, of the shape of the kept positions, to the tensor, in place."""
@@ -218,15 +221,13 @@ def resized_copy(
         config: what to keep.
         weights: full-size values by state-dict name, to be used instead of the model's own.
     """
-    kept = KeptPositions(table.kept_positions(config))
+    kept, given = KeptPositions(table.kept_positions(config)), weights or {}
 
     def smaller(name: str, tensor: Tensor) -> Tensor:
-        source = (weights or {}).get(name, tensor).detach().to(tensor)
-        part = resize_tensor(table, kept, name, source)
-        layout = memory_format_of(tensor)
-        # What was gathered is a copy already.
-        is_copy = part.untyped_storage()._cdata != source.untyped_storage()._cdata
-        if is_copy and memory_format_of(part) == layout:
+        source = given[name].detach().to(tensor) if name in given else tensor.detach()
+        place = Place.of(table, kept, name, source)
+        part, layout = place.part(), memory_format_of(tensor)
+        if place.gathered and memory_format_of(part) == layout:
             return part
         return part.clone(memory_format=layout)
 

@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 _TORCH = ("_parameters", "_buffers", "_modules")
-_HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_kwargs")))
 _PLAIN = frozenset((bool, int, float, str, type(None)))
 _CONTAINERS = frozenset((dict, OrderedDict, set, list))
 _NEVER_LAZY: frozenset[Any] = frozenset((nn.Parameter, Tensor))
@@ -110,9 +109,7 @@ class _Copier:
                 continue
             if of not in _CONTAINERS or value:
                 copied[name] = self._attribute(name, value)
-            elif name in _HOOKS:  # of this module alone
-                copied[name] = of()
-            else:
+            else:  # hooks, mostly, which their handles share
                 copied[name] = self._memo.setdefault(id(value), of())
         kind.__setstate__(twin, copied)
         return twin
