@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +72,17 @@ def test_passes_and_copies(
         rebuild(model, space, config)
     assert (found["passes"], found["copies"]) == rebuilding
     assert found["left to torch"] <= 0.1 * found["operators"] or name == "test_convnext"
+
+
+def test_a_trace_is_freed_at_once() -> None:
+    """The classes made to watch a pass lie in circles, which wait for Python's collector."""
+    model = timm.create_model("mobilenetv3_small_050").eval()
+    gc.disable()
+    try:
+        trace = weakref.ref(ChannelSpace.trace(model, SIZE).trace_record)
+        assert trace() is None
+    finally:
+        gc.enable()
 
 
 class Plain(nn.Module):

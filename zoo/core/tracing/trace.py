@@ -18,9 +18,10 @@ atoms, so that what is left is what both modes allow.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakMethod
 
 import numpy as np
 import torch
@@ -111,8 +112,8 @@ def trace_model(meta: nn.Module, size: InputSize) -> Trace:
         UnsupportedModel: if a pass fails; the message names the module that was running.
     """
     tracer = _Tracer(meta, None, size)
-    watch_widths(meta, tracer.functions.note_width)
-    with tracer.logged(meta), mode_reads(meta, tracer.note_mode):
+    watch_widths(meta, _weakly(tracer.functions.note_width))
+    with tracer.logged(meta), mode_reads(meta, _weakly(tracer.note_mode)):
         handed_out = _run(meta, tracer)
     trace = tracer.flow.trace
     trace.eval_ops = len(trace.ops)
@@ -120,6 +121,18 @@ def trace_model(meta: nn.Module, size: InputSize) -> Trace:
     if _is_other_in_training(meta, tracer, handed_out):
         _run_training(meta, tracer)
     return tracer.finished()
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """A method that does not keep its owner: classes made to watch wait for Python's collector."""
+    found = WeakMethod(method)
+
+    def call() -> None:
+        told = found()
+        if told is not None:
+            told()
+
+    return call
 
 
 def _is_grouped_by_code(meta: nn.Module, ops: Sequence[Op]) -> bool:
