@@ -112,7 +112,7 @@ def trace_model(meta: nn.Module, size: InputSize) -> Trace:
         UnsupportedModel: if a pass fails; the message names the module that was running.
     """
     tracer = _Tracer(meta, None, size)
-    watch_widths(meta, _weakly(tracer.functions.note_width))
+    watch_widths(meta, tracer.functions.note_width)
     with tracer.logged(meta), mode_reads(meta, _weakly(tracer.note_mode)):
         handed_out = _run(meta, tracer)
     trace = tracer.flow.trace
