@@ -6,6 +6,7 @@ that reach over additions.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,8 @@ from zoo.core.contract.checks import (
     check_pruner,
     run_check,
 )
-from zoo.core.contract.trial import NETWORKS, Trial
+from zoo.core.contract.trial import NETWORKS, Run, Trial
 from zoo.core.method.discovery import get_pruner
-from zoo.core.method.pruner import Pruner
 
 NETWORK_CHECKS = [check for check in CHECKS if check.scope == "network"]
 CLASS_CHECKS = [check for check in CHECKS if check.scope == "class"]
@@ -68,35 +68,26 @@ def test_gpu_decides_as_the_cpu(name: str, network: str) -> None:
     assert not broken(GPU_CHECKS, name, network)
 
 
-@pytest.mark.parametrize("tf32", [True, False])
-def test_a_gpu_is_compared_without_tf32(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU's search is played by one on the CPU that notes the flags."""
+def test_a_gpu_is_compared_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's search is played by one on the CPU that notes what it calculates in."""
     seen = []
 
     class Noting(Trial):
         """A trial on the CPU, whatever was asked."""
 
-        def __init__(self, cls: type[Pruner], network: str, device: str) -> None:
-            seen.append((device, torch.backends.cudnn.allow_tf32))
-            seen.append(torch.get_float32_matmul_precision())
-            super().__init__(cls, network)
+        def run(self, *arguments: Any, **changes: Any) -> Run:
+            device, self.device = self.device, "cpu"
+            run = super().run(*arguments, **changes)
+            weights = {each.dtype for each in run.problem.model.parameters()}
+            images, _ = next(iter(run.problem.data.training._source.epoch(0)))
+            seen.append((device, weights, images.dtype))
+            return run
 
     monkeypatch.setattr(checks, "Trial", Noting)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
-    precision = "high" if tf32 else "highest"
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        (check,) = GPU_CHECKS
-        outcome = run_check(check, Trial(get_pruner("l1_norm"), "residual"))
-        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (
-            tf32,
-            precision,
-        )
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert outcome.status == "passed" and seen == [("cuda", False), "highest"]
+    (check,) = GPU_CHECKS
+    assert run_check(check, Trial(get_pruner("l1_norm"), "residual")).status == "passed"
+    assert seen == [(name, {torch.float64}, torch.float64) for name in ("cpu", "cuda")]
 
 
 def test_checks_are_numbered_from_1_to_18() -> None:

@@ -87,22 +87,6 @@ class CountedBatches(Batches):
             yield images.to(self.dtype), labels
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """While it is open, convolutions and products on a GPU do not round their inputs to TF32.
-
-    That leaves three digits, with which scores that are close change places.
-    """
-    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = cudnn
-        torch.set_float32_matmul_precision(matmul)
-
-
 @dataclass
 class Snapshot:
     """Everything about a model that a search must leave as it was."""
