@@ -20,7 +20,7 @@ from benchmarks.analysis.comparison import (
     spent_macs,
 )
 from benchmarks.analysis.uncertainty import Estimate
-from benchmarks.records.plain import in_tex, visible
+from benchmarks.records.plain import counted, in_tex, visible
 from benchmarks.records.record import TOTAL, Record
 from benchmarks.tables.macs_unit import MacsUnit, macs_unit
 from benchmarks.tables.tables import CONTROL, UNITS
@@ -171,8 +171,8 @@ def _caption(comparison: Comparison, rows: Sequence[Row], unit: MacsUnit) -> str
         bold = any(comparison.is_clear_gain(row) for row in rows)
         found = "Bold: clear" if bold else "None is clear"
         sentences.append(
-            f"{found} by a paired t-test at 5 %, Holm-corrected over the whole table's {tested} "
-            f"differences, of which {shown} are shown."
+            f"{found} by a paired t-test at 5 %, Holm-corrected over the whole table's "
+            f"{counted(tested, 'difference')}; {shown} shown here."
         )
     batch = max(comparison.cell.latency.batches)
     sentences.append(

@@ -75,8 +75,10 @@ def test_methods_are_chosen_and_bold_stays_that_of_the_whole_table():
     assert "taylor" not in some and some.count("fpgm") == 2
     assert "Bold: clear by a paired t-test" in whole
     assert "None is clear by a paired t-test" in some
-    assert "whole table's 4 differences, of which 2 are shown" in some
+    assert "whole table's 4 differences; 2 shown here" in some
     assert paper_table(comparison, ["nobody"], "a") == ""
+    (one,) = compare([r for r in results() if r.cell.budget == 0.5 and r.cell.method != "fpgm"])
+    assert "whole table's 1 difference; 1 shown here" in paper_table(one, (), "a")
 
 
 def test_a_speed_that_is_noise_is_grey_and_the_caption_says_so():
