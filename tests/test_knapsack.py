@@ -152,6 +152,20 @@ def test_the_exact_solver_takes_the_best_optimum_whose_recount_fits(
             assert fitting[-1].tolist() == optima[costs <= limit][-1].tolist()
 
 
+def test_values_that_tie_but_for_rounding_tie() -> None:
+    """Tenths are found as good as the integers that they are ten times."""
+    for seed in range(150):
+        whole = in_halves(random_items(seed)[0])
+        whole = replace(whole, values=tuple(2 * v for v in whole.values))
+        tenths = replace(whole, values=tuple(v / 10 for v in whole.values))
+        recount, optima = bilinear(whole, seed), all_optima(whole)
+        costs = recount(optima)
+        limit = int(np.quantile(costs, 0.5))
+        found = exact_widths(tenths, recount, limit)
+        fitting = found[recount(found) <= limit]
+        assert whole.value(fitting).max() == whole.value(optima[costs <= limit]).max()
+
+
 def test_too_many_ties_are_followed_where_they_cost_the_least(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

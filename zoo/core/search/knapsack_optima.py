@@ -29,13 +29,16 @@ __all__ = ["fitting_optima"]
 logger = logging.getLogger(__name__)
 
 NOISE = 1e-12
-"""Share of the largest total gain by which a sum may be off; values that close are equal."""
+"""Share of the largest total gain by which a sum may be off."""
+
+EQUAL = 2e-14
+"""The same for sums that tie: many times what adding rounds, and rare between others."""
 
 MOST_SUMS = 10_000_000
 """Most sums that are compared at once; they take about half a gigabyte."""
 
 SOME_SUMS = 400_000  # kept in view where all would be too many
-FEW_SUMS = 4_000  # enough for a bound of what optima lose
+FEW_SUMS = 16_000  # enough for a bound of what optima lose
 GROWTH = 4
 
 STRETCHES = 64  # bounded at once
@@ -161,6 +164,11 @@ class _Knapsack:
         """What a sum of gains may be off by."""
         return NOISE * float(self.pieces.gains[-1])
 
+    @cached_property
+    def equal(self) -> float:
+        """What sums that tie may differ by."""
+        return EQUAL * float(self.pieces.gains[-1])
+
     def lowest_entries(self, slopes: np.ndarray, losses: np.ndarray) -> np.ndarray:
         """The first entry of each group that loses no more than it may against a line.
 
@@ -222,7 +230,7 @@ class _Knapsack:
         fits = np.flatnonzero(excess(found) <= 0)
         if sums.has_ties and (not len(fits) or fits[-1] < len(found) - 1):
             above = sums.gains[start + fits[-1]] if len(fits) else -np.inf
-            tied = TiedSums.of(line, self._additions(line, loss), loss, self.noise)
+            tied = TiedSums.of(line, self._additions(line, loss), loss, self.equal)
             best = tied.best_fitting(float(above), excess)
             if best is not None:
                 return best[None]
@@ -303,7 +311,7 @@ class _Knapsack:
             can = can[np.lexsort((-gains[can], costs[can]))]
             highest = np.maximum.accumulate(gains[can])
             is_step = np.append(True, highest[1:] > highest[:-1])[: len(can)]
-            is_tied = ~is_step[1:] & (gains[can[1:]] >= highest[:-1] - self.noise)
+            is_tied = ~is_step[1:] & (gains[can[1:]] >= highest[:-1] - self.equal)
             has_ties = sums.has_ties or bool(is_tied.any())
             can = can[is_step]
             entry, before = np.divmod(can.astype(np.int32), np.int32(max(len(sums.costs), 1)))
