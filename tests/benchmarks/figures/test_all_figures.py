@@ -287,8 +287,9 @@ def test_accuracy_against_total_cost_is_the_second_figure():
     assert list(figures_of(Findings.of(RECORDS)))[:2] == ["accuracy_macs", "accuracy_cost"]
 
 
-def test_figures_of_two_devices_are_never_one():
-    elsewhere = record("taylor", fingerprint="cpu-12345678")  # a processor of the same name
+def test_figures_of_a_network_on_two_devices_are_never_one():
+    asked = cell("taylor", model=Model(name="net_a"))
+    elsewhere = record(cell=asked, fingerprint="cpu-12345678")  # a processor of the same name
     names = figures_of(Findings.of([*RECORDS, elsewhere]))
     devices = {name.partition("-")[2] for name in names if name.startswith("accuracy_macs")}
     assert devices == {f"abacus-3000-{RECORDS[0].runs_on}", "abacus-3000-cpu-12345678"}

@@ -115,7 +115,7 @@ def test_new_settings_at_their_defaults_change_no_cell_s_name():
 def test_published_records_are_readable_and_keep_their_names(path):
     found = load_record(path)
     assert found.cell.key == json.loads(path.read_text())["id"].split("-")[-1]
-    assert found.runs_on.startswith("cpu-")
+    assert found.runs_on.startswith(f"{found.cell.device}-")
 
 
 @pytest.mark.parametrize(
