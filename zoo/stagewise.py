@@ -334,12 +334,8 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
         maps = {stage.output: x for stage, x in outputs if isinstance(x, Tensor) and x.ndim == 4}
         engine.divergence_hint = partial(explain_flat_features, maps, "set supervision to 'labels'")
         seen["losses"].append(engine.update(losses.sum(), losses).tolist())
-    problem.trace(
-        "train_stagewise",
-        stages=[stage.output for stage in staged.stages],
-        pairs=engine.pairs,
-        losses=seen["losses"],
-    )
+    stages = [stage.output for stage in staged.stages]
+    problem.trace("train_stagewise", stages=stages, pairs=engine.pairs, losses=seen["losses"])
     return Trained(engine.trained(), {})
 
 
