@@ -15,6 +15,7 @@ from rich.console import Console
 from benchmarks import cli
 from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import figures_of
+from benchmarks.page.renew import loaded_records
 from benchmarks.records.cell import PARENT, Data, Model, Rules, Schedule
 from benchmarks.records.files import load_records, write_record
 from benchmarks.running import parent, protocol
@@ -527,7 +528,8 @@ def test_a_killed_run_leaves_whole_records_and_the_next_one_finishes(tmp_path, m
     for name in ("results.md", "results.csv", "results.tex"):
         assert (tmp_path / "tables" / name).stat().st_size > 0
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
-    assert drawn == set(figures_of(Findings.of(load_records(records)))) and "accuracy_macs" in drawn
+    found = Findings.of(loaded_records(tmp_path).records)  # with the timings beside them
+    assert drawn == set(figures_of(found)) and "accuracy_macs" in drawn
 
 
 def group_is_gone(group):

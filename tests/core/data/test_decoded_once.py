@@ -111,6 +111,22 @@ def split_of(root: Path, cache: Path | None = None) -> DecodedOnce:
     return found
 
 
+def test_the_file_is_closed_with_the_split(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python warns of files that nobody closed, and here a warning is an error."""
+    in_file(monkeypatch)
+    for _ in range(2):  # decoded, then taken from the file
+        split = split_of(photographs, tmp_path / "cache")
+        drawn(split)
+        kept: Any = split._kept
+        file = kept.file
+        assert not file.closed
+        del split, kept
+        gc.collect()
+        assert file.closed
+
+
 def paths_of(files: ImageFiles) -> list[Path]:
     subset: Any = files.pixels
     return [Path(subset.dataset.reader.samples[place][0]) for place in subset.indices]

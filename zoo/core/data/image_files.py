@@ -6,6 +6,7 @@ import hashlib
 import logging
 import shutil
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -294,6 +295,9 @@ class _InFile:
     """Read by position, not mapped: an error of the disk is then an exception, not a signal."""
 
     file: FileIO
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.file.close)  # else Python warns of a file that nobody closed
 
     def read(self, chosen: Sequence[int], images: np.ndarray) -> None:
         for place, image in zip(chosen, images, strict=True):
