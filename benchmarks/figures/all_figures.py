@@ -74,6 +74,11 @@ TITLES: Mapping[str, str] = {
 }
 """Figures in the order in which a reader meets them."""
 
+_DRAWN = re.compile(
+    rf"({'|'.join(TITLES)})(-[a-z0-9-]*(cpu|cuda)-[0-9a-f]{{8}}(-\d+)?)?\.(png|pdf)"
+)
+"""Names of figures, with a device's name and fingerprint or without."""
+
 DPI = 160
 MOST_PIXELS = 30_000
 """Of a side; above 65,536 nothing is drawn."""
@@ -111,17 +116,17 @@ def _collector_off() -> Iterator[None]:
 def draw_figures(findings: Findings, folder: Path) -> list[Path]:
     """Draw every figure that there are numbers for, as PNG and PDF; return the paths.
 
-    Figures that the folder holds of earlier records, and that these do not make, are removed.
+    Figures of earlier records, which these do not make, are removed: files named as this function
+    names them. What somebody else put into the folder stays.
     """
     drawn = [
         path
         for name, draw in figures_of(findings).items()
         for path in _draw_files(draw, folder / name)
     ]
-    for name in TITLES:
-        for path in [*folder.glob(f"{name}.*"), *folder.glob(f"{name}-*.*")]:
-            if path.suffix in (".png", ".pdf") and path not in drawn:
-                path.unlink()
+    for path in set(folder.iterdir()) - set(drawn):
+        if _DRAWN.fullmatch(path.name):
+            path.unlink()
     return drawn
 
 

@@ -467,11 +467,13 @@ def test_networks_of_one_device_each_are_panels_of_one_figure(tmp_path):
     apart = [each for net, found in of.items() for each in found if each.cell.model.name == net]
     drawn = {path.name for path in draw_figures(Findings.of([*here, *there]), tmp_path)}
     assert len(drawn) == 2 * 2 * len(ALL) and not any(n.startswith("accuracy_macs.") for n in drawn)
-    (tmp_path / "mine.png").touch()
+    mine = {"mine.png", "accuracy_macs-old.png", "accuracy_macs.svg"}
+    for name in mine:
+        (tmp_path / name).touch()
     one = {path.name for path in draw_figures(Findings.of(apart), tmp_path)}
     assert "accuracy_macs.png" in one and len(one) == 2 * len(ALL)
     # What the records no longer make is gone, and nothing else.
-    assert {path.name for path in tmp_path.iterdir()} == {*one, "mine.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {*one, *mine}
     figure = figures_of(Findings.of(apart))["accuracy_macs"]()
     assert [axis.get_title().split("\n")[0].split(" ")[0] for axis in figure.axes] == [
         "net_a",
