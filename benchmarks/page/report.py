@@ -73,8 +73,11 @@ def write_report(
         require_writable(results / folder, "--results")
     write_tables(findings, results / "tables")
     for name, table in special_tables(findings).items():
+        path = results / "tables" / f"{name}.md"
         if text := table():
-            write_whole(results / "tables" / f"{name}.md", text)
+            write_whole(path, text)
+        else:  # what earlier records said holds no longer
+            path.unlink(missing_ok=True)
     figures = draw_figures(findings, results / "figures")
     title = f"Pruning results: {results.resolve().name}"
     page = write_page(

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +35,8 @@ _PART_BYTES = 2**24
 _SEAL = b"\nsha256 "
 _SEAL_BYTES = len(_SEAL) + 64 + 1  # the digest in hexadecimal digits, and the end of the line
 
+_BROKEN = "its checksum does not hold"
+
 
 class Digest(Protocol):
     """A hash of hashlib's."""
@@ -57,18 +59,13 @@ def read_sealed(path: Path) -> bytes | None:
 
     A damaged file is set aside with a warning.
     """
-    try:
+    with _faults_set_aside(path):
         whole = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:  # the disk cannot give it back
-        set_aside(path, f"it cannot be read: {error.strerror}")
-        return None
-    content = whole[:-_SEAL_BYTES]
-    if whole[-_SEAL_BYTES:] != seal_of(hashlib.sha256(content)):
-        set_aside(path, "its checksum does not hold")
-        return None
-    return content
+        content = whole[:-_SEAL_BYTES]
+        if whole[-_SEAL_BYTES:] == seal_of(hashlib.sha256(content)):
+            return content
+        set_aside(path, _BROKEN)
+    return None
 
 
 def check_sealed(path: Path) -> int | None:
@@ -77,22 +74,28 @@ def check_sealed(path: Path) -> int | None:
     None if there is no such file, or it is damaged, as `read_sealed`.
     """
     digest = hashlib.sha256()
-    try:
+    with _faults_set_aside(path):
         with path.open("rb") as file:
             size = left = max(0, os.fstat(file.fileno()).st_size - _SEAL_BYTES)
             while left and (part := file.read(min(left, _PART_BYTES))):
                 digest.update(part)
                 left -= len(part)
             seal = file.read()
+        if seal == seal_of(digest):
+            return size
+        set_aside(path, _BROKEN)
+    return None
+
+
+@contextlib.contextmanager
+def _faults_set_aside(path: Path) -> Iterator[None]:
+    """Lets the block end early where there is no file; one that cannot be read is set aside."""
+    try:
+        yield
     except FileNotFoundError:
-        return None
+        pass
     except OSError as error:  # the disk cannot give it back
         set_aside(path, f"it cannot be read: {error.strerror}")
-        return None
-    if seal != seal_of(digest):
-        set_aside(path, "its checksum does not hold")
-        return None
-    return size
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:

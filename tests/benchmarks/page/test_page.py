@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import benchmarks.page
 from benchmarks.analysis.findings import Findings
 from benchmarks.figures.all_figures import draw_dark, draw_figures
 from benchmarks.page.page import build_page, write_page
+from benchmarks.page.report import write_report
 from benchmarks.records.cell import Model
+from benchmarks.records.files import write_record
 from benchmarks.tables.contrast_lines import NONE
 from tests.benchmarks.fabricate import cell, record
 from tests.benchmarks.figures.test_all_figures import ranked, timed
@@ -48,6 +51,16 @@ def figures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(figures):
     return build_page(Findings.of(RECORDS), title=EVIL, figures=figures, dark=DARK)
+
+
+def test_a_report_leaves_no_table_of_earlier_records(tmp_path):
+    for each in RECORDS[:6]:
+        write_record(tmp_path / "records", each)
+    stale = tmp_path / "tables" / "ranking.md"
+    stale.parent.mkdir()
+    stale.write_text("what earlier records said")
+    write_report(Console(quiet=True), tmp_path)
+    assert not stale.exists() and (stale.parent / "results.md").exists()
 
 
 def test_every_row_links_to_its_record_with_settings_seed_environment_and_commit(page):
