@@ -219,7 +219,9 @@ def slim(widths: RankedWidths, weights: Mapping[str, Tensor], settings: AutoSlim
         count = len(steps) if settings.reevaluate is None else settings.reevaluate
         count = max(count, int(np.isinf(drops[steps]).sum()))
         looked_at = np.lexsort((costs, drops[steps]))[:count]
-        found = [settings.accuracy(widths, widths.config(narrower[i]), weights) for i in looked_at]
+        found = settings.accuracies(
+            widths, [widths.config(narrower[i]) for i in looked_at], weights
+        )
         drops[steps[looked_at]] = top1 - np.array(found)
         best = int(np.lexsort((costs[looked_at], -np.array(found)))[0])
         state, top1 = narrower[looked_at[best]], found[best]

@@ -115,7 +115,7 @@ class BCNet(OneShot):
             prior = population_prior(widths.grid, losses, problem.budget.limit)
             state = evolve_widths(
                 widths,
-                lambda config: self.accuracy(widths, config, trained.weights),
+                lambda configs: self.accuracies(widths, configs, trained.weights),
                 prior,
                 evaluations=self.evaluations,
                 population=self.population,

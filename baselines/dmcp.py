@@ -89,7 +89,7 @@ from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.one_shot.sandwich import sandwich_losses, sandwich_macs, sandwich_states
 from zoo.core.one_shot.supernet_training import Engine
-from zoo.core.search.evolution import Evaluated, draw_only, one_by_one
+from zoo.core.search.evolution import Evaluated, draw_only
 from zoo.core.search.expected_cost import ExpectedCost
 from zoo.core.search.prior import Prior
 from zoo.core.search.width_grid import WidthGrid, independent_states
@@ -165,7 +165,9 @@ class DMCP(OneShot):
         """The widths of the best of the networks drawn from the chains, shape (G,)."""
         problem = widths.problem
         evaluated = Evaluated(
-            one_by_one(lambda state: self.accuracy(widths, widths.config(state), trained.weights))
+            lambda states: self.accuracies(
+                widths, list(map(widths.config, states)), trained.weights
+            )
         )
         draw_only(
             widths.candidates(self.slack),

@@ -138,7 +138,7 @@ class MetaPruning(OneShot):
         with problem.meter.phase("search"):
             state = evolve_widths(
                 widths,
-                lambda config: self.accuracy(widths, config, trained.weights),
+                lambda configs: self.accuracies(widths, configs, trained.weights),
                 uniform_prior(widths.grid.sizes),
                 evaluations=self.evaluations,
                 population=self.population,

@@ -29,6 +29,7 @@ from zoo.core.cost.budget import Budget
 from zoo.core.cost.cost_model import CostModel, Metric
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
+from zoo.core.one_shot.fullnet import fullnet_pass
 from zoo.core.one_shot.one_shot import RankedWidths
 from zoo.core.one_shot.stage_search import StagedGrid, run_searches, stage_error, stage_scorers
 from zoo.core.one_shot.supernet_training import Engine, starting_weights
@@ -42,7 +43,6 @@ from zoo.stagewise import (
     Stagewise,
     best_assembled,
     combine,
-    fullnet_pass,
     search_stages,
     stage_losses,
     train_stagewise,
@@ -518,7 +518,7 @@ def test_the_most_accurate_assembled_network_wins(monkeypatch: pytest.MonkeyPatc
     known = [0.2, 0.7, 0.7]
     drawn = iter(known)
     monkeypatch.setattr(task, "accuracy", lambda config, weights: next(drawn))
-    assert best_assembled(widths, states, {}) is states[1]
+    assert best_assembled(widths, states, {}, Stagewise()) is states[1]
 
 
 def test_scores_are_minus_the_summed_errors_of_the_stages_run_alone() -> None:

@@ -65,7 +65,7 @@ from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.effort import middle_macs
 from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
 from zoo.core.one_shot.supernet_training import Engine, Execution, Norm
-from zoo.core.search.evolution import Evaluated, draw_only, evolve, one_by_one, random_candidates
+from zoo.core.search.evolution import Evaluated, draw_only, evolve, random_candidates
 from zoo.core.search.prior import LossRecords, Prior, SeenSubnets, fit_prior, uniform_prior
 from zoo.core.search.width_grid import covering_states, independent_states
 from zoo.core.search.widths_in_budget import fill_closely
@@ -230,7 +230,7 @@ def evolve_widths(
     """
     problem = widths.problem
     evaluated = Evaluated(
-        one_by_one(lambda state: settings.accuracy(widths, widths.config(state), weights))
+        lambda states: settings.accuracies(widths, list(map(widths.config, states)), weights)
     )
     explore(widths, evaluated, prior, settings, problem.rng("search").spawn(2)[1])
     problem.trace(

@@ -69,20 +69,26 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.data.inputs import Inputs, count_images, mapped
+from zoo.core.data.inputs import count_images
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Subnet, unpruned
 from zoo.core.one_shot.effort import middle_macs
+from zoo.core.one_shot.fullnet import fullnet_pass
 from zoo.core.one_shot.label_supervision import label_losses
 from zoo.core.one_shot.network_search import evolve_network
-from zoo.core.one_shot.one_shot import OneShot, RankedWidths, conclude_trained, list_widths
+from zoo.core.one_shot.one_shot import (
+    OneShot,
+    RankedWidths,
+    conclude_trained,
+    list_widths,
+    on_device,
+)
 from zoo.core.one_shot.shared_terms import Term
 from zoo.core.one_shot.stage_search import (
     JunctionWidths,
@@ -107,14 +113,12 @@ from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.checkpoint import Stateful
 from zoo.core.training.course import GeneratorState, Values
 from zoo.core.training.distill import explain_flat_features
-from zoo.core.training.ranks import rank
-from zoo.core.training.task import outputs_in
+from zoo.core.training.ranks import summoned
 
 __all__ = [
     "Stagewise",
     "best_assembled",
     "combine",
-    "fullnet_pass",
     "search_stages",
     "stage_error",
     "stage_losses",
@@ -200,16 +204,31 @@ class Stagewise(OneShot):
         trained = self.train(widths)
         with problem.meter.phase("search"):
             staged.check_reach(problem.budget)
-            scorers = stage_scorers(problem, staged.stages, trained.weights)
             if self.evolution == "stages":
-                found = search_stages(widths, staged, scorers, self)
+                with summoned("search_along", on=trained.weights):
+                    scorers = stage_scorers(problem, staged.stages, trained.weights)
+                    found = search_stages(widths, staged, scorers, self)
                 states = combine(widths, found, self)
             else:
+                scorers = stage_scorers(problem, staged.stages, trained.weights)
                 states = self.search_as_network(widths, staged, scorers)
-            state = best_assembled(widths, states, trained.weights)
+            state = best_assembled(widths, states, trained.weights, self)
         # As far as single steps go: exchanging channels would narrow junctions.
         chosen = fill_up(problem, widths.widths_of(state), widths.narrowest_first)
         return conclude_trained(widths, chosen, trained)
+
+    def search_along(self, problem: Problem, weights: Mapping[str, Tensor]) -> None:
+        """Search some of the stages, where rank 0 has come to them; it has what was found.
+
+        Args:
+            problem: this rank's own, equal to that of rank 0.
+            weights: of the supernet that rank 0 has, full-size, by state-dict name.
+        """
+        widths = list_widths(problem, self)
+        staged = self.cut(widths)
+        with problem.meter.phase("search"):
+            scorers = stage_scorers(problem, staged.stages, on_device(problem, weights))
+            search_stages(widths, staged, scorers, self)
 
     def cut(self, widths: RankedWidths) -> StagedGrid:
         """Cut the network into stages."""
@@ -269,7 +288,7 @@ class Stagewise(OneShot):
         ranked = [widths.leading(config.widths(problem.space)) for config in configs]
         with problem.meter.phase("search"):
             if self.score == "assembled":
-                return [self.accuracy(widths, config, trained.weights) for config in ranked]
+                return self.accuracies(widths, ranked, trained.weights)
             scorers = stage_scorers(problem, stages, trained.weights)
             errors = summed_errors(scorers, ranked)
             for scorer in scorers:
@@ -337,34 +356,6 @@ def train_stagewise(widths: RankedWidths, staged: StagedGrid, settings: Stagewis
     stages = [stage.output for stage in staged.stages]
     problem.trace("train_stagewise", stages=stages, pairs=engine.pairs, losses=seen["losses"])
     return Trained(engine.trained(), {})
-
-
-def fullnet_pass(
-    engine: Engine, runner: StageRunner, images: Inputs, labels: Any, *, is_trained: bool
-) -> tuple[list[Any], list[Tensor]]:
-    """Run the fullnet in training mode; charged.
-
-    Args:
-        engine: gives weights and meter.
-        runner: of the stages.
-        images: shape (N, C, H, W), or other inputs.
-        labels: shape (N,), or the task's targets.
-        is_trained: whether to return its loss, with gradients.
-
-    Returns:
-        F_0 to F_K, detached, and the fullnet's loss, a scalar, in a list that is empty if it is not
-        trained.
-    """
-    values = engine.sliced(SubnetConfig.full())
-    # Every rank needs the features; the loss has gradients in rank 0, see `Engine.losses`.
-    with torch.set_grad_enabled(is_trained and rank() == 0):
-        features = runner.features(images, values, training=True)
-        loss_of = engine.problem.task.loss_of
-        terms = [loss_of(outputs_in(features[-1]), labels)] if is_trained else []
-    n_images, full_macs = count_images(images), engine.problem.cost.full_macs
-    engine.problem.meter.passes(n_images, full_macs, backward=is_trained)
-    engine.pairs += n_images if is_trained else 0
-    return [mapped(feature, Tensor.detach) for feature in features], terms
 
 
 def stage_losses(
@@ -483,7 +474,10 @@ def combine(
 
 
 def best_assembled(
-    widths: RankedWidths, states: Sequence[np.ndarray], weights: Mapping[str, Tensor]
+    widths: RankedWidths,
+    states: Sequence[np.ndarray],
+    weights: Mapping[str, Tensor],
+    settings: Stagewise,
 ) -> np.ndarray:
     """The state whose network scores best on the search split, BatchNorm recalibrated.
 
@@ -491,7 +485,8 @@ def best_assembled(
         widths: candidate widths, and the problem.
         states: each of shape (G,).
         weights: of the trained supernet, full-size, by state-dict name.
+        settings: score them.
     """
-    scores = [widths.problem.accuracy(widths.config(state), weights) for state in states]
+    scores = settings.accuracies(widths, list(map(widths.config, states)), weights)
     widths.problem.trace("best_assembled", scores=scores)
     return states[int(np.argmax(scores))]

@@ -146,14 +146,14 @@ class Meter:
             self.listener()
 
     @property
-    def macs(self) -> tuple[int, int]:
-        """What the open phase has come to: multiply-adds of forward and of backward passes.
+    def counts(self) -> tuple[int, int, int]:
+        """What the open phase has come to: images, multiply-adds of forward and backward passes.
 
         Raises:
             RuntimeError: outside any phase.
         """
         spent = self._charged(0)
-        return spent.macs_forward, spent.macs_backward
+        return spent.images, spent.macs_forward, spent.macs_backward
 
     def add(self, name: Phase, spent: Spent) -> None:
         """Charge a phase with what the same work cost when it was done before."""

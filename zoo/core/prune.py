@@ -292,12 +292,8 @@ def _decided(
     """The pruner's decision, and the smaller network that comes of it."""
     is_taught = distill is None and recipe.epochs > 0
 
-    def train_along() -> None:
-        with ready.read(problem.model):
-            pruner.train_along(problem)
-
     search = partial(_search, pruner, problem, ready, is_taught, tell)
-    subnet = searched(problem, pruner, search, train_along)
+    subnet = searched(problem, pruner, search, partial(ready.read, problem.model))
     return subnet.config, _finished(problem, pruner, subnet, ready, recipe, distill, tell)
 
 

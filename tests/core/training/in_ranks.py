@@ -6,12 +6,13 @@ python -m torch.distributed.run --nproc-per-node N tests/core/training/in_ranks.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import timm
 import torch
@@ -22,10 +23,15 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import zoo
 from baselines.autoslim import AutoSlim
 from baselines.bcnet import BCNet
+from baselines.dmcp import DMCP
+from baselines.metapruning import MetaPruning
 from tests.problems import problem
 from zoo.core.data.batches import Batch, Batches, Sample
 from zoo.core.meter import Meter
+from zoo.core.method.problem import Problem
+from zoo.core.method.shared_search import answered_by_rank_0
 from zoo.core.one_shot.one_shot import OneShot, list_widths
+from zoo.core.one_shot.stage_search import StageSearch
 from zoo.core.training.ranks import decided, largest, rank, world
 from zoo.core.training.train import train
 from zoo.pse_net import PSENet
@@ -142,6 +148,8 @@ SUPERNETS: dict[str, OneShot] = {
     "frozen fullnet": Stagewise(fullnet=False, random_subnets=1),
     "labels": Stagewise(supervision="labels"),
     "leading": Stagewise(junctions="leading", stages=2),
+    "dmcp": DMCP(sampling="direct", evaluations=5),
+    "metapruning": MetaPruning(hidden=4, ratios=5),
 }
 """Of three updates each; momentum and kept buffers show from the second on."""
 
@@ -157,10 +165,61 @@ def supernet(name: str) -> dict[str, Any]:
         assert world() == 1  # alone again
         return dict(trained.weights), dict(trained.records), spent, task.trace_rows
 
-    weights, records, spent, rows = decided(decide, partial(pruner.train_along, task))
+    def beside(name: str) -> None:
+        getattr(pruner, name)(task)
+
+    weights, records, spent, rows = decided(decide, beside)
     numbers = {key: torch.from_numpy(value) for key, value in records.items()}
     own = {phase: (s.images, s.macs) for phase, s in task.meter.spent.items()}
     return {"weights": weights, "records": numbers, "spent": spent, "own": own, "trace": rows}
+
+
+SEARCHES: dict[str, OneShot] = {
+    name: replace(SUPERNETS[name], steps=0, ratios=5)
+    for name in ("single", "autoslim", "bcnet", "features", "leading", "dmcp", "metapruning")
+}
+"""Their supernets are the parent, so that scores are the same to the last bit."""
+
+SMALL = {"evaluations": 9, "population": 5, "parents": 3}
+
+
+def search(name: str) -> dict[str, Any]:
+    """What a method decides, scores and spends, and how much of the scoring this rank did."""
+    pruner = SEARCHES[name]
+    own = {key: value for key, value in SMALL.items() if hasattr(pruner, key)}
+    pruner, task = replace(pruner, **own), problem()
+    scored, run = [0, 0], (Problem.accuracy, StageSearch.run)
+
+    def accuracy(self: Problem, *args: Any, **settings: Any) -> float:
+        scored[0] += 1
+        return run[0](self, *args, **settings)
+
+    def searching(self: StageSearch) -> Any:
+        scored[1] += 1
+        return run[1](self)
+
+    with (
+        mock.patch.object(Problem, "accuracy", accuracy),
+        mock.patch.object(StageSearch, "run", searching),
+    ):
+        subnet = answered_by_rank_0(task, pruner, lambda: pruner.search(task))
+    rows = [{k: v for k, v in row.items() if k != "losses"} for row in task.trace_rows]
+    spent = {phase: (s.images, s.macs) for phase, s in task.meter.spent.items()}
+    config = subnet.config.to_json()
+    return {"config": config, "trace": rows, "spent": spent, "scored": scored}
+
+
+def decided_late(folder: Path) -> str:
+    """What rank 0 decides after longer than the exchanges of the group may take."""
+    own, everyone, file = rank(), world(), f"file://{folder / 'meeting'}"
+    dist.destroy_process_group()
+    dist.init_process_group("gloo", file, timedelta(seconds=4), everyone, own)
+
+    def search() -> str:
+        time.sleep(7)
+        return "late"
+
+    return decided(search)
 
 
 def told() -> dict[str, Any]:
@@ -187,6 +246,8 @@ def main(folder: Path) -> None:
     made = {name: trained(name) for name in ("test_resnet", "test_efficientnet")}
     made |= {name: supernet(name) for name in SUPERNETS}
     made |= {"pruned": pruned(), "told": told(), "read": read()}
+    made |= {f"search of {name}": search(name) for name in SEARCHES}
+    made["late"] = decided_late(folder)
     torch.save(made, folder / f"rank{rank()}.pt")
     dist.destroy_process_group()
 

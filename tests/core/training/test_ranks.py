@@ -89,6 +89,23 @@ def test_two_processes_train_the_supernet_of_one(together: list[dict[str, Any]],
             assert mine == {key: value for key, value in theirs.items() if key != "losses"}
 
 
+@pytest.mark.parametrize("name", in_ranks.SEARCHES)
+def test_two_processes_score_what_one_does(together: list[dict[str, Any]], name: str) -> None:
+    wanted = in_ranks.search(name)
+    found = [each[f"search of {name}"] for each in together]
+    for each in found:
+        for key in ("config", "trace", "spent"):
+            assert each[key] == wanted[key]
+    # Every subnet and every stage once, and neither process idle.
+    assert np.sum([each["scored"] for each in found], axis=0).tolist() == wanted["scored"]
+    total = sum(wanted["scored"])
+    assert all(3 * sum(each["scored"]) >= total for each in found)
+
+
+def test_ranks_wait_for_a_decision_however_long_it_takes(together: list[dict[str, Any]]) -> None:
+    assert [each["late"] for each in together] == ["late"] * RANKS
+
+
 def test_pruning_decides_once_and_fine_tunes_together(together: list[dict[str, Any]]) -> None:
     wanted = alone("pruned")
     for each in together:

@@ -78,16 +78,6 @@ class Pruner(ABC):
             InfeasibleBudget: if no legal subnet fits the budget.
         """
 
-    def train_along(self, problem: Problem) -> None:
-        """What the other ranks do when rank 0 trains in its search; called where they are summoned.
-
-        Nothing here: rank 0 searches alone. See `zoo.core.training.ranks.summoned`.
-
-        Args:
-            problem: this rank's own, equal to that of rank 0.
-        """
-        del problem
-
     def loss(
         self,
         teacher: nn.Module,
@@ -161,11 +151,6 @@ class Pruner(ABC):
     def can_score(cls) -> bool:
         """Whether the method has `scores`."""
         return cls.scores is not Pruner.scores
-
-    @classmethod
-    def can_train_along(cls) -> bool:
-        """Whether the method has `train_along`."""
-        return cls.train_along is not Pruner.train_along
 
     @classmethod
     def tiny(cls) -> Self:

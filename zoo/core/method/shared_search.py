@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -23,7 +23,7 @@ def searched(
     problem: Problem,
     pruner: Pruner,
     search: Callable[[], Subnet],
-    train_along: Callable[[], object] | None = None,
+    working: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Subnet:
     """A search's decision in every rank, with what it spent and traced; see `answered_by_rank_0`.
 
@@ -31,11 +31,11 @@ def searched(
         problem: what is asked, the same in every rank.
         pruner: decides.
         search: calls its `search`.
-        train_along: calls its `train_along`; that alone if None.
+        working: opened in the other ranks around each work that they are summoned for.
     """
     if world() == 1:
         return search()
-    subnet = answered_by_rank_0(problem, pruner, lambda: _moved(search(), "cpu"), train_along)
+    subnet = answered_by_rank_0(problem, pruner, lambda: _moved(search(), "cpu"), working)
     return _moved(subnet, problem.meter.device)
 
 
@@ -43,19 +43,18 @@ def answered_by_rank_0(
     problem: Problem,
     pruner: Pruner,
     ask: Callable[[], T],
-    train_along: Callable[[], object] | None = None,
+    working: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> T:
     """What a method answers in rank 0, in every rank; what it spent and traced counts in all.
 
-    Candidates are scored in rank 0 alone: most searches draw the next one by the score of the last,
-    and the same subnet must get the same score whatever the number of ranks. A supernet is trained
-    by all.
+    A supernet is trained by all, and where a method has several subnets to score, each is scored by
+    one of them.
 
     Args:
         problem: what is asked, the same in every rank.
-        pruner: answers.
+        pruner: answers; the others call its methods that it summons them by, with their problem.
         ask: calls it; the answer is pickled.
-        train_along: calls its `train_along`; that alone if None.
+        working: opened in the other ranks around each work that they are summoned for.
     """
     if world() == 1:
         return ask()
@@ -63,10 +62,11 @@ def answered_by_rank_0(
     def told() -> tuple[T, dict[str, Spent], list[dict[str, object]]]:
         return ask(), problem.meter.spent, problem.trace_rows
 
-    beside = train_along or partial(pruner.train_along, problem)
-    answer, problem.meter.spent, problem.trace_rows = decided(
-        told, beside if pruner.can_train_along() else None
-    )
+    def beside(name: str, *given: object) -> None:
+        with working():
+            getattr(pruner, name)(problem, *given)
+
+    answer, problem.meter.spent, problem.trace_rows = decided(told, beside)
     return answer
 
 

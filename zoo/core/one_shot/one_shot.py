@@ -26,6 +26,7 @@ from zoo.core.one_shot.effort import (
     search_effort,
     training_effort,
 )
+from zoo.core.one_shot.shared_scores import shared_scores
 from zoo.core.one_shot.supernet_training import (
     Engine,
     Execution,
@@ -35,14 +36,22 @@ from zoo.core.one_shot.supernet_training import (
 )
 from zoo.core.one_shot.train_once import train_metered, train_once
 from zoo.core.search.channel_scores import channel_order
-from zoo.core.search.evolution import Candidates, Evaluated, evolve, one_by_one, random_candidates
+from zoo.core.search.evolution import Candidates, Evaluated, evolve, random_candidates
 from zoo.core.search.prior import Prior
 from zoo.core.search.width_grid import StateSpace, WidthGrid
 from zoo.core.search.widths_in_budget import keep_best
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES
 from zoo.core.supernet.trained_store import Trained
+from zoo.core.training.ranks import summoned
 
-__all__ = ["OneShot", "RankedWidths", "conclude_trained", "evolve_widths", "list_widths"]
+__all__ = [
+    "OneShot",
+    "RankedWidths",
+    "conclude_trained",
+    "evolve_widths",
+    "list_widths",
+    "on_device",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,13 +220,55 @@ class OneShot(Pruner):
         """
         return widths.problem.accuracy(config, weights)
 
+    def accuracies(
+        self,
+        widths: RankedWidths,
+        configs: Sequence[SubnetConfig],
+        weights: Mapping[str, Tensor],
+    ) -> list[float]:
+        """Scores of several configurations, see `accuracy`; ranks that wait score some of them.
+
+        Args:
+            widths: candidate widths, and the problem.
+            configs: the channels kept.
+            weights: of the supernet, full-size, by state-dict name.
+        """
+        if len(configs) == 1:
+            return [self.accuracy(widths, configs[0], weights)]
+        with summoned("score_along", configs, on=weights):
+            return self._shared_accuracies(widths, configs, weights)
+
+    def score_along(
+        self, problem: Problem, configs: Sequence[SubnetConfig], weights: Mapping[str, Tensor]
+    ) -> None:
+        """Score some of the configurations of rank 0, which has come to them in its search.
+
+        Args:
+            problem: this rank's own, equal to that of rank 0.
+            configs: the channels kept.
+            weights: of the supernet that rank 0 has, full-size, by state-dict name.
+        """
+        own = on_device(problem, weights)
+        with problem.meter.phase("search"):
+            self._shared_accuracies(list_widths(problem, self), configs, own)
+
+    def _shared_accuracies(
+        self,
+        widths: RankedWidths,
+        configs: Sequence[SubnetConfig],
+        weights: Mapping[str, Tensor],
+    ) -> list[float]:
+        return shared_scores(
+            widths.problem, configs, lambda config: self.accuracy(widths, config, weights)
+        )
+
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
         """The method's own score of each configuration's widths, on the trained supernet."""
         widths = list_widths(problem, self)
         weights = self.train(widths).weights
         ranked = [widths.leading(config.widths(problem.space)) for config in configs]
         with problem.meter.phase("search"):
-            return [self.accuracy(widths, config, weights) for config in ranked]
+            return self.accuracies(widths, ranked, weights)
 
 
 def list_widths(problem: Problem, settings: OneShot) -> RankedWidths:
@@ -227,9 +278,14 @@ def list_widths(problem: Problem, settings: OneShot) -> RankedWidths:
     return RankedWidths(problem, grid, order)
 
 
+def on_device(problem: Problem, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights, by name, where the problem's networks run."""
+    return {name: weight.to(problem.meter.device) for name, weight in weights.items()}
+
+
 def evolve_widths(
     widths: RankedWidths,
-    score: Callable[[SubnetConfig], float],
+    scores: Callable[[Sequence[SubnetConfig]], Sequence[float]],
     prior: Prior,
     *,
     evaluations: int,
@@ -241,7 +297,7 @@ def evolve_widths(
 
     Args:
         widths: candidate widths, and the problem.
-        score: of a configuration, higher is better.
+        scores: of configurations, higher is better.
         prior: draws the first population and the mutated widths.
         evaluations: states scored.
         population: children of a generation, and size of the first one.
@@ -252,7 +308,7 @@ def evolve_widths(
         The state of highest score, shape (G,).
     """
     problem = widths.problem
-    evaluated = Evaluated(one_by_one(lambda state: score(widths.config(state))))
+    evaluated = Evaluated(lambda states: scores(list(map(widths.config, states))))
     candidates, rng = widths.candidates(slack), problem.rng("search").spawn(2)[1]
     evolve(
         candidates,

@@ -35,6 +35,7 @@ from zoo.core.search.pareto import Archive, evolve_archive
 from zoo.core.search.width_grid import PartialGrid, WidthGrid
 from zoo.core.supernet.stages import Stage, StageRunner, free_names, stage_costs
 from zoo.core.training.distill import output_error, relative_feature_error, soft_cross_entropy
+from zoo.core.training.ranks import gathered, rank, world
 from zoo.core.training.task import CLASSIFICATION, Task, compared_in, outputs_in
 
 __all__ = [
@@ -309,11 +310,20 @@ def check_processes(workers: int) -> None:
 def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
     """Run searches, in several processes if asked; results are the same for any number of them.
 
-    With features that are streamed they run in this process, which has the data.
+    Ranks that work together run some of them each. With features that are streamed they run in
+    this process, which has the data.
 
     Raises:
         RuntimeError: if a process ended without an answer; it says how.
     """
+    mine = range(rank(), len(tasks), world())
+    own = dict(zip(mine, _run_here([tasks[place] for place in mine], workers), strict=True))
+    every = {place: archive for found in gathered(own) for place, archive in found.items()}
+    return [every[place] for place in range(len(tasks))]
+
+
+def _run_here(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
+    """The same in one rank."""
     is_streamed = any(task.is_streamed for task in tasks)
     if is_streamed and workers > 1:
         warnings.warn(
@@ -321,7 +331,7 @@ def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
             f"anew in batches, and the stages searched in one process, not in {workers}",
             stacklevel=2,
         )
-    if is_streamed or workers == 1 or len(tasks) == 1:
+    if is_streamed or workers == 1 or len(tasks) < 2:
         return [task.run() for task in tasks]
     settle = partial(
         _calculate_as, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

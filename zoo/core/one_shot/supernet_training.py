@@ -423,9 +423,10 @@ class Engine:
     def _charging_for_all(self) -> Iterator[None]:
         """Charge and count, too, what the other ranks run while the context is open."""
         meter = self.problem.meter
-        before = [*meter.macs, self.pairs]
+        before = [*meter.counts[1:], self.pairs]
         yield
-        own = [now - was for now, was in zip([*meter.macs, self.pairs], before, strict=True)]
+        now = [*meter.counts[1:], self.pairs]
+        own = [after - was for after, was in zip(now, before, strict=True)]
         device = self._like.device
         total = sum_over_ranks(torch.tensor(own, dtype=torch.int64, device=device)).tolist()
         forward, back, pairs = (every - mine for every, mine in zip(total, own, strict=True))

@@ -61,7 +61,7 @@ def _train_and_save(problem: Problem, path: Path, train: Callable[[], Trained]) 
 
 def train_metered(problem: Problem, train: Callable[[], Trained]) -> Trained:
     """A supernet trained in its phase, by all ranks together; the peak is the largest of them."""
-    with summoned():
+    with summoned("train_along"):
         with problem.meter.phase("supernet") as spent:
             trained = train()
         spent.peak_bytes = largest(spent.peak_bytes)

@@ -5,16 +5,19 @@ part of a batch that its rank stands for, weights its loss by its images, and av
 batch normalisation takes its statistics over all parts. So it computes what one process would, up
 to rounding, with any number of ranks, where the loss is a mean over images. A loss that divides by
 the variance of a batch, as feature distillation does, takes that of each part. What is no training,
-such as a search, rank 0 does alone and tells the others; where a search trains a supernet, it
-summons them for that.
+such as a search, rank 0 does alone and tells the others; where a search trains a supernet or scores
+many subnets, it summons them for that.
 """
 
 from __future__ import annotations
 
 import inspect
+import io
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
@@ -29,9 +32,11 @@ from zoo.core.data.inputs import Inputs, count_images, rows_of, rows_of_rank
 from zoo.core.errors import Diverged
 
 __all__ = [
+    "Beside",
     "alone",
     "copy_from_rank_0",
     "decided",
+    "gathered",
     "joined",
     "largest",
     "mean_over_ranks",
@@ -46,14 +51,48 @@ __all__ = [
 
 T = TypeVar("T")
 
+Beside = Callable[..., object]
+"""Does what rank 0 summons the others for: takes its name, then what was given for it."""
+
+_LONG = timedelta(days=30)
+"""How long a rank waits for what rank 0 decides: a search may take days."""
+
+
+@dataclass
+class _Waiting:
+    """The other ranks, which wait in a `decided` that lets them work beside this one, rank 0.
+
+    Attributes:
+        known: the weights that they were given last.
+    """
+
+    known: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Told in place of an answer: work beside rank 0 now, and wait on.
+
+    Attributes:
+        name: of the work.
+        given: for this work alone.
+        weights: that it is done on, as torch saves them; empty for those that were told last, and
+            None if it needs none.
+    """
+
+    name: str
+    given: tuple[Any, ...]
+    weights: bytes | None
+
+
 _depth = 0
 """How many `alone` are open in this process."""
 
-_are_waiting = False
-"""Whether the other ranks wait in a `decided` that lets them work beside this one, rank 0."""
+_waiting: _Waiting | None = None
+"""Those who wait for this process to decide; None if nobody does, or not for work."""
 
-_WORK = b""
-"""Told in place of an answer: work beside rank 0 now, and wait on."""
+_talk: tuple[Any, Any] | None = None
+"""The group of all processes, and the one of the same that talks about decisions."""
 
 
 def world() -> int:
@@ -81,58 +120,76 @@ def alone() -> Iterator[None]:
 @contextmanager
 def joined() -> Iterator[None]:
     """Inside `alone`: while this context is open, all ranks train together again."""
-    global _depth, _are_waiting
-    before = _depth, _are_waiting
-    _depth, _are_waiting = 0, False
+    global _depth, _waiting
+    before = _depth, _waiting
+    _depth, _waiting = 0, None
     try:
         yield
     finally:
-        _depth, _are_waiting = before
+        _depth, _waiting = before
 
 
 @contextmanager
-def summoned() -> Iterator[None]:
-    """In what rank 0 decides: while it is open, the others do what they were given for that.
+def summoned(name: str, *given: object, on: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    """In what rank 0 decides: while it is open, the others do the same work beside it.
 
-    All run it together. Nothing happens where nobody waits for it; see `decided`.
+    Nothing happens where nobody waits for it; see `decided`.
+
+    Args:
+        name: of the work.
+        given: for it, pickled.
+        on: weights that it is done on, by name; they are sent where others were given last, so
+            they must not change. They arrive on the CPU.
     """
-    if not _are_waiting:
+    waiting = _waiting
+    if waiting is None:
         yield
         return
-    dist.broadcast_object_list([_WORK], src=0)
+    _tell(_Work(name, given, None if on is None else _packed(on, waiting)))
     with joined():
         yield
 
 
-def decided(make: Callable[[], T], beside: Callable[[], object] | None = None) -> T:
+def _packed(weights: Mapping[str, Tensor], waiting: _Waiting) -> bytes:
+    """Weights as torch saves them; empty if those who wait have them."""
+    packed = io.BytesIO()
+    if weights is not waiting.known:
+        torch.save(dict(weights), packed)
+        waiting.known = weights
+    return packed.getvalue()
+
+
+def decided(make: Callable[[], T], beside: Beside | None = None) -> T:
     """What rank 0 makes, in every process; what it raises is raised in all of them.
 
     Args:
         make: called in rank 0, or here if there is one process. What it returns is pickled.
-        beside: what the other ranks do each time that `make` opens `summoned`.
+        beside: what the other ranks do each time that `make` opens `summoned`. It gets what that
+            was given, and then the weights, if it was given any.
     """
     if world() == 1:
         return make()
+    _talking()  # made by all together
     if rank() == 0:
-        return _told(make, are_waiting=beside is not None)
-    answer: list[Any] = [_WORK]
-    while True:
-        dist.broadcast_object_list(answer, src=0)
-        if answer[0] != _WORK or beside is None:
-            break
+        return _told(make, _Waiting() if beside is not None else None)
+    weights: Mapping[str, Tensor] = {}
+    while isinstance(answer := _heard(), _Work) and beside is not None:
+        if answer.weights:
+            weights = torch.load(io.BytesIO(answer.weights), map_location="cpu")
+        on = () if answer.weights is None else (weights,)
         with suppress(Diverged):  # every rank sees the same loss, and rank 0 tells of it
-            beside()
-    value, error = pickle.loads(answer[0])
+            beside(answer.name, *answer.given, *on)
+    value, error = answer
     if error is not None:
         raise error
     return cast(T, value)
 
 
-def _told(make: Callable[[], T], *, are_waiting: bool) -> T:
+def _told(make: Callable[[], T], waiting: _Waiting | None) -> T:
     """In rank 0: make something, and tell the others what it is or what was raised."""
-    global _are_waiting
-    value, error, before = None, None, _are_waiting
-    _are_waiting = are_waiting
+    global _waiting
+    value, error, before = None, None, _waiting
+    _waiting = waiting
     try:
         with alone():
             value = make()
@@ -142,11 +199,33 @@ def _told(make: Callable[[], T], *, are_waiting: bool) -> T:
         told = packable(raised) if isinstance(raised, Exception) else raised
         packed = pickle.dumps((None, told))
     finally:
-        _are_waiting = before
-    dist.broadcast_object_list([packed], src=0)
+        _waiting = before
+    _tell(packed)
     if error is not None:
         raise error
     return cast(T, value)
+
+
+def _tell(message: bytes | _Work) -> None:
+    """In rank 0: tell the others."""
+    packed = message if isinstance(message, bytes) else pickle.dumps(message)
+    dist.broadcast_object_list([packed], src=0, group=_talking())
+
+
+def _heard() -> Any:
+    """In another rank: what rank 0 tells."""
+    heard: list[Any] = [b""]
+    dist.broadcast_object_list(heard, src=0, group=_talking())
+    return pickle.loads(heard[0])
+
+
+def _talking() -> Any:
+    """The group that talks about decisions: on the CPU, and without a limit of minutes."""
+    global _talk
+    everyone = dist.group.WORLD
+    if _talk is None or _talk[0] is not everyone:
+        _talk = everyone, dist.new_group(backend="gloo", timeout=_LONG)
+    return _talk[1]
 
 
 def my_part(inputs: Inputs, targets: Any, whole: int | None = None) -> tuple[Inputs, Any, float]:
@@ -195,9 +274,16 @@ def largest(value: int | None) -> int | None:
     """The largest of all ranks' values; None if no rank has one."""
     if world() == 1:
         return value
-    found: list[int | None] = [None] * world()
-    dist.all_gather_object(found, value)
-    return max((each for each in found if each is not None), default=None)
+    return max((each for each in gathered(value) if each is not None), default=None)
+
+
+def gathered(value: T) -> list[T]:
+    """What each rank has, by rank; pickled. A list of the value itself in one process."""
+    if world() == 1:
+        return [value]
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value, group=_talking())
+    return found
 
 
 def copy_from_rank_0(module: nn.Module) -> None:
