@@ -17,7 +17,7 @@ from unittest import mock
 import timm
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import zoo
@@ -32,7 +32,7 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.shared_search import answered_by_rank_0
 from zoo.core.one_shot.one_shot import OneShot, list_widths
 from zoo.core.one_shot.stage_search import StageSearch
-from zoo.core.training.ranks import decided, largest, rank, world
+from zoo.core.training.ranks import decided, largest, rank, summoned, world
 from zoo.core.training.train import train
 from zoo.pse_net import PSENet
 from zoo.stagewise import Stagewise
@@ -222,6 +222,24 @@ def decided_late(folder: Path) -> str:
     return decided(search)
 
 
+def summons() -> list[tuple[Any, ...]]:
+    """What this rank is summoned for, with sums of the weights; rank 0 has what it sent."""
+    first, second = {"w": torch.ones(3)}, {"w": torch.full((3,), 2.0)}
+    asked = (("a", 1, first), ("b", 2, first), ("c", 3, second), ("d", 4, None), ("e", 5, second))
+    heard: list[tuple[Any, ...]] = []
+
+    def hear(name: str, given: int, *on: dict[str, Tensor]) -> None:
+        heard.append((name, given, *(float(weights["w"].sum()) for weights in on), world()))
+
+    def decide() -> None:
+        for name, given, weights in asked:
+            with summoned(name, given, on=weights):
+                hear(name, given, *([] if weights is None else [weights]))
+
+    decided(decide, hear)
+    return heard
+
+
 def told() -> dict[str, Any]:
     """What rank 0 decides, and what it raises."""
 
@@ -237,6 +255,7 @@ def told() -> dict[str, Any]:
         "decided": decided(lambda: (world(), rank())),
         "raised": raised,
         "largest": largest_rank,
+        "summons": summons(),
     }
 
 
