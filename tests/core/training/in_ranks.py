@@ -32,6 +32,7 @@ from zoo.core.method.problem import Problem
 from zoo.core.method.shared_search import answered_by_rank_0
 from zoo.core.one_shot.one_shot import OneShot, list_widths
 from zoo.core.one_shot.stage_search import StageSearch
+from zoo.core.training.course import Course
 from zoo.core.training.ranks import decided, largest, rank, summoned, world
 from zoo.core.training.train import train
 from zoo.pse_net import PSENet
@@ -135,6 +136,15 @@ def read() -> dict[str, Any]:
         "read": seen,
         "whole": len(whole),
     }
+
+
+def read_whole() -> dict[str, Any]:
+    """The batches of a supernet's training on items that are read, and how many were read here."""
+    items = Items()
+    course = Course(None, {}, torch.device("cpu"))
+    steps = course.steps(Batches(items, 7, seed=1, shuffle=True), 4, lambda: None)
+    images, labels = zip(*steps, strict=True)
+    return {"images": list(images), "labels": list(labels), "read": items.read}
 
 
 SUPERNETS: dict[str, OneShot] = {
@@ -264,7 +274,7 @@ def main(folder: Path) -> None:
     dist.init_process_group("gloo", timeout=timedelta(minutes=5))
     made = {name: trained(name) for name in ("test_resnet", "test_efficientnet")}
     made |= {name: supernet(name) for name in SUPERNETS}
-    made |= {"pruned": pruned(), "told": told(), "read": read()}
+    made |= {"pruned": pruned(), "told": told(), "read": read(), "read whole": read_whole()}
     made |= {f"search of {name}": search(name) for name in SEARCHES}
     made["late"] = decided_late(folder)
     torch.save(made, folder / f"rank{rank()}.pt")

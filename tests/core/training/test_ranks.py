@@ -77,6 +77,18 @@ def test_each_process_reads_its_part_of_every_batch(together: list[dict[str, Any
         assert_close(found["weights"], wanted["weights"], 1e-9)
 
 
+def test_a_supernets_batches_are_read_in_parts_and_put_together(
+    together: list[dict[str, Any]],
+) -> None:
+    wanted, found = in_ranks.read_whole(), [each["read whole"] for each in together]
+    assert wanted["read"] == 7 + 7 + 6 + 7
+    assert [each["read"] for each in found] == [3 + 3 + 3 + 3, 4 + 4 + 3 + 4]
+    for each in found:
+        for key in ("images", "labels"):
+            for mine, theirs in zip(each[key], wanted[key], strict=True):
+                assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("name", in_ranks.SUPERNETS)
 def test_two_processes_train_the_supernet_of_one(together: list[dict[str, Any]], name: str) -> None:
     wanted = alone(name)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.core.data.batches import Batch, Batches, BatchSource
+from zoo.core.data.batches import Batch, Batches, BatchSource, PartOfBatch
 from zoo.core.data.metered import MeteredBatches
 from zoo.core.randomness import global_random, set_global_random
 from zoo.core.training.checkpoint import Checkpoint, State, Stateful
-from zoo.core.training.ranks import decided, rank, world
+from zoo.core.training.ranks import all_parts, decided, rank, world
 
 __all__ = ["Course", "GeneratorState", "ModuleState", "Parts", "TensorState", "Values"]
 
@@ -78,25 +78,29 @@ class Course:
     def steps(
         self, source: BatchSource, count: int, end_epoch: Callable[[], object]
     ) -> Iterator[Batch]:
-        """The batches that are left of so many, going on into the next epochs.
+        """The batches that are left of so many, going on into the next epochs; whole in every rank.
+
+        Of files, each rank reads its part of a batch and gets the rest from the others.
 
         Args:
             source: of the batches.
             count: batches in all.
             end_epoch: called after the last batch of each epoch, and after the last of all.
         """
-        while self.step < count:
-            for batch in self._left(source):
-                yield batch
-                self.batch, self.step = self.batch + 1, self.step + 1
-                if self.step == count:
-                    end_epoch()
-                    self._save_if_due(at_epoch_end=True)
-                    return
-                self._save_if_due()
-            end_epoch()
-            self.epoch, self.batch = self.epoch + 1, 0
-            self._save_if_due(at_epoch_end=True)
+        last = source.num_images % source.batch_size or source.batch_size
+        with _parted(source) if last >= world() else nullcontext():
+            while self.step < count:
+                for batch in self._left(source):
+                    yield _whole(batch)
+                    self.batch, self.step = self.batch + 1, self.step + 1
+                    if self.step == count:
+                        end_epoch()
+                        self._save_if_due(at_epoch_end=True)
+                        return
+                    self._save_if_due()
+                end_epoch()
+                self.epoch, self.batch = self.epoch + 1, 0
+                self._save_if_due(at_epoch_end=True)
 
     def _left(self, source: BatchSource) -> Iterator[Batch]:
         """The epoch's batches without those that were used before the checkpoint."""
@@ -206,6 +210,14 @@ def _parted(source: BatchSource) -> AbstractContextManager[None]:
     if world() > 1 and isinstance(source, Batches | MeteredBatches):
         return source.shared_out(rank(), world())
     return nullcontext()
+
+
+def _whole(batch: Batch) -> Batch:
+    """A batch of which all ranks have read a part."""
+    if not isinstance(batch, PartOfBatch):
+        return batch
+    images, labels = batch
+    return all_parts(images, batch.whole), all_parts(labels, batch.whole)
 
 
 def _overwrite(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

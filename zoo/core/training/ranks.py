@@ -12,7 +12,6 @@ many subnets, it summons them for that.
 from __future__ import annotations
 
 import inspect
-import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -33,6 +32,7 @@ from zoo.core.errors import Diverged
 
 __all__ = [
     "Beside",
+    "all_parts",
     "alone",
     "copy_from_rank_0",
     "decided",
@@ -76,7 +76,7 @@ class _Work:
     Attributes:
         name: of the work.
         given: for this work alone.
-        weights: that it is done on, as torch saves them; empty for those that were told last, and
+        weights: that it is done on, pickled; empty for those that were told last, and
             None if it needs none.
     """
 
@@ -151,12 +151,11 @@ def summoned(name: str, *given: object, on: Mapping[str, Tensor] | None = None) 
 
 
 def _packed(weights: Mapping[str, Tensor], waiting: _Waiting) -> bytes:
-    """Weights as torch saves them; empty if those who wait have them."""
-    packed = io.BytesIO()
-    if weights is not waiting.known:
-        torch.save(dict(weights), packed)
-        waiting.known = weights
-    return packed.getvalue()
+    """Weights, pickled on the CPU; empty if those who wait have them."""
+    if weights is waiting.known:
+        return b""
+    waiting.known = weights
+    return pickle.dumps({name: weight.detach().cpu() for name, weight in weights.items()})
 
 
 def decided(make: Callable[[], T], beside: Beside | None = None) -> T:
@@ -175,7 +174,7 @@ def decided(make: Callable[[], T], beside: Beside | None = None) -> T:
     weights: Mapping[str, Tensor] = {}
     while isinstance(answer := _heard(), _Work) and beside is not None:
         if answer.weights:
-            weights = torch.load(io.BytesIO(answer.weights), map_location="cpu")
+            weights = pickle.loads(answer.weights)
         on = () if answer.weights is None else (weights,)
         with suppress(Diverged):  # every rank sees the same loss, and rank 0 tells of it
             beside(answer.name, *answer.given, *on)
@@ -252,6 +251,22 @@ def my_part(inputs: Inputs, targets: Any, whole: int | None = None) -> tuple[Inp
     rows = rows_of_rank(count, rank(), ranks)
     mine, wanted = (rows_of(each, count, rows) for each in (inputs, targets))
     return mine, wanted, (rows.stop - rows.start) * ranks / count
+
+
+def all_parts(mine: Tensor, whole: int) -> Tensor:
+    """All rows of a batch of which each rank has read its part, in every rank.
+
+    Args:
+        mine: this rank's rows, of those that `rows_of_rank` tells.
+        whole: rows of the batch.
+    """
+    parts = [rows_of_rank(whole, each, world()) for each in range(world())]
+    sizes = [rows.stop - rows.start for rows in parts]
+    padded = mine.new_zeros(max(sizes), *mine.shape[1:])
+    padded[: len(mine)] = mine
+    found = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(found, padded)
+    return torch.cat([rows[:size] for rows, size in zip(found, sizes, strict=True)])
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
