@@ -26,18 +26,21 @@ Cost: For each sample four training batches and one pass over the search split, 
 Names: None.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
+import numpy as np
 from pydantic import Field
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.planted import BY_ACCURACY, Golden, planted_golden
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude, unpruned
+from zoo.core.method.shared_search import shared_scores
 from zoo.core.search.channel_scores import magnitude_scores
 from zoo.core.search.widths_in_budget import keep_best, random_widths
+from zoo.core.training.ranks import summoned
 
 __all__ = ["RandomSearch"]
 
@@ -57,17 +60,29 @@ class RandomSearch(Pruner):
         if whole := unpruned(problem):
             return whole
         rng = problem.rng("search")
-        best, best_score = SubnetConfig.full(), -math.inf
         with problem.meter.phase("search"):
-            scores = magnitude_scores(problem.model, problem.space)
-            for sample in range(self.samples):
-                config = keep_best(problem.space, scores, random_widths(problem, rng))
-                score = problem.accuracy(config)
+            order = magnitude_scores(problem.model, problem.space)
+            drawn = [
+                keep_best(problem.space, order, random_widths(problem, rng))
+                for _ in range(self.samples)
+            ]
+            with summoned("score_along", drawn):
+                scores = shared_scores(problem, drawn, problem.accuracy)
+            for sample, (config, score) in enumerate(zip(drawn, scores, strict=True)):
                 scored = {problem.task.score_name: score}
                 problem.trace("sample", index=sample, **scored, config=config.to_json())
-                if score > best_score:
-                    best, best_score = config, score
+        best = drawn[int(np.argmax(scores))]
         return conclude(problem, best)
+
+    def score_along(self, problem: Problem, configs: Sequence[SubnetConfig]) -> None:
+        """Score some of the draws of rank 0.
+
+        Args:
+            problem: this rank's own, equal to that of rank 0.
+            configs: the channels kept.
+        """
+        with problem.meter.phase("search"):
+            shared_scores(problem, configs, problem.accuracy)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -25,10 +25,12 @@ from baselines.autoslim import AutoSlim
 from baselines.bcnet import BCNet
 from baselines.dmcp import DMCP
 from baselines.metapruning import MetaPruning
+from baselines.random_search import RandomSearch
 from tests.problems import problem
 from zoo.core.data.batches import Batch, Batches, Sample
 from zoo.core.meter import Meter
 from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner
 from zoo.core.method.shared_search import answered_by_rank_0
 from zoo.core.one_shot.one_shot import OneShot, list_widths
 from zoo.core.one_shot.stage_search import StageSearch
@@ -184,11 +186,14 @@ def supernet(name: str) -> dict[str, Any]:
     return {"weights": weights, "records": numbers, "spent": spent, "own": own, "trace": rows}
 
 
-SEARCHES: dict[str, OneShot] = {
-    name: replace(SUPERNETS[name], steps=0, ratios=5)
-    for name in ("single", "autoslim", "bcnet", "features", "leading", "dmcp", "metapruning")
+SEARCHES: dict[str, Pruner] = {
+    "random_search": RandomSearch(samples=5),
+    **{
+        name: replace(SUPERNETS[name], steps=0, ratios=5)
+        for name in ("single", "autoslim", "bcnet", "features", "leading", "dmcp", "metapruning")
+    },
 }
-"""Their supernets are the parent, so that scores are the same to the last bit."""
+"""Supernets are the parent, so that scores are the same to the last bit."""
 
 SMALL = {"evaluations": 9, "population": 5, "parents": 3}
 

@@ -1,20 +1,25 @@
-"""A search where several processes train: rank 0 searches, and all know what came of it."""
+"""A search where several processes train: rank 0 searches, and all know what came of it.
+
+Of several subnets to score each is scored by one rank, as one process would score it, so no score
+depends on their number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
+from zoo.core.channels.config import SubnetConfig
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
-from zoo.core.training.ranks import decided, largest, world
+from zoo.core.training.ranks import decided, gathered, largest, mine_of, rank, world
 
-__all__ = ["answered_by_rank_0", "largest_peaks", "searched"]
+__all__ = ["answered_by_rank_0", "largest_peaks", "searched", "shared_scores"]
 
 T = TypeVar("T")
 
@@ -68,6 +73,30 @@ def answered_by_rank_0(
 
     answer, problem.meter.spent, problem.trace_rows = decided(told, beside)
     return answer
+
+
+def shared_scores(
+    problem: Problem, configs: Sequence[SubnetConfig], score: Callable[[SubnetConfig], float]
+) -> list[float]:
+    """The score of each configuration, in every rank; charged as if one process had scored all.
+
+    Args:
+        problem: gives costs and meter.
+        configs: the same in every rank.
+        score: of one of them; charges the meter, and nothing else that others need to know.
+    """
+    meter = problem.meter
+    before = meter.counts
+    mine = mine_of([problem.cost.macs(config) for config in configs])
+    found = {place: score(configs[place]) for place, own in enumerate(mine) if own}
+    spent = [now - was for now, was in zip(meter.counts, before, strict=True)]
+    every: dict[int, float] = {}
+    for place, (scores, (images, forward, back)) in enumerate(gathered((found, spent))):
+        every |= scores
+        if place != rank():
+            meter.images(images)
+            meter.add_macs(forward, back)
+    return [every[place] for place in range(len(configs))]
 
 
 def largest_peaks(meter: Meter) -> None:

@@ -20,13 +20,13 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.method.effort import Efforts, share_of_budget
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet, conclude
+from zoo.core.method.shared_search import shared_scores
 from zoo.core.one_shot.effort import (
     affordable_evaluations,
     enough_steps,
     search_effort,
     training_effort,
 )
-from zoo.core.one_shot.shared_scores import shared_scores
 from zoo.core.one_shot.supernet_training import (
     Engine,
     Execution,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.core.training.ranks import rank, sum_over_ranks, world
+from zoo.core.training.ranks import sum_over_ranks, world
 
-__all__ = ["Term", "average_gradients", "exchanged", "mine_of"]
+__all__ = ["Term", "average_gradients", "exchanged"]
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,6 @@ class Term:
     cost: int
     losses: Callable[[], Sequence[Tensor]]
     count: int = 1
-
-
-def mine_of(costs: Sequence[int], busy: int = 0) -> list[bool]:
-    """Which pieces of work are this rank's: the dearest first, each to the rank with least to do.
-
-    Args:
-        costs: of each piece.
-        busy: what rank 0 has to do beside them.
-    """
-    loads = [0] * world()
-    loads[0] = busy
-    owners = [0] * len(costs)
-    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
-        owners[place] = loads.index(min(loads))
-        loads[owners[place]] += costs[place]
-    return [owner == rank() for owner in owners]
 
 
 def exchanged(

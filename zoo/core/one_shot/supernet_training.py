@@ -22,13 +22,13 @@ from zoo.core.data.inputs import Inputs, count_images, divided
 from zoo.core.errors import Diverged
 from zoo.core.method.problem import Problem
 from zoo.core.method.updates import Updates
-from zoo.core.one_shot.shared_terms import Term, average_gradients, exchanged, mine_of
+from zoo.core.one_shot.shared_terms import Term, average_gradients, exchanged
 from zoo.core.randomness import fixed_random
 from zoo.core.tracing.copies import copy_network, memory_format_of
 from zoo.core.training.checkpoint import State, Stateful, digest
 from zoo.core.training.course import TensorState
 from zoo.core.training.gradients import backward, gradients
-from zoo.core.training.ranks import rank, sum_over_ranks, world
+from zoo.core.training.ranks import mine_of, rank, sum_over_ranks, world
 from zoo.core.training.task import Answer
 
 __all__ = ["Engine", "Execution", "Generate", "Norm", "Start", "starting_weights"]

@@ -40,6 +40,7 @@ __all__ = [
     "joined",
     "largest",
     "mean_over_ranks",
+    "mine_of",
     "my_part",
     "rank",
     "replica",
@@ -225,6 +226,22 @@ def _talking() -> Any:
     if _talk is None or _talk[0] is not everyone:
         _talk = everyone, dist.new_group(backend="gloo", timeout=_LONG)
     return _talk[1]
+
+
+def mine_of(costs: Sequence[int], busy: int = 0) -> list[bool]:
+    """Which pieces of work are this rank's: the dearest first, each to the rank with least to do.
+
+    Args:
+        costs: of each piece.
+        busy: what rank 0 has to do beside them.
+    """
+    loads = [0] * world()
+    loads[0] = busy
+    owners = [0] * len(costs)
+    for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
+        owners[place] = loads.index(min(loads))
+        loads[owners[place]] += costs[place]
+    return [owner == rank() for owner in owners]
 
 
 def my_part(inputs: Inputs, targets: Any, whole: int | None = None) -> tuple[Inputs, Any, float]:

@@ -1,19 +1,18 @@
-"""Subnets of an update shared out among ranks; `test_ranks` trains with two of them."""
+"""Pieces of work shared out among ranks; `test_ranks` works with two of them."""
 
 from __future__ import annotations
 
 import pytest
 
-from zoo.core.one_shot import shared_terms
-from zoo.core.one_shot.shared_terms import mine_of
+from zoo.core.training.ranks import mine_of
 
 
 def owners(monkeypatch: pytest.MonkeyPatch, ranks: int, costs: list[int], busy: int) -> list[int]:
     """Who runs each piece, as every rank says of itself."""
-    monkeypatch.setattr(shared_terms, "world", lambda: ranks)
+    monkeypatch.setattr("zoo.core.training.ranks.world", lambda: ranks)
     found: list[list[bool]] = []
     for number in range(ranks):
-        monkeypatch.setattr(shared_terms, "rank", lambda number=number: number)
+        monkeypatch.setattr("zoo.core.training.ranks.rank", lambda number=number: number)
         found.append(mine_of(costs, busy))
     assert all(sum(column) == 1 for column in zip(*found, strict=True))
     return [column.index(True) for column in zip(*found, strict=True)]
