@@ -294,8 +294,8 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
 
 def hardware(record: Record) -> str:
     """The processor that the networks ran on, with the fingerprint that the record holds."""
-    processor = record.environment.processor(record.cell.device)
-    return f"{processor} ({record.fingerprint})" if record.fingerprint else processor
+    name = record.processor
+    return f"{name} ({record.fingerprint})" if record.fingerprint else name
 
 
 def latency_at(record: Record, smallest: bool) -> Measured | None:
@@ -341,7 +341,7 @@ def _epochs(schedule: Schedule) -> str:
 
 
 def _where(record: Record) -> str:
-    environment = record.environment
+    environment = record.timed_on.environment if record.timed_on else record.environment
     if not record.latency:
         return f"Run on {hardware(record)}."
     measured = record.latency[0]

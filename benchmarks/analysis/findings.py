@@ -68,7 +68,7 @@ class Findings:
         """The same for the records of each device alone, by its name and fingerprint."""
         devices: dict[str, list[Record]] = {}
         for record in self.records:
-            name = f"{record.environment.processor(record.cell.device)} {record.runs_on}"
+            name = f"{record.processor} {record.runs_on}"
             devices.setdefault(name, []).append(record)
         if len(devices) == 1:
             return dict.fromkeys(devices, self)

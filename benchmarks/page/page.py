@@ -37,6 +37,7 @@ from benchmarks.page.scatter import scatter
 from benchmarks.page.template import own_text, page_template
 from benchmarks.records.files import current_records
 from benchmarks.records.record import TOTAL, Record
+from benchmarks.records.runtime import Environment
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.contrast_lines import contrast_lines
 from benchmarks.tables.finding import finding
@@ -295,13 +296,12 @@ def _record(record: Record) -> dict[str, Any]:  # Any: as above
         "Status": record.status + (f": {record.reason}" if record.reason else ""),
         "Suite": record.suite,
         "Written": record.utc,
-        "Commit": f"{environment.commit or 'unknown'}{', changed' if environment.dirty else ''}",
-        "Environment": ", ".join(
-            f"{name} {value}"
-            for name, value in environment.model_dump(mode="json").items()
-            if value is not None and name not in ("commit", "dirty")
-        ),
+        "Commit": _commit(environment),
+        "Environment": _told(environment),
     }
+    if record.timed_on is not None:
+        timed = record.timed_on.environment
+        facts["Timed"] = f"on {record.timed_on.device}, commit {_commit(timed)}, {_told(timed)}"
     return {
         "anchor": _anchor(record),
         "id": record.id,
@@ -311,6 +311,19 @@ def _record(record: Record) -> dict[str, Any]:  # Any: as above
         # Only what can be the name of a file is linked: no way out of the folder.
         "href": f"records/{record.id}.json" if PLAIN_ID.fullmatch(record.id) else "",
     }
+
+
+def _commit(environment: Environment) -> str:
+    return f"{environment.commit or 'unknown'}{', changed' if environment.dirty else ''}"
+
+
+def _told(environment: Environment) -> str:
+    """All else that is known of it."""
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in environment.model_dump(mode="json").items()
+        if value is not None and name not in ("commit", "dirty")
+    )
 
 
 def _anchor(record: Record) -> str:

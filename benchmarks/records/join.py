@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.records.files import Loaded, read_folder
-from benchmarks.records.record import Record
+from benchmarks.records.record import Record, TimedOn
 from benchmarks.records.runtime import PredictedLatency
 from benchmarks.records.timing import Timing
 
@@ -101,7 +101,8 @@ def _timed(record: Record, timing: Timing | None, example: Timing) -> Record:
         timing: of its network.
         example: any timing on the device.
     """
-    where = {"environment": example.environment, "fingerprint": example.fingerprint}
+    on = TimedOn(device=example.device, environment=example.environment)
+    where = {"timed_on": on, "fingerprint": example.fingerprint}
     if timing is None:
         return record.model_copy(update=where)
     times = {

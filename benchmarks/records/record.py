@@ -161,6 +161,13 @@ class Group(Strict):
         return self
 
 
+class TimedOn(Strict):
+    """Where a network was timed after all training, or would be put beside those that were."""
+
+    device: Brief
+    environment: Environment
+
+
 class Record(Strict):
     """What came of a cell.
 
@@ -170,7 +177,9 @@ class Record(Strict):
     settings, `left_out` those that could not be measured and why. Times of records with different
     fingerprints are never put into one panel; see `runs_on` for records older than the field.
     `handed_on` is what the method hands on beside its decision: trained weights, a loss, or both.
-    `primary` are the contrasts that the suite had named when the cell was run.
+    `primary` are the contrasts that the suite had named when the cell was run. `environment` is
+    that of the training; `timed_on` is in no file: it comes with the times, see
+    `benchmarks.records.join`.
     """
 
     id: Brief
@@ -203,6 +212,7 @@ class Record(Strict):
     scores: Many[Finite] = ()
     environment: Environment
     fingerprint: Brief | None = None
+    timed_on: TimedOn | None = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
     def require_a_reason(self) -> "Record":
@@ -263,6 +273,12 @@ class Record(Strict):
         return self.fingerprint or fingerprint(
             self.environment, self.cell.device, self.cell.latency.threads
         )
+
+    @property
+    def processor(self) -> str:
+        """Name of what the networks ran on when they were timed, or else trained."""
+        on = self.timed_on or TimedOn(device=self.cell.device, environment=self.environment)
+        return on.environment.processor(on.device)
 
 
 def spent_macs(record: Record, phases: Sequence[Phase]) -> int:

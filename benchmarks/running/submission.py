@@ -18,6 +18,7 @@ from benchmarks.records.files import current_records
 from benchmarks.records.join import read_results
 from benchmarks.records.plain import counted
 from benchmarks.records.record import Phase, PhaseCost, Record
+from benchmarks.records.runtime import Environment
 from benchmarks.running.network import unloaded, untrained
 from benchmarks.running.suite import PROTOCOL
 from zoo.core.channels.config import SubnetConfig
@@ -77,8 +78,14 @@ def _faults_of(record: Record) -> Iterator[str]:
     stem = f"{date}-{cell.label}-{cell.key}"
     if record.id != stem and not record.id.startswith(f"{stem}-"):
         yield f"its settings and date are those of {stem}: it was changed after it was written"
-    if record.environment.commit is None or record.environment.dirty is not False:
+    if not _is_committed(record.environment):
         yield "run from a checkout with changes of its own; commit them, then run it anew"
+    on = record.timed_on if record.latency else None
+    if on is not None and not _is_committed(on.environment):
+        yield (
+            "timed from a checkout with changes of its own; commit them, take its file out of "
+            "timings, then run: zoo time FOLDER"
+        )
     if record.status != "ok":
         return
     yield from _missing(record)
@@ -86,6 +93,10 @@ def _faults_of(record: Record) -> Iterator[str]:
     if cell.sample is None:
         yield from _costs(record)
         yield from _spending(record)
+
+
+def _is_committed(environment: Environment) -> bool:
+    return environment.commit is not None and environment.dirty is False
 
 
 def _missing(record: Record) -> Iterator[str]:

@@ -16,8 +16,9 @@ from benchmarks.page.page import build_page, write_page
 from benchmarks.page.report import write_report
 from benchmarks.records.cell import Model
 from benchmarks.records.files import write_record
+from benchmarks.records.record import TimedOn
 from benchmarks.tables.contrast_lines import NONE
-from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 from tests.benchmarks.figures.test_all_figures import ranked, timed
 
 LIBRARY = Path(benchmarks.page.__file__).with_name("uplot") / "uPlot.iife.min.js"
@@ -70,6 +71,14 @@ def test_every_row_links_to_its_record_with_settings_seed_environment_and_commit
         details = page.split(f'<details id="{anchor}">')[1].split("</details>")[0]
         for fact in ("Settings", "Seed", "Environment", "Commit", "0" * 40, "torch 2.11.0"):
             assert fact in details
+
+
+def test_a_record_tells_where_it_was_timed_beside_where_it_was_trained(figures):
+    on = TimedOn(device="cuda", environment=ENVIRONMENT.model_copy(update={"gpu": "GPU 9"}))
+    elsewhere = [each.model_copy(update={"timed_on": on}) for each in RECORDS]
+    text = build_page(Findings.of(elsewhere), title="", figures=figures, dark=DARK)
+    assert text.count("on cuda, commit 0000") == len(RECORDS)
+    assert text.count("gpu GPU 9") == len(RECORDS)
 
 
 def test_what_a_record_says_stays_text(page):

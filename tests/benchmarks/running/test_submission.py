@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.records.files import load_record
+from benchmarks.records.join import network_key
 from benchmarks.records.record import PhaseCost
 from benchmarks.running.submission import _spending, check_submission
 
@@ -144,6 +145,18 @@ def other_channels(fields: dict[str, Any]) -> None:
 def test_what_was_changed_by_hand_is_told(folder: Path, do: Change, expected: str) -> None:
     change(record_of(folder), do)
     assert any(expected in text for text in told(folder)), told(folder)
+
+
+def test_a_timing_from_a_changed_checkout_is_told_as_one(folder: Path) -> None:
+    record = load_record(record_of(folder))
+    (name,) = (PUBLISHED.parent / "timings").glob(f"*{network_key(record)}*")
+    timings = folder / "timings"
+    timings.mkdir()
+    shutil.copy(name, timings)
+    assert told(folder) == []
+    change(timings / name.name, dirty)
+    (fault,) = told(folder)
+    assert fault.startswith("timed from a checkout with changes")
 
 
 def test_rows_need_the_seeds_of_their_control(folder: Path) -> None:

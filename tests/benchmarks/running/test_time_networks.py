@@ -23,11 +23,12 @@ from tests.benchmarks.fabricate import ENVIRONMENT, measured
 from tests.benchmarks.fabricate import cell as made_up_cell
 from tests.benchmarks.fabricate import record as made_up_record
 
+BOTH = Latency(batches=(1, 8))
 QUICK = Latency(batches=(1,), rounds=3, block_ms=0.1, warmup_ms=0.1)
 
 
 def record(method: str = "fpgm", seed: int = 0, kept: int = 4, **changes: object) -> Record:
-    cell = made_up_cell(method, seed=seed, latency=Latency(batches=(1, 8)))
+    cell = made_up_cell(method, seed=seed, latency=BOTH)
     groups = (Group(name="stem", size=8, kept=kept), Group(name="blocks.0", size=16, kept=12))
     fields = {"cell": cell, "groups": groups, "latency": (), "input_size": (3, 8, 8)}
     made: Record = made_up_record(**{**fields, "num_classes": 10, **changes})
@@ -82,6 +83,19 @@ def test_each_device_gets_all_records_of_a_comparison_and_the_times_measured_the
         "cpu-1 (cpu-1)": {"fpgm": 2.0, "taylor": 1.25, "bcnet": None},
         "cpu-2 (cpu-2)": {"fpgm": 4.0, "taylor": None, "bcnet": None},
     }
+
+
+def test_a_device_that_timed_is_named_by_its_own_and_where_it_was_trained_stays_known() -> None:
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9", "cpu": "its host", "commit": "1" * 40})
+    one = record(environment=gpu, cell=made_up_cell("fpgm", device="cuda", latency=BOTH))
+    (on_cpu,) = joined([one], [timing(one, "cpu-1", 0.5)])
+    other = record("taylor")
+    timed = timing(other, "cuda-1", 0.5).model_copy(update={"device": "cuda", "environment": gpu})
+    (on_gpu,) = joined([other], [timed])
+    assert (on_cpu.processor, on_gpu.processor) == ("cpu-1", "GPU 9")
+    assert [c.hardware for c in compare([on_cpu, on_gpu])] == ["GPU 9 (cuda-1)", "cpu-1 (cpu-1)"]
+    assert (on_cpu.environment, on_gpu.environment) == (gpu, ENVIRONMENT)
+    assert "timed_on" not in on_cpu.model_dump()
 
 
 def test_the_latest_timing_counts_and_old_records_keep_their_own_times() -> None:
