@@ -199,7 +199,7 @@ class Comparison:
                 f"Parent: {size.full_macs:,} MACs, {size.full_params:,} parameters, top-1 "
                 f"{top1.shown('.1f', 100) + ' %' if top1 else 'unknown'}.",
             )
-            sentences.append(_where(records[0]))
+            sentences.append(_where(next((r for r in records if r.latency), records[0])))
         return " ".join(sentences)
 
     @property
@@ -346,9 +346,11 @@ def _where(record: Record) -> str:
         return f"Run on {hardware(record)}."
     measured = record.latency[0]
     threads, workers = counted(measured.threads, "thread"), environment.workers
+    trained = record.environment.processor(record.cell.device)
+    trained = "" if trained == record.processor else f"Trained on {trained}. "
     beside = "one cell at a time" if workers == 1 else f"{workers} cells side by side"
     return (
-        f"Latency on {hardware(record)}, {threads}, {measured.dtype}, "
+        f"{trained}Latency on {hardware(record)}, {threads}, {measured.dtype}, "
         f"{measured.memory_format}, {beside}; "
         "speed-up is the parent's time over the pruned network's, median of paired rounds."
     )

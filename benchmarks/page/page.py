@@ -299,7 +299,7 @@ def _record(record: Record) -> dict[str, Any]:  # Any: as above
         "Commit": _commit(environment),
         "Environment": _told(environment),
     }
-    if record.timed_on is not None:
+    if record.timed_on is not None and record.latency:
         timed = record.timed_on.environment
         facts["Timed"] = f"on {record.timed_on.device}, commit {_commit(timed)}, {_told(timed)}"
     return {
