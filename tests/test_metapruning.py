@@ -234,7 +234,10 @@ def test_the_widths_of_highest_score_come_out_filled_up_and_without_weights() ->
     with again.meter.phase("search"):
         state = evolve_widths(
             widths,
-            lambda config: (seen.append(config), settings.accuracy(widths, config, trained))[1],
+            lambda configs: (
+                seen.extend(configs),
+                settings.accuracies(widths, configs, trained),
+            )[1],
             uniform_prior(widths.grid.sizes),
             evaluations=12,
             population=4,
