@@ -8,8 +8,8 @@ the common way: the parent's weights at the kept channels, the same recipe and t
 every method. What a method hands on beside its decision, trained weights or a loss, makes its own
 finish, which is told beside the common one. The test split is opened after the last decision and
 scores all networks in one go: the parent, the pruned one as surgery leaves it, the recalibrated one
-and the fine-tuned ones. Where several processes train, all take these steps, and rank 0 alone
-searches, tests and times. Runtime is measured later, when nothing runs beside it; see
+and the fine-tuned ones. Where several processes train, all take these steps; rank 0 alone decides,
+tests and times. Runtime is measured later, when nothing runs beside it; see
 `benchmarks.running.time_networks`.
 """
 

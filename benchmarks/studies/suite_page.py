@@ -26,7 +26,8 @@ Written by `python -m benchmarks.studies.suite_page` from `benchmarks/suites`; d
 A suite is a file that says which networks, data, budgets, seeds and methods are compared. Its
 cells are independent, and each leaves one record: a run that was stopped, or that broke, is taken
 up by giving its command again. `zoo run SUITE --dry-run` shows what is left to do and what that
-costs, without the data and without a GPU, and adds what whole cells took where the results hold
+costs, without the data and without a GPU (cells of data that are known by their content count as
+left if `--data` is not given: `fashion_mnist`, `imagefolder`, `imagenet`), and adds what whole cells took where the results hold
 records of other seeds.
 
 - `--seeds N` runs the seeds 0 to N-1 in place of the suite's: `zoo run quick --seeds 3`.
