@@ -66,7 +66,7 @@ class RandomSearch(Pruner):
                 keep_best(problem.space, order, random_widths(problem, rng))
                 for _ in range(self.samples)
             ]
-            with summoned("score_along", drawn):
+            with summoned(self, "score_along", drawn):
                 scores = shared_scores(problem, drawn, problem.accuracy)
             for sample, (config, score) in enumerate(zip(drawn, scores, strict=True)):
                 scored = {problem.task.score_name: score}

@@ -333,7 +333,7 @@ def test_any_number_of_processes_calculates_alike_and_finds_the_same(
         told.append(probe)
         return archives
 
-    monkeypatch.setattr("zoo.stagewise.run_searches", run_with_probe)
+    monkeypatch.setattr("zoo.core.one_shot.stage_search.run_searches", run_with_probe)
     found = []
     for count in (1, 2):
         task = problem()

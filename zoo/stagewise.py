@@ -98,7 +98,7 @@ from zoo.core.one_shot.stage_search import (
     StageSearch,
     check_processes,
     report_search,
-    run_searches,
+    searched_stages,
     stage_error,
     stage_scorers,
     summed_errors,
@@ -205,7 +205,7 @@ class Stagewise(OneShot):
         with problem.meter.phase("search"):
             staged.check_reach(problem.budget)
             if self.evolution == "stages":
-                with summoned("search_along", on=trained.weights):
+                with summoned(self, "search_along", on=trained.weights):
                     scorers = stage_scorers(problem, staged.stages, trained.weights)
                     found = search_stages(widths, staged, scorers, self)
                 states = combine(widths, found, self)
@@ -421,14 +421,14 @@ def search_stages(
                     settings.mutation,
                     source.spawn(1)[0],
                 )
-    archives = dict(zip(tasks, run_searches(list(tasks.values()), settings.workers), strict=True))
-    for key, archive in archives.items():
-        report_search(problem, stages[key[0]], tasks[key], archive)
+    archives = dict(zip(tasks, searched_stages(problem, tasks, settings.workers), strict=True))
+    for key, (archive, images) in archives.items():
+        report_search(problem, stages[key[0]], tasks[key], archive, images)
     found = []
     for junctions, base in choices.items():
         keys = [_search_key(stage, junctions) for stage in range(len(stages))]
         parts = tuple(tasks[key].part for key in keys)
-        found.append(StageArchives(base, parts, tuple(archives[key] for key in keys)))
+        found.append(StageArchives(base, parts, tuple(archives[key][0] for key in keys)))
     return found
 
 

@@ -26,9 +26,9 @@ Written by `python -m benchmarks.studies.suite_page` from `benchmarks/suites`; d
 A suite is a file that says which networks, data, budgets, seeds and methods are compared. Its
 cells are independent, and each leaves one record: a run that was stopped, or that broke, is taken
 up by giving its command again. `zoo run SUITE --dry-run` shows what is left to do and what that
-costs, without the data and without a GPU (cells of data that are known by their content count as
-left if `--data` is not given: `fashion_mnist`, `imagefolder`, `imagenet`), and adds what whole cells took where the results hold
-records of other seeds.
+costs, without the data and without a GPU, and adds what whole cells took where the results hold
+records of other seeds. (Cells of `fashion_mnist`, `imagefolder` and `imagenet`, data that are known
+by their content, count as left if `--data` is not given.)
 
 - `--seeds N` runs the seeds 0 to N-1 in place of the suite's: `zoo run quick --seeds 3`.
 - `--minutes M` starts nothing new after M minutes, finishes what is running and reports: a long

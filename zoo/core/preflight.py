@@ -31,6 +31,7 @@ from zoo.core.meter import Meter
 from zoo.core.tracing.copies import copy_network, float_dtype, require_plain_weights
 from zoo.core.tracing.entry import Entry, InputSize, image_size
 from zoo.core.tracing.trace import training_mode
+from zoo.core.training.checkpoint import digest
 from zoo.core.training.logits import LogitsReader, reading, unwrapped
 from zoo.core.training.task import TOP1, Loss, Metric, Task
 from zoo.core.training.train import evaluate
@@ -112,6 +113,17 @@ class Preflight:
             for name, batch in first.items()
             for number, tensor in enumerate(tensors_of(batch))
         }
+
+    def labels_digest(self) -> str:
+        """Tells the targets of the first batches; images may be augmented by a loader's workers."""
+        first = {"train": self.train.first[1], "validation": self.validation.first[1]}
+        return digest(
+            {
+                f"{name} {number}": tensor
+                for name, targets in first.items()
+                for number, tensor in enumerate(tensors_of(targets))
+            }
+        )
 
     def metered(self, meter: Meter) -> MeteredData:
         """What a method may see, charged."""

@@ -40,9 +40,9 @@ from zoo.core.preflight import Preflight, preflight
 from zoo.core.progress import Tell, show_progress
 from zoo.core.supernet.supernet import RECALIBRATION_BATCHES, recalibrate
 from zoo.core.training.captured import check_capture
-from zoo.core.training.checkpoint import Checkpoints
+from zoo.core.training.checkpoint import Checkpoints, digest
 from zoo.core.training.early_stopping import Validation
-from zoo.core.training.ranks import decided, rank
+from zoo.core.training.ranks import decided, rank, require_alike, world
 from zoo.core.training.task import TOP1
 from zoo.core.training.train import FINETUNE, Recipe, TrainingLoss, train
 from zoo.core.whole_file import require_place
@@ -165,6 +165,8 @@ def prune(
     ready = preflight(
         model, train_loader, val_loader, epochs=recipe.epochs, seed=seed, device=device, **task
     )
+    if world() > 1:
+        require_alike({"networks": digest(model.state_dict()), "batches": ready.labels_digest()})
     if recipe.cuda_graph and recipe.epochs > 0:
         check_capture(ready.train.device, ready.task.is_classification, "your loss")
     architecture = Architecture.of(ready.given, **(model_args or {}))

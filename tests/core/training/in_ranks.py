@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ from baselines.metapruning import MetaPruning
 from baselines.random_search import RandomSearch
 from tests.problems import problem
 from zoo.core.data.batches import Batch, Batches, Sample
-from zoo.core.meter import Meter
+from zoo.core.meter import Meter, Spent
 from zoo.core.method.problem import Problem
-from zoo.core.method.pruner import Pruner
-from zoo.core.method.shared_search import answered_by_rank_0
+from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.method.shared_search import answered_by_rank_0, largest_peaks
+from zoo.core.one_shot import stage_features
 from zoo.core.one_shot.one_shot import OneShot, list_widths
 from zoo.core.one_shot.stage_search import StageSearch
 from zoo.core.training.course import Course
@@ -180,7 +181,7 @@ def supernet(name: str) -> dict[str, Any]:
     def beside(name: str) -> None:
         getattr(pruner, name)(task)
 
-    weights, records, spent, rows = decided(decide, beside)
+    weights, records, spent, rows = decided(decide, beside, pruner)
     numbers = {key: torch.from_numpy(value) for key, value in records.items()}
     own = {phase: (s.images, s.macs) for phase, s in task.meter.spent.items()}
     return {"weights": weights, "records": numbers, "spent": spent, "own": own, "trace": rows}
@@ -192,6 +193,7 @@ SEARCHES: dict[str, Pruner] = {
         name: replace(SUPERNETS[name], steps=0, ratios=5)
         for name in ("single", "autoslim", "bcnet", "features", "leading", "dmcp", "metapruning")
     },
+    "streamed": replace(SUPERNETS["features"], steps=0, ratios=5),
 }
 """Supernets are the parent, so that scores are the same to the last bit."""
 
@@ -213,15 +215,97 @@ def search(name: str) -> dict[str, Any]:
         scored[1] += 1
         return run[1](self)
 
+    kept = 0 if name == "streamed" else stage_features.MOST_KEPT
     with (
         mock.patch.object(Problem, "accuracy", accuracy),
         mock.patch.object(StageSearch, "run", searching),
+        mock.patch.object(stage_features, "MOST_KEPT", kept),
     ):
         subnet = answered_by_rank_0(task, pruner, lambda: pruner.search(task))
     rows = [{k: v for k, v in row.items() if k != "losses"} for row in task.trace_rows]
     spent = {phase: (s.images, s.macs) for phase, s in task.meter.spent.items()}
     config = subnet.config.to_json()
     return {"config": config, "trace": rows, "spent": spent, "scored": scored}
+
+
+@dataclass(frozen=True)
+class Broken(PSENet):
+    """Cannot score a candidate in some of the ranks."""
+
+    def accuracy(self, *_: object) -> float:
+        if dist.get_rank() in broken_in:
+            raise ValueError(f"broken in rank {dist.get_rank()}")
+        return 0.5
+
+
+broken_in: set[int] = set()
+
+
+def failed() -> dict[str, tuple[str, str]]:
+    """What a search that breaks in some ranks raises, and what rank 0 decides after it."""
+    found = {}
+    pruner = replace(Broken(), steps=0, **SMALL)
+    for where in ({0}, {1}, {0, 1}):
+        broken_in.clear()
+        broken_in.update(where)
+        task = problem()
+        try:
+            answered_by_rank_0(task, pruner, lambda task=task: pruner.search(task))
+            told = "nothing"
+        except ValueError as error:
+            told = str(error)
+        found[str(sorted(where))] = told, decided(lambda: "fresh")
+    return found
+
+
+@dataclass(frozen=True)
+class Delegating(Pruner):
+    """Leaves the search to a method that ranks work for together."""
+
+    def search(self, problem: Problem) -> Subnet:
+        return replace(SEARCHES["single"], **SMALL).search(problem)
+
+
+def delegated() -> dict[str, Any]:
+    """What a method decides that calls another."""
+    task = problem()
+    subnet = answered_by_rank_0(task, Delegating(), lambda: Delegating().search(task))
+    return subnet.config.to_json()
+
+
+def read_between() -> list[int]:
+    """Images of a batch that is drawn within an update of a supernet."""
+    batches = Batches(Items(), 7, seed=1, shuffle=True)
+    steps = Course(None, {}, torch.device("cpu")).steps(batches, 2, lambda: None)
+    return [len(next(batches.epoch(0))[0]) for _ in steps]
+
+
+def peaks() -> list[int | None]:
+    """The peak of a search in which the last rank held most, before and after it is compared."""
+    task = problem()
+    task.meter.spent["search"] = Spent(peak_bytes=10 + dist.get_rank())
+    pruner = SEARCHES["random_search"]
+    answered_by_rank_0(task, pruner, lambda: None)
+    before = task.meter.spent["search"].peak_bytes
+    largest_peaks(task.meter)
+    return [before, task.meter.spent["search"].peak_bytes]
+
+
+def unlike() -> list[str]:
+    """What is said of networks, and of batches, that differ between the processes."""
+    told = []
+    for is_other_network in (True, False):
+        drawn, model = Drawn(), network("test_resnet").float()
+        if is_other_network:
+            next(model.parameters()).data += dist.get_rank()
+        else:
+            drawn.labels = drawn.labels.roll(dist.get_rank())
+        loader = DataLoader(TensorDataset(drawn.images.float(), drawn.labels), batch_size=10)
+        try:
+            zoo.prune(model, loader, loader, "uniform", macs=0.5, progress=False)
+        except ValueError as error:
+            told.append(str(error))
+    return told
 
 
 def decided_late(folder: Path) -> str:
@@ -248,10 +332,10 @@ def summons() -> list[tuple[Any, ...]]:
 
     def decide() -> None:
         for name, given, weights in asked:
-            with summoned(name, given, on=weights):
+            with summoned("test", name, given, on=weights):
                 hear(name, given, *([] if weights is None else [weights]))
 
-    decided(decide, hear)
+    decided(decide, hear, "test")
     return heard
 
 
@@ -280,6 +364,8 @@ def main(folder: Path) -> None:
     made = {name: trained(name) for name in ("test_resnet", "test_efficientnet")}
     made |= {name: supernet(name) for name in SUPERNETS}
     made |= {"pruned": pruned(), "told": told(), "read": read(), "read whole": read_whole()}
+    made |= {"failed": failed(), "delegated": delegated(), "between": read_between()}
+    made |= {"peaks": peaks(), "unlike": unlike()}
     made |= {f"search of {name}": search(name) for name in SEARCHES}
     made["late"] = decided_late(folder)
     torch.save(made, folder / f"rank{rank()}.pt")

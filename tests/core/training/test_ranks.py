@@ -114,6 +114,42 @@ def test_two_processes_score_what_one_does(together: list[dict[str, Any]], name:
     assert (3 * shares >= shares.sum(0)).all()
 
 
+def test_what_breaks_in_a_rank_s_scoring_is_raised_in_all_and_they_stay_in_step(
+    together: list[dict[str, Any]],
+) -> None:
+    wanted = {
+        "[0]": ("broken in rank 0", "fresh"),
+        "[1]": ("broken in rank 1", "fresh"),
+        "[0, 1]": ("broken in rank 0", "fresh"),
+    }
+    assert [each["failed"] for each in together] == [wanted] * RANKS
+
+
+def test_a_method_that_calls_another_decides_what_that_one_does(
+    together: list[dict[str, Any]],
+) -> None:
+    wanted = together[0]["search of single"]["config"]
+    assert [each["delegated"] for each in together] == [wanted] * RANKS
+
+
+def test_what_is_read_within_an_update_is_whole(together: list[dict[str, Any]]) -> None:
+    assert [each["between"] for each in together] == [[7, 7]] * RANKS
+
+
+def test_a_search_s_peak_is_that_of_the_rank_that_held_most(
+    together: list[dict[str, Any]],
+) -> None:
+    assert [each["peaks"] for each in together] == [[10, 11], [11, 11]]
+
+
+def test_processes_with_other_networks_or_batches_are_refused(
+    together: list[dict[str, Any]],
+) -> None:
+    for networks, batches in (each["unlike"] for each in together):
+        assert networks.startswith("the processes were given different networks: give each the")
+        assert batches.startswith("the processes were given different batches: give each the")
+
+
 def test_ranks_wait_for_a_decision_however_long_it_takes(together: list[dict[str, Any]]) -> None:
     assert [each["late"] for each in together] == ["late"] * RANKS
 

@@ -17,9 +17,9 @@ from zoo.core.channels.config import SubnetConfig
 from zoo.core.meter import Meter, Spent
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
-from zoo.core.training.ranks import decided, gathered, largest, mine_of, rank, world
+from zoo.core.training.ranks import decided, each_of_all, largest, mine_of, rank, world
 
-__all__ = ["answered_by_rank_0", "largest_peaks", "searched", "shared_scores"]
+__all__ = ["answered_by_rank_0", "largest_peaks", "searched", "shared_out", "shared_scores"]
 
 T = TypeVar("T")
 
@@ -71,34 +71,57 @@ def answered_by_rank_0(
         with working():
             getattr(pruner, name)(problem, *given)
 
-    answer, problem.meter.spent, problem.trace_rows = decided(told, beside)
+    own = problem.meter.spent
+    answer, problem.meter.spent, problem.trace_rows = decided(told, beside, pruner)
+    for phase, spent in own.items():  # what this rank held, which `largest_peaks` compares
+        if phase in problem.meter.spent:
+            problem.meter.spent[phase].peak_bytes = spent.peak_bytes
     return answer
 
 
 def shared_scores(
     problem: Problem, configs: Sequence[SubnetConfig], score: Callable[[SubnetConfig], float]
 ) -> list[float]:
-    """The score of each configuration, in every rank; charged as if one process had scored all.
+    """The score of each configuration, in every rank; see `shared_out`.
 
     Args:
         problem: gives costs and meter.
         configs: the same in every rank.
-        score: of one of them; charges the meter, and nothing else that others need to know.
+        score: of one of them.
+    """
+    costs = [problem.cost.macs(config) for config in configs]
+    return shared_out(problem, costs, lambda mine: [score(configs[place]) for place in mine])
+
+
+def shared_out(
+    problem: Problem, costs: Sequence[int], run: Callable[[Sequence[int]], Sequence[T]]
+) -> list[T]:
+    """What comes of pieces of work, in every rank; charged as if one process had done all.
+
+    What one rank raises is raised in all.
+
+    Args:
+        problem: whose meter is charged.
+        costs: of the pieces, in any unit.
+        run: does the pieces of some numbers, and charges the meter; what comes of each is pickled.
     """
     if world() == 1:
-        return [score(config) for config in configs]
+        return list(run(range(len(costs))))
     meter = problem.meter
     before = meter.counts
-    mine = mine_of([problem.cost.macs(config) for config in configs])
-    found = {place: score(configs[place]) for place, own in enumerate(mine) if own}
-    spent = [now - was for now, was in zip(meter.counts, before, strict=True)]
-    every: dict[int, float] = {}
-    for place, (scores, (images, forward, back)) in enumerate(gathered((found, spent))):
-        every |= scores
-        if place != rank():
+    mine = [place for place, own in enumerate(mine_of(costs)) if own]
+
+    def part() -> tuple[dict[int, T], list[int]]:
+        done = dict(zip(mine, run(mine), strict=True))
+        return done, [now - was for now, was in zip(meter.counts, before, strict=True)]
+
+    every: dict[int, T] = {}
+    for ordinal, (done, (images, forward, back)) in enumerate(each_of_all(part)):
+        every |= done
+        if ordinal != rank():
             meter.images(images)
             meter.add_macs(forward, back)
-    return [every[place] for place in range(len(configs))]
+    return [every[place] for place in range(len(costs))]
 
 
 def largest_peaks(meter: Meter) -> None:

@@ -192,8 +192,8 @@ class OneShot(Pruner):
         """The trained supernet, once for all budgets: from the problem's store if it is there."""
         problem = widths.problem
         if not self.serves_every_budget:
-            return train_metered(problem, lambda: self.train_anew(widths))
-        return train_once(problem, self.training_settings, lambda: self.train_anew(widths))
+            return train_metered(problem, lambda: self.train_anew(widths), self)
+        return train_once(problem, self.training_settings, lambda: self.train_anew(widths), self)
 
     def train_along(self, problem: Problem) -> None:
         """Train the supernet with rank 0, which has come to it in its search; it keeps the weights.
@@ -235,7 +235,7 @@ class OneShot(Pruner):
         """
         if len(configs) == 1:
             return [self.accuracy(widths, configs[0], weights)]
-        with summoned("score_along", configs, on=weights):
+        with summoned(self, "score_along", configs, on=weights):
             return self._shared_accuracies(widths, configs, weights)
 
     def score_along(

@@ -23,6 +23,7 @@ from zoo.core.cost.budget import Budget
 from zoo.core.data.inputs import count_images
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.method.problem import Problem
+from zoo.core.method.shared_search import shared_out
 from zoo.core.one_shot.stage_features import (
     MOST_KEPT,
     MOST_TOGETHER,
@@ -35,7 +36,6 @@ from zoo.core.search.pareto import Archive, evolve_archive
 from zoo.core.search.width_grid import PartialGrid, WidthGrid
 from zoo.core.supernet.stages import Stage, StageRunner, free_names, stage_costs
 from zoo.core.training.distill import output_error, relative_feature_error, soft_cross_entropy
-from zoo.core.training.ranks import gathered, rank, world
 from zoo.core.training.task import CLASSIFICATION, Task, compared_in, outputs_in
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "check_processes",
     "report_search",
     "run_searches",
+    "searched_stages",
     "stage_error",
     "stage_scorers",
     "summed_errors",
@@ -217,11 +218,18 @@ class StageScorer:
             found.append(runner.supernet.recalibrated(config, narrow, self.weights, modules))
         return found
 
-    def charge(self, problem: Problem, widths: np.ndarray) -> None:
-        """Charge what scoring some configurations cost, widths (n, G)."""
+    def charge(self, problem: Problem, widths: np.ndarray, images: int | None = None) -> None:
+        """Charge what scoring some configurations cost.
+
+        Args:
+            problem: gives the meter.
+            widths: of the configurations, shape (n, G).
+            images: that each was scored with; None for those of this process's features.
+        """
         stage = self.runner.stages[self.index]
         macs = int(stage_costs(problem.space, stage).macs_of_widths(widths).sum())
-        problem.meter.passes(self.features.images, macs, backward=False)
+        count = self.features.images if images is None else images
+        problem.meter.passes(count, macs, backward=False)
 
 
 def stage_scorers(
@@ -273,6 +281,11 @@ class StageSearch:
     rng: np.random.Generator
 
     @property
+    def stage(self) -> Stage:
+        """What is searched."""
+        return self.scorer.runner.stages[self.scorer.index]
+
+    @property
     def is_streamed(self) -> bool:
         """Whether it needs the data."""
         return self.scorer.features.is_streamed
@@ -293,6 +306,28 @@ class StageSearch:
         return self.scorer.losses([self.part.grid.config(each, self.order) for each in whole])
 
 
+def searched_stages(
+    problem: Problem, tasks: Mapping[Any, StageSearch], workers: int
+) -> list[tuple[Archive, int]]:
+    """What each search found, and with how many images; ranks run some of the searches each.
+
+    Args:
+        problem: gives costs and meter.
+        tasks: the searches, by any key.
+        workers: see `run_searches`.
+    """
+    searches = list(tasks.values())
+    macs = [stage_costs(problem.space, task.stage).full_macs for task in searches]
+
+    def run(mine: Sequence[int]) -> list[tuple[Archive, int]]:
+        chosen = [searches[place] for place in mine]
+        found = run_searches(chosen, workers)
+        images = [task.scorer.features.images for task in chosen]
+        return list(zip(found, images, strict=True))
+
+    return shared_out(problem, macs, run)
+
+
 def check_processes(workers: int) -> None:
     """Refuse several processes where none can be started, before anything is trained.
 
@@ -310,20 +345,11 @@ def check_processes(workers: int) -> None:
 def run_searches(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
     """Run searches, in several processes if asked; results are the same for any number of them.
 
-    Ranks that work together run some of them each. With features that are streamed they run in
-    this process, which has the data.
+    With features that are streamed they run in this process, which has the data.
 
     Raises:
         RuntimeError: if a process ended without an answer; it says how.
     """
-    mine = range(rank(), len(tasks), world())
-    own = dict(zip(mine, _run_here([tasks[place] for place in mine], workers), strict=True))
-    every = {place: archive for found in gathered(own) for place, archive in found.items()}
-    return [every[place] for place in range(len(tasks))]
-
-
-def _run_here(tasks: Sequence[StageSearch], workers: int) -> list[Archive]:
-    """The same in one rank."""
     is_streamed = any(task.is_streamed for task in tasks)
     if is_streamed and workers > 1:
         warnings.warn(
@@ -362,9 +388,20 @@ def _run_packed(packed: bytes) -> Archive:
     return task.run()
 
 
-def report_search(problem: Problem, stage: Stage, task: StageSearch, archive: Archive) -> None:
-    """Charge a search and trace the trade-offs that it found."""
-    task.scorer.charge(problem, task.part.grid.widths_of(task.part.whole(archive.states)))
+def report_search(
+    problem: Problem, stage: Stage, task: StageSearch, archive: Archive, images: int
+) -> None:
+    """Charge a search and trace the trade-offs that it found.
+
+    Args:
+        problem: gives the meter.
+        stage: that was searched.
+        task: its search.
+        archive: what it found.
+        images: that each candidate was scored with.
+    """
+    widths = task.part.grid.widths_of(task.part.whole(archive.states))
+    task.scorer.charge(problem, widths, images)
     front = skyband(archive.losses, archive.costs)
     problem.trace(
         "search_stages",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from zoo.core.method.problem import Problem
+from zoo.core.method.pruner import Pruner
 from zoo.core.supernet.trained_store import Trained, load_trained, save_trained
 from zoo.core.training.ranks import largest, summoned
 
@@ -16,7 +17,10 @@ __all__ = ["train_metered", "train_once"]
 
 
 def train_once(
-    problem: Problem, settings: Mapping[str, object], train: Callable[[], Trained]
+    problem: Problem,
+    settings: Mapping[str, object],
+    train: Callable[[], Trained],
+    by: Pruner | None = None,
 ) -> Trained:
     """A trained supernet, from the problem's store if the same was trained before.
 
@@ -28,9 +32,10 @@ def train_once(
         problem: gives store and meter.
         settings: all that decides the outcome beside parent, data, seed and device; JSON values.
         train: does the work, inside the phase.
+        by: the method, which has `train_along`; None to train in rank 0 alone.
     """
     if problem.store is None:
-        return train_metered(problem, train)
+        return train_metered(problem, train, by)
     with problem.store.locked(settings) as path:
         kept = load_trained(path, problem.meter.device)
         if kept is not None:
@@ -39,17 +44,19 @@ def train_once(
             problem.meter.add("supernet", spent)
             problem.trace_rows += rows
         else:
-            trained = _train_and_save(problem, path, train)
+            trained = _train_and_save(problem, path, train, by)
     problem.trace("supernet", key=path.stem, reused=kept is not None)
     return trained
 
 
-def _train_and_save(problem: Problem, path: Path, train: Callable[[], Trained]) -> Trained:
+def _train_and_save(
+    problem: Problem, path: Path, train: Callable[[], Trained], by: Pruner | None
+) -> Trained:
     """Train into the store; a checkpoint lies beside the file, for whichever cell comes next."""
     before, outer = len(problem.trace_rows), problem.checkpoints
     problem.checkpoints = own = None if outer is None else outer.beside(path)
     try:
-        trained = train_metered(problem, train)
+        trained = train_metered(problem, train, by)
     finally:
         problem.checkpoints = outer
     spent = problem.meter.spent["supernet"]
@@ -59,9 +66,11 @@ def _train_and_save(problem: Problem, path: Path, train: Callable[[], Trained]) 
     return trained
 
 
-def train_metered(problem: Problem, train: Callable[[], Trained]) -> Trained:
+def train_metered(
+    problem: Problem, train: Callable[[], Trained], by: Pruner | None = None
+) -> Trained:
     """A supernet trained in its phase, by all ranks together; the peak is the largest of them."""
-    with summoned("train_along"):
+    with summoned(by, "train_along"):
         with problem.meter.phase("supernet") as spent:
             trained = train()
         spent.peak_bytes = largest(spent.peak_bytes)

@@ -69,11 +69,10 @@ class Course:
 
     def batches(self, source: BatchSource) -> Iterator[Batch]:
         """The batches that are left of this epoch; of files, each rank reads its part of them."""
-        with _parted(source):
-            for batch in self._left(source):
-                yield batch
-                self.batch, self.step = self.batch + 1, self.step + 1
-                self._save_if_due()
+        for batch in self._left(source, in_parts=True):
+            yield batch
+            self.batch, self.step = self.batch + 1, self.step + 1
+            self._save_if_due()
 
     def steps(
         self, source: BatchSource, count: int, end_epoch: Callable[[], object]
@@ -88,21 +87,36 @@ class Course:
             end_epoch: called after the last batch of each epoch, and after the last of all.
         """
         last = source.num_images % source.batch_size or source.batch_size
-        with _parted(source) if last >= world() else nullcontext():
-            while self.step < count:
-                for batch in self._left(source):
-                    yield _whole(batch)
-                    self.batch, self.step = self.batch + 1, self.step + 1
-                    if self.step == count:
-                        end_epoch()
-                        self._save_if_due(at_epoch_end=True)
-                        return
-                    self._save_if_due()
-                end_epoch()
-                self.epoch, self.batch = self.epoch + 1, 0
-                self._save_if_due(at_epoch_end=True)
+        while self.step < count:
+            for batch in self._left(source, in_parts=last >= world()):
+                yield _whole(batch)
+                self.batch, self.step = self.batch + 1, self.step + 1
+                if self.step == count:
+                    end_epoch()
+                    self._save_if_due(at_epoch_end=True)
+                    return
+                self._save_if_due()
+            end_epoch()
+            self.epoch, self.batch = self.epoch + 1, 0
+            self._save_if_due(at_epoch_end=True)
 
-    def _left(self, source: BatchSource) -> Iterator[Batch]:
+    def _left(self, source: BatchSource, *, in_parts: bool) -> Iterator[Batch]:
+        """What is left of the epoch, batch by batch; what else is read meanwhile is read whole.
+
+        Args:
+            source: of the batches.
+            in_parts: read this rank's part of each, if the source can.
+        """
+        found: Iterator[Batch] | None = None
+        while True:
+            with _parted(source) if in_parts else nullcontext():
+                found = self._unused(source) if found is None else found
+                batch = next(found, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _unused(self, source: BatchSource) -> Iterator[Batch]:
         """The epoch's batches without those that were used before the checkpoint."""
         if isinstance(source, MeteredBatches):
             found = source.epoch(self.epoch, skip=self.batch)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -36,6 +36,7 @@ __all__ = [
     "alone",
     "copy_from_rank_0",
     "decided",
+    "each_of_all",
     "gathered",
     "joined",
     "largest",
@@ -44,6 +45,7 @@ __all__ = [
     "my_part",
     "rank",
     "replica",
+    "require_alike",
     "sum_over_ranks",
     "summoned",
     "synchronised",
@@ -64,10 +66,14 @@ class _Waiting:
     """The other ranks, which wait in a `decided` that lets them work beside this one, rank 0.
 
     Attributes:
+        by: for whose work they wait.
         known: the weights that they were given last.
+        are_lost: whether they may be anywhere, since work beside them broke in this process.
     """
 
+    by: object
     known: Mapping[str, Tensor] | None = None
+    are_lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,9 @@ _depth = 0
 
 _waiting: _Waiting | None = None
 """Those who wait for this process to decide; None if nobody does, or not for work."""
+
+_raised_in_all: BaseException | None = None
+"""What `each_of_all` has raised last: every rank has raised the same, and none is lost."""
 
 _talk: tuple[Any, Any] | None = None
 """The group of all processes, and the one of the same that talks about decisions."""
@@ -131,24 +140,32 @@ def joined() -> Iterator[None]:
 
 
 @contextmanager
-def summoned(name: str, *given: object, on: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+def summoned(
+    by: object, name: str, *given: object, on: Mapping[str, Tensor] | None = None
+) -> Iterator[None]:
     """In what rank 0 decides: while it is open, the others do the same work beside it.
 
-    Nothing happens where nobody waits for it; see `decided`.
+    Nothing happens where nobody waits for work of this one; see `decided`.
 
     Args:
+        by: whose work it is, such as the method.
         name: of the work.
         given: for it, pickled.
         on: weights that it is done on, by name; they are sent where others were given last, so
             they must not change. They arrive on the CPU.
     """
     waiting = _waiting
-    if waiting is None:
+    if waiting is None or waiting.by != by:
         yield
         return
     _tell(_Work(name, given, None if on is None else _packed(on, waiting)))
     with joined():
-        yield
+        try:
+            yield
+        except BaseException as error:
+            # Every rank sees the same loss, and what all have raised.
+            waiting.are_lost = not isinstance(error, Diverged) and error is not _raised_in_all
+            raise
 
 
 def _packed(weights: Mapping[str, Tensor], waiting: _Waiting) -> bytes:
@@ -159,26 +176,34 @@ def _packed(weights: Mapping[str, Tensor], waiting: _Waiting) -> bytes:
     return pickle.dumps({name: weight.detach().cpu() for name, weight in weights.items()})
 
 
-def decided(make: Callable[[], T], beside: Beside | None = None) -> T:
+def decided(make: Callable[[], T], beside: Beside | None = None, by: object = None) -> T:
     """What rank 0 makes, in every process; what it raises is raised in all of them.
+
+    Where it breaks in work that the others do beside it, they are not told: they may have broken
+    as well, or may wait in that work, and the process should end.
 
     Args:
         make: called in rank 0, or here if there is one process. What it returns is pickled.
         beside: what the other ranks do each time that `make` opens `summoned`. It gets what that
             was given, and then the weights, if it was given any.
+        by: for whose work the others wait.
     """
     if world() == 1:
         return make()
     _talking()  # made by all together
     if rank() == 0:
-        return _told(make, _Waiting() if beside is not None else None)
+        return _told(make, _Waiting(by) if beside is not None else None)
     weights: Mapping[str, Tensor] = {}
     while isinstance(answer := _heard(), _Work) and beside is not None:
         if answer.weights:
             weights = pickle.loads(answer.weights)
         on = () if answer.weights is None else (weights,)
-        with suppress(Diverged):  # every rank sees the same loss, and rank 0 tells of it
+        try:
             beside(answer.name, *answer.given, *on)
+        except Exception as broken:
+            # Every rank sees the same loss, and what all have raised; rank 0 tells of it.
+            if not isinstance(broken, Diverged) and broken is not _raised_in_all:
+                raise
     value, error = answer
     if error is not None:
         raise error
@@ -195,6 +220,8 @@ def _told(make: Callable[[], T], waiting: _Waiting | None) -> T:
             value = make()
         packed = pickle.dumps((value, None))
     except (Exception, SystemExit) as raised:  # the others wait for an answer
+        if waiting is not None and waiting.are_lost:
+            raise
         error = raised
         told = packable(raised) if isinstance(raised, Exception) else raised
         packed = pickle.dumps((None, told))
@@ -307,6 +334,44 @@ def largest(value: int | None) -> int | None:
     if world() == 1:
         return value
     return max((each for each in gathered(value) if each is not None), default=None)
+
+
+def each_of_all(part: Callable[[], T]) -> list[T]:
+    """What each rank makes, by rank, in all of them; what one raises is raised in all.
+
+    Args:
+        part: called in every rank; must not exchange anything.
+    """
+    global _raised_in_all
+    made: tuple[T | None, Exception | None]
+    try:
+        made = part(), None
+    except Exception as error:
+        made = None, packable(error)
+    found = gathered(made)
+    for _, raised in found:
+        if raised is not None:
+            _raised_in_all = raised
+            raise raised
+    return [cast(T, value) for value, _ in found]
+
+
+def require_alike(digests: Mapping[str, str]) -> None:
+    """Refuse processes that were given different things to work on together.
+
+    Args:
+        digests: of what this one was given, by what it is.
+
+    Raises:
+        ValueError: in every rank, naming what differs and the way out.
+    """
+    everywhere = gathered(dict(digests))
+    differ = [name for name in digests if len({each[name] for each in everywhere}) > 1]
+    if differ:
+        raise ValueError(
+            f"the processes were given different {' and '.join(differ)}: give each the same "
+            "network and the same loaders of whole batches, of which it takes its part"
+        )
 
 
 def gathered(value: T) -> list[T]:
