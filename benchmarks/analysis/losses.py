@@ -19,6 +19,7 @@ __all__ = [
     "EXPECTED",
     "IMAGES_COUNT_AS",
     "LOSSES",
+    "OF_TIMES",
     "WHY_NOT",
     "CannotJudge",
     "Check",
@@ -31,6 +32,10 @@ Check = Literal["accuracy", "recalibrated", "macs", "cost", "latency", "config"]
 
 
 CHECKS: tuple[Check, ...] = get_args(Check)
+
+
+OF_TIMES: tuple[Check, ...] = ("latency",)
+"""Checks of times, which belong to a device."""
 
 
 IMAGES_COUNT_AS = 10
@@ -47,10 +52,17 @@ class CannotJudge(ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """The records of one cell."""
+    """The records of one cell.
+
+    Attributes:
+        base: what to compare with.
+        new: what to judge.
+        copies: the same, once for each device that both sides have, with the times measured there.
+    """
 
     base: Record
     new: Record
+    copies: tuple[Pair, ...] = ()
 
     @property
     def task(self) -> str:

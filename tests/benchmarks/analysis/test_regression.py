@@ -345,3 +345,34 @@ def test_times_of_one_device_are_compared_where_a_network_has_those_of_several()
     for base, new in ((("a", "b"), ("a", "c")), (("b", "a"), ("c", "a")), (("a",), ("c", "a"))):
         (pair,) = pair_up(timed(*base), timed(*new))
         assert pair.base.fingerprint == pair.new.fingerprint == "a"
+
+
+def test_a_slow_down_on_one_of_several_devices_is_worse_wherever_it_stands() -> None:
+    def timed(slower, devices=("a", "b")):
+        return [
+            shifted(found, slower=slower.get(device, 1.0)).model_copy(
+                update={"fingerprint": device}
+            )
+            for device in devices
+            for found in some()
+        ]
+
+    base = timed({})
+    for device in ("a", "b"):
+        verdict = judge(pair_up(base, timed({device: 1.3})), ["latency"])
+        found = {(f.device, f.group): f.verdict for f in verdict.findings}
+        assert found[f"Abacus 3000 ({device})", "all cells"] == "worse"
+        assert {v for (where, _), v in found.items() if not where.endswith(f"({device})")} == {
+            "same"
+        }
+    # What only one side was timed on is not compared, and one device needs no name.
+    verdict = judge(pair_up(base, timed({"a": 1.3}, devices=("a",))), ["latency"])
+    assert verdict.is_worse and {f.device for f in verdict.findings} == {""}
+    # On the second device nearly nothing was timed: the first is judged all the same.
+    few = [r.model_copy(update={"latency": ()} if r.fingerprint == "b" and r.cell.seed else {})
+           for r in (*base, *timed({"a": 1.3}))]  # fmt: skip
+    verdict = judge(pair_up(few[: len(base)], few[len(base) :]), ["latency"])
+    assert verdict.is_worse and not verdict.notes and not verdict.unjudged
+    lost = [r.model_copy(update={"latency": ()} if r.fingerprint == "b" else {}) for r in base]
+    verdict = judge(pair_up(base, lost), ["latency"])
+    assert len(verdict.unjudged) == 18 and " on Abacus 3000 (b): " in verdict.unjudged[0]
