@@ -13,6 +13,7 @@ from functools import cached_property
 from benchmarks.analysis.uncertainty import ERROR, Estimate, differences, estimate, holm
 from benchmarks.records.cell import PARENT, REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records
+from benchmarks.records.join import network_key
 from benchmarks.records.plain import counted
 from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
@@ -41,6 +42,7 @@ __all__ = [
     "speedup",
     "spent_macs",
     "spent_seconds",
+    "timing_of",
 ]
 
 NOISE = "noise"
@@ -107,10 +109,16 @@ class Row:
 
     def mean(self, value: Callable[[Record], float | None]) -> Estimate | None:
         """A number averaged over the seeds that have it; None if none has or a seed was lost."""
-        if self.lost:
-            return None
-        values = [found for record in self.ok if (found := value(record)) is not None]
-        return estimate(values) if values else None
+        return None if self.lost else _mean(self.ok, value)
+
+    @cached_property
+    def timed(self) -> tuple[Record, ...]:
+        """One record of each timing: seeds that gave one network share what was measured of it."""
+        return _once(self.ok)
+
+    def mean_of_times(self, value: Callable[[Record], float | None]) -> Estimate | None:
+        """What a clock gave, averaged over the networks that were timed; None as for `mean`."""
+        return None if self.lost else _mean(self.timed, value)
 
     @cached_property
     def gain(self) -> Estimate | None:
@@ -177,10 +185,14 @@ class Comparison:
         corrected = holm([row.gain.p_value if row.gain else None for row in rows])
         return {row.cell.variant: p for row, p in zip(rows, corrected, strict=True)}
 
+    @cached_property
+    def timed(self) -> tuple[Record, ...]:
+        """One record of each timing, see `Row.timed`; rows may share a network, too."""
+        return _once(self.ok)
+
     def control(self, smallest: bool) -> Estimate | None:
-        """Speed-up of the parent over itself, one value for each record: the noise floor."""
-        found = [ratio for record in self.ok if (ratio := control_speedup(record, smallest))]
-        return estimate(found) if found else None
+        """Speed-up of the parent over itself, one value for each timing: the noise floor."""
+        return _mean(self.timed, lambda record: control_speedup(record, smallest))
 
     @property
     def caption(self) -> str:
@@ -304,6 +316,25 @@ def latency_at(record: Record, smallest: bool) -> Measured | None:
     if not measured:
         return None
     return measured[0] if smallest else measured[-1]
+
+
+def timing_of(record: Record) -> str:
+    """Names the timing on its device that a record's times are of: its network's, or its own."""
+    return (network_key(record) if record.timed_on else None) or record.id
+
+
+def _once(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The first record of each timing."""
+    found: dict[str, Record] = {}
+    for record in records:
+        found.setdefault(timing_of(record), record)
+    return tuple(found.values())
+
+
+def _mean(records: Iterable[Record], value: Callable[[Record], float | None]) -> Estimate | None:
+    """A number over the records that have it."""
+    values = [found for record in records if (found := value(record)) is not None]
+    return estimate(values) if values else None
 
 
 def _comparison(records: Sequence[Record]) -> Comparison:

@@ -11,7 +11,8 @@ for each task (network, data, budget) from three sources:
 - the spread of the differences themselves, by their median absolute deviation, if it is larger and
   at least six methods and seeds were paired.
 
-Times take the spread of the parent timed against itself instead of the first two, and counts, which
+Times take the spread of the parent timed against itself instead of the first two, each timing once,
+however many seeds and methods share its network; and counts, which
 do not vary with the seed's luck, have only the third. A change is called worse if it is larger than
 its tolerance and its one-sided p-value is below the level after Holm's correction over everything
 tested: all cells, every method, every network, every row, and of times each of them on every device
@@ -336,7 +337,7 @@ def _test(
         device = hardware(pairs[0].base) if len(families) > 1 else ""
         for group, members in _groups(pairs).items():
             loss = statistics.fmean(losses[i] for i in members)
-            error = math.sqrt(sum(noises[i] ** 2 for i in members)) / len(members)
+            error = _error(check, [(pairs[i], noises[i]) for i in members])
             p_value = _p_value(abs(loss), error)
             tested.append(
                 (p_value, Finding(check, group, len(members), loss, error, "same", device))
@@ -349,6 +350,21 @@ def _test(
         verdict: Literal["worse", "better"] = "worse" if found.loss > 0 else "better"
         findings.append(replace(found, verdict=verdict) if counts else found)
     return findings
+
+
+def _error(check: Check, noises: Sequence[tuple[Pair, float]]) -> float:
+    """Standard error of a mean change, from the noise of each.
+
+    Half the variance of a change of times is that of each of its two timings. Cells that share a
+    timing share its error, so such errors add up instead of averaging out.
+    """
+    if check not in OF_TIMES:
+        return math.sqrt(sum(noise**2 for _, noise in noises)) / len(noises)
+    sums: dict[tuple[str, str], float] = {}
+    for pair, noise in noises:
+        for timing in pair.timings:
+            sums[timing] = sums.get(timing, 0.0) + noise
+    return math.sqrt(sum(each**2 for each in sums.values()) / 2) / len(noises)
 
 
 def _groups(pairs: Sequence[Pair]) -> dict[str, list[int]]:
@@ -382,6 +398,8 @@ def _noises(check: Check, pairs: Sequence[Pair], losses: Sequence[float]) -> lis
         expect = EXPECTED.get(check)
         expected = expect([pairs[i] for i in members]) if expect else [0.0] * len(members)
         own = [losses[i] for i in members]
+        if check in OF_TIMES:  # one of those whose two timings are the same
+            own = [*{pairs[i].timings: losses[i] for i in members}.values()]
         spread = 0.0
         if len(own) >= ENOUGH:
             spread = 1.4826 * float(median_abs_deviation(own))

@@ -360,6 +360,7 @@ def test_a_slow_down_on_one_of_several_devices_is_worse_wherever_it_stands() -> 
     base = timed({})
     for device in ("a", "b"):
         verdict = judge(pair_up(base, timed({device: 1.3})), ["latency"])
+        assert verdict.is_worse
         found = {(f.device, f.group): f.verdict for f in verdict.findings}
         assert found[f"Abacus 3000 ({device})", "all cells"] == "worse"
         assert {v for (where, _), v in found.items() if not where.endswith(f"({device})")} == {
