@@ -33,6 +33,7 @@ __all__ = [
     "latency_at",
     "macs_ratio",
     "method_name",
+    "one_a_seed",
     "plain_name",
     "realised",
     "settings_of",
@@ -337,9 +338,27 @@ def _mean(records: Iterable[Record], value: Callable[[Record], float | None]) ->
     return estimate(values) if values else None
 
 
+def one_a_seed(records: Iterable[Record]) -> list[Record]:
+    """The records without the controls that were fine-tuned longer, but less long than another one.
+
+    A dearer method that is added later makes a control of the same seed anew, for longer.
+    """
+    records = list(records)
+    lengths = [record.cell.longer or 0 for record in records]
+    places = [(record.cell.variant, record.cell.seed) for record in records]
+    longest: dict[tuple[str, int], int] = {}
+    for place, length in zip(places, lengths, strict=True):
+        longest[place] = max(longest.get(place, 0), length)
+    return [
+        record
+        for record, place, length in zip(records, places, lengths, strict=True)
+        if length == longest[place]
+    ]
+
+
 def _comparison(records: Sequence[Record]) -> Comparison:
     variants: dict[str, list[Record]] = {}
-    for record in records:
+    for record in one_a_seed(records):
         variants.setdefault(record.cell.variant, []).append(record)
     alone = [
         Row(group[0].cell, tuple(sorted(group, key=lambda r: r.cell.seed)))

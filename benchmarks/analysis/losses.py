@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from benchmarks.analysis.comparison import DECIDING, method_name, spent_macs, timing_of
+from benchmarks.analysis.comparison import DECIDING, method_name, one_a_seed, spent_macs, timing_of
 from benchmarks.records.record import Record
 
 __all__ = [
@@ -95,8 +95,8 @@ def _accuracy_noise(value: Callable[[Record], float | None]) -> Noise:
 
     def noise(pairs: Sequence[Pair]) -> list[float]:
         rows: dict[str, list[float]] = {}
-        for pair in pairs:
-            rows.setdefault(pair.base.cell.variant, []).append(value(pair.base) or 0.0)
+        for record in one_a_seed(pair.base for pair in pairs):
+            rows.setdefault(record.cell.variant, []).append(value(record) or 0.0)
         count = max(min(pair.base.images.get("test", 0) for pair in pairs), 1)
         typical = statistics.fmean(top1 for row in rows.values() for top1 in row)
         # One image more or less at the ends, where the plain formula says there is no spread.
