@@ -5,8 +5,10 @@ device fingerprint, form a comparison; its rows hold the seeds of one method at 
 records and nothing else.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -38,6 +40,7 @@ __all__ = [
     "realised",
     "settings_of",
     "share",
+    "shared_seeds",
     "short_name",
     "shown_names",
     "speedup",
@@ -139,7 +142,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows that may be compared, best budget first, best accuracy first within a budget."""
+    """Rows that may be compared, best budget first, best accuracy first within a budget.
+
+    Accuracies are put in order by their means over the seeds that all rows of the budget have.
+    """
 
     cell: Cell
     hardware: str
@@ -370,20 +376,36 @@ def _comparison(records: Sequence[Record]) -> Comparison:
         if row.method == REFERENCE
     }
     rows = [replace(row, uniform=uniform.get((row.cell.metric, row.cell.budget))) for row in alone]
-    return Comparison(records[0].cell, hardware(records[0]), tuple(sorted(rows, key=_row_order)))
+    return Comparison(records[0].cell, hardware(records[0]), tuple(_in_order(rows)))
 
 
-def _row_order(row: Row) -> tuple[str, bool, float, float, str]:
-    """Ratios before counts, larger budgets first, then the better method."""
-    top1 = row.mean(lambda record: record.top1.finetuned)
+def shared_seeds(rows: Iterable[Row]) -> set[int]:
+    """The seeds in which every row has a final accuracy; none of no rows."""
+    seeds = [set(row.top1_by_seed) for row in rows]
+    return set.intersection(*seeds) if seeds else set()
+
+
+def _in_order(rows: Iterable[Row]) -> list[Row]:
+    """Ratios before counts, larger budgets first, then the better method over the same seeds."""
+    found: list[Row] = []
+    at_budget = sorted(rows, key=_place)
+    for _, group in itertools.groupby(at_budget, _place):
+        beside = list(group)
+        seeds = shared_seeds(row for row in beside if row.top1_by_seed)
+        means = {row.cell.variant: _top1(row, seeds) for row in beside}
+        found += sorted(beside, key=lambda row: (-means[row.cell.variant], row.method))
+    return found
+
+
+def _place(row: Row) -> tuple[str, bool, float]:
     budget = row.cell.budget
-    return (
-        row.cell.metric,
-        isinstance(budget, int),
-        -budget,
-        -top1.mean if top1 else math.inf,
-        row.method,
-    )
+    return row.cell.metric, isinstance(budget, int), -budget
+
+
+def _top1(row: Row, seeds: Collection[int]) -> float:
+    """Mean accuracy over some seeds, over its own if there are none; least where it has none."""
+    known = [top1 for seed, top1 in row.top1_by_seed.items() if seed in seeds or not seeds]
+    return statistics.fmean(known) if known else -math.inf
 
 
 def _epochs(schedule: Schedule) -> str:

@@ -112,6 +112,11 @@ def _words_of_ranks(standing: Standing | None) -> list[str]:
             f"Without ranks: {_count(standing.left_out, 'task')} that not all of these methods "
             "were run on."
         )
+    if standing.without_seed:
+        words.append(
+            f"Without ranks: {_count(standing.without_seed, 'task')} in which these methods have "
+            "no seed in common."
+        )
     if standing.unranked:
         named = [f"{name} in {_count(n, 'task')}" for name, n in standing.unranked.items()]
         words.append(f"Not ranked, since a seed has no result: {', '.join(named)}.")
