@@ -35,7 +35,7 @@ CHECKS: tuple[Check, ...] = get_args(Check)
 
 
 OF_TIMES: tuple[Check, ...] = ("latency",)
-"""Checks of times, which belong to a device."""
+"""Checks of times, which belong to a device; their losses are logarithms of ratios."""
 
 
 IMAGES_COUNT_AS = 10

@@ -331,6 +331,7 @@ def _test(
         level: chance of a false alarm over all families.
     """
     tested = []
+    limit = math.log1p(tolerance) if check in OF_TIMES else tolerance
     for family in families.values():
         pairs, losses = [pair for pair, _ in family], [loss for _, loss in family]
         noises = _noises(check, pairs, losses)
@@ -338,14 +339,15 @@ def _test(
         for group, members in _groups(pairs).items():
             loss = statistics.fmean(losses[i] for i in members)
             error = _error(check, [(pairs[i], noises[i]) for i in members])
-            p_value = _p_value(abs(loss), error)
-            tested.append(
-                (p_value, Finding(check, group, len(members), loss, error, "same", device))
-            )
-    corrected = holm([p_value for p_value, _ in tested])
+            p_value, is_large = _p_value(abs(loss), error), abs(loss) > limit
+            if check in OF_TIMES:  # from logarithms to growth, the unit of the tolerance
+                loss, error = math.expm1(loss), math.expm1(error)
+            found = Finding(check, group, len(members), loss, error, "same", device)
+            tested.append((p_value, is_large, found))
+    corrected = holm([p_value for p_value, *_ in tested])
     findings = []
-    for p_value, (_, found) in zip(corrected, tested, strict=True):
-        counts = p_value <= level and abs(found.loss) > tolerance
+    for p_value, (_, is_large, found) in zip(corrected, tested, strict=True):
+        counts = p_value <= level and is_large
         # A configuration can only be another one; whether that is better, accuracy says.
         verdict: Literal["worse", "better"] = "worse" if found.loss > 0 else "better"
         findings.append(replace(found, verdict=verdict) if counts else found)
