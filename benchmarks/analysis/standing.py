@@ -43,6 +43,7 @@ class Standing:
         tasks: how many tasks the ranks are from.
         left_out: tasks that not all of these methods were run on.
         without_seed: tasks in which these methods have no seed in common.
+        fewest_seeds: behind the ranks of a task, where methods have more than all share; else 0.
         unranked: methods that were run on all tasks and lost seeds, and in how many tasks.
     """
 
@@ -52,6 +53,7 @@ class Standing:
     tasks: int
     left_out: int = 0
     without_seed: int = 0
+    fewest_seeds: int = 0
     unranked: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -165,6 +167,7 @@ def average_ranks(comparisons: Iterable[Comparison]) -> Standing | None:
         len(ranked),
         len(tasks) - len(shared),
         len(shared) - len(ranked),
+        min((len(shared_seeds(rows)) for _, rows in ranked if _is_uneven(rows)), default=0),
         {name: count for name, count in lost.items() if count},
     )
 
@@ -201,6 +204,11 @@ def _ranks(rows: Sequence[Row]) -> np.ndarray:
     means = [np.mean([row.top1_by_seed[seed] for seed in seeds]) for row in rows]
     ranks: np.ndarray = rankdata(np.negative(means))
     return ranks
+
+
+def _is_uneven(rows: Sequence[Row]) -> bool:
+    """Whether some rows have seeds that others do not have."""
+    return any(row.top1_by_seed.keys() != rows[0].top1_by_seed.keys() for row in rows)
 
 
 def _stability(

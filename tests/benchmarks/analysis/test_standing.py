@@ -66,6 +66,9 @@ def test_ranks_and_rows_are_ordered_by_the_seeds_that_all_have() -> None:
     # Over its own seeds uniform has 0.7, over the shared one 0.9.
     assert standing.methods == ("uniform", "bnp") and standing.average.tolist() == [1.0, 2.0]
     assert [row.method for row in comparisons[0].rows] == ["uniform", "bnp"] * 2
+    assert "one seed at the least." in standing_table([], standing, [])
+    even = average_ranks(compare(results({task: {"x": [0.9], "y": [0.8]} for task in table})))
+    assert "same seeds" not in standing_table([], even, [])
 
 
 def test_a_task_without_a_seed_that_all_have_has_no_ranks_and_the_text_says_so() -> None:
