@@ -5,14 +5,17 @@ device fingerprint, form a comparison; its rows hold the seeds of one method at 
 records and nothing else.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from benchmarks.analysis.uncertainty import ERROR, Estimate, differences, estimate, holm
 from benchmarks.records.cell import PARENT, REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records
+from benchmarks.records.join import network_key
 from benchmarks.records.plain import counted
 from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
@@ -32,15 +35,18 @@ __all__ = [
     "latency_at",
     "macs_ratio",
     "method_name",
+    "one_a_seed",
     "plain_name",
     "realised",
     "settings_of",
     "share",
+    "shared_seeds",
     "short_name",
     "shown_names",
     "speedup",
     "spent_macs",
     "spent_seconds",
+    "timing_of",
 ]
 
 NOISE = "noise"
@@ -107,10 +113,16 @@ class Row:
 
     def mean(self, value: Callable[[Record], float | None]) -> Estimate | None:
         """A number averaged over the seeds that have it; None if none has or a seed was lost."""
-        if self.lost:
-            return None
-        values = [found for record in self.ok if (found := value(record)) is not None]
-        return estimate(values) if values else None
+        return None if self.lost else _mean(self.ok, value)
+
+    @cached_property
+    def timed(self) -> tuple[Record, ...]:
+        """One record of each timing: seeds that gave one network share what was measured of it."""
+        return _once(self.ok)
+
+    def mean_of_times(self, value: Callable[[Record], float | None]) -> Estimate | None:
+        """What a clock gave, averaged over the networks that were timed; None as for `mean`."""
+        return None if self.lost else _mean(self.timed, value)
 
     @cached_property
     def gain(self) -> Estimate | None:
@@ -130,7 +142,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows that may be compared, best budget first, best accuracy first within a budget."""
+    """Rows that may be compared, best budget first, best accuracy first within a budget.
+
+    Accuracies are put in order by their means over the seeds that all rows of the budget have.
+    """
 
     cell: Cell
     hardware: str
@@ -177,10 +192,14 @@ class Comparison:
         corrected = holm([row.gain.p_value if row.gain else None for row in rows])
         return {row.cell.variant: p for row, p in zip(rows, corrected, strict=True)}
 
+    @cached_property
+    def timed(self) -> tuple[Record, ...]:
+        """One record of each timing, see `Row.timed`; rows may share a network, too."""
+        return _once(self.ok)
+
     def control(self, smallest: bool) -> Estimate | None:
-        """Speed-up of the parent over itself, one value for each record: the noise floor."""
-        found = [ratio for record in self.ok if (ratio := control_speedup(record, smallest))]
-        return estimate(found) if found else None
+        """Speed-up of the parent over itself, one value for each timing: the noise floor."""
+        return _mean(self.timed, lambda record: control_speedup(record, smallest))
 
     @property
     def caption(self) -> str:
@@ -306,9 +325,46 @@ def latency_at(record: Record, smallest: bool) -> Measured | None:
     return measured[0] if smallest else measured[-1]
 
 
+def timing_of(record: Record) -> str:
+    """Names the timing on its device that a record's times are of: its network's, or its own."""
+    return (network_key(record) if record.timed_on else None) or record.id
+
+
+def _once(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The first record of each timing."""
+    found: dict[str, Record] = {}
+    for record in records:
+        found.setdefault(timing_of(record), record)
+    return tuple(found.values())
+
+
+def _mean(records: Iterable[Record], value: Callable[[Record], float | None]) -> Estimate | None:
+    """A number over the records that have it."""
+    values = [found for record in records if (found := value(record)) is not None]
+    return estimate(values) if values else None
+
+
+def one_a_seed(records: Iterable[Record]) -> list[Record]:
+    """The records without the controls that were fine-tuned longer, but less long than another one.
+
+    A dearer method that is added later makes a control of the same seed anew, for longer.
+    """
+    records = list(records)
+    lengths = [record.cell.longer or 0 for record in records]
+    places = [(record.cell.variant, record.cell.seed) for record in records]
+    longest: dict[tuple[str, int], int] = {}
+    for place, length in zip(places, lengths, strict=True):
+        longest[place] = max(longest.get(place, 0), length)
+    return [
+        record
+        for record, place, length in zip(records, places, lengths, strict=True)
+        if length == longest[place]
+    ]
+
+
 def _comparison(records: Sequence[Record]) -> Comparison:
     variants: dict[str, list[Record]] = {}
-    for record in records:
+    for record in one_a_seed(records):
         variants.setdefault(record.cell.variant, []).append(record)
     alone = [
         Row(group[0].cell, tuple(sorted(group, key=lambda r: r.cell.seed)))
@@ -320,20 +376,36 @@ def _comparison(records: Sequence[Record]) -> Comparison:
         if row.method == REFERENCE
     }
     rows = [replace(row, uniform=uniform.get((row.cell.metric, row.cell.budget))) for row in alone]
-    return Comparison(records[0].cell, hardware(records[0]), tuple(sorted(rows, key=_row_order)))
+    return Comparison(records[0].cell, hardware(records[0]), tuple(_in_order(rows)))
 
 
-def _row_order(row: Row) -> tuple[str, bool, float, float, str]:
-    """Ratios before counts, larger budgets first, then the better method."""
-    top1 = row.mean(lambda record: record.top1.finetuned)
+def shared_seeds(rows: Iterable[Row]) -> set[int]:
+    """The seeds in which every row has a final accuracy; none of no rows."""
+    seeds = [set(row.top1_by_seed) for row in rows]
+    return set.intersection(*seeds) if seeds else set()
+
+
+def _in_order(rows: Iterable[Row]) -> list[Row]:
+    """Ratios before counts, larger budgets first, then the better method over the same seeds."""
+    found: list[Row] = []
+    at_budget = sorted(rows, key=_place)
+    for _, group in itertools.groupby(at_budget, _place):
+        beside = list(group)
+        seeds = shared_seeds(row for row in beside if row.top1_by_seed)
+        means = {row.cell.variant: _top1(row, seeds) for row in beside}
+        found += sorted(beside, key=lambda row: (-means[row.cell.variant], row.method))
+    return found
+
+
+def _place(row: Row) -> tuple[str, bool, float]:
     budget = row.cell.budget
-    return (
-        row.cell.metric,
-        isinstance(budget, int),
-        -budget,
-        -top1.mean if top1 else math.inf,
-        row.method,
-    )
+    return row.cell.metric, isinstance(budget, int), -budget
+
+
+def _top1(row: Row, seeds: Collection[int]) -> float:
+    """Mean accuracy over some seeds, over its own if there are none; least where it has none."""
+    known = [top1 for seed, top1 in row.top1_by_seed.items() if seed in seeds or not seeds]
+    return statistics.fmean(known) if known else -math.inf
 
 
 def _epochs(schedule: Schedule) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.analysis.comparison import Comparison, Row
+from benchmarks.analysis.comparison import Comparison, Row, short_name
 from benchmarks.analysis.uncertainty import LEVEL, RESAMPLES
 
-__all__ = ["Effect", "cluster_interval", "distinct", "overall_effects"]
+__all__ = ["Effect", "cluster_interval", "distinct", "names_over", "overall_effects"]
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,23 @@ def overall_effects(comparisons: Iterable[Comparison]) -> list[Effect]:
     Methods with tasks left out come last: their means are over other tasks than the others'.
     """
     rows: dict[str, list[tuple[str, Row]]] = {}
-    for comparison in distinct(comparisons):
+    kept = distinct(comparisons)
+    names = names_over(kept)
+    for comparison in kept:
         for row in comparison.rows:
             if row.is_compared:
-                rows.setdefault(comparison.label(row), []).append((comparison.title, row))
+                rows.setdefault(names[row.method], []).append((comparison.title, row))
     effects = [effect for name, found in rows.items() if (effect := _effect(name, found))]
     return sorted(effects, key=_order)
+
+
+def names_over(comparisons: Iterable[Comparison]) -> dict[str, str]:
+    """What methods are called over several comparisons, by their names with all settings.
+
+    Settings that differ between two networks only are told, too: those are two methods.
+    """
+    cells = {row.method: row.cell for comparison in comparisons for row in comparison.rows}
+    return {method: short_name(cell, cells.values()) for method, cell in cells.items()}
 
 
 def _order(effect: Effect) -> tuple[bool, float, str]:

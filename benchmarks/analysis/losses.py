@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from benchmarks.analysis.comparison import DECIDING, method_name, spent_macs
+from benchmarks.analysis.comparison import DECIDING, method_name, one_a_seed, spent_macs, timing_of
 from benchmarks.records.record import Record
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "EXPECTED",
     "IMAGES_COUNT_AS",
     "LOSSES",
+    "OF_TIMES",
     "WHY_NOT",
     "CannotJudge",
     "Check",
@@ -31,6 +32,10 @@ Check = Literal["accuracy", "recalibrated", "macs", "cost", "latency", "config"]
 
 
 CHECKS: tuple[Check, ...] = get_args(Check)
+
+
+OF_TIMES: tuple[Check, ...] = ("latency",)
+"""Checks of times, which belong to a device; their losses are logarithms of ratios."""
 
 
 IMAGES_COUNT_AS = 10
@@ -47,10 +52,17 @@ class CannotJudge(ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """The records of one cell."""
+    """The records of one cell.
+
+    Attributes:
+        base: what to compare with.
+        new: what to judge.
+        copies: the same, once for each device that both sides have, with the times measured there.
+    """
 
     base: Record
     new: Record
+    copies: tuple[Pair, ...] = ()
 
     @property
     def task(self) -> str:
@@ -68,6 +80,11 @@ class Pair:
         """The method, with the settings that differ from its defaults."""
         return method_name(self.base.cell)
 
+    @property
+    def timings(self) -> tuple[tuple[str, str], ...]:
+        """Side and name of the timings of base and new, which other cells may share."""
+        return ("base", timing_of(self.base)), ("new", timing_of(self.new))
+
 
 Noise = Callable[[Sequence[Pair]], list[float]]
 """Standard deviation of the difference of each pair of a task, if nothing changed."""
@@ -78,8 +95,8 @@ def _accuracy_noise(value: Callable[[Record], float | None]) -> Noise:
 
     def noise(pairs: Sequence[Pair]) -> list[float]:
         rows: dict[str, list[float]] = {}
-        for pair in pairs:
-            rows.setdefault(pair.base.cell.variant, []).append(value(pair.base) or 0.0)
+        for record in one_a_seed(pair.base for pair in pairs):
+            rows.setdefault(record.cell.variant, []).append(value(record) or 0.0)
         count = max(min(pair.base.images.get("test", 0) for pair in pairs), 1)
         typical = statistics.fmean(top1 for row in rows.values() for top1 in row)
         # One image more or less at the ends, where the plain formula says there is no spread.
@@ -96,20 +113,18 @@ def _accuracy_noise(value: Callable[[Record], float | None]) -> Noise:
 
 def _latency_noise(pairs: Sequence[Pair]) -> list[float]:
     """Spread of a log ratio's difference, from the parents that were timed against themselves."""
-    controls = [math.log(ratio) for ratio in _controls(pairs)]
+    sides = [
+        side for pair in pairs for side in zip(pair.timings, (pair.base, pair.new), strict=True)
+    ]
+    controls = [math.log(ratio) for ratio in _controls(dict(sides).values())]
     # The second moment about 0, which is what a quiet machine would show.
     noise = math.sqrt(2 * float(np.mean(np.square(controls)))) if controls else 0.0
     return [noise] * len(pairs)
 
 
-def _controls(pairs: Iterable[Pair]) -> list[float]:
+def _controls(records: Iterable[Record]) -> list[float]:
     """Times of the parent over its own."""
-    return [
-        measured.control.median
-        for pair in pairs
-        for record in (pair.base, pair.new)
-        for measured in record.latency
-    ]
+    return [measured.control.median for record in records for measured in record.latency]
 
 
 def _both(
@@ -191,7 +206,7 @@ def _latency_loss(pair: Pair) -> float | None:
     )
     if base.keys() != new.keys():
         raise CannotJudge(f"timed at the batches {sorted(base)} in the base, now {sorted(new)}")
-    times = [*base.values(), *new.values(), *(_controls([pair]))]
+    times = [*base.values(), *new.values(), *_controls((pair.base, pair.new))]
     if not all(0 < time < math.inf for time in times):
         raise CannotJudge("a ratio of times is not above 0")
     changes = [math.log(new[batch] / base[batch]) for batch in base]

@@ -11,10 +11,12 @@ for each task (network, data, budget) from three sources:
 - the spread of the differences themselves, by their median absolute deviation, if it is larger and
   at least six methods and seeds were paired.
 
-Times take the spread of the parent timed against itself instead of the first two, and counts, which
+Times take the spread of the parent timed against itself instead of the first two, each timing once,
+however many seeds and methods share its network; and counts, which
 do not vary with the seed's luck, have only the third. A change is called worse if it is larger than
 its tolerance and its one-sided p-value is below the level after Holm's correction over everything
-tested: all cells, every method, every network, every row. What should be compared and cannot be,
+tested: all cells, every method, every network, every row, and of times each of them on every device
+that both sides were timed on. What should be compared and cannot be,
 because a number is missing or not finite, fails the gate. Reads records and nothing else.
 """
 
@@ -29,11 +31,13 @@ from typing import Literal
 from scipy.special import ndtr
 from scipy.stats import median_abs_deviation
 
+from benchmarks.analysis.comparison import hardware
 from benchmarks.analysis.losses import (
     CHECKS,
     ENOUGH,
     EXPECTED,
     LOSSES,
+    OF_TIMES,
     WHY_NOT,
     CannotJudge,
     Check,
@@ -84,6 +88,7 @@ class Finding:
         loss: mean change, positive if worse; the unit is that of the tolerance.
         noise: standard error of the mean change of an unchanged program.
         verdict: worse, better, or same within tolerance and noise.
+        device: of the times; empty where there is one, and for what belongs to none.
     """
 
     check: Check
@@ -92,6 +97,7 @@ class Finding:
     loss: float
     noise: float
     verdict: Literal["worse", "better", "same"]
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,16 +146,23 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
     bases = [record for record in current_records(list(base)) if record.status == "ok"]
     news = current_records(list(new))
     old, now = ({record.cell.key: record for record in side} for side in (bases, news))
-    # Of a network that was timed on several devices the times of one device are compared.
+    # Times are compared on every device that both sides have.
     places = {(record.cell.key, record.runs_on): record for record in news}
+    copies: dict[str, list[Pair]] = {}
     for record in bases:
-        if (beside := places.get((record.cell.key, record.runs_on))) is not None:
-            old[record.cell.key], now[record.cell.key] = record, beside
+        key = record.cell.key
+        if (beside := places.get((key, record.runs_on))) is not None:
+            old[key], now[key] = record, beside
+            copies.setdefault(key, []).append(Pair(record, beside))
     if not old:
         raise ValueError(
             "the base has no record that ended well, so there is nothing to hold on to"
         )
-    pairs = [Pair(record, now[key]) for key, record in old.items() if key in now]
+    pairs = [
+        Pair(record, now[key], tuple(copies.get(key, ())))
+        for key, record in old.items()
+        if key in now
+    ]
     if not pairs:
         raise ValueError(f"the two sets share no cell; {_difference(old, now)}")
     missing = [record for key, record in old.items() if key not in now]
@@ -227,18 +240,8 @@ def judge(
     whole = [pair for pair in pairs if pair.new.status == "ok"]
     findings, notes, unjudged = [], [], []
     for check in checks:
-        known, losses, left_out = [], [], 0
-        for pair in whole:
-            try:
-                loss = _loss(check, pair)
-            except CannotJudge as error:
-                unjudged.append(f"{check} of {pair.base.cell.label}: {error}")
-                continue
-            if loss is None:
-                left_out += 1
-                continue
-            known.append(pair)
-            losses.append(loss)
+        families, obstacles, left_out = _collect(check, whole)
+        unjudged += obstacles
         if left_out:
             what = (
                 "not compared"
@@ -246,8 +249,8 @@ def judge(
                 else f"{counted(left_out, 'cell')} left out"
             )
             notes.append(f"{check}: {what}, {WHY_NOT[check]}")
-        if known:
-            findings += _test(check, known, losses, tolerances[check], level)
+        if families:
+            findings += _test(check, families, tolerances[check], level)
     if not findings and not broken and not unjudged:
         raise ValueError("nothing can be compared: " + "; ".join(notes))
     return Verdict(tuple(findings), tuple(broken), tuple(notes), tuple(unjudged))
@@ -283,24 +286,87 @@ def _loss(check: Check, pair: Pair) -> float | None:
     return loss
 
 
+def _collect(
+    check: Check, pairs: Sequence[Pair]
+) -> tuple[dict[str, list[tuple[Pair, float]]], list[str], int]:
+    """The losses of pairs.
+
+    Returns:
+        Pairs with their losses, times by device and all others under one empty name; what cannot be
+        judged; and how many pairs neither side has the number of.
+    """
+    families: dict[str, list[tuple[Pair, float]]] = {}
+    obstacles, left_out = [], 0
+    for pair in pairs:
+        copies = (pair.copies if check in OF_TIMES else ()) or (pair,)
+        is_told = False
+        for copy in copies:
+            try:
+                loss = _loss(check, copy)
+            except CannotJudge as error:
+                where = f" on {hardware(copy.base)}" if len(copies) > 1 else ""
+                obstacles.append(f"{check} of {pair.base.cell.label}{where}: {error}")
+                is_told = True
+                continue
+            if loss is not None:
+                device = copy.base.runs_on if check in OF_TIMES else ""
+                families.setdefault(device, []).append((copy, loss))
+                is_told = True
+        left_out += not is_told
+    return families, obstacles, left_out
+
+
 def _test(
-    check: Check, pairs: Sequence[Pair], losses: Sequence[float], tolerance: float, level: float
+    check: Check,
+    families: Mapping[str, Sequence[tuple[Pair, float]]],
+    tolerance: float,
+    level: float,
 ) -> list[Finding]:
-    """Every group's mean change against its noise, Holm's correction over the groups."""
-    noises = _noises(check, pairs, losses)
+    """Every group's mean change against its noise, Holm's correction over the groups.
+
+    Args:
+        check: which number.
+        families: pairs with their losses, those of times by device; the groups are formed in each.
+        tolerance: changes up to it are the same.
+        level: chance of a false alarm over all families.
+    """
     tested = []
-    for group, members in _groups(pairs).items():
-        loss = statistics.fmean(losses[i] for i in members)
-        error = math.sqrt(sum(noises[i] ** 2 for i in members)) / len(members)
-        tested.append((_p_value(abs(loss), error), group, len(members), loss, error))
-    findings = []
+    limit = math.log1p(tolerance) if check in OF_TIMES else tolerance
+    for family in families.values():
+        pairs, losses = [pair for pair, _ in family], [loss for _, loss in family]
+        noises = _noises(check, pairs, losses)
+        device = hardware(pairs[0].base) if len(families) > 1 else ""
+        for group, members in _groups(pairs).items():
+            loss = statistics.fmean(losses[i] for i in members)
+            error = _error(check, [(pairs[i], noises[i]) for i in members])
+            p_value, is_large = _p_value(abs(loss), error), abs(loss) > limit
+            if check in OF_TIMES:  # from logarithms to growth, the unit of the tolerance
+                loss, error = math.expm1(loss), math.expm1(error)
+            found = Finding(check, group, len(members), loss, error, "same", device)
+            tested.append((p_value, is_large, found))
     corrected = holm([p_value for p_value, *_ in tested])
-    for p_value, (_, group, count, loss, error) in zip(corrected, tested, strict=True):
-        counts = p_value <= level and abs(loss) > tolerance
+    findings = []
+    for p_value, (_, is_large, found) in zip(corrected, tested, strict=True):
+        counts = p_value <= level and is_large
         # A configuration can only be another one; whether that is better, accuracy says.
-        verdict: Literal["worse", "better"] = "worse" if loss > 0 else "better"
-        findings.append(Finding(check, group, count, loss, error, verdict if counts else "same"))
+        verdict: Literal["worse", "better"] = "worse" if found.loss > 0 else "better"
+        findings.append(replace(found, verdict=verdict) if counts else found)
     return findings
+
+
+def _error(check: Check, noises: Sequence[tuple[Pair, float]]) -> float:
+    """Standard error of a mean change, from the noise of each.
+
+    Half the variance of a change of times is that of each of its two timings. Cells that share a
+    timing share its error, so such errors add up instead of averaging out.
+    """
+    if check not in OF_TIMES:
+        return math.sqrt(sum(noise**2 for _, noise in noises)) / len(noises)
+    sums: dict[tuple[str, str], float] = {}
+    for pair, noise in noises:
+        for timing in pair.timings:
+            sums[timing] = sums.get(timing, 0.0) + noise
+    return math.sqrt(sum(each**2 for each in sums.values()) / 2) / len(noises)
 
 
 def _groups(pairs: Sequence[Pair]) -> dict[str, list[int]]:
@@ -334,6 +400,8 @@ def _noises(check: Check, pairs: Sequence[Pair], losses: Sequence[float]) -> lis
         expect = EXPECTED.get(check)
         expected = expect([pairs[i] for i in members]) if expect else [0.0] * len(members)
         own = [losses[i] for i in members]
+        if check in OF_TIMES:  # one of those whose two timings are the same
+            own = [*{pairs[i].timings: losses[i] for i in members}.values()]
         spread = 0.0
         if len(own) >= ENOUGH:
             spread = 1.4826 * float(median_abs_deviation(own))

@@ -1,11 +1,11 @@
 """Standing of methods over many tasks: average ranks, critical difference, stability over budgets.
 
 A task is a network with data, recipe and budget on which several methods ran; each gets a rank by
-its mean final accuracy over seeds, the best rank 1, ties shared. Tasks that share a network and its
-data are not independent, so ranks are averaged over the budgets of a network first, then over
-networks. Friedman's test asks whether the ranks differ at all, Nemenyi's critical difference by how
-much two average ranks must differ (Demsar 2006); both count networks and need five of them. Reads
-records and nothing else.
+its mean final accuracy over the seeds that all have, the best rank 1, ties shared. Tasks that share
+a network and its data are not independent, so ranks are averaged over the budgets of a network
+first, then over networks. Friedman's test asks whether the ranks differ at all, Nemenyi's critical
+difference by how much two average ranks must differ (Demsar 2006); both count networks and need
+five of them. Reads records and nothing else.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from functools import cached_property
 
 import numpy as np
 
-from benchmarks.analysis.comparison import Comparison, Row
-from benchmarks.analysis.effects import distinct
+from benchmarks.analysis.comparison import Comparison, Row, shared_seeds
+from benchmarks.analysis.effects import distinct, names_over
 from benchmarks.analysis.ranking import drawn_counts, interval_of, kendall_tau, kendall_taus
 from benchmarks.analysis.uncertainty import LEVEL
 
@@ -42,6 +42,8 @@ class Standing:
         names: what each method is called without settings, for its colour.
         tasks: how many tasks the ranks are from.
         left_out: tasks that not all of these methods were run on.
+        without_seed: tasks in which these methods have no seed in common.
+        fewest_seeds: behind the ranks of a task, where methods have more than all share; else 0.
         unranked: methods that were run on all tasks and lost seeds, and in how many tasks.
     """
 
@@ -50,6 +52,8 @@ class Standing:
     names: tuple[str, ...]
     tasks: int
     left_out: int = 0
+    without_seed: int = 0
+    fewest_seeds: int = 0
     unranked: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -138,26 +142,32 @@ def average_ranks(comparisons: Iterable[Comparison]) -> Standing | None:
     Returns:
         None if there are no two tasks that have the same methods, or no two methods with ranks.
     """
-    tasks = [(each.title, task) for each in distinct(comparisons) for task in _tasks(each)]
+    kept = distinct(comparisons)
+    called = names_over(kept)
+    tasks = [(each.title, task) for each in kept for task in _tasks(each, called)]
     if not tasks:
         return None
     names = max((sorted(task) for _, task in tasks), key=len)
     shared = [(title, task) for title, task in tasks if all(name in task for name in names)]
     lost = {name: sum(not task[name].top1_by_seed for _, task in shared) for name in names}
     methods = [name for name in names if not lost[name]]
-    if len(shared) < 2 or len(methods) < 2:
+    alike = [(title, [task[name] for name in methods]) for title, task in shared]
+    ranked = [(title, rows) for title, rows in alike if shared_seeds(rows)]
+    if len(ranked) < 2 or len(methods) < 2:
         return None
     by_network: dict[str, list[np.ndarray]] = {}
-    for title, task in shared:
-        by_network.setdefault(title, []).append(_ranks([task[name] for name in methods]))
+    for title, rows in ranked:
+        by_network.setdefault(title, []).append(_ranks(rows))
     ranks = np.array([np.mean(found, axis=0) for found in by_network.values()])
     order = np.lexsort((methods, ranks.mean(axis=0)))
     return Standing(
         tuple(methods[i] for i in order),
         ranks[:, order],
-        tuple(shared[0][1][methods[i]].cell.method for i in order),
-        len(shared),
+        tuple(ranked[0][1][i].cell.method for i in order),
+        len(ranked),
         len(tasks) - len(shared),
+        len(shared) - len(ranked),
+        min((len(shared_seeds(rows)) for _, rows in ranked if _is_uneven(rows)), default=0),
         {name: count for name, count in lost.items() if count},
     )
 
@@ -166,32 +176,39 @@ def stability(comparisons: Iterable[Comparison]) -> list[Stability]:
     """Every pair of budgets of every comparison that at least three methods share."""
     found = []
     for comparison in distinct(comparisons):
-        tasks = {next(iter(task.values())).budget: task for task in _tasks(comparison)}
+        named = _tasks(comparison, names_over([comparison]))
+        tasks = {next(iter(task.values())).budget: task for task in named}
         for first, second in itertools.combinations(tasks, 2):
             both = [(tasks[first][m], tasks[second][m]) for m in tasks[first] if m in tasks[second]]
             rows = [(a, b) for a, b in both if a.top1_by_seed and b.top1_by_seed]
-            if len(rows) >= 3 and _shared_seeds(rows):
+            if len(rows) >= 3 and shared_seeds(itertools.chain.from_iterable(rows)):
                 left_out = len(both) - len(rows)
                 found.append(_stability(comparison, (first, second), rows, left_out))
     return found
 
 
-def _tasks(comparison: Comparison) -> Iterator[dict[str, Row]]:
+def _tasks(comparison: Comparison, names: Mapping[str, str]) -> Iterator[dict[str, Row]]:
     """Rows of each budget by the name of their method, where at least two ran to the end."""
     rows = sorted(comparison.rows, key=lambda row: (row.cell.metric, -row.cell.budget))
     for _, group in itertools.groupby(rows, lambda row: (row.cell.metric, row.cell.budget)):
-        task = {comparison.label(row): row for row in group}
+        task = {names[row.method]: row for row in group}
         if sum(bool(row.ok) for row in task.values()) >= 2:
             yield task
 
 
 def _ranks(rows: Sequence[Row]) -> np.ndarray:
-    """Ranks from 1 for the best mean accuracy, the mean rank for ties, shape (methods,)."""
+    """Ranks from 1 for the best mean accuracy over common seeds, ties shared, shape (methods,)."""
     from scipy.stats import rankdata  # slow to import
 
-    means = [np.mean([*row.top1_by_seed.values()]) for row in rows]
+    seeds = sorted(shared_seeds(rows))
+    means = [np.mean([row.top1_by_seed[seed] for seed in seeds]) for row in rows]
     ranks: np.ndarray = rankdata(np.negative(means))
     return ranks
+
+
+def _is_uneven(rows: Sequence[Row]) -> bool:
+    """Whether some rows have seeds that others do not have."""
+    return any(row.top1_by_seed.keys() != rows[0].top1_by_seed.keys() for row in rows)
 
 
 def _stability(
@@ -200,7 +217,7 @@ def _stability(
     rows: Sequence[tuple[Row, Row]],
     left_out: int,
 ) -> Stability:
-    seeds = _shared_seeds(rows)
+    seeds = shared_seeds(itertools.chain.from_iterable(rows))
     # Shape (2 budgets, methods, seeds).
     top1 = np.array([[[r.top1_by_seed[s] for s in sorted(seeds)] for r in side]
                      for side in zip(*rows, strict=True)])  # fmt: skip
@@ -220,8 +237,3 @@ def _stability(
     first, second = top1.mean(axis=2)
     tau = kendall_tau(first, second)
     return Stability(comparison.title, budgets, count, left_out, repeats, tau, low, high)
-
-
-def _shared_seeds(rows: Iterable[tuple[Row, Row]]) -> set[int]:
-    """The seeds in which every row has a final accuracy."""
-    return set.intersection(*(set(row.top1_by_seed) for pair in rows for row in pair))

@@ -44,6 +44,9 @@ NOTE_WIDTH = 52
 """Characters in a line of a panel's note."""
 LONGEST_NOTE = 400
 
+SHARED_TIMES = "times: of networks that differ; of one, its rounds"
+"""A panel's note where seeds gave one network, whose times they share."""
+
 APART = 3.0
 """Points that a method at a budget which others meet is moved at most: about half a marker, so
 that what is read off the axis is true. Whiskers that others hide show through."""
@@ -164,7 +167,7 @@ def accuracy_against_latency(comparisons: Sequence[Comparison]) -> Figure:
     """The same against latency, a panel for each comparison and batch.
 
     A machine drifts between cells, and parent and pruned network were timed in the same rounds; so
-    the pruned network's time is its paired ratio times the parent's median over all records.
+    the pruned network's time is its paired ratio times the parent's median over all timings.
     """
     return _figure(
         [
@@ -179,7 +182,7 @@ def _latency_panel(comparison: Comparison, batch: int) -> Panel:
     def measured(record: Record) -> Measured | None:
         return next((found for found in record.latency if found.batch == batch), None)
 
-    known = [found for record in comparison.ok if (found := measured(record))]
+    known = [found for record in comparison.timed if (found := measured(record))]
     typical = statistics.median(found.parent_ms.median for found in known) if known else None
     controls = [found.control.median for found in known if not found.is_noise]
 
@@ -190,12 +193,14 @@ def _latency_panel(comparison: Comparison, batch: int) -> Panel:
     def parent(record: Record) -> float | None:
         return typical if measured(record) else None
 
+    is_shared = any(len(row.timed) < len(row.ok) for row in comparison.rows)
     return Panel(
         comparison,
         pruned,
         parent,
         f"Latency at batch {batch}, ms (paired with parent's)",
         measurement=measured,
+        note=SHARED_TIMES if is_shared else "",
         floor=(min(controls) * typical, max(controls) * typical) if controls and typical else None,
     )
 
@@ -277,15 +282,19 @@ def _plain_lines(lines: Iterable[list[Row]]) -> dict[str, list[Row]]:
 
 
 def _spot(panel: Panel, row: Row) -> Spot | None:
-    """Where a row stands; its seeds, or the rounds of the only one, tell how far it may be off."""
-    x, y = row.mean(panel.cost), row.mean(lambda record: record.top1.finetuned)
+    """Where a row stands, and how far it may be off: over seeds, times over timed networks.
+
+    Of one timed network the rounds tell how far its time may be off.
+    """
+    x = (row.mean_of_times if panel.measurement else row.mean)(panel.cost)
+    y = row.mean(lambda record: record.top1.finetuned)
     if not x or not y:
         return None
     across = (x.mean, x.mean)
     if panel.measurement and len(x.values) > 1:
         across = x.interval or across
     elif panel.measurement:
-        found = panel.measurement(row.ok[0])
+        found = next(filter(None, map(panel.measurement, row.timed)), None)
         if found and found.ratio_interval:
             scale = x.mean / found.ratio.median
             across = (scale * found.ratio_interval.low, scale * found.ratio_interval.high)

@@ -149,7 +149,7 @@ def _one(value: float | None) -> Estimate | None:
 def _speed_column(heading: str, *, smallest: bool) -> Column:
     return Column(
         heading,
-        _mean(lambda record: speedup(record, smallest)),
+        lambda comparison, row: row.mean_of_times(lambda record: speedup(record, smallest)),
         ".2f",
         is_noise=lambda row: is_noisy_speed(row, smallest),
         control=lambda comparison: comparison.control(smallest),
@@ -159,7 +159,7 @@ def _speed_column(heading: str, *, smallest: bool) -> Column:
 def _realised_column(heading: str, *, smallest: bool) -> Column:
     return Column(
         heading,
-        _mean(lambda record: realised(record, smallest)),
+        lambda comparison, row: row.mean_of_times(lambda record: realised(record, smallest)),
         ".0f",
         100,
         is_noise=lambda row: is_noisy_speed(row, smallest),

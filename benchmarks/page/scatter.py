@@ -98,6 +98,6 @@ def _measured(record: Record, batch: int) -> Measured | None:
 
 
 def _typical(comparison: Comparison, batch: int) -> float:
-    """The parent's median time over all records, which paired ratios are multiplied by; 0: none."""
-    known = [found for record in comparison.ok if (found := _measured(record, batch))]
+    """The parent's median time over all timings, which paired ratios are multiplied by; 0: none."""
+    known = [found for record in comparison.timed if (found := _measured(record, batch))]
     return statistics.median(found.parent_ms.median for found in known) if known else 0.0

@@ -141,7 +141,7 @@ def _spent(record: Record) -> float | None:
 
 
 def _speed(row: Row) -> str:
-    text = _math(tex_number(row.mean(lambda record: speedup(record, False)), ".2f"))
+    text = _math(tex_number(row.mean_of_times(lambda record: speedup(record, False)), ".2f"))
     return rf"\textcolor[gray]{{{GREY}}}{{{text}}}" if _is_grey(row) else text
 
 

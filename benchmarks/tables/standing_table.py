@@ -107,10 +107,20 @@ def _words_of_ranks(standing: Standing | None) -> list[str]:
         f"Ranks are averaged over the budgets of a network, then over networks: "
         f"{tests_of_ranks(standing)}."
     ]
+    if standing.fewest_seeds:
+        words.append(
+            "Not all methods have the same seeds; ranks are over those that all have, "
+            f"{_count(standing.fewest_seeds, 'seed')} at the least."
+        )
     if standing.left_out:
         words.append(
             f"Without ranks: {_count(standing.left_out, 'task')} that not all of these methods "
             "were run on."
+        )
+    if standing.without_seed:
+        words.append(
+            f"Without ranks: {_count(standing.without_seed, 'task')} in which these methods have "
+            "no seed in common."
         )
     if standing.unranked:
         named = [f"{name} in {_count(n, 'task')}" for name, n in standing.unranked.items()]

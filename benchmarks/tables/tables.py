@@ -63,7 +63,9 @@ LEGEND = (
     "observed. A row that lost a seed has no mean: it says how many failed. MACs ratio is the "
     "speed-up if time went with MACs, realised the share of that gain which became a gain in time, "
     "x8 the share of channel groups whose width is a multiple of 8. The A/A row times the parent "
-    "against itself, ± over the records of the table: differences of that size are noise."
+    "against itself, ± over the networks timed: differences of that size are noise. "
+    "Times are averaged over the networks that differ: seeds that gave one network share a timing "
+    "and add no ±."
 )
 
 
@@ -270,8 +272,11 @@ def _seed_note(comparison: Comparison) -> str:
 
 
 def _number(name: str, pattern: str, scale: float = 1.0) -> Callable[[Comparison, Row], str]:
-    value = NUMBERS[name]
-    return lambda comparison, row: shown(row.mean(value), pattern, scale)
+    return lambda comparison, row: shown(_mean(row, name), pattern, scale)
+
+
+def _mean(row: Row, name: str) -> Estimate | None:
+    return (row.mean_of_times if name in OF_TIMES else row.mean)(NUMBERS[name])
 
 
 def _cost(
@@ -295,7 +300,7 @@ def _speed(
     text = _number(name, pattern, scale)
 
     def told(comparison: Comparison, row: Row) -> str:
-        is_noise = is_noisy_speed(row, smallest) and row.mean(NUMBERS[name]) is not None
+        is_noise = is_noisy_speed(row, smallest) and _mean(row, name) is not None
         return f"{text(comparison, row)} ({NOISE})" if is_noise else text(comparison, row)
 
     return told
@@ -370,7 +375,10 @@ NUMBERS: dict[str, Callable[[Record], float | None]] = {
     "total_macs": lambda r: spent_macs(r, TOTAL),
     "total_seconds": lambda r: spent_seconds(r, TOTAL),
 }
-"""What the CSV holds of each row, averaged over seeds."""
+"""What the CSV holds of each row, averaged over seeds, or over networks; see `OF_TIMES`."""
+
+OF_TIMES = frozenset(name for name in NUMBERS if name.endswith("_batch"))
+"""Those of them that clocks gave: averaged over the networks that were timed."""
 
 BUDGET = Column("Budget", lambda c, row: budget_text(row))
 LABEL = Column("Method", lambda c, row: c.label(row), False, control=lambda c: CONTROL)
@@ -441,7 +449,7 @@ CSV_HEADINGS = (
 
 def _csv_row(row: Row, comparison: Comparison) -> list[object]:
     cell = row.cell
-    means = [row.mean(value) for value in NUMBERS.values()]
+    means = [_mean(row, name) for name in NUMBERS]
     final, gain = _top1(row), row.gain
     fields: list[object] = [
         cell.comparison, cell.model.name, cell.data.name, comparison.hardware, cell.metric,

@@ -33,7 +33,7 @@ def terminal_table(comparison: Comparison) -> Table:
             continue
         top1 = row.mean(lambda record: record.top1.finetuned)
         macs = row.mean(lambda record: share(record, "macs"))
-        speed = row.mean(lambda record: speedup(record, smallest=False))
+        speed = row.mean_of_times(lambda record: speedup(record, smallest=False))
         told = speed.shown(".2f") + "x" if speed else ""
         is_noise = is_noisy_speed(row, smallest=False)
         cells = (

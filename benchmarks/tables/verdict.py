@@ -88,7 +88,7 @@ def _changes(verdict: Verdict) -> Table:
         change = f"{100 * sign * found.loss + 0:+.1f} %"
         table.add_row(
             found.check,
-            in_cell(found.group),
+            in_cell(f"{found.group}, on {found.device}" if found.device else found.group),
             str(found.pairs),
             change,
             f"{100 * found.noise:.1f} %",

@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy.stats import ttest_rel
 
 from benchmarks.analysis.comparison import aligned, compare, macs_ratio, realised
 from benchmarks.analysis.findings import Findings
+from benchmarks.analysis.regression import judge, pair_up
 from benchmarks.records.runtime import Quartiles
 from benchmarks.tables.contrast_lines import NONE
 from benchmarks.tables.marked_blocks import block_of, replace_block
@@ -233,6 +235,26 @@ def test_a_table_says_whether_the_common_loss_has_a_teacher():
 def test_other_recipes_never_share_a_table():
     longer = cell(finetune={"epochs": 9})
     assert len(compare([record(), record(cell=longer)])) == 2
+
+
+def test_of_two_longer_controls_of_one_seed_the_longest_counts_whichever_comes_first() -> None:
+    short, long, other = (
+        record(cell=cell(seed=seed, longer=longer), top1=top1, images={"test": 1000})
+        for seed, longer, top1 in ((0, 8, 0.81), (0, 20, 0.84), (1, 12, 0.80))
+    )
+    for records in ([short, long, other], [long, other, short]):
+        (comparison,) = compare([record(), record(seed=1), *records])
+        (row,) = [row for row in comparison.rows if row.cell.longer]
+        assert (row.seeds, row.top1_by_seed) == ("2 seeds", {0: 0.84, 1: 0.80})
+        assert row.mean(lambda r: r.top1.finetuned).mean == pytest.approx(0.82)
+    failed = record(cell=long.cell, status="failed", reason="x")
+    (comparison,) = compare([record(), short, failed])
+    assert [row.seeds for row in comparison.rows if row.cell.longer] == ["1 of 1 failed"]
+    # Nor is the shorter one a repetition whose spread is noise.
+    pairs = pair_up([short, long], [short, long])
+    images = math.sqrt(2 * 0.84 * 0.16 / 1000)
+    findings = judge(pairs, ["accuracy"]).findings
+    assert findings[0].noise == pytest.approx(images / math.sqrt(2))
 
 
 def test_seeds_of_the_longer_control_are_one_row_whatever_its_length():

@@ -1,11 +1,13 @@
 """The regression gate: what it must catch, what it must let pass, and what it must refuse."""
 
+import io
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from baselines import l1_norm
 from benchmarks.analysis.comparison import compare
@@ -17,6 +19,7 @@ from benchmarks.running.parent import Places
 from benchmarks.running.plan import plan_suite
 from benchmarks.running.protocol import run_cell
 from benchmarks.running.suite import load_suite
+from benchmarks.tables.verdict import show_verdict
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
 
@@ -345,3 +348,53 @@ def test_times_of_one_device_are_compared_where_a_network_has_those_of_several()
     for base, new in ((("a", "b"), ("a", "c")), (("b", "a"), ("c", "a")), (("a",), ("c", "a"))):
         (pair,) = pair_up(timed(*base), timed(*new))
         assert pair.base.fingerprint == pair.new.fingerprint == "a"
+
+
+def test_a_slow_down_on_one_of_several_devices_is_worse_wherever_it_stands() -> None:
+    def timed(slower, devices=("a", "b")):
+        return [
+            shifted(found, slower=slower.get(device, 1.0)).model_copy(
+                update={"fingerprint": device}
+            )
+            for device in devices
+            for found in some()
+        ]
+
+    base = timed({})
+    for device in ("a", "b"):
+        verdict = judge(pair_up(base, timed({device: 1.3})), ["latency"])
+        assert verdict.is_worse
+        found = {(f.device, f.group): f.verdict for f in verdict.findings}
+        assert found[f"Abacus 3000 ({device})", "all cells"] == "worse"
+        assert {v for (where, _), v in found.items() if not where.endswith(f"({device})")} == {
+            "same"
+        }
+    # What only one side was timed on is not compared, and one device needs no name.
+    verdict = judge(pair_up(base, timed({"a": 1.3}, devices=("a",))), ["latency"])
+    assert verdict.is_worse and {f.device for f in verdict.findings} == {""}
+    # On the second device nearly nothing was timed: the first is judged all the same.
+    few = [r.model_copy(update={"latency": ()} if r.fingerprint == "b" and r.cell.seed else {})
+           for r in (*base, *timed({"a": 1.3}))]  # fmt: skip
+    verdict = judge(pair_up(few[: len(base)], few[len(base) :]), ["latency"])
+    assert verdict.is_worse and not verdict.notes and not verdict.unjudged
+    lost = [r.model_copy(update={"latency": ()} if r.fingerprint == "b" else {}) for r in base]
+    verdict = judge(pair_up(base, lost), ["latency"])
+    assert len(verdict.unjudged) == 18 and " on Abacus 3000 (b): " in verdict.unjudged[0]
+
+
+@pytest.mark.parametrize(
+    ("slower", "told", "verdict"),
+    [
+        (2.0, "+100.0 %", "worse"), (1.101, "+10.1 %", "worse"), (1.099, "+9.9 %", "same"),
+        (1 / 1.101, "-9.2 %", "better"), (1 / 1.099, "-9.0 %", "same"),
+        (4e-9, "-100.0 %", "better"),
+    ],
+)  # fmt: skip
+def test_a_change_of_times_is_told_and_judged_as_growth(slower, told, verdict):
+    base = some()
+    found = judge(pair_up(base, [shifted(r, slower=slower) for r in base]), ["latency"])
+    assert found.findings[0].loss == pytest.approx(slower - 1)
+    assert found.findings[0].verdict == verdict
+    console = Console(width=120, record=True, file=io.StringIO())
+    show_verdict(found, console)
+    assert told in console.export_text()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.analysis.comparison import compare
+from benchmarks.analysis.effects import overall_effects
 from benchmarks.analysis.standing import average_ranks, stability
 from benchmarks.records.cell import Model
 from benchmarks.tables.standing_table import standing_table
@@ -56,6 +57,48 @@ def test_a_method_that_lost_a_seed_has_no_rank_however_good_the_others_were():
     ]
     standing = average_ranks(compare([*results(table), *lost]))
     assert standing.methods == ("y", "z") and standing.unranked == {"x": 2}
+
+
+def test_ranks_and_rows_are_ordered_by_the_seeds_that_all_have() -> None:
+    table = {("a", b): {"uniform": [0.9, 0.5], "bnp": [0.85]} for b in (0.5, 0.25)}
+    comparisons = compare(results(table))
+    standing = average_ranks(comparisons)
+    # Over its own seeds uniform has 0.7, over the shared one 0.9.
+    assert standing.methods == ("uniform", "bnp") and standing.average.tolist() == [1.0, 2.0]
+    assert [row.method for row in comparisons[0].rows] == ["uniform", "bnp"] * 2
+    assert "one seed at the least." in standing_table([], standing, [])
+    even = average_ranks(compare(results({task: {"x": [0.9], "y": [0.8]} for task in table})))
+    assert "same seeds" not in standing_table([], even, [])
+
+
+def test_a_task_without_a_seed_that_all_have_has_no_ranks_and_the_text_says_so() -> None:
+    table = {(model, 0.5): {"x": [0.9], "y": [0.8]} for model in "ab"}
+    apart = [
+        record(cell=cell(method, 0.5, seed, model=Model(name="c")))
+        for seed, method in enumerate("xy")
+    ]
+    standing = average_ranks(compare([*results(table), *apart]))
+    assert (standing.tasks, standing.left_out, standing.without_seed) == (2, 0, 1)
+    text = standing_table([], standing, [])
+    assert "one task in which these methods have no seed in common." in text
+    assert average_ranks(compare([*results({("a", 0.5): table["a", 0.5]}), *apart])) is None
+
+
+def test_settings_of_two_networks_are_two_methods() -> None:
+    table = {(model, 0.5): {"uniform": [0.8], "bnp": [0.83]} for model in "abcd"}
+    plain, rest = results(table), []
+    for found in plain:
+        has_steps = found.cell.method == "bnp" and found.cell.model.name in "cd"
+        settings = {"steps": 5} if has_steps else {}
+        rest.append(found.model_copy(update={
+            "cell": found.cell.model_copy(update={"settings": settings})}))  # fmt: skip
+    effects = overall_effects(compare(rest))
+    assert [(each.method, each.networks) for each in effects] == [("bnp", 2), ("bnp (steps=5)", 2)]
+    standing = average_ranks(compare(rest))
+    assert standing.tasks == 2 and standing.left_out == 2 and "uniform" in standing.methods
+    assert [(each.method, each.networks) for each in overall_effects(compare(plain))] == [
+        ("bnp", 4)
+    ]
 
 
 def test_critical_difference_is_the_published_one():
