@@ -22,7 +22,7 @@ from benchmarks.analysis.uncertainty import Estimate, estimate, paired
 from benchmarks.records.cell import PARENT
 from benchmarks.records.files import read_folder
 from benchmarks.records.join import read_results
-from benchmarks.records.reference import Reference
+from benchmarks.records.reference import Reference, newest_of_pairs
 from benchmarks.studies.claim_schema import Passes, Test
 from benchmarks.studies.separable import CEILING, ceiling_of, gap_between, taus_within
 
@@ -345,29 +345,41 @@ def _ratio(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate |
 
 
 def _runtime(test: Test, folder: Path) -> Outcome:
-    """A fixed network's speed-up over another, from records of `benchmarks.studies.references`."""
+    """A fixed network's speed-up over another, from records of `benchmarks.studies.references`.
+
+    The newest record of each device and its settings counts, and of these the newest that is clear.
+    """
     control = f"{test.against}, and the network timed twice"
     begun = _Begun(f"{test.method} on {test.device}", control, f"results/{test.folder}", "–")
-    outcome = begun.untested(f"no such record in results/{test.folder}")
-    for record in read_folder(folder, Reference).records:
-        if (record.pair.network.name, record.pair.reference.name) != (test.method, test.against):
-            continue
-        measured = max(record.latency, key=lambda found: found.batch)
-        device = record.environment.gpu or record.environment.cpu
-        setting = f"{begun.setting}: {device}, batch {measured.batch}"
-        number = f"speed-up {measured.speedup:.2f}"
-        if interval := measured.speedup_interval:
-            number += f" [{interval.low:.2f}, {interval.high:.2f}]"
-        timed = _Begun(setting, control, begun.records, number)
-        if not record.device.startswith(test.device):
-            outcome = timed.untested(f"timed on {record.device} only")
-        elif measured.verdict == "faster":
-            return timed.ended("holds here")
-        elif measured.verdict == "slower":
-            return timed.ended("does not hold here")
-        else:
-            outcome = timed.untested(measured.verdict)
-    return outcome
+    known = [
+        record
+        for record in newest_of_pairs(read_folder(folder, Reference).records)
+        if (record.pair.network.name, record.pair.reference.name) == (test.method, test.against)
+    ]
+    if not known:
+        return begun.untested(f"no such record in results/{test.folder}")
+    known.sort(key=lambda record: (record.device.startswith(test.device), record.utc), reverse=True)
+    outcomes = [_timed(test, begun, record) for record in known]
+    clear = (found for found in outcomes if found.verdict != "cannot be tested here")
+    return next(clear, outcomes[0])
+
+
+def _timed(test: Test, begun: _Begun, record: Reference) -> Outcome:
+    """What one record says, at its largest batch."""
+    measured = max(record.latency, key=lambda found: found.batch)
+    device = record.environment.gpu or record.environment.cpu
+    setting = f"{begun.setting}: {device}, batch {measured.batch}"
+    number = f"speed-up {measured.speedup:.2f}"
+    if interval := measured.speedup_interval:
+        number += f" [{interval.low:.2f}, {interval.high:.2f}]"
+    timed = _Begun(setting, begun.control, begun.records, number)
+    if not record.device.startswith(test.device):
+        return timed.untested(f"timed on {record.device} only")
+    if measured.verdict == "faster":
+        return timed.ended("holds here")
+    if measured.verdict == "slower":
+        return timed.ended("does not hold here")
+    return timed.untested(measured.verdict)
 
 
 # Verdicts

@@ -252,6 +252,21 @@ def test_a_figure_below_what_the_passes_allow_refutes_nothing(ranking, results):
     assert "stand 2.00 to 1, ours 2.00 to 1" in outcome.why
 
 
+def write_runtime(folder, low, high, *, device="cuda", **changes):
+    """A record whose pruned network takes between `low` and `high` of the time."""
+    written = json.loads(min((ROOT / "results" / "references").glob("*.json")).read_text())
+    written["pair"]["network"]["name"], written["pair"]["reference"]["name"] = "taylor", "uniform"
+    written |= {"device": device, **changes}
+    middle = (low + high) / 2
+    for measured in written["latency"]:
+        measured["ratio"] = {"q25": middle, "median": middle, "q75": middle}
+        measured["ratio_interval"] = {"low": low, "high": high, "level": 0.95}
+        measured["control_interval"] = {"low": 0.98, "high": 1.02, "level": 0.95}
+    (folder / "f").mkdir(exist_ok=True)
+    name = f"{len([*(folder / 'f').iterdir()])}.json"
+    (folder / "f" / name).write_text(json.dumps(written))
+
+
 @pytest.mark.parametrize(
     ("device", "ratio", "verdict"),
     [
@@ -264,18 +279,29 @@ def test_a_figure_below_what_the_passes_allow_refutes_nothing(ranking, results):
 def test_a_runtime_has_to_leave_its_noise_floor_on_the_device_of_the_claim(
     tmp_path, device, ratio, verdict
 ):
-    low, high = ratio
-    written = json.loads(min((ROOT / "results" / "references").glob("*.json")).read_text())
-    written["pair"]["network"]["name"], written["pair"]["reference"]["name"] = "taylor", "uniform"
-    written["device"] = device
-    middle = (low + high) / 2
-    for measured in written["latency"]:
-        measured["ratio"] = {"q25": middle, "median": middle, "q75": middle}
-        measured["ratio_interval"] = {"low": low, "high": high, "level": 0.95}
-        measured["control_interval"] = {"low": 0.98, "high": 1.02, "level": 0.95}
-    (tmp_path / "f").mkdir()
-    (tmp_path / "f" / "one.json").write_text(json.dumps(written))
+    write_runtime(tmp_path, *ratio, device=device)
     assert tried(claim("runtime", device="cuda"), tmp_path).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("newer", "verdict"),
+    [((1.3, 1.5), "does not hold here"), ((0.9, 1.1), "cannot be tested here")],
+)
+def test_a_runtime_measured_again_replaces_the_older_one(tmp_path, newer, verdict):
+    write_runtime(tmp_path, 0.7, 0.8, utc="2026-01-01T00:00:00+00:00")
+    write_runtime(tmp_path, *newer, utc="2026-09-01T00:00:00+00:00")
+    assert tried(claim("runtime", device="cuda"), tmp_path).verdict == verdict
+
+
+def test_of_two_devices_the_newest_clear_runtime_counts_and_another_kind_of_device_never(tmp_path):
+    march, may, july = (f"2026-0{month}-01T00:00:00+00:00" for month in (3, 5, 7))
+    write_runtime(tmp_path, 0.7, 0.8, utc=march, fingerprint="cuda-1")
+    asked = claim("runtime", device="cuda")
+    write_runtime(tmp_path, 0.9, 1.1, utc=may, fingerprint="cuda-2")
+    write_runtime(tmp_path, 1.3, 1.5, utc=july, fingerprint="cpu-3", device="cpu")
+    assert tried(asked, tmp_path).verdict == "holds here"
+    write_runtime(tmp_path, 1.3, 1.5, utc=july, fingerprint="cuda-4")
+    assert tried(asked, tmp_path).verdict == "does not hold here"
 
 
 def test_every_claim_has_verdicts_that_name_their_controls_and_a_way_to_test_it():
