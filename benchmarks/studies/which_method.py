@@ -42,11 +42,11 @@ def main() -> None:
 
 
 def records_of(results: Path, suites: Iterable[str]) -> list[Record]:
-    """The records of some suites; of a cell that several have run, the first."""
-    found: dict[tuple[str, str], Record] = {}
+    """The records of some suites; of a cell that several have run, on any machine, the first."""
+    found: dict[str, Record] = {}
     for name in suites:
         for record in current_records(read_folder(results / name / "records", Record).records):
-            found.setdefault((record.cell.key, record.runs_on), record)
+            found.setdefault(record.cell.key, record)
     return [*found.values()]
 
 
