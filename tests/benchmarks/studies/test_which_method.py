@@ -71,3 +71,11 @@ def test_of_a_cell_that_two_machines_have_run_the_first_suite_s_record_counts(
     ]  # fmt: skip
     (line,) = rows(tables([], found))[1:]
     assert line[:2] == ["bnp", "+2.0"]
+
+
+def test_a_suite_that_lost_a_cell_leaves_it_to_the_next(tmp_path: Path) -> None:
+    lost = record("uniform", 0.5, status="failed", reason="no memory")
+    for name, made in (("one", lost), ("two", record("uniform", 0.5, top1=0.8)), ("six", lost)):
+        write_record(tmp_path / name / "records", made)
+    (found,) = records_of(tmp_path, ("one", "two", "six"))
+    assert found.top1.finetuned == 0.8
