@@ -158,9 +158,8 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
     rivals = [
         other
         for other in comparison.rows
-        if other.cell.budget == row.cell.budget
-        and other is not row
-        and other.ok
+        if _is_beside(other, row)
+        and other.cell.method != row.cell.method
         and other.cell.longer is None  # trained more than the method
     ]
     if not rivals:
@@ -197,10 +196,12 @@ def _mean_by_seed(rows: Sequence[Row]) -> dict[int, float]:
 def _find(test: Test, comparisons: Sequence[Comparison]) -> tuple[Comparison, Row] | None:
     """The row of the method, from the newest protocol that has it."""
     for comparison in sorted(comparisons, key=lambda each: -each.cell.protocol):
-        if comparison.cell.model.name != test.model:
+        cell = comparison.cell
+        if (cell.model.title, cell.data.name) != (test.model, test.data):
             continue
         for row in comparison.rows:
-            if row.cell.budget == test.budget and row.ok and test.method in _names(comparison, row):
+            is_asked = (row.cell.metric, row.cell.budget) == (test.metric, test.budget)
+            if is_asked and row.ok and test.method in _names(comparison, row):
                 return comparison, row
     return None
 
@@ -208,10 +209,16 @@ def _find(test: Test, comparisons: Sequence[Comparison]) -> tuple[Comparison, Ro
 def _other(name: str, comparison: Comparison, row: Row) -> Row | None:
     """A row at the same budget by its name."""
     for other in comparison.rows:
-        is_beside = other.cell.budget == row.cell.budget and other is not row and other.ok
-        if is_beside and name in _names(comparison, other):
+        if _is_beside(other, row) and name in _names(comparison, other):
             return other
     return None
+
+
+def _is_beside(other: Row, row: Row) -> bool:
+    """Whether another row has results at the same budget of the same quantity."""
+    mine, theirs = row.cell, other.cell
+    is_there = other is not row and bool(other.ok)
+    return is_there and (theirs.metric, theirs.budget) == (mine.metric, mine.budget)
 
 
 def _names(comparison: Comparison, row: Row) -> tuple[str, str]:

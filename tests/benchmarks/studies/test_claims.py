@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.records.cell import Model, Schedule
+from benchmarks.records.cell import Data, Model, Schedule
 from benchmarks.records.files import write_record
 from benchmarks.studies.claims import Claim, claims_page, load_claims, try_claim
 from benchmarks.studies.trials import Verdict
@@ -18,8 +18,8 @@ NEEDS = {"data": "CIFAR-10", "command": "zoo run quick", "images": 1.0, "mmacs":
 
 
 def claim(kind="difference", **test):
-    fields = {"kind": kind, "folder": "f", "model": "tiny_net", "budget": 0.5, "method": "taylor",
-              "against": "uniform"}  # fmt: skip
+    fields = {"kind": kind, "folder": "f", "model": "tiny_net", "data": "digits", "budget": 0.5,
+              "method": "taylor", "against": "uniform"}  # fmt: skip
     tests = [{**fields, **test}]
     return Claim.model_validate(
         {"paper": "bnp", "says": "It is better.", "tests": tests, "needs": NEEDS}
@@ -108,6 +108,26 @@ def test_a_control_that_was_trained_longer_is_no_rival(results):
     assert outcome.verdict == "points that way here" and "1 other methods" in outcome.control
 
 
+def test_variants_of_a_method_are_not_other_methods(results):
+    variant = seeds("taylor", 0.9, 0.95, 0.99, settings={"batches": 1})
+    folder = results(*variant, *seeds("fpgm", 0.1, 0.2, 0.3), *seeds("taylor", 0.5, 0.61, 0.7))
+    outcome = tried(claim("best", against=""), folder)
+    assert outcome.verdict == "points that way here" and "best of them, fpgm" in outcome.control
+
+
+def test_a_budget_of_parameters_is_not_one_of_macs(results):
+    worse = seeds("taylor", 0.1, 0.21, 0.3, metric="params")
+    better = seeds("uniform", 0.9, 0.95, 0.99, metric="params")
+    folder = results(*worse, *better)
+    assert "no record of taylor" in tried(claim(), folder).why
+    assert tried(claim(metric="params"), folder).verdict == "points the other way here"
+    results(*seeds("taylor", 0.60, 0.71, 0.80))
+    assert "no record of uniform" in tried(claim(), folder).why
+    results(*seeds("uniform", 0.50, 0.60, 0.70))
+    assert tried(claim(), folder).verdict == "points that way here"
+    assert "mean of 1 other" in tried(claim("best", against=""), folder).control
+
+
 def test_a_gain_on_the_parent_is_one_on_the_parent_fine_tuned_alike(results):
     # The parents that pruning began with, of 0.9 in every record, are surpassed by both.
     folder = results(*seeds("taylor", 0.91, 0.911, 0.909))
@@ -169,6 +189,9 @@ def test_what_was_not_run_is_named(results):
 def test_a_test_names_its_control():
     with pytest.raises(ValueError, match="names its control: add against"):
         claim(against="")
+    for setting in ("model", "data"):
+        with pytest.raises(ValueError, match="add model and data"):
+            claim(**{setting: ""})
     with pytest.raises(ValueError, match="add at_most"):
         claim("seconds", passes={"against": 2, "beside": "autoslim", "stated": 0.16})
 
@@ -326,5 +349,12 @@ def test_the_page_is_made_from_the_records_that_there_are():
 
 
 def test_another_network_is_not_the_one_of_the_claim(results):
-    folder = results(record(cell=cell("taylor", model=Model(name="other_net"))))
+    for model in (Model(name="other_net"), Model(name="tiny_net", width=2)):
+        folder = results(record(cell=cell("taylor", model=model)))
+        assert "no record of taylor" in tried(claim(), folder).why
+    assert "no record of uniform" in tried(claim(model="tiny_net x 2"), folder).why
+
+
+def test_other_data_are_not_those_of_the_claim(results):
+    folder = results(*seeds("taylor", 0.5, data=Data(name="other_digits")))
     assert "no record of taylor" in tried(claim(), folder).why
