@@ -73,7 +73,7 @@ class Pair:
     @property
     def network(self) -> str:
         """Network and data."""
-        return f"{self.base.cell.model.name} on {self.base.cell.data.name}"
+        return f"{self.base.cell.model.title} on {self.base.cell.data.name}"
 
     @property
     def method(self) -> str:

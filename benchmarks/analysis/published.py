@@ -67,11 +67,14 @@ def load_published(path: Path | None = None) -> tuple[Point, ...]:
 
 
 def published_for(cell: Cell, points: tuple[Point, ...] | None = None) -> list[Point]:
-    """The points that were published for a cell's network, data and image size."""
+    """The points that were published for a cell's network, data and image size.
+
+    A network that is made wider than its name says is another one.
+    """
     known = load_published() if points is None else points
     return [
         point
         for point in known
-        if (point.model, point.data) == (cell.model.name, cell.data.name)
+        if (point.model, point.data) == (cell.model.title, cell.data.name)
         and (cell.data.image_size is None or point.image_size in (None, cell.data.image_size))
     ]

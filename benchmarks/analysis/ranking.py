@@ -65,7 +65,7 @@ class Ranking:
         truth: test top-1 of every member trained alone, by seed, shape (count,); seeds in which a
             training failed are left out.
         macs: multiply-adds of every member, shape (count,).
-        alone_tmacs: trillions of MACs to train every member alone once, mean over the seeds.
+        alone_tmacs: trillions of MACs to train every member alone once, mean over these seeds.
         alone_seconds: the same in seconds.
         scorers: methods and proxies that scored it.
     """
@@ -140,8 +140,7 @@ def collect_rankings(records: Iterable[Record]) -> list[Ranking]:
         if record.cell.member is None:
             scored.setdefault(key, []).append(record)
         else:
-            recipe = record.cell.finetune.model_dump_json() + record.cell.start
-            members.setdefault((*key, recipe), []).append(record)
+            members.setdefault((*key, _recipe(record.cell)), []).append(record)
     found = [_ranking(group, scored.get(key[:2], [])) for key, group in sorted(members.items())]
     return [ranking for ranking in found if ranking.truth]
 
@@ -175,17 +174,26 @@ def interval_of(taus: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _recipe(cell: Cell) -> str:
+    """Names how networks are trained after the decision."""
+    return f"{cell.finetune.model_dump_json()}{cell.start} {cell.distill:g}"
+
+
 def _ranking(members: Sequence[Record], scored: Sequence[Record]) -> Ranking:
     cell = members[0].cell
     assert cell.sample is not None
     by_seed: dict[int, np.ndarray] = {}
     macs = np.full(cell.sample.count, np.nan)
+    trained: dict[tuple[int, int], Record] = {}
     for record in members:
         row = by_seed.setdefault(record.cell.seed, np.full(cell.sample.count, np.nan))
         assert record.cell.member is not None
         row[record.cell.member] = record.top1.finetuned
         macs[record.cell.member] = record.size.macs if record.size else np.nan
+        trained[record.cell.seed, record.cell.member] = record
     whole = {seed: row for seed, row in sorted(by_seed.items()) if not np.isnan(row).any()}
+    alone = [record for (seed, _), record in trained.items() if seed in whole]
+    seeds = max(len(whole), 1)  # a ranking without a whole seed is left out
     named: dict[str, list[Record]] = {}
     cells = [record.cell for record in scored]
     for record in scored:
@@ -194,14 +202,24 @@ def _ranking(members: Sequence[Record], scored: Sequence[Record]) -> Ranking:
         cell=cell,
         truth=whole,
         macs=macs,
-        alone_tmacs=sum(spent_macs(r, ["finetune"]) for r in members) / len(by_seed) / 1e12,
-        alone_seconds=sum(spent_seconds(r, ["finetune"]) for r in members) / len(by_seed),
-        scorers=tuple(_scorer(name, group) for name, group in sorted(named.items())),
+        alone_tmacs=sum(spent_macs(r, ["finetune"]) for r in alone) / seeds / 1e12,
+        alone_seconds=sum(spent_seconds(r, ["finetune"]) for r in alone) / seeds,
+        scorers=tuple(_scorer(name, group, cell) for name, group in sorted(named.items())),
     )
 
 
-def _scorer(name: str, records: Sequence[Record]) -> Scorer:
-    return Scorer(name, tuple(sorted(records, key=lambda record: record.cell.seed)))
+def _scorer(name: str, records: Sequence[Record], trained: Cell) -> Scorer:
+    """One record for each seed: under the recipe of the trained networks, or else the newest.
+
+    Args:
+        name: of the scorer.
+        records: several of a seed where suites of different recipes scored the sample.
+        trained: a cell of a network that was trained alone.
+    """
+    recipe = _recipe(trained)
+    last_best = sorted(records, key=lambda each: (_recipe(each.cell) == recipe, each.utc))
+    by_seed = {record.cell.seed: record for record in last_best}
+    return Scorer(name, tuple(by_seed[seed] for seed in sorted(by_seed)))
 
 
 def kendall_tau(first: np.ndarray, second: np.ndarray) -> float:

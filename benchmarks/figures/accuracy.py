@@ -390,11 +390,13 @@ def _is_inside(axis: Axes, x: float) -> bool:
 
 
 def _parent_place(panel: Panel) -> tuple[float | None, float] | None:
-    """Cost and top-1 in per cent of the parents, averaged; None if they have no accuracy."""
+    """Mean cost, and top-1 in per cent over the seeds; None if no parent has an accuracy."""
+    top1 = panel.comparison.parent_top1
+    if top1 is None:
+        return None
     everything = Row(panel.comparison.cell, tuple(panel.comparison.ok))  # lost none
-    y = everything.mean(lambda record: record.top1.parent)
     x = everything.mean(panel.parent_cost)
-    return (x.mean if x else None, 100 * y.mean) if y else None
+    return x.mean if x else None, 100 * top1.mean
 
 
 def _draw_parent(axis: Axes, panel: Panel) -> None:

@@ -167,7 +167,7 @@ def _realised_column(heading: str, *, smallest: bool) -> Column:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("Network", lambda c, row: c.cell.model.name),
+    Column("Network", lambda c, row: c.cell.model.title),
     Column("Method", lambda c, row: c.label(row)),
     Column("Budget", lambda c, row: _one(float(row.cell.budget)), "g"),
     Column(
@@ -219,7 +219,7 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:  # Any: what the t
 
 
 def _control_row(comparison: Comparison) -> dict[str, Any]:  # Any: as above
-    named = {"Method": CONTROL, "Network": comparison.cell.model.name,
+    named = {"Method": CONTROL, "Network": comparison.cell.model.title,
              "Data": comparison.cell.data.name, "Device": comparison.hardware}  # fmt: skip
     cells = [
         _cell(
@@ -235,7 +235,7 @@ def _control_row(comparison: Comparison) -> dict[str, Any]:  # Any: as above
 def _fields(comparison: Comparison, method: str, budget: str) -> dict[str, str]:
     """What the select boxes filter by."""
     return {
-        "network": comparison.cell.model.name,
+        "network": comparison.cell.model.title,
         "data": comparison.cell.data.name,
         "device": comparison.hardware,
         "method": method,
@@ -290,7 +290,7 @@ def _record(record: Record) -> dict[str, Any]:  # Any: as above
     facts = {
         "Method": cell.method,
         "Settings": json.dumps(record.method_settings or cell.settings),
-        "Network and data": f"{cell.model.name} on {cell.data.name}",
+        "Network and data": f"{cell.model.title} on {cell.data.name}",
         "Budget": f"{cell.budget:g} of {cell.metric}",
         "Seed": cell.seed,
         "Status": record.status + (f": {record.reason}" if record.reason else ""),

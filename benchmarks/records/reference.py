@@ -3,6 +3,7 @@
 Imports neither torch nor zoo.
 """
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 from pydantic import Field, model_validator
@@ -12,7 +13,7 @@ from benchmarks.records.record import TIME
 from benchmarks.records.runtime import Environment, Footprint, Latency, Measured, Side, Way
 from benchmarks.records.strict import Many, Strict
 
-__all__ = ["Cost", "Fixed", "Pair", "Reference"]
+__all__ = ["Cost", "Fixed", "Pair", "Reference", "newest_of_pairs"]
 
 
 class Fixed(Strict):
@@ -86,3 +87,12 @@ class Reference(Strict):
     def macs_ratio(self) -> float:
         """MACs of the reference over those of the network."""
         return self.cost["parent"].macs / self.cost["pruned"].macs
+
+
+def newest_of_pairs(records: Iterable[Reference]) -> list[Reference]:
+    """The newest record of each pair, device fingerprint and settings; ordered by their first."""
+    found: dict[tuple[str, str, str], Reference] = {}
+    for record in sorted(records, key=lambda record: (record.utc, record.id)):
+        place = record.fingerprint, record.settings.model_dump_json()
+        found[(*place, record.pair.model_dump_json())] = record
+    return [*found.values()]

@@ -442,7 +442,7 @@ def _prepare(job: Job) -> None:
 def _line(record: Record) -> str:
     """One cell, one line: outcome, method, network, budget, and what it reached or why not."""
     cell = record.cell
-    name = f"{cell.method} {cell.model.name} {cell.budget:g} s{cell.seed}"
+    name = f"{cell.method} {cell.model.title} {cell.budget:g} s{cell.seed}"
     if cell.member is not None:
         name += f" member {cell.member}"
     if record.status == "ok" and record.scores:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from benchmarks.records.cell import BudgetMetric
 from benchmarks.records.strict import Strict
 
 __all__ = ["Passes", "Test"]
@@ -34,7 +35,9 @@ class Test(Strict):
             tau against that of `against`; `seconds`: supernet training over that of `against`;
             `runtime`: time of a fixed network `against` over that of `method`.
         folder: under results/.
-        model: that the comparison is about.
+        model: that a comparison of accuracies is about, named as tables name it.
+        data: the same of its data set.
+        metric: what the budget limits.
         budget: at which.
         method: with its settings, as tables name it.
         against: the control, named alike; the other kinds of control need no name.
@@ -49,6 +52,8 @@ class Test(Strict):
     kind: Literal["best", "difference", "parent", "tau", "seconds", "runtime"]
     folder: str
     model: str = ""
+    data: str = ""
+    metric: BudgetMetric = "macs"
     budget: float = 0.0
     method: str
     against: str = ""
@@ -60,13 +65,15 @@ class Test(Strict):
 
     @model_validator(mode="after")
     def name_what_is_compared(self) -> Test:
-        """Refuse a test without its control, and a figure of passes without the paper's.
+        """Refuse a test without its control or setting, and passes without the paper's figure.
 
         Raises:
             ValueError: naming what is missing.
         """
         if self.kind not in ("best", "parent") and not self.against:
             raise ValueError(f"a test of the kind {self.kind!r} names its control: add against")
+        if self.kind in ("best", "difference", "parent") and not (self.model and self.data):
+            raise ValueError("a test of accuracies names its setting: add model and data")
         if self.passes is not None and self.at_most is None:
             raise ValueError("passes explain a figure of the paper: add at_most")
         return self

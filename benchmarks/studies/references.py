@@ -24,7 +24,7 @@ from benchmarks.measuring.environment import capture
 from benchmarks.measuring.measure import measure_pair
 from benchmarks.records.files import read_folder, write_numbered
 from benchmarks.records.plain import in_markdown
-from benchmarks.records.reference import Cost, Fixed, Pair, Reference
+from benchmarks.records.reference import Cost, Fixed, Pair, Reference, newest_of_pairs
 from benchmarks.records.runtime import (
     Interval,
     Latency,
@@ -122,11 +122,11 @@ def to_markdown(records: Iterable[Reference]) -> str:
 
     Records of different fingerprints are never put into one table.
     """
-    sections: dict[tuple[str, str], dict[str, Reference]] = {}
-    for record in sorted(records, key=lambda record: (record.utc, record.id)):
+    sections: dict[tuple[str, str], list[Reference]] = {}
+    for record in newest_of_pairs(records):
         place = record.fingerprint, record.settings.model_dump_json()
-        sections.setdefault(place, {})[record.pair.model_dump_json()] = record
-    parts = [_section(list(rows.values())) for rows in sections.values()]
+        sections.setdefault(place, []).append(record)
+    parts = [_section(rows) for rows in sections.values()]
     return "\n".join([INTRODUCTION, *(parts or ["Nothing has been measured yet.\n"])])
 
 

@@ -19,6 +19,7 @@ from benchmarks.figures.style import legend_below, look, new_panels, set_title
 from benchmarks.records.cell import REFERENCE, Cell
 from benchmarks.records.files import current_records, read_folder
 from benchmarks.records.record import Record
+from benchmarks.running.suite import load_suite
 from benchmarks.tables.markdown import markdown_table
 from zoo.core.whole_file import whole_file, write_whole
 
@@ -101,11 +102,16 @@ def main() -> None:
 
 
 def tasks_of(records: Sequence[Record]) -> list[Task]:
-    """The tasks in which every decision was finished with and without the common teacher."""
+    """The tasks in which every decision was finished with and without the common teacher.
+
+    A decision is that of a method as the suites set it, none of its variants.
+    """
+    settings = load_suite(SUITES[0]).settings  # those of the other are the same
     found: dict[tuple[object, ...], tuple[Cell, dict[tuple[str, str], Seeds]]] = {}
     for record in current_records(records):
         cell = record.cell
-        is_asked = cell.method in DECISIONS and not cell.longer and not cell.scratch
+        is_asked = cell.method in DECISIONS and cell.settings == settings.get(cell.method, {})
+        is_asked = is_asked and not cell.longer and not cell.scratch
         if record.status != "ok" or not is_asked or cell.sample is not None:
             continue
         held = cell.model_copy(update={"distill": 0.0})

@@ -22,7 +22,7 @@ from benchmarks.analysis.uncertainty import Estimate, estimate, paired
 from benchmarks.records.cell import PARENT
 from benchmarks.records.files import read_folder
 from benchmarks.records.join import read_results
-from benchmarks.records.reference import Reference
+from benchmarks.records.reference import Reference, newest_of_pairs
 from benchmarks.studies.claim_schema import Passes, Test
 from benchmarks.studies.separable import CEILING, ceiling_of, gap_between, taus_within
 
@@ -158,9 +158,8 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
     rivals = [
         other
         for other in comparison.rows
-        if other.cell.budget == row.cell.budget
-        and other is not row
-        and other.ok
+        if _is_beside(other, row)
+        and other.cell.method != row.cell.method
         and other.cell.longer is None  # trained more than the method
     ]
     if not rivals:
@@ -197,10 +196,12 @@ def _mean_by_seed(rows: Sequence[Row]) -> dict[int, float]:
 def _find(test: Test, comparisons: Sequence[Comparison]) -> tuple[Comparison, Row] | None:
     """The row of the method, from the newest protocol that has it."""
     for comparison in sorted(comparisons, key=lambda each: -each.cell.protocol):
-        if comparison.cell.model.name != test.model:
+        cell = comparison.cell
+        if (cell.model.title, cell.data.name) != (test.model, test.data):
             continue
         for row in comparison.rows:
-            if row.cell.budget == test.budget and row.ok and test.method in _names(comparison, row):
+            is_asked = (row.cell.metric, row.cell.budget) == (test.metric, test.budget)
+            if is_asked and row.ok and test.method in _names(comparison, row):
                 return comparison, row
     return None
 
@@ -208,10 +209,16 @@ def _find(test: Test, comparisons: Sequence[Comparison]) -> tuple[Comparison, Ro
 def _other(name: str, comparison: Comparison, row: Row) -> Row | None:
     """A row at the same budget by its name."""
     for other in comparison.rows:
-        is_beside = other.cell.budget == row.cell.budget and other is not row and other.ok
-        if is_beside and name in _names(comparison, other):
+        if _is_beside(other, row) and name in _names(comparison, other):
             return other
     return None
+
+
+def _is_beside(other: Row, row: Row) -> bool:
+    """Whether another row has results at the same budget of the same quantity."""
+    mine, theirs = row.cell, other.cell
+    is_there = other is not row and bool(other.ok)
+    return is_there and (theirs.metric, theirs.budget) == (mine.metric, mine.budget)
 
 
 def _names(comparison: Comparison, row: Row) -> tuple[str, str]:
@@ -345,29 +352,41 @@ def _ratio(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate |
 
 
 def _runtime(test: Test, folder: Path) -> Outcome:
-    """A fixed network's speed-up over another, from records of `benchmarks.studies.references`."""
+    """A fixed network's speed-up over another, from records of `benchmarks.studies.references`.
+
+    The newest record of each device and its settings counts, and of these the newest that is clear.
+    """
     control = f"{test.against}, and the network timed twice"
     begun = _Begun(f"{test.method} on {test.device}", control, f"results/{test.folder}", "–")
-    outcome = begun.untested(f"no such record in results/{test.folder}")
-    for record in read_folder(folder, Reference).records:
-        if (record.pair.network.name, record.pair.reference.name) != (test.method, test.against):
-            continue
-        measured = max(record.latency, key=lambda found: found.batch)
-        device = record.environment.gpu or record.environment.cpu
-        setting = f"{begun.setting}: {device}, batch {measured.batch}"
-        number = f"speed-up {measured.speedup:.2f}"
-        if interval := measured.speedup_interval:
-            number += f" [{interval.low:.2f}, {interval.high:.2f}]"
-        timed = _Begun(setting, control, begun.records, number)
-        if not record.device.startswith(test.device):
-            outcome = timed.untested(f"timed on {record.device} only")
-        elif measured.verdict == "faster":
-            return timed.ended("holds here")
-        elif measured.verdict == "slower":
-            return timed.ended("does not hold here")
-        else:
-            outcome = timed.untested(measured.verdict)
-    return outcome
+    known = [
+        record
+        for record in newest_of_pairs(read_folder(folder, Reference).records)
+        if (record.pair.network.name, record.pair.reference.name) == (test.method, test.against)
+    ]
+    if not known:
+        return begun.untested(f"no such record in results/{test.folder}")
+    known.sort(key=lambda record: (record.device.startswith(test.device), record.utc), reverse=True)
+    outcomes = [_timed(test, begun, record) for record in known]
+    clear = (found for found in outcomes if found.verdict != "cannot be tested here")
+    return next(clear, outcomes[0])
+
+
+def _timed(test: Test, begun: _Begun, record: Reference) -> Outcome:
+    """What one record says, at its largest batch."""
+    measured = max(record.latency, key=lambda found: found.batch)
+    device = record.environment.gpu or record.environment.cpu
+    setting = f"{begun.setting}: {device}, batch {measured.batch}"
+    number = f"speed-up {measured.speedup:.2f}"
+    if interval := measured.speedup_interval:
+        number += f" [{interval.low:.2f}, {interval.high:.2f}]"
+    timed = _Begun(setting, begun.control, begun.records, number)
+    if not record.device.startswith(test.device):
+        return timed.untested(f"timed on {record.device} only")
+    if measured.verdict == "faster":
+        return timed.ended("holds here")
+    if measured.verdict == "slower":
+        return timed.ended("does not hold here")
+    return timed.untested(measured.verdict)
 
 
 # Verdicts

@@ -42,11 +42,13 @@ def main() -> None:
 
 
 def records_of(results: Path, suites: Iterable[str]) -> list[Record]:
-    """The records of some suites; of a cell that several have run, the first."""
-    found: dict[tuple[str, str], Record] = {}
+    """The records of some suites; of a cell that several have run, the first that has a result."""
+    found: dict[str, Record] = {}
     for name in suites:
         for record in current_records(read_folder(results / name / "records", Record).records):
-            found.setdefault((record.cell.key, record.runs_on), record)
+            known = found.get(record.cell.key)
+            if known is None or (known.status != "ok" and record.status == "ok"):
+                found[record.cell.key] = record
     return [*found.values()]
 
 

@@ -7,14 +7,23 @@ Reads records and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.analysis.comparison import Comparison, Row, compare, share, spent_macs
+from benchmarks.analysis.comparison import (
+    REFERENCE,
+    Comparison,
+    Row,
+    compare,
+    share,
+    short_name,
+    spent_macs,
+)
 from benchmarks.analysis.uncertainty import shown
-from benchmarks.records.cell import PARENT
+from benchmarks.records.cell import PARENT, Cell
 from benchmarks.records.plain import counted, in_markdown
 from benchmarks.records.record import TOTAL, Record
+from benchmarks.records.runtime import fingerprint
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.tables import accuracy_text, budget_text
 
@@ -50,7 +59,8 @@ class Board:
     Attributes:
         title: network and data.
         caption: the recipe, as the tables say it.
-        lines: the mildest budget first, within a budget the largest gain first.
+        lines: the mildest budget first, within a budget the largest gain first, and last the rows
+            that have none.
     """
 
     title: str
@@ -66,7 +76,7 @@ def boards(records: Mapping[str, Sequence[Record]]) -> list[Board]:
     """
     found: dict[str, list[tuple[str, Comparison]]] = {}
     for origin, mine in records.items():
-        for comparison in compare(mine):
+        for comparison in compare(_as_trained(mine)):
             found.setdefault(comparison.cell.comparison, []).append((origin, comparison))
     made = [_board(comparisons) for comparisons in found.values()]
     return sorted(made, key=lambda board: (board.title, board.caption))
@@ -91,6 +101,21 @@ def to_markdown(found: Sequence[Board]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def _as_trained(records: Iterable[Record]) -> list[Record]:
+    """Each record once, on the machine that trained, whichever devices have timed its networks."""
+    found: list[Record] = []
+    seen: set[str] = set()
+    for record in records:
+        if record.timed_on is None:
+            found.append(record)
+        elif record.id not in seen:
+            seen.add(record.id)
+            cell = record.cell
+            trained = fingerprint(record.environment, cell.device, cell.latency.threads)
+            found.append(record.model_copy(update={"timed_on": None, "fingerprint": trained}))
+    return found
+
+
 def _board(comparisons: Sequence[tuple[str, Comparison]]) -> Board:
     rows = [
         (origin, comparison, row)
@@ -99,6 +124,7 @@ def _board(comparisons: Sequence[tuple[str, Comparison]]) -> Board:
         if row.cell.method != PARENT
     ]
     rows.sort(key=lambda each: _place(each[2]))
+    cells = [row.cell for _, _, row in rows]  # of all folders: what differs between them is told
     first = comparisons[0][1]
     trained = counted(first.cell.parent.epochs, "epoch")
     epochs = f"{trained} for the parent, {first.cell.finetune.epochs} of"
@@ -106,22 +132,24 @@ def _board(comparisons: Sequence[tuple[str, Comparison]]) -> Board:
     return Board(
         first.title,
         f"{epochs} fine-tuning{taught}; protocol {first.cell.protocol}.",
-        tuple(Line(_texts(*each), each[1].is_clear_gain(each[2])) for each in rows),
+        tuple(Line(_texts(*each, cells), each[1].is_clear_gain(each[2])) for each in rows),
     )
 
 
-def _place(row: Row) -> tuple[str, float, float]:
-    """Where a row stands: unit, the mildest budget first, the largest gain first."""
-    gain = row.gain.mean if row.gain else 0.0  # of uniform width itself
-    return row.cell.metric, -float(row.cell.budget), -gain
+def _place(row: Row) -> tuple[str, float, bool, float]:
+    """Where a row stands: unit, the mildest budget first, the largest gain first, none last."""
+    gain = row.gain.mean if row.gain else None
+    if row.method == REFERENCE and not row.lost:
+        gain = 0.0  # over itself
+    return row.cell.metric, -float(row.cell.budget), gain is None, -(gain or 0.0)
 
 
-def _texts(origin: str, comparison: Comparison, row: Row) -> tuple[str, ...]:
+def _texts(origin: str, comparison: Comparison, row: Row, cells: Sequence[Cell]) -> tuple[str, ...]:
     total = row.mean(lambda record: spent_macs(record, TOTAL))
     macs = row.mean(lambda record: share(record, "macs"))
     return (
         budget_text(row),
-        comparison.label(row),
+        short_name(row.cell, cells),
         shown(row.gain, "+.1f", 100),
         accuracy_text(row, lambda record: record.top1.finetuned),
         accuracy_text(row, lambda record: record.top1.own),

@@ -452,7 +452,7 @@ def _csv_row(row: Row, comparison: Comparison) -> list[object]:
     means = [_mean(row, name) for name in NUMBERS]
     final, gain = _top1(row), row.gain
     fields: list[object] = [
-        cell.comparison, cell.model.name, cell.data.name, comparison.hardware, cell.metric,
+        cell.comparison, cell.model.title, cell.data.name, comparison.hardware, cell.metric,
         cell.budget, row.method, len(row.records), len(row.ok),
         *(found.mean if found else None for found in means),
         *_spread(final),

@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 from benchmarks.analysis.comparison import aligned, compare, macs_ratio, realised
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.regression import judge, pair_up
+from benchmarks.records.cell import Model
 from benchmarks.records.runtime import Quartiles
 from benchmarks.tables.contrast_lines import NONE
 from benchmarks.tables.marked_blocks import block_of, replace_block
@@ -264,6 +265,11 @@ def test_seeds_of_the_longer_control_are_one_row_whatever_its_length():
     (comparison,) = compare([*controls, *(record(seed=seed) for seed in range(3))])
     assert sorted(len(row.records) for row in comparison.rows) == [3, 3]
     assert {row.cell.longer is None for row in comparison.rows} == {True, False}
+
+
+def test_csv_tells_a_network_that_was_made_wider_from_its_own_width():
+    wide = record(cell=cell(model=Model(name="tiny_net", width=2)))
+    assert {row["model"] for row in rows([wide, record()])} == {"tiny_net", "tiny_net x 2"}
 
 
 def test_times_of_different_processors_never_share_a_table():

@@ -63,6 +63,12 @@ def test_the_abstract_of_pse_net_is_a_point_of_its_network_on_its_data_only():
     assert published_for(cell(model=Model(name="mobilenetv2_100"))) == []
 
 
+def test_a_network_made_wider_has_no_published_points():
+    data = {"name": "imagenet"}
+    assert published_for(cell(model=Model(name="mobilenetv2_100"), data=data))
+    assert published_for(cell(model=Model(name="mobilenetv2_100", width=2), data=data)) == []
+
+
 def test_another_image_size_is_another_setting():
     asked = {
         "model": Model(name="efficientnet_b1"),

@@ -114,9 +114,39 @@ def test_a_seed_with_a_lost_member_is_no_truth():
     assert set(ranking.truth) == {0}
 
 
+def test_the_cost_of_training_alone_is_that_of_whole_seeds():
+    spent = {"finetune": {"macs_forward": 3 * 10**11, "seconds": 5.0}}
+    found = [each.model_copy(update={"spent": record(spent=spent).spent}) for each in members()]
+    partly = [r for r in found if r.cell.seed == 0 or r.cell.member == 2]
+    for kept in (found, partly):
+        (ranking,) = collect_rankings(kept)
+        # Four members of 0.3 TMACs and 5 seconds each.
+        assert ranking.alone_tmacs == pytest.approx(1.2)
+        assert ranking.alone_seconds == pytest.approx(20)
+
+
+def test_a_scorer_of_two_recipes_counts_once_a_seed_and_the_one_of_the_trained_networks_is_taken():
+    rows = (1.0, 2.0, 3.0, 4.0)
+    matching = scores("macs", rows, rows)
+    longer = Schedule(epochs=9)
+    for change in ({"finetune": longer}, {"distill": 1.0}):
+        other = [
+            record(
+                cell=asked("macs", seed, **change), scores=rows[::-1], utc="2026-02-01T00:00:00Z"
+            )
+            for seed in TRUTH
+        ]
+        for found in ([*matching, *other], [*other, *matching]):
+            (ranking,) = collect_rankings([*members(), *found])
+            assert ranking.scorers[0].records == tuple(matching)
+        (ranking,) = collect_rankings([*members(finetune=Schedule(epochs=7)), *other, *matching])
+        assert ranking.scorers[0].records == tuple(other)  # the newest
+
+
 def test_what_was_trained_otherwise_is_another_ranking():
     longer = members(finetune=Schedule(epochs=9))
     assert len(collect_rankings([*members(), *longer])) == 2
+    assert len(collect_rankings([*members(), *members(distill=1.0)])) == 2
     assert len(collect_rankings([*members(), *members(start="scratch")])) == 2
 
 

@@ -13,6 +13,7 @@ from baselines import l1_norm
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.losses import CHECKS
 from benchmarks.analysis.regression import TOLERANCES, judge, pair_up
+from benchmarks.records.cell import Model
 from benchmarks.records.files import current_records, load_records, write_record
 from benchmarks.records.runtime import Quartiles
 from benchmarks.running.parent import Places
@@ -63,6 +64,12 @@ def test_a_method_that_lost_accuracy_is_named_and_the_others_are_not():
     found = worse(judge(pair_up(base, new)))
     assert ("accuracy", "taylor") in found
     assert not [group for _, group in found if group.startswith(("uniform", "fpgm"))]
+
+
+def test_a_pair_tells_how_wide_its_network_was_made():
+    wide = [record(cell=cell(model=Model(name="tiny_net", width=width))) for width in (1, 2)]
+    networks = {pair.network for pair in pair_up(wide, wide)}
+    assert networks == {"tiny_net on digits", "tiny_net x 2 on digits"}
 
 
 def test_a_gain_is_better_and_not_an_alarm():

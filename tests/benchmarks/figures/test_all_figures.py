@@ -40,7 +40,7 @@ from benchmarks.figures.style import (
     look,
 )
 from benchmarks.records.cell import Model
-from benchmarks.records.record import PhaseCost
+from benchmarks.records.record import PhaseCost, Top1
 from benchmarks.records.runtime import Interval, Quartiles
 from tests.benchmarks.fabricate import cell, measured, record
 
@@ -337,6 +337,17 @@ def test_controls_are_told_apart_in_the_legend_and_ranked_as_one_over_budgets():
     assert len(set(labels)) == len(labels)
     assert {"parent", "parent, fine-tuned", "uniform, fine-tuned longer"} <= {*labels}
     assert len({tiny.label(row) for row in tiny.rows if row.cell.longer}) == 1
+
+
+def test_a_parent_s_line_is_the_mean_over_seeds_however_many_methods_ran_on_each():
+    ran = [("uniform", 0, 0.9), *((method, 1, 0.7) for method in ("uniform", "fpgm", "taylor"))]
+    found = [
+        record(method, 0.5, seed).model_copy(update={"top1": Top1(parent=parent, finetuned=0.6)})
+        for method, seed, parent in ran
+    ]
+    (axis,) = accuracy_against_macs(compare(found)).axes
+    (line,) = [line for line in axis.get_lines() if line.get_linestyle() == ":"]
+    assert line.get_ydata() == pytest.approx([80, 80])
 
 
 def test_an_axis_ends_where_the_data_do_and_a_far_parent_is_a_word():

@@ -158,6 +158,13 @@ def test_speeds_that_are_noise_say_so_in_the_table_and_in_the_scatter():
     assert found == {"taylor": [False, True, False, False], "fpgm": [False] * 4}
 
 
+def test_a_network_that_was_made_wider_says_so_wherever_it_is_named():
+    wide = record("fpgm", cell=cell("fpgm", model=Model(name="tiny_net", width=2)))
+    text = build_page(Findings.of([wide]), title="t")
+    told = re.sub("<pre.*?</pre>", "", text, flags=re.DOTALL)  # without the record as JSON
+    assert "tiny_net x 2" in told and not re.search("tiny_net(?! x 2|x2)", told)
+
+
 def test_a_dark_ground_has_figures_of_its_own(page):
     sources = re.findall(r'<source media="\(prefers-color-scheme: dark\)" srcset="([^"]*)">', page)
     assert len(sources) == len(DARK) > 4

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.records.cell import Model, Schedule
+from benchmarks.records.cell import Data, Model, Schedule
 from benchmarks.records.files import write_record
 from benchmarks.studies.claims import Claim, claims_page, load_claims, try_claim
 from benchmarks.studies.trials import Verdict
@@ -18,8 +18,8 @@ NEEDS = {"data": "CIFAR-10", "command": "zoo run quick", "images": 1.0, "mmacs":
 
 
 def claim(kind="difference", **test):
-    fields = {"kind": kind, "folder": "f", "model": "tiny_net", "budget": 0.5, "method": "taylor",
-              "against": "uniform"}  # fmt: skip
+    fields = {"kind": kind, "folder": "f", "model": "tiny_net", "data": "digits", "budget": 0.5,
+              "method": "taylor", "against": "uniform"}  # fmt: skip
     tests = [{**fields, **test}]
     return Claim.model_validate(
         {"paper": "bnp", "says": "It is better.", "tests": tests, "needs": NEEDS}
@@ -108,6 +108,26 @@ def test_a_control_that_was_trained_longer_is_no_rival(results):
     assert outcome.verdict == "points that way here" and "1 other methods" in outcome.control
 
 
+def test_variants_of_a_method_are_not_other_methods(results):
+    variant = seeds("taylor", 0.9, 0.95, 0.99, settings={"batches": 1})
+    folder = results(*variant, *seeds("fpgm", 0.1, 0.2, 0.3), *seeds("taylor", 0.5, 0.61, 0.7))
+    outcome = tried(claim("best", against=""), folder)
+    assert outcome.verdict == "points that way here" and "best of them, fpgm" in outcome.control
+
+
+def test_a_budget_of_parameters_is_not_one_of_macs(results):
+    worse = seeds("taylor", 0.1, 0.21, 0.3, metric="params")
+    better = seeds("uniform", 0.9, 0.95, 0.99, metric="params")
+    folder = results(*worse, *better)
+    assert "no record of taylor" in tried(claim(), folder).why
+    assert tried(claim(metric="params"), folder).verdict == "points the other way here"
+    results(*seeds("taylor", 0.60, 0.71, 0.80))
+    assert "no record of uniform" in tried(claim(), folder).why
+    results(*seeds("uniform", 0.50, 0.60, 0.70))
+    assert tried(claim(), folder).verdict == "points that way here"
+    assert "mean of 1 other" in tried(claim("best", against=""), folder).control
+
+
 def test_a_gain_on_the_parent_is_one_on_the_parent_fine_tuned_alike(results):
     # The parents that pruning began with, of 0.9 in every record, are surpassed by both.
     folder = results(*seeds("taylor", 0.91, 0.911, 0.909))
@@ -169,6 +189,9 @@ def test_what_was_not_run_is_named(results):
 def test_a_test_names_its_control():
     with pytest.raises(ValueError, match="names its control: add against"):
         claim(against="")
+    for setting in ("model", "data"):
+        with pytest.raises(ValueError, match="add model and data"):
+            claim(**{setting: ""})
     with pytest.raises(ValueError, match="add at_most"):
         claim("seconds", passes={"against": 2, "beside": "autoslim", "stated": 0.16})
 
@@ -252,6 +275,21 @@ def test_a_figure_below_what_the_passes_allow_refutes_nothing(ranking, results):
     assert "stand 2.00 to 1, ours 2.00 to 1" in outcome.why
 
 
+def write_runtime(folder, low, high, *, device="cuda", **changes):
+    """A record whose pruned network takes between `low` and `high` of the time."""
+    written = json.loads(min((ROOT / "results" / "references").glob("*.json")).read_text())
+    written["pair"]["network"]["name"], written["pair"]["reference"]["name"] = "taylor", "uniform"
+    written |= {"device": device, **changes}
+    middle = (low + high) / 2
+    for measured in written["latency"]:
+        measured["ratio"] = {"q25": middle, "median": middle, "q75": middle}
+        measured["ratio_interval"] = {"low": low, "high": high, "level": 0.95}
+        measured["control_interval"] = {"low": 0.98, "high": 1.02, "level": 0.95}
+    (folder / "f").mkdir(exist_ok=True)
+    name = f"{len([*(folder / 'f').iterdir()])}.json"
+    (folder / "f" / name).write_text(json.dumps(written))
+
+
 @pytest.mark.parametrize(
     ("device", "ratio", "verdict"),
     [
@@ -264,18 +302,29 @@ def test_a_figure_below_what_the_passes_allow_refutes_nothing(ranking, results):
 def test_a_runtime_has_to_leave_its_noise_floor_on_the_device_of_the_claim(
     tmp_path, device, ratio, verdict
 ):
-    low, high = ratio
-    written = json.loads(min((ROOT / "results" / "references").glob("*.json")).read_text())
-    written["pair"]["network"]["name"], written["pair"]["reference"]["name"] = "taylor", "uniform"
-    written["device"] = device
-    middle = (low + high) / 2
-    for measured in written["latency"]:
-        measured["ratio"] = {"q25": middle, "median": middle, "q75": middle}
-        measured["ratio_interval"] = {"low": low, "high": high, "level": 0.95}
-        measured["control_interval"] = {"low": 0.98, "high": 1.02, "level": 0.95}
-    (tmp_path / "f").mkdir()
-    (tmp_path / "f" / "one.json").write_text(json.dumps(written))
+    write_runtime(tmp_path, *ratio, device=device)
     assert tried(claim("runtime", device="cuda"), tmp_path).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("newer", "verdict"),
+    [((1.3, 1.5), "does not hold here"), ((0.9, 1.1), "cannot be tested here")],
+)
+def test_a_runtime_measured_again_replaces_the_older_one(tmp_path, newer, verdict):
+    write_runtime(tmp_path, 0.7, 0.8, utc="2026-01-01T00:00:00+00:00")
+    write_runtime(tmp_path, *newer, utc="2026-09-01T00:00:00+00:00")
+    assert tried(claim("runtime", device="cuda"), tmp_path).verdict == verdict
+
+
+def test_of_two_devices_the_newest_clear_runtime_counts_and_another_kind_of_device_never(tmp_path):
+    march, may, july = (f"2026-0{month}-01T00:00:00+00:00" for month in (3, 5, 7))
+    write_runtime(tmp_path, 0.7, 0.8, utc=march, fingerprint="cuda-1")
+    asked = claim("runtime", device="cuda")
+    write_runtime(tmp_path, 0.9, 1.1, utc=may, fingerprint="cuda-2")
+    write_runtime(tmp_path, 1.3, 1.5, utc=july, fingerprint="cpu-3", device="cpu")
+    assert tried(asked, tmp_path).verdict == "holds here"
+    write_runtime(tmp_path, 1.3, 1.5, utc=july, fingerprint="cuda-4")
+    assert tried(asked, tmp_path).verdict == "does not hold here"
 
 
 def test_every_claim_has_verdicts_that_name_their_controls_and_a_way_to_test_it():
@@ -300,5 +349,12 @@ def test_the_page_is_made_from_the_records_that_there_are():
 
 
 def test_another_network_is_not_the_one_of_the_claim(results):
-    folder = results(record(cell=cell("taylor", model=Model(name="other_net"))))
+    for model in (Model(name="other_net"), Model(name="tiny_net", width=2)):
+        folder = results(record(cell=cell("taylor", model=model)))
+        assert "no record of taylor" in tried(claim(), folder).why
+    assert "no record of uniform" in tried(claim(model="tiny_net x 2"), folder).why
+
+
+def test_other_data_are_not_those_of_the_claim(results):
+    folder = results(*seeds("taylor", 0.5, data=Data(name="other_digits")))
     assert "no record of taylor" in tried(claim(), folder).why

@@ -5,21 +5,33 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records.record import Record, Top1
-from benchmarks.studies.teachers import OWN, PLAIN, TAUGHT, draw, page, tasks_of
+from benchmarks.running.suite import load_suite
+from benchmarks.studies.teachers import (
+    DECISIONS,
+    OWN,
+    PLAIN,
+    SUITES,
+    TAUGHT,
+    draw,
+    page,
+    tasks_of,
+)
 from tests.benchmarks.fabricate import cell, record
 
 PLAIN_TOP1 = {"uniform": 0.80, "bnp": 0.82, "knapsack": 0.79}
 TAUGHT_TOP1 = {"uniform": 0.83, "bnp": 0.84, "knapsack": 0.83}
 OWN_TOP1 = {"bnp": 0.86, "knapsack": 0.85}
+SETTINGS = {"bnp": {"steps": 250}}  # of both suites
 
 
 def finished(method: str, seed: int, distill: float = 0.0, **changes: object) -> Record:
+    label = f"{method}-{seed}-{distill:g}-{len(changes)}"
+    changes = {"settings": SETTINGS.get(method, {}), **changes}
     asked = cell(method, seed=seed, protocol=2, distill=distill, **changes)
     top1 = (TAUGHT_TOP1 if distill else PLAIN_TOP1)[method] + seed / 100
     own = OWN_TOP1[method] + seed / 100 if method in OWN_TOP1 else None
     own = 0.1 if own and distill else own  # the own finish is told by the plain record alone
     made = record(method, seed=seed)
-    label = f"{method}-{seed}-{distill:g}-{len(changes)}"
     found = Top1(parent=0.9, finetuned=top1, own=own)
     return made.model_copy(update={"id": label, "cell": asked, "top1": found})
 
@@ -58,6 +70,27 @@ def test_longer_controls_and_tasks_without_a_common_teacher_stay_out() -> None:
     (task,) = tasks_of(records)
     assert task.of("uniform", PLAIN) == {0: 0.80}
     assert tasks_of([r for r in all_records() if not r.cell.distill]) == []
+
+
+def test_variants_of_a_decision_stay_out() -> None:
+    variants = [
+        finished(method, seed, distill, settings=settings)
+        for method, settings in (("bnp", {"steps": 1}), ("bnp", {}), ("knapsack", {"solver": "x"}))
+        for seed in range(4)
+        for distill in (0.0, 1.0)
+    ]
+    worse = [
+        each.model_copy(update={"top1": Top1(parent=0.9, finetuned=0.1, own=0.1)})
+        for each in variants
+    ]
+    for records in ([*worse, *all_records()], [*all_records(), *worse]):
+        assert page(tasks_of(records)) == page(tasks_of(all_records()))
+
+
+def test_both_suites_set_the_decisions_alike() -> None:
+    plain, taught = (load_suite(name).settings for name in SUITES)
+    for method in DECISIONS:
+        assert plain.get(method, {}) == taught.get(method, {}) == SETTINGS.get(method, {})
 
 
 def test_page_and_figure_name_what_they_show(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from benchmarks.records.files import write_record
 from benchmarks.records.record import Record, Top1
 from benchmarks.studies.which_method import BLOCK, TUNED, UNTUNED, records_of, tables
 from benchmarks.tables.marked_blocks import block_of
-from tests.benchmarks.fabricate import record
+from tests.benchmarks.fabricate import ENVIRONMENT, record
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,3 +55,27 @@ def test_a_cell_that_two_suites_have_run_counts_once(tmp_path: Path) -> None:
     for name in ("one", "other"):
         write_record(tmp_path / name / "records", record("uniform", 0.5))
     assert len(records_of(tmp_path, ("one", "other"))) == 1
+
+
+def test_of_a_cell_that_two_machines_have_run_the_first_suite_s_record_counts(
+    tmp_path: Path,
+) -> None:
+    other = ENVIRONMENT.model_copy(update={"cpu": "Abacus 4000"})
+    for method, top1 in (("uniform", 0.80), ("bnp", 0.82)):
+        write_record(tmp_path / "one" / "records", record(method, 0.5, top1=top1))
+    later = record("uniform", 0.5, top1=0.9, environment=other, utc="2026-02-01T12:00:00+00:00")
+    write_record(tmp_path / "other" / "records", later)
+    found = records_of(tmp_path, ("one", "other"))
+    assert [(each.cell.method, each.top1.finetuned) for each in found] == [
+        ("bnp", 0.82), ("uniform", 0.80)
+    ]  # fmt: skip
+    (line,) = rows(tables([], found))[1:]
+    assert line[:2] == ["bnp", "+2.0"]
+
+
+def test_a_suite_that_lost_a_cell_leaves_it_to_the_next(tmp_path: Path) -> None:
+    lost = record("uniform", 0.5, status="failed", reason="no memory")
+    for name, made in (("one", lost), ("two", record("uniform", 0.5, top1=0.8)), ("six", lost)):
+        write_record(tmp_path / name / "records", made)
+    (found,) = records_of(tmp_path, ("one", "two", "six"))
+    assert found.top1.finetuned == 0.8

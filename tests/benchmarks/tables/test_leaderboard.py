@@ -11,8 +11,12 @@ from benchmarks.page.leaderboard import build_leaderboard, write_leaderboard
 from benchmarks.page.report import refuse_beside_folders, report_leaderboard
 from benchmarks.records.cell import Schedule
 from benchmarks.records.files import write_record
+from benchmarks.records.join import joined, network_key
+from benchmarks.records.record import Record
+from benchmarks.records.runtime import fingerprint
+from benchmarks.records.timing import Timing
 from benchmarks.tables.leaderboard import boards, to_markdown
-from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, measured, record
 
 HERE = [
     record("uniform", 0.5, 0, top1=0.70), record("uniform", 0.5, 1, top1=0.72),
@@ -51,6 +55,61 @@ def test_a_folder_with_a_lost_seed_has_no_mean() -> None:
     (board,) = boards({"here": [*HERE, lost]})
     (line,) = [x for x in board.lines if x.texts[1] == "bnp" and x.texts[0] == "0.5 MACs"]
     assert (line.texts[2], line.texts[3]) == ("–", "1 of 3 failed")
+
+
+def test_rows_without_a_gain_stand_below_those_that_lose() -> None:
+    found = [record("uniform", 0.5, 0, top1=0.8), record("bnp", 0.5, 0, top1=0.7)]
+    lost = [record("fpgm", 0.5, 0), record("fpgm", 0.5, 1, status="failed", reason="no memory")]
+    (board,) = boards({"here": [*lost, *found]})
+    assert [line.texts[1] for line in board.lines] == ["uniform", "bnp", "fpgm"]
+
+
+def test_settings_in_which_folders_differ_are_told() -> None:
+    other = [record(cell=cell("bnp", settings={"steps": 5}), top1=0.81)]
+    (board,) = boards({"here": HERE, "there": other})
+    names = {line.texts[1] for line in board.lines if line.texts[-1] == "there"}
+    assert names == {"bnp (steps=5)"}
+
+
+def trained(method: str, seed: int, cpu: str) -> Record:
+    """A record that holds no times, with what its network is made from again."""
+    environment = ENVIRONMENT.model_copy(update={"cpu": cpu})
+    asked = cell(method, seed=seed, protocol=2)
+    return record(
+        cell=asked, top1=0.8 + (method == "bnp") / 10, latency=(), input_size=(3, 8, 8),
+        num_classes=10, environment=environment, fingerprint=fingerprint(environment, "cpu", 1),
+        id=f"{cpu}-{asked.key}",
+    )  # fmt: skip
+
+
+def timed_on_both(records: list[Record]) -> list[Record]:
+    """The records with times of their networks on a CPU and a GPU."""
+    hosts = {"cpu": ENVIRONMENT, "cuda": ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})}
+    return joined(records, [
+        Timing(
+            id="x", utc="2026-01-02T00:00:00Z", network=network_key(each) or "", label="x",
+            device=device, latency=(measured(1, 0.5), measured(8, 0.5)), environment=host,
+            fingerprint=fingerprint(host, device, 1),
+        )
+        for each in records for device, host in hosts.items()
+    ])  # fmt: skip
+
+
+def test_a_record_that_two_devices_timed_stands_once_on_the_machine_that_trained_it() -> None:
+    one = [trained(method, seed, "Beta 7") for method in ("uniform", "bnp") for seed in (0, 1)]
+    records = timed_on_both(one)
+    assert len(records) == 8
+    (board,) = boards({"here": records})
+    assert board == boards({"here": one})[0]
+    assert [line.texts[1] for line in board.lines] == ["bnp", "uniform"]
+    assert all("Beta 7" in line.texts[-2] for line in board.lines)
+
+
+def test_timing_on_one_device_merges_no_trainings_of_two_machines() -> None:
+    two = [trained("uniform", 0, "Beta 7"), trained("bnp", 0, "Abacus 4000")]
+    (board,) = boards({"here": timed_on_both(two)})
+    assert [line.texts[2] for line in board.lines] == ["–", "–"]
+    assert board == boards({"here": two})[0]
 
 
 def test_only_a_clear_gain_is_bold() -> None:
