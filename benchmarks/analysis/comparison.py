@@ -1,12 +1,12 @@
 """Records grouped into comparisons and rows, with the numbers that tables and figures show.
 
-Records that were held equal in everything but method, budget and seed, and that have the same
-device fingerprint, form a comparison; its rows hold the seeds of one method at one budget. Reads
-records and nothing else.
+Records that were held equal in everything but method, budget and seed, and that one kind of
+processor trained and one device timed, form a comparison; its rows hold the seeds of one method at
+one budget. Reads records and nothing else.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -130,17 +130,47 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows that may be compared, best budget first, best accuracy first within a budget."""
+    """Rows that may be compared, best budget first, best accuracy first within a budget.
+
+    Attributes:
+        cell: one of the cells.
+        hardware: that timed the networks, or else trained them, with its fingerprint if it has one.
+        rows: one for each method and budget.
+        has_other_trainer: whether another processor trained a comparison of the same title, too.
+        has_other_timer: whether other hardware timed one of the same title and training.
+    """
 
     cell: Cell
     hardware: str
     rows: tuple[Row, ...]
+    has_other_trainer: bool = False
+    has_other_timer: bool = False
 
     @property
     def title(self) -> str:
         """Network and data, and whether the common loss has a teacher."""
         taught = " with distillation" if self.cell.distill else ""
         return f"{self.cell.model.title} on {self.cell.data.name}{taught}"
+
+    @property
+    def trained_on(self) -> str:
+        """Name of the processor that trained all its networks."""
+        return self.rows[0].records[0].trained_on
+
+    @property
+    def heading(self) -> str:
+        """The title, and what trained its networks if that tells it from another comparison."""
+        return (
+            f"{self.title}, trained on {self.trained_on}" if self.has_other_trainer else self.title
+        )
+
+    @property
+    def timed_heading(self) -> str:
+        """The heading of what shows times: it tells the hardware, too, if another one timed it."""
+        verb = "timed" if any(record.latency for record in self.ok) else "run"
+        return (
+            f"{self.heading}, {verb} on {self.hardware}" if self.has_other_timer else self.heading
+        )
 
     def label(self, row: Row) -> str:
         """The method's name, with the settings in which the comparison's variants of it differ."""
@@ -199,7 +229,7 @@ class Comparison:
                 f"Parent: {size.full_macs:,} MACs, {size.full_params:,} parameters, top-1 "
                 f"{top1.shown('.1f', 100) + ' %' if top1 else 'unknown'}.",
             )
-            sentences.append(_where(next((r for r in records if r.latency), records[0])))
+            sentences.append(_where(records, self.hardware))
         return " ".join(sentences)
 
     @property
@@ -280,22 +310,20 @@ def _named(settings: Mapping[str, object]) -> str:
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
     """Group records into comparisons and rows, in the order of model, data and device."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+    groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in current_records(list(records)):
         if record.cell.sample is not None:
             continue  # part of a ranking
-        groups.setdefault((record.cell.comparison, record.runs_on), []).append(record)
-    comparisons = [_comparison(group) for group in groups.values()]
-    return sorted(
-        comparisons,
-        key=lambda c: (c.cell.model.name, c.cell.data.name, c.hardware, c.cell.comparison),
-    )
+        place = (record.cell.comparison, record.trained_on, record.timed_by)
+        groups.setdefault(place, []).append(record)
+    return sorted(_told_apart([_comparison(group) for group in groups.values()]), key=_order)
 
 
 def hardware(record: Record) -> str:
     """The processor that the networks ran on, with the fingerprint that the record holds."""
-    name = record.processor
-    return f"{name} ({record.fingerprint})" if record.fingerprint else name
+    name, on = record.processor, record.timed_on
+    known = on.fingerprint if on else record.fingerprint
+    return f"{name} ({known})" if known else name
 
 
 def latency_at(record: Record, smallest: bool) -> Measured | None:
@@ -320,7 +348,31 @@ def _comparison(records: Sequence[Record]) -> Comparison:
         if row.method == REFERENCE
     }
     rows = [replace(row, uniform=uniform.get((row.cell.metric, row.cell.budget))) for row in alone]
-    return Comparison(records[0].cell, hardware(records[0]), tuple(sorted(rows, key=_row_order)))
+    places = {record.runs_on for record in records}  # several only of networks without times
+    where = hardware(records[0]) if len(places) == 1 else records[0].processor
+    return Comparison(records[0].cell, where, tuple(sorted(rows, key=_row_order)))
+
+
+def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same, each knowing whether processor or hardware must be named in its heading."""
+    trainers: dict[str, set[str]] = {}
+    timers: dict[tuple[str, str], set[str]] = {}
+    for each in comparisons:
+        trainers.setdefault(each.title, set()).add(each.trained_on)
+        timers.setdefault((each.title, each.trained_on), set()).add(each.hardware)
+    return [
+        replace(
+            each,
+            has_other_trainer=len(trainers[each.title]) > 1,
+            has_other_timer=len(timers[each.title, each.trained_on]) > 1,
+        )
+        for each in comparisons
+    ]
+
+
+def _order(each: Comparison) -> tuple[str, ...]:
+    cell = each.cell
+    return cell.model.name, cell.data.name, each.hardware, cell.comparison, each.trained_on
 
 
 def _row_order(row: Row) -> tuple[str, bool, float, float, str]:
@@ -340,20 +392,28 @@ def _epochs(schedule: Schedule) -> str:
     return counted(schedule.epochs, "epoch")
 
 
-def _where(record: Record) -> str:
-    environment = record.timed_on.environment if record.timed_on else record.environment
+def _where(records: Sequence[Record], hardware: str) -> str:
+    record = next((each for each in records if each.latency), records[0])
     if not record.latency:
-        return f"Run on {hardware(record)}."
+        is_elsewhere = record.timed_on is not None  # where only others of them were timed
+        return f"Trained on {record.trained_on}." if is_elsewhere else f"Run on {hardware}."
     measured = record.latency[0]
-    threads, workers = counted(measured.threads, "thread"), environment.workers
-    trained = record.environment.processor(record.cell.device)
-    trained = "" if trained == record.processor else f"Trained on {trained}. "
-    beside = "one cell at a time" if workers == 1 else f"{workers} cells side by side"
+    threads = counted(measured.threads, "thread")
+    environment = record.timed_on.environment if record.timed_on else record.environment
+    trained = "" if record.trained_on == record.processor else f"Trained on {record.trained_on}. "
     return (
-        f"{trained}Latency on {hardware(record)}, {threads}, {measured.dtype}, "
-        f"{measured.memory_format}, {beside}; "
+        f"{trained}Latency on {hardware}, {threads}, {measured.dtype}, "
+        f"{measured.memory_format}, {_beside({environment.workers})}; "
         "speed-up is the parent's time over the pruned network's, median of paired rounds."
     )
+
+
+def _beside(workers: Collection[int]) -> str:
+    """How many cells ran at once."""
+    low, high = min(workers), max(workers)
+    if high == 1:
+        return "one cell at a time"
+    return f"{high if low == high else f'{low} to {high}'} cells side by side"
 
 
 def share(record: Record, metric: str) -> float | None:

@@ -228,7 +228,7 @@ def _figure(panels: Sequence[Panel]) -> Figure:
 
 def _heading(panel: Panel) -> str:
     """Title of a panel and, below it, what stands behind its points and what has none."""
-    title = figure_text(panel.comparison.title)
+    title = figure_text(panel.comparison.heading)
     notes = (title, _seeds(panel), panel.note, _lost(panel.comparison), _noise(panel))
     return "\n".join(filter(None, notes))
 

@@ -121,7 +121,7 @@ def build_page(
         js=own_text("page.js", "scatter.js"),
         library=own_text("uplot/uPlot.iife.min.js") if points["panels"] else "",
         licence=own_text("uplot/LICENSE"),
-        captions=[{"title": c.title, "text": c.caption} for c in comparisons],
+        captions=[{"title": c.timed_heading, "text": c.caption} for c in comparisons],
         choices=_choices(rows),
         headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
         rows=rows,

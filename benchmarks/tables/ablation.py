@@ -64,7 +64,7 @@ def _families(comparison: Comparison) -> Iterator[list[Row]]:
 
 def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     plain = rows[0]
-    name = f"{plain.cell.method} at {plain.budget} of {plain.cell.metric}: {comparison.title}"
+    name = f"{plain.cell.method} at {plain.budget} of {plain.cell.metric}: {comparison.heading}"
     variants = rows[1:]
     differences = [paired(row.top1_by_seed, plain.top1_by_seed) for row in variants]
     corrected = holm([found.p_value if found else None for found in differences])

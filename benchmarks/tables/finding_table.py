@@ -55,7 +55,7 @@ def _table(comparison: Comparison) -> str:
     parent = shown(comparison.parent_top1, ".1f", 100)
     seeds = max(len(row.records) for row in rows)
     counted = "one seed" if seeds == 1 else f"{seeds} seeds"
-    return f"{in_markdown(comparison.title)}, parent {parent} %, {counted}:\n\n{table}"
+    return f"{in_markdown(comparison.heading)}, parent {parent} %, {counted}:\n\n{table}"
 
 
 def _asked(comparison: Comparison) -> list[Row]:

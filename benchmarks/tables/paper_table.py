@@ -182,7 +182,7 @@ def _caption(comparison: Comparison, rows: Sequence[Row], unit: MacsUnit) -> str
         sentences.append(
             "Grey speeds are no result: the parent against itself was off by more than 10 %."
         )
-    return f"{breakable(comparison.title)}. {in_tex(' '.join(sentences))}"
+    return f"{breakable(comparison.timed_heading)}. {in_tex(' '.join(sentences))}"
 
 
 def _math(text: str) -> str:

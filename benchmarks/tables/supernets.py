@@ -111,7 +111,7 @@ def sharing_table(comparisons: Sequence[Comparison]) -> str:
         rows = [_sharing_cells(name, groups) for name, groups in _shared(comparison).items()]
         if rows:
             table = markdown_table(SHARING, "l" + "r" * 8, rows)
-            parts.append(f"### {in_markdown(comparison.title)}\n\n{table}")
+            parts.append(f"### {in_markdown(comparison.heading)}\n\n{table}")
     return "\n".join(parts)
 
 

@@ -121,7 +121,7 @@ class Line:
 def to_markdown(comparisons: Sequence[Comparison]) -> str:
     """One heading, caption and table for each comparison."""
     parts = [
-        f"### {in_markdown(comparison.title)}\n\n{in_markdown(comparison.caption)}\n\n"
+        f"### {in_markdown(comparison.timed_heading)}\n\n{in_markdown(comparison.caption)}\n\n"
         f"{_markdown(comparison, COLUMNS)}"
         for comparison in comparisons
     ]
@@ -136,9 +136,9 @@ def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
         table = f"{caption}\n\n{_markdown(comparison, SHORT_COLUMNS)}"
         seeds = _seed_note(comparison)
         if index == 0:
-            parts.append(f"### {in_markdown(comparison.title)}, {seeds}\n\n{table}")
+            parts.append(f"### {in_markdown(comparison.timed_heading)}, {seeds}\n\n{table}")
         else:
-            summary = f"<summary><b>{in_html(comparison.title)}</b>, {seeds}</summary>"
+            summary = f"<summary><b>{in_html(comparison.timed_heading)}</b>, {seeds}</summary>"
             parts.append(f"<details>\n{summary}\n\n{table}\n</details>\n")
     return _framed(parts, comparisons)
 
@@ -163,7 +163,7 @@ def to_latex(comparisons: Sequence[Comparison]) -> str:
         body = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{in_tex(comparison.title)}. {in_tex(comparison.caption)}}}",
+            rf"\caption{{{in_tex(comparison.timed_heading)}. {in_tex(comparison.caption)}}}",
             rf"\begin{{tabular}}{{{_align(columns)}}}",
             r"\toprule",
             " & ".join(in_tex(column.heading(comparison)) for column in columns) + r" \\",

@@ -74,7 +74,8 @@ def test_every_row_links_to_its_record_with_settings_seed_environment_and_commit
 
 
 def test_a_record_tells_where_it_was_timed_beside_where_it_was_trained(figures):
-    on = TimedOn(device="cuda", environment=ENVIRONMENT.model_copy(update={"gpu": "GPU 9"}))
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    on = TimedOn(device="cuda", environment=gpu, fingerprint="cuda-1")
     elsewhere = [each.model_copy(update={"timed_on": on}) for each in RECORDS]
     text = build_page(Findings.of(elsewhere), title="", figures=figures, dark=DARK)
     count = sum(bool(each.latency) for each in RECORDS)
