@@ -114,13 +114,14 @@ def _timed(record: Record, timing: Timing | None, example: Timing) -> Record:
     found = record.model_copy(update={"timed_on": on})
     if timing is None:
         return found
-    times = {
+    times: dict[str, object] = {
         "latency": timing.latency,
         "further_latency": timing.further_latency,
         "left_out": timing.left_out,
         "footprint": timing.footprint,
-        "predicted_latency": _beside(record, timing),
     }
+    if found.is_timed_where_trained:  # a prediction is one for the device that pruned
+        times["predicted_latency"] = _beside(record, timing)
     return found.model_copy(update=times)
 
 
