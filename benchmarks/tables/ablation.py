@@ -15,6 +15,7 @@ from benchmarks.analysis.comparison import (
     spent_macs,
     spent_seconds,
 )
+from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.uncertainty import ERROR, Estimate, holm, paired, shown
 from benchmarks.records.bounds import numbers
 from benchmarks.records.plain import in_markdown
@@ -46,7 +47,9 @@ def ablation_table(comparisons: Sequence[Comparison]) -> str:
     exact optimum of the same score table, in thousandths; only some methods have one.
     """
     tables = [
-        _one_table(comparison, rows) for comparison in comparisons for rows in _families(comparison)
+        _one_table(comparison, rows)
+        for comparison in distinct(comparisons)
+        for rows in _families(comparison)
     ]
     return "\n".join([*tables, f"{LEGEND}\n"] if tables else [])
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.analysis.comparison import Comparison, short_name
+from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.ranking import Ranking, Scorer
 from benchmarks.records.bounds import numbers
 from benchmarks.records.cell import Cell
@@ -107,7 +108,7 @@ def sharing_table(comparisons: Sequence[Comparison]) -> str:
     all that the records hold.
     """
     parts = []
-    for comparison in comparisons:
+    for comparison in distinct(comparisons):
         rows = [_sharing_cells(name, groups) for name, groups in _shared(comparison).items()]
         if rows:
             table = markdown_table(SHARING, "l" + "r" * 8, rows)

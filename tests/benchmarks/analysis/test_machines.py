@@ -8,8 +8,13 @@ from benchmarks.analysis.findings import Findings
 from benchmarks.records.contrast import Contrast, Primary
 from benchmarks.records.join import joined
 from benchmarks.records.record import Record
+from benchmarks.tables.ablation import ablation_table
 from benchmarks.tables.contrast_lines import contrast_lines
+from benchmarks.tables.finding_table import finding_table
+from benchmarks.tables.paper_table import paper_table
+from benchmarks.tables.supernets import sharing_table
 from benchmarks.tables.tables import to_markdown
+from benchmarks.tables.terminal import terminal_table
 from tests.benchmarks.fabricate import record
 from tests.benchmarks.machines import ABACUS, BETA, GPU, timing, trained
 
@@ -127,3 +132,23 @@ def test_only_a_comparison_whose_records_stand_in_another_is_no_distinct_one() -
     assert abs(effect.mean - (0.04 + 0.05 + 0.08) / 3) < 1e-9  # seeds 0, 1 and 2
     old = [record(m, seed=s, fingerprint=f"cpu-{s}") for m in ("uniform", "fpgm") for s in range(3)]
     assert len(distinct(compare(old))) == 3
+
+
+def test_tables_without_times_stand_there_once_and_those_with_times_name_the_device() -> None:
+    supernet = ({"step": "supernet", "key": "a"},)
+    records = [
+        trained(m, seed=s, kept=4 + s, asked={"settings": how}, primary=ASKED, trace=supernet)
+        for m, how in (("uniform", {}), ("fpgm", {}), ("fpgm", {"steps": 1}))
+        for s in range(2)
+    ]
+    once = compare(joined(records, [timing(records[0])]))
+    both = compare(joined(records, [timing(records[0]), timing(records[0], on=GPU, device="cuda")]))
+    assert (len(once), len(both)) == (1, 2)
+    for table in (finding_table, ablation_table, sharing_table):
+        assert table(both) == table(once) != ""
+    titles = [str(terminal_table(c).title) for c in both]
+    captions = [paper_table(c, (), "t").splitlines()[2] for c in both]
+    for told in (titles, captions):
+        assert ["GPU 9" in text.replace(r"\allowbreak{}", "") for text in told] == [False, True]
+        assert "timed on" in told[0].replace(r"\allowbreak{}", "")
+    assert "timed on" not in str(terminal_table(once[0]).title)
