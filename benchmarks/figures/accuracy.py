@@ -166,16 +166,17 @@ def accuracy_against_latency(comparisons: Sequence[Comparison]) -> Figure:
     A machine drifts between cells, and parent and pruned network were timed in the same rounds; so
     the pruned network's time is its paired ratio times the parent's median over all records.
     """
+    has_several = len({comparison.hardware for comparison in comparisons}) > 1
     return _figure(
         [
-            _latency_panel(comparison, batch)
+            _latency_panel(comparison, batch, comparison.hardware if has_several else "")
             for comparison in comparisons
             for batch in sorted({*comparison.cell.latency.batches})
         ]
     )
 
 
-def _latency_panel(comparison: Comparison, batch: int) -> Panel:
+def _latency_panel(comparison: Comparison, batch: int, note: str = "") -> Panel:
     def measured(record: Record) -> Measured | None:
         return next((found for found in record.latency if found.batch == batch), None)
 
@@ -197,6 +198,7 @@ def _latency_panel(comparison: Comparison, batch: int) -> Panel:
         f"Latency at batch {batch}, ms (paired with parent's)",
         measurement=measured,
         floor=(min(controls) * typical, max(controls) * typical) if controls and typical else None,
+        note=figure_text(note),
     )
 
 
