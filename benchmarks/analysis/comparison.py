@@ -400,7 +400,12 @@ def _where(records: Sequence[Record], hardware: str) -> str:
     measured = record.latency[0]
     threads = counted(measured.threads, "thread")
     environment = record.timed_on.environment if record.timed_on else record.environment
-    trained = "" if record.trained_on == record.processor else f"Trained on {record.trained_on}. "
+    workers = {each.environment.workers for each in records}
+    trained = f"Trained on {record.trained_on}"
+    if workers != {environment.workers}:
+        trained = f"{trained}, {_beside(workers)}. "
+    else:
+        trained = "" if record.trained_on == record.processor else f"{trained}. "
     return (
         f"{trained}Latency on {hardware}, {threads}, {measured.dtype}, "
         f"{measured.memory_format}, {_beside({environment.workers})}; "

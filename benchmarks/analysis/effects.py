@@ -64,10 +64,7 @@ def distinct(comparisons: Iterable[Comparison]) -> list[Comparison]:
     One is left out only if another one holds all its records.
     """
     comparisons = list(comparisons)
-    ids = [
-        {(r.id, r.cell.key, r.fingerprint) for row in c.rows for r in row.records}
-        for c in comparisons
-    ]
+    ids = [{(r.id, r.cell.key) for row in c.rows for r in row.records} for c in comparisons]
     return [
         comparison
         for place, (comparison, mine) in enumerate(zip(comparisons, ids, strict=True))

@@ -431,8 +431,8 @@ SHORT_COLUMNS: tuple[Column, ...] = (
 )
 
 CSV_HEADINGS = (
-    "comparison", "model", "data", "hardware", "metric", "budget", "method", "seeds", "ok",
-    *NUMBERS, "finetuned_top1_sd", "finetuned_top1_low", "finetuned_top1_high",
+    "comparison", "model", "data", "hardware", "trained_on", "metric", "budget", "method",
+    "seeds", "ok", *NUMBERS, "finetuned_top1_sd", "finetuned_top1_low", "finetuned_top1_high",
     "top1_to_uniform", "top1_to_uniform_sd", "top1_to_uniform_low", "top1_to_uniform_high",
     "top1_to_uniform_p_holm", "top1_to_uniform_detectable", "is_clear_gain", "lost_seeds",
     "records",
@@ -444,7 +444,8 @@ def _csv_row(row: Row, comparison: Comparison) -> list[object]:
     means = [row.mean(value) for value in NUMBERS.values()]
     final, gain = _top1(row), row.gain
     fields: list[object] = [
-        cell.comparison, cell.model.name, cell.data.name, comparison.hardware, cell.metric,
+        cell.comparison, cell.model.name, cell.data.name, comparison.hardware,
+        comparison.trained_on, cell.metric,
         cell.budget, row.method, len(row.records), len(row.ok),
         *(found.mean if found else None for found in means),
         *_spread(final),

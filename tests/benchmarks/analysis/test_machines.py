@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.effects import distinct, overall_effects
 from benchmarks.analysis.findings import Findings
@@ -13,7 +16,7 @@ from benchmarks.tables.contrast_lines import contrast_lines
 from benchmarks.tables.finding_table import finding_table
 from benchmarks.tables.paper_table import paper_table
 from benchmarks.tables.supernets import sharing_table
-from benchmarks.tables.tables import to_markdown
+from benchmarks.tables.tables import to_csv, to_markdown
 from benchmarks.tables.terminal import terminal_table
 from tests.benchmarks.fabricate import record
 from tests.benchmarks.machines import ABACUS, BETA, GPU, timing, trained
@@ -152,3 +155,31 @@ def test_tables_without_times_stand_there_once_and_those_with_times_name_the_dev
         assert ["GPU 9" in text.replace(r"\allowbreak{}", "") for text in told] == [False, True]
         assert "timed on" in told[0].replace(r"\allowbreak{}", "")
     assert "timed on" not in str(terminal_table(once[0]).title)
+
+
+def test_the_caption_tells_how_many_were_trained_at_once_where_they_were_timed_otherwise() -> None:
+    two, four = (ABACUS.model_copy(update={"workers": count}) for count in (2, 4))
+    told = {}
+    for name, trainers, timer in (
+        ("alike", (ABACUS, ABACUS), ABACUS),
+        ("two", (two, two), ABACUS),
+        ("mixed", (two, four), ABACUS),
+        ("elsewhere", (two, ABACUS), BETA),
+    ):
+        one, other = (trained(seed=seed, on=on) for seed, on in enumerate(trainers))
+        (found,) = compare(joined([one, other], [timing(one, on=timer)]))
+        told[name] = found.caption.partition("cross-entropy. ")[2].partition("Latency on")[0]
+        assert found.caption.count("one cell at a time") == 1
+    assert told == {
+        "alike": "",
+        "two": "Trained on Abacus 3000, 2 cells side by side. ",
+        "mixed": "Trained on Abacus 3000, 2 to 4 cells side by side. ",
+        "elsewhere": "Trained on Abacus 3000, 1 to 2 cells side by side. ",
+    }
+
+
+def test_the_csv_names_the_machine_of_the_seconds_beside_that_of_the_times() -> None:
+    one = trained()
+    found = compare(joined([one], [timing(one, on=GPU, device="cuda")]))
+    (row,) = csv.DictReader(io.StringIO(to_csv(found)))
+    assert row["trained_on"] == "Abacus 3000" and row["hardware"].startswith("GPU 9 (cuda-")
