@@ -1,8 +1,8 @@
 """Records grouped into comparisons and rows, with the numbers that tables and figures show.
 
-Records that were held equal in everything but method, budget and seed, and that have the same
-device fingerprint, form a comparison; its rows hold the seeds of one method at one budget. Reads
-records and nothing else.
+Records that were held equal in everything but method, budget and seed, and that one kind of
+processor trained and one device timed, form a comparison; its rows hold the seeds of one method at
+one budget. Reads records and nothing else.
 """
 
 import itertools
@@ -12,8 +12,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from benchmarks.analysis.names import (
+    method_name,
+    settings_of,
+    short_name,
+    told_epochs,
+    told_settings,
+)
 from benchmarks.analysis.uncertainty import ERROR, Estimate, differences, estimate, holm
-from benchmarks.records.cell import PARENT, REFERENCE, Cell, Schedule
+from benchmarks.records.cell import REFERENCE, Cell
 from benchmarks.records.files import current_records
 from benchmarks.records.join import network_key
 from benchmarks.records.plain import counted
@@ -34,15 +41,10 @@ __all__ = [
     "is_noisy_speed",
     "latency_at",
     "macs_ratio",
-    "method_name",
     "one_a_seed",
-    "plain_name",
     "realised",
-    "settings_of",
     "share",
     "shared_seeds",
-    "short_name",
-    "shown_names",
     "speedup",
     "spent_macs",
     "spent_seconds",
@@ -95,7 +97,7 @@ class Row:
         mine, theirs = settings_of(self.cell), settings_of(other.cell)
         changed = {key: value for key, value in mine.items() if theirs.get(key) != value}
         undone = {key: "default" for key in theirs if key not in mine}
-        return _named({**changed, **undone})
+        return told_settings({**changed, **undone})
 
     @property
     def budget(self) -> str:
@@ -145,17 +147,46 @@ class Comparison:
     """Rows that may be compared, best budget first, best accuracy first within a budget.
 
     Accuracies are put in order by their means over the seeds that all rows of the budget have.
+
+    Attributes:
+        cell: one of the cells.
+        hardware: that timed the networks, or else trained them, with its fingerprint if it has one.
+        rows: one for each method and budget.
+        has_other_trainer: whether another processor trained a comparison of the same title, too.
+        has_other_timer: whether other hardware timed one of the same title and training.
     """
 
     cell: Cell
     hardware: str
     rows: tuple[Row, ...]
+    has_other_trainer: bool = False
+    has_other_timer: bool = False
 
     @property
     def title(self) -> str:
         """Network and data, and whether the common loss has a teacher."""
         taught = " with distillation" if self.cell.distill else ""
         return f"{self.cell.model.title} on {self.cell.data.name}{taught}"
+
+    @property
+    def trained_on(self) -> str:
+        """Name of the processor that trained all its networks."""
+        return self.rows[0].records[0].trained_on
+
+    @property
+    def heading(self) -> str:
+        """The title, and what trained its networks if that tells it from another comparison."""
+        return (
+            f"{self.title}, trained on {self.trained_on}" if self.has_other_trainer else self.title
+        )
+
+    @property
+    def timed_heading(self) -> str:
+        """The heading of what shows times: it tells the hardware, too, if another one timed it."""
+        verb = "timed" if any(record.latency for record in self.ok) else "run"
+        return (
+            f"{self.heading}, {verb} on {self.hardware}" if self.has_other_timer else self.heading
+        )
 
     def label(self, row: Row) -> str:
         """The method's name, with the settings in which the comparison's variants of it differ."""
@@ -208,8 +239,8 @@ class Comparison:
         digest = self.cell.model.weights
         start = f" started from weights {digest}," if digest else ""
         sentences = [
-            f"Parent{start} trained for {_epochs(self.cell.parent)}, every pruned network "
-            f"fine-tuned for {_epochs(self.cell.finetune)}{self._loss}."
+            f"Parent{start} trained for {told_epochs(self.cell.parent)}, every pruned network "
+            f"fine-tuned for {told_epochs(self.cell.finetune)}{self._loss}."
         ]
         if records and (size := records[0].size):
             top1 = self.parent_top1
@@ -218,7 +249,7 @@ class Comparison:
                 f"Parent: {size.full_macs:,} MACs, {size.full_params:,} parameters, top-1 "
                 f"{top1.shown('.1f', 100) + ' %' if top1 else 'unknown'}.",
             )
-            sentences.append(_where(next((r for r in records if r.latency), records[0])))
+            sentences.append(_where(records, self.hardware))
         return " ".join(sentences)
 
     @property
@@ -237,84 +268,22 @@ class Comparison:
         return estimate(known) if known else None
 
 
-def method_name(cell: Cell) -> str:
-    """Name of a method with the settings that differ from its defaults."""
-    settings = _named(settings_of(cell))
-    return f"{_full_name(cell)} ({settings})" if settings else _full_name(cell)
-
-
-def short_name(cell: Cell, beside: Iterable[Cell]) -> str:
-    """Name of a method with only the settings that vary among its cells.
-
-    A method in a file is named by its class, where no other method beside it is.
-
-    Args:
-        cell: to be named.
-        beside: the cells that its name must differ from, itself among them or not.
-    """
-    beside = list(beside)
-    mine, name = settings_of(cell), plain_name(cell, beside)
-    others = [settings_of(other) for other in beside if other.method == cell.method]
-    told = {
-        key: value
-        for key, value in mine.items()
-        if any(key not in other or other[key] != value for other in others)
-    }
-    return f"{name} ({_named(told)})" if told else name
-
-
-def plain_name(cell: Cell, beside: Iterable[Cell]) -> str:
-    """The same without any settings; see `short_name`."""
-    names = shown_names([cell.method, *(other.method for other in beside)])
-    return _full_name(cell) if cell.method == PARENT else names[cell.method]
-
-
-def shown_names(methods: Iterable[str]) -> dict[str, str]:
-    """What methods are called beside each other: one in a file by its class, if nothing else is."""
-    classes = {method: method.partition(".py:")[2] or method for method in methods}
-    taken = [*classes.values(), *(name for name in classes if name != classes[name])]
-    return {m: name if taken.count(name) == 1 else m for m, name in classes.items()}
-
-
-def _full_name(cell: Cell) -> str:
-    """Tells the control from the parent that everything starts from."""
-    return "parent, fine-tuned" if cell.method == PARENT else cell.method
-
-
-def settings_of(cell: Cell) -> dict[str, object]:
-    """Settings that differ from the method's defaults, edition, and how networks are trained."""
-    named: dict[str, object] = dict(cell.settings)
-    if cell.scratch is not None:
-        named["from scratch"] = _epochs(cell.scratch)
-    if cell.longer is not None:
-        named["fine-tuned"] = "longer"  # by how much differs with the budget
-    if cell.origin is not None:
-        named["edition"] = cell.origin.edition
-    return named
-
-
-def _named(settings: Mapping[str, object]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
-
-
 def compare(records: Iterable[Record]) -> list[Comparison]:
     """Group records into comparisons and rows, in the order of model, data and device."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+    groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in current_records(list(records)):
         if record.cell.sample is not None:
             continue  # part of a ranking
-        groups.setdefault((record.cell.comparison, record.runs_on), []).append(record)
-    comparisons = [_comparison(group) for group in groups.values()]
-    return sorted(
-        comparisons,
-        key=lambda c: (c.cell.model.name, c.cell.data.name, c.hardware, c.cell.comparison),
-    )
+        place = (record.cell.comparison, record.trained_on, record.timed_by)
+        groups.setdefault(place, []).append(record)
+    return sorted(_told_apart([_comparison(group) for group in groups.values()]), key=_order)
 
 
 def hardware(record: Record) -> str:
     """The processor that the networks ran on, with the fingerprint that the record holds."""
-    name = record.processor
-    return f"{name} ({record.fingerprint})" if record.fingerprint else name
+    name, on = record.processor, record.timed_on
+    known = on.fingerprint if on else record.fingerprint
+    return f"{name} ({known})" if known else name
 
 
 def latency_at(record: Record, smallest: bool) -> Measured | None:
@@ -376,7 +345,31 @@ def _comparison(records: Sequence[Record]) -> Comparison:
         if row.method == REFERENCE
     }
     rows = [replace(row, uniform=uniform.get((row.cell.metric, row.cell.budget))) for row in alone]
-    return Comparison(records[0].cell, hardware(records[0]), tuple(_in_order(rows)))
+    places = {record.runs_on for record in records}  # several only of networks without times
+    where = hardware(records[0]) if len(places) == 1 else records[0].processor
+    return Comparison(records[0].cell, where, tuple(_in_order(rows)))
+
+
+def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same, each knowing whether processor or hardware must be named in its heading."""
+    trainers: dict[str, set[str]] = {}
+    timers: dict[tuple[str, str], set[str]] = {}
+    for each in comparisons:
+        trainers.setdefault(each.title, set()).add(each.trained_on)
+        timers.setdefault((each.title, each.trained_on), set()).add(each.hardware)
+    return [
+        replace(
+            each,
+            has_other_trainer=len(trainers[each.title]) > 1,
+            has_other_timer=len(timers[each.title, each.trained_on]) > 1,
+        )
+        for each in comparisons
+    ]
+
+
+def _order(each: Comparison) -> tuple[str, ...]:
+    cell = each.cell
+    return cell.model.name, cell.data.name, each.hardware, cell.comparison, each.trained_on
 
 
 def shared_seeds(rows: Iterable[Row]) -> set[int]:
@@ -408,24 +401,33 @@ def _top1(row: Row, seeds: Collection[int]) -> float:
     return statistics.fmean(known) if known else -math.inf
 
 
-def _epochs(schedule: Schedule) -> str:
-    return counted(schedule.epochs, "epoch")
-
-
-def _where(record: Record) -> str:
-    environment = record.timed_on.environment if record.timed_on else record.environment
+def _where(records: Sequence[Record], hardware: str) -> str:
+    record = next((each for each in records if each.latency), records[0])
     if not record.latency:
-        return f"Run on {hardware(record)}."
+        is_elsewhere = record.timed_on is not None  # where only others of them were timed
+        return f"Trained on {record.trained_on}." if is_elsewhere else f"Run on {hardware}."
     measured = record.latency[0]
-    threads, workers = counted(measured.threads, "thread"), environment.workers
-    trained = record.environment.processor(record.cell.device)
-    trained = "" if trained == record.processor else f"Trained on {trained}. "
-    beside = "one cell at a time" if workers == 1 else f"{workers} cells side by side"
+    threads = counted(measured.threads, "thread")
+    environment = record.timed_on.environment if record.timed_on else record.environment
+    workers = {each.environment.workers for each in records}
+    trained = f"Trained on {record.trained_on}"
+    if workers != {environment.workers}:
+        trained = f"{trained}, {_beside(workers)}. "
+    else:
+        trained = "" if record.trained_on == record.processor else f"{trained}. "
     return (
-        f"{trained}Latency on {hardware(record)}, {threads}, {measured.dtype}, "
-        f"{measured.memory_format}, {beside}; "
+        f"{trained}Latency on {hardware}, {threads}, {measured.dtype}, "
+        f"{measured.memory_format}, {_beside({environment.workers})}; "
         "speed-up is the parent's time over the pruned network's, median of paired rounds."
     )
+
+
+def _beside(workers: Collection[int]) -> str:
+    """How many cells ran at once."""
+    low, high = min(workers), max(workers)
+    if high == 1:
+        return "one cell at a time"
+    return f"{high if low == high else f'{low} to {high}'} cells side by side"
 
 
 def share(record: Record, metric: str) -> float | None:

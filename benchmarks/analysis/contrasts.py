@@ -26,7 +26,7 @@ class Confirmed:
     """What came of a primary contrast on one network and data set.
 
     Attributes:
-        title: network and data.
+        title: network and data, and what trained it where several did.
         sides: names of the method and of what it is compared with, as in the comparison's table.
         primary: what was asked.
         gain: difference of final accuracies, paired by seed; None if it cannot be told.
@@ -83,10 +83,10 @@ def _confirmed(comparison: Comparison, primary: Primary) -> Confirmed:
     )
     rows = [row for row in found if row is not None]
     if len(rows) < 2:
-        return Confirmed(comparison.title, (new, base), primary, None, "not run yet")
+        return Confirmed(comparison.heading, (new, base), primary, None, "not run yet")
     gain = paired(rows[0].top1_by_seed, rows[1].top1_by_seed)
     return Confirmed(
-        comparison.title, (new, base), primary, gain, _problem(comparison, primary, rows)
+        comparison.heading, (new, base), primary, gain, _problem(comparison, primary, rows)
     )
 
 

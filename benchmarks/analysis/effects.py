@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.analysis.comparison import Comparison, Row, short_name
+from benchmarks.analysis.comparison import Comparison, Row
+from benchmarks.analysis.names import short_name
 from benchmarks.analysis.uncertainty import LEVEL, RESAMPLES
 
 __all__ = ["Effect", "cluster_interval", "distinct", "names_over", "overall_effects"]
@@ -70,13 +71,17 @@ def _order(effect: Effect) -> tuple[bool, float, str]:
 
 
 def distinct(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """One of the comparisons that hold the same accuracies beside the times of several devices."""
-    fullest: dict[str, Comparison] = {}
-    for comparison in comparisons:
-        known = fullest.get(comparison.cell.comparison)
-        if known is None or len(comparison.ok) > len(known.ok):
-            fullest[comparison.cell.comparison] = comparison
-    return list(fullest.values())
+    """One of the comparisons that hold the same accuracies beside the times of several devices.
+
+    One is left out only if another one holds all its records.
+    """
+    comparisons = list(comparisons)
+    ids = [{(r.id, r.cell.key) for row in c.rows for r in row.records} for c in comparisons]
+    return [
+        comparison
+        for place, (comparison, mine) in enumerate(zip(comparisons, ids, strict=True))
+        if not any(mine < other for other in ids) and mine not in ids[:place]
+    ]
 
 
 def cluster_interval(clusters: Sequence[Sequence[float]]) -> tuple[float, float]:

@@ -65,11 +65,18 @@ class Findings:
 
     @cached_property
     def by_device(self) -> Mapping[str, Findings]:
-        """The same for the records of each device alone, by its name and fingerprint."""
+        """The same for the records of each device alone, by its name and fingerprint.
+
+        Records without times have one device for each processor, named by the first of them; see
+        `benchmarks.analysis.comparison.compare`.
+        """
         devices: dict[str, list[Record]] = {}
+        untimed: dict[str, str] = {}
         for record in self.records:
-            name = f"{record.processor} {record.runs_on}"
-            devices.setdefault(name, []).append(record)
+            name = record.runs_on
+            if not record.timed_by and record.cell.sample is None:
+                name = untimed.setdefault(record.processor, name)
+            devices.setdefault(f"{record.processor} {name}", []).append(record)
         if len(devices) == 1:
             return dict.fromkeys(devices, self)
         return {device: Findings.of(records) for device, records in devices.items()}

@@ -10,7 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from benchmarks.analysis.comparison import DECIDING, method_name, one_a_seed, spent_macs, timing_of
+from benchmarks.analysis.comparison import DECIDING, one_a_seed, spent_macs, timing_of
+from benchmarks.analysis.names import method_name
 from benchmarks.records.record import Record
 
 __all__ = [

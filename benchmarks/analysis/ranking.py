@@ -13,7 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from benchmarks.analysis.comparison import short_name, spent_macs, spent_seconds
+from benchmarks.analysis.comparison import spent_macs, spent_seconds
+from benchmarks.analysis.names import short_name
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import current_records
 from benchmarks.records.record import Record

@@ -169,16 +169,17 @@ def accuracy_against_latency(comparisons: Sequence[Comparison]) -> Figure:
     A machine drifts between cells, and parent and pruned network were timed in the same rounds; so
     the pruned network's time is its paired ratio times the parent's median over all timings.
     """
+    has_several = len({comparison.hardware for comparison in comparisons}) > 1
     return _figure(
         [
-            _latency_panel(comparison, batch)
+            _latency_panel(comparison, batch, comparison.hardware if has_several else "")
             for comparison in comparisons
             for batch in sorted({*comparison.cell.latency.batches})
         ]
     )
 
 
-def _latency_panel(comparison: Comparison, batch: int) -> Panel:
+def _latency_panel(comparison: Comparison, batch: int, note: str = "") -> Panel:
     def measured(record: Record) -> Measured | None:
         return next((found for found in record.latency if found.batch == batch), None)
 
@@ -200,8 +201,8 @@ def _latency_panel(comparison: Comparison, batch: int) -> Panel:
         parent,
         f"Latency at batch {batch}, ms (paired with parent's)",
         measurement=measured,
-        note=SHARED_TIMES if is_shared else "",
         floor=(min(controls) * typical, max(controls) * typical) if controls and typical else None,
+        note=". ".join(filter(None, (figure_text(note), SHARED_TIMES if is_shared else ""))),
     )
 
 
@@ -233,7 +234,7 @@ def _figure(panels: Sequence[Panel]) -> Figure:
 
 def _heading(panel: Panel) -> str:
     """Title of a panel and, below it, what stands behind its points and what has none."""
-    title = figure_text(panel.comparison.title)
+    title = figure_text(panel.comparison.heading)
     notes = (title, _seeds(panel), panel.note, _lost(panel.comparison), _noise(panel))
     return "\n".join(filter(None, notes))
 

@@ -28,7 +28,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from benchmarks.analysis.comparison import Comparison
+from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.findings import Findings
+from benchmarks.analysis.ranking import Ranking
 from benchmarks.figures.accuracy import (
     accuracy_against_cost,
     accuracy_against_latency,
@@ -73,6 +75,9 @@ TITLES: Mapping[str, str] = {
     "critical_difference": "Average ranks",
 }
 """Figures in the order in which a reader meets them."""
+
+TIMES = "accuracy_latency"
+"""The figure that differs between devices that timed the same networks."""
 
 _DRAWN = re.compile(
     rf"({'|'.join(TITLES)})(-[a-z0-9-]*(cpu|cuda)-[0-9a-f]{{8}}(-\d+)?)?\.(png|pdf)"
@@ -163,17 +168,26 @@ def figures_of(findings: Findings) -> dict[str, Draw]:
     """What can be drawn, by file name.
 
     Devices have figures of their own, with their names, where a network was run on several of them;
-    networks that were run on one each share a figure, as panels.
+    networks that were run on one each share a figure, as panels. Where several devices timed what
+    was trained once, that goes for the figures of times; the others are drawn once.
     """
     devices = findings.by_device
-    titles = [comparison.title for each in devices.values() for comparison in each.comparisons]
-    if len(set(titles)) == len(titles) and not findings.rankings:
-        devices = dict.fromkeys([*devices][:1], findings)
-    found: dict[str, Draw] = {}
-    for device, slug in _slugs(devices).items():
-        suffix = f"-{slug}" if len(devices) > 1 else ""
-        found |= {name + suffix: draw for name, draw in _drawings(devices[device])}
-    return found
+    if len(devices) == 1 or (_are_apart(findings.comparisons) and not findings.rankings):
+        return dict(_drawings(findings))
+    slugs = _slugs(devices).items()
+    sets = {f"-{slug}": dict(_drawings(devices[device])) for device, slug in slugs}
+    if _are_apart([*distinct(findings.comparisons), *findings.rankings]):
+        whole = dict(_drawings(findings))
+        whole.pop(TIMES, None)
+        timed = {slug: {TIMES: each[TIMES]} for slug, each in sets.items() if TIMES in each}
+        sets = {"": whole, **timed}
+    return {name + slug: draw for slug, each in sets.items() for name, draw in each.items()}
+
+
+def _are_apart(panels: Sequence[Comparison | Ranking]) -> bool:
+    """Whether their titles tell them apart, so that they can be panels of one figure."""
+    titles = [panel.title for panel in panels]
+    return len({*titles}) == len(titles)
 
 
 def plotted(figure: Figure) -> str:
@@ -212,13 +226,14 @@ def _drawings(findings: Findings) -> Iterator[tuple[str, Draw]]:
     rankings = [ranking for ranking in findings.rankings if ranking.scorers]
     if rankings:
         yield "proxy_accuracy", lambda: proxy_against_accuracy(rankings)
-    if with_traces := list(traced(comparisons)):
+    if with_traces := list(traced(distinct(comparisons))):
         yield "search_traces", lambda: search_traces(with_traces)
     if (standing := findings.standing) and standing.is_testable:
         yield "critical_difference", lambda: critical_difference(standing)
 
 
 def _of_comparisons(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Draw]]:
+    once = distinct(comparisons)
     drawings: Mapping[str, Callable[[Sequence[Comparison]], Figure]] = {
         "accuracy_macs": accuracy_against_macs,
         "accuracy_cost": accuracy_against_cost,
@@ -228,12 +243,12 @@ def _of_comparisons(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Dr
         "kept_widths": kept_widths,
     }
     shown = {
-        "kept_widths": [c for c in comparisons if any(record.groups for record in c.ok)],
+        "kept_widths": [c for c in once if any(record.groups for record in c.ok)],
         # What was not timed yet would be an empty panel.
-        "accuracy_latency": [c for c in comparisons if any(record.latency for record in c.ok)],
+        TIMES: [c for c in comparisons if any(record.latency for record in c.ok)],
     }
     for name, draw in drawings.items():
-        if drawn := shown.get(name, comparisons):
+        if drawn := shown.get(name, once):
             yield name, functools.partial(draw, drawn)
 
 

@@ -70,7 +70,7 @@ def training_cost(comparisons: Sequence[Comparison]) -> Figure:
             left = [start + width for start, width in zip(left, widths, strict=True)]
         _name(axis, comparison, rows)
         axis.set_xlabel("TMACs spent", fontsize=8)
-        title = "\n".join(filter(None, [comparison.title, parent_training(comparison)]))
+        title = "\n".join(filter(None, [comparison.heading, parent_training(comparison)]))
         set_title(axis, "\n".join(map(figure_text, title.split("\n"))), fontsize=9, loc="right")
         axis.grid(axis="x", alpha=0.3)
     used = [phase for phase in PHASE_COLOURS if any(_has_phase(c, phase) for c in comparisons)]

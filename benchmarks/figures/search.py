@@ -71,7 +71,7 @@ def search_traces(comparisons: Sequence[Comparison]) -> Figure:
     methods: set[str] = set()
     for axis, (comparison, draw) in zip(axes, panels, strict=True):
         methods.update(draw(axis, comparison))
-        set_title(axis, f"{figure_text(comparison.title)}\n{_seeds_told(comparison)}", fontsize=9)
+        set_title(axis, f"{figure_text(comparison.heading)}\n{_seeds_told(comparison)}", fontsize=9)
         axis.grid(alpha=0.3)
     drawn = {
         row.cell.budget for c in comparisons for row in _plain(c) if any(map(_evaluations, row.ok))

@@ -17,7 +17,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.analysis.comparison import shown_names
+from benchmarks.analysis.names import shown_names
 from benchmarks.records.cell import PARENT
 from benchmarks.records.plain import figure_text
 

@@ -59,6 +59,9 @@ BROAD = 680
 LARGE = ("config", "trace", "scores")
 """Parts of a record that the page leaves to the file."""
 
+TIMES = ("latency", "further_latency", "left_out", "footprint", "predicted_latency")
+"""Parts of a record that may differ between the devices that timed it."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -121,7 +124,7 @@ def build_page(
         js=own_text("page.js", "scatter.js"),
         library=own_text("uplot/uPlot.iife.min.js") if points["panels"] else "",
         licence=own_text("uplot/LICENSE"),
-        captions=[{"title": c.title, "text": c.caption} for c in comparisons],
+        captions=[{"title": c.timed_heading, "text": c.caption} for c in comparisons],
         choices=_choices(rows),
         headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
         rows=rows,
@@ -131,8 +134,16 @@ def build_page(
         ranked=ranked_lines(findings),
         standing=standing_words(findings),
         figures=[_figure(path, dark or {}) for path in figures if path.suffix == ".png"],
-        records=[_record(r) for r in sorted(current_records(findings.records), key=lambda r: r.id)],
+        records=[_record(copies) for copies in _by_anchor(findings.records)],
     )
+
+
+def _by_anchor(records: Sequence[Record]) -> list[list[Record]]:
+    """The records that count, by name; one stands there once for each device that timed it."""
+    found: dict[str, list[Record]] = {}
+    for record in sorted(current_records(records), key=lambda record: record.id):
+        found.setdefault(_anchor(record), []).append(record)
+    return list(found.values())
 
 
 def _mean(
@@ -190,7 +201,7 @@ COLUMNS: tuple[Column, ...] = (
     _realised_column("Realised %, smallest", smallest=True),
     Column("Search TMACs", _mean(lambda r: spent_macs(r, DECIDING)), ".3f", 1e-12),
     Column("Fine-tune TMACs", _mean(lambda r: spent_macs(r, ["finetune"])), ".3f", 1e-12),
-    Column("Device", lambda c, row: c.hardware),
+    Column("Device", lambda c, row: _device(c)),
 )  # fmt: skip
 
 
@@ -220,7 +231,7 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:  # Any: what the t
 
 def _control_row(comparison: Comparison) -> dict[str, Any]:  # Any: as above
     named = {"Method": CONTROL, "Network": comparison.cell.model.title,
-             "Data": comparison.cell.data.name, "Device": comparison.hardware}  # fmt: skip
+             "Data": comparison.cell.data.name, "Device": _device(comparison)}  # fmt: skip
     cells = [
         _cell(
             column,
@@ -237,10 +248,16 @@ def _fields(comparison: Comparison, method: str, budget: str) -> dict[str, str]:
     return {
         "network": comparison.cell.model.title,
         "data": comparison.cell.data.name,
-        "device": comparison.hardware,
+        "device": _device(comparison),
         "method": method,
         "budget": budget,
     }
+
+
+def _device(comparison: Comparison) -> str:
+    """What timed its networks, and what trained them where that tells it from another."""
+    trained = f", trained on {comparison.trained_on}" if comparison.has_other_trainer else ""
+    return f"{comparison.hardware}{trained}"
 
 
 def _cell(
@@ -285,7 +302,15 @@ def _inline(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
-def _record(record: Record) -> dict[str, Any]:  # Any: as above
+def _record(copies: Sequence[Record]) -> dict[str, Any]:  # Any: as above
+    """A record, told once, and what each device measured of its network.
+
+    Args:
+        copies: the same but for the times that joined it.
+    """
+    timed = [each for each in copies if each.timed_on is not None and each.latency]
+    timed.sort(key=lambda each: each.runs_on)
+    record = next((each for each in timed if each.is_timed_where_trained), copies[0])
     cell, environment = record.cell, record.environment
     facts = {
         "Method": cell.method,
@@ -299,18 +324,38 @@ def _record(record: Record) -> dict[str, Any]:  # Any: as above
         "Commit": _commit(environment),
         "Environment": _told(environment),
     }
-    if record.timed_on is not None and record.latency:
-        timed = record.timed_on.environment
-        facts["Timed"] = f"on {record.timed_on.device}, commit {_commit(timed)}, {_told(timed)}"
+    for place, each in enumerate(timed, 1):
+        name = "Timed" if len(timed) == 1 else f"Timed, {place} of {len(timed)}"
+        facts[name] = _timed(each)
     return {
         "anchor": _anchor(record),
         "id": record.id,
         "facts": facts,
-        "text": record.model_dump_json(indent=1, exclude={*LARGE}, exclude_none=True),
+        "text": "\n".join([_dumped(record, bool(timed)), *map(_dumped_times, timed)]),
         "file": f"records/{record.id}.json",
         # Only what can be the name of a file is linked: no way out of the folder.
         "href": f"records/{record.id}.json" if PLAIN_ID.fullmatch(record.id) else "",
     }
+
+
+def _dumped(record: Record, is_timed: bool) -> str:
+    """As its file has it: times that joined it are files of their own."""
+    left_out = {*LARGE, *(TIMES if is_timed else ())}
+    return record.model_dump_json(indent=1, exclude=left_out, exclude_none=True)
+
+
+def _dumped_times(record: Record) -> str:
+    times = record.model_dump(mode="json", include={*TIMES}, exclude_none=True)
+    on = record.timed_on
+    known = on.model_dump(mode="json", exclude_none=True) if on else {}
+    return json.dumps({"timed_on": known, **times}, indent=1, ensure_ascii=False)
+
+
+def _timed(record: Record) -> str:
+    on = record.timed_on
+    assert on is not None  # only of records that were timed apart from their training
+    told = f"commit {_commit(on.environment)}, {_told(on.environment)}"
+    return f"on {on.device}, {told}, fingerprint {on.fingerprint}"
 
 
 def _commit(environment: Environment) -> str:

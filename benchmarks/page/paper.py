@@ -136,7 +136,7 @@ def _named(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
 
 def _figure(path: Path, comparison: Comparison) -> str:
     kind = path.stem.partition("-")[0]
-    caption = f"{TITLES[kind]}: {breakable(comparison.title)}."
+    caption = f"{TITLES[kind]}: {breakable(comparison.timed_heading)}."
     return FIGURE.format(name=path.stem, caption=caption)
 
 

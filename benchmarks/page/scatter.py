@@ -63,7 +63,7 @@ def _panel(comparison: Comparison, anchor: Callable[[Record], str]) -> dict[str,
     return {
         # Where methods meet at budgets they are drawn a little apart, by 3 pixels at most.
         "dodged": [comparison.cell.metric == "macs", *(False for _ in axes[1:])],
-        "title": visible(f"{comparison.title}, {comparison.hardware}"),
+        "title": visible(f"{comparison.heading}, {comparison.hardware}"),
         "axes": axes,
         "parent": 100 * parent.mean if parent else None,
         "points": points,

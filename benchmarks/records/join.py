@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.records.files import Loaded, read_folder
+from benchmarks.records.files import Loaded, current_records, read_folder
 from benchmarks.records.record import Record, TimedOn
 from benchmarks.records.runtime import PredictedLatency
 from benchmarks.records.timing import Timing
@@ -69,28 +69,35 @@ def joined(records: Sequence[Record], timings: Iterable[Timing]) -> list[Record]
     """Records with their times filled in, once for each device that one of their comparison ran on.
 
     So each device gets tables of its own, and a network that is not timed there yet stays in them
-    without times. Records that hold times of their own are returned as they are.
+    without times. Networks that other processors trained are other comparisons, and a timing, which
+    knows no weights, belongs to each that has its network. Records that hold times of their own are
+    returned as they are.
     """
     latest: dict[tuple[str, str], Timing] = {}
     for timing in sorted(timings, key=lambda each: each.utc):
         latest[timing.network, timing.fingerprint] = timing
-    devices: dict[str, dict[str, Timing]] = {}  # of each comparison, by fingerprint
+    devices: dict[tuple[str, str], dict[str, Timing]] = {}  # of each comparison, by fingerprint
     by_network: dict[str, list[Timing]] = {}
     for timing in latest.values():
         by_network.setdefault(timing.network, []).append(timing)
     keys = [network_key(record) for record in records]
-    for record, key in zip(records, keys, strict=True):
-        for timing in by_network.get(key or "", ()):
-            devices.setdefault(record.cell.comparison, {})[timing.fingerprint] = timing
+    for record in current_records(records):  # a device that timed replaced ones only has no table
+        for timing in by_network.get(network_key(record) or "", ()):
+            devices.setdefault(_place(record), {})[timing.fingerprint] = timing
     found: list[Record] = []
     for record, key in zip(records, keys, strict=True):
-        on = devices.get(record.cell.comparison, {})
+        on = devices.get(_place(record), {})
         if record.latency or not on:
             found.append(record)
             continue
         for fingerprint, example in on.items():
             found.append(_timed(record, latest.get((key or "", fingerprint)), example))
     return found
+
+
+def _place(record: Record) -> tuple[str, str]:
+    """What is held equal, and the processor that trained it."""
+    return record.cell.comparison, record.trained_on
 
 
 def _timed(record: Record, timing: Timing | None, example: Timing) -> Record:
@@ -101,18 +108,21 @@ def _timed(record: Record, timing: Timing | None, example: Timing) -> Record:
         timing: of its network.
         example: any timing on the device.
     """
-    on = TimedOn(device=example.device, environment=example.environment)
-    where = {"timed_on": on, "fingerprint": example.fingerprint}
+    on = TimedOn(
+        device=example.device, environment=example.environment, fingerprint=example.fingerprint
+    )
+    found = record.model_copy(update={"timed_on": on})
     if timing is None:
-        return record.model_copy(update=where)
-    times = {
+        return found
+    times: dict[str, object] = {
         "latency": timing.latency,
         "further_latency": timing.further_latency,
         "left_out": timing.left_out,
         "footprint": timing.footprint,
-        "predicted_latency": _beside(record, timing),
     }
-    return record.model_copy(update={**where, **times})
+    if found.is_timed_where_trained:  # a prediction is one for the device that pruned
+        times["predicted_latency"] = _beside(record, timing)
+    return found.model_copy(update=times)
 
 
 def _beside(record: Record, timing: Timing) -> PredictedLatency | None:

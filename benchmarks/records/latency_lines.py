@@ -49,7 +49,7 @@ def latency_lines(records: Sequence[Record]) -> list[str]:
 
     Args:
         records: with the times that belong to them; those without a budget of latency, or without
-            times, are left out.
+            times, or timed on another processor than the prediction is for, are left out.
     """
     held = [found for record in records if (found := _held(record)) is not None]
     off = sorted((each for each in held if each.gap), key=lambda each: -each.gap)
@@ -70,7 +70,7 @@ def latency_lines(records: Sequence[Record]) -> list[str]:
 
 def _held(record: Record) -> _Held | None:
     predicted = record.predicted_latency
-    if predicted is None:
+    if predicted is None or not record.is_timed_where_trained:
         return None
     found = next((each for each in record.latency if each.batch == predicted.batch), None)
     if found is None:

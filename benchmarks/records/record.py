@@ -166,6 +166,7 @@ class TimedOn(Strict):
 
     device: Brief
     environment: Environment
+    fingerprint: Brief
 
 
 class Record(Strict):
@@ -177,9 +178,9 @@ class Record(Strict):
     settings, `left_out` those that could not be measured and why. Times of records with different
     fingerprints are never put into one panel; see `runs_on` for records older than the field.
     `handed_on` is what the method hands on beside its decision: trained weights, a loss, or both.
-    `primary` are the contrasts that the suite had named when the cell was run. `environment` is
-    that of the training; `timed_on` is in no file: it comes with the times, see
-    `benchmarks.records.join`.
+    `primary` are the contrasts that the suite had named when the cell was run. `environment`
+    and `fingerprint` are those of the training; `timed_on` is in no file: it comes with the times,
+    see `benchmarks.records.join`.
     """
 
     id: Brief
@@ -270,6 +271,8 @@ class Record(Strict):
     @property
     def runs_on(self) -> str:
         """The device fingerprint, made up from what is known where a record does not hold it."""
+        if self.timed_on is not None:
+            return self.timed_on.fingerprint
         return self.fingerprint or fingerprint(
             self.environment, self.cell.device, self.cell.latency.threads
         )
@@ -277,8 +280,32 @@ class Record(Strict):
     @property
     def processor(self) -> str:
         """Name of what the networks ran on when they were timed, or else trained."""
-        on = self.timed_on or TimedOn(device=self.cell.device, environment=self.environment)
-        return on.environment.processor(on.device)
+        on = self.timed_on
+        return self.trained_on if on is None else on.environment.processor(on.device)
+
+    @property
+    def trained_on(self) -> str:
+        """Name of the processor that trained it: another one trains another parent of a seed."""
+        return self.environment.processor(self.cell.device)
+
+    @property
+    def timed_by(self) -> str:
+        """Fingerprint of the device in whose table it stands; empty if it was timed nowhere yet.
+
+        Without times, a network that was trained by a later release, or with more cells beside it,
+        is the same; one of protocol 1 was timed where and when it was trained.
+        """
+        is_timed = self.timed_on is not None or bool(self.latency) or self.cell.protocol < 2
+        return self.runs_on if is_timed else ""
+
+    @property
+    def is_timed_where_trained(self) -> bool:
+        """Whether its times, if it has any, are those of the kind of processor that trained it."""
+        on = self.timed_on
+        if on is None:
+            return True
+        kinds = {name.partition(":")[0] for name in (on.device, self.cell.device)}
+        return len(kinds) == 1 and self.processor == self.trained_on
 
 
 def spent_macs(record: Record, phases: Sequence[Phase]) -> int:

@@ -58,12 +58,12 @@ def check_submission(folder: Path) -> tuple[int, list[Fault]]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give a folder of results")
     records, unread = read_results(folder)
-    current = current_records(records)
+    copies = current_records(records)  # one for each device that timed it
+    current = list({record.id: record for record in copies}.values())
     faults = [Fault(folder.name, line) for line in map(str, unread)]
     if not current:
         faults.append(Fault(folder.name, "no record in it; make some with: zoo run SUITE"))
-    for record in current:
-        faults += [Fault(record.id, text) for text in _faults_of(record)]
+    faults += dict.fromkeys(Fault(each.id, text) for each in copies for text in _faults_of(each))
     faults += _parents(current)
     faults += _rows(current)
     return len(current), faults
@@ -198,7 +198,7 @@ def _parents(records: Iterable[Record]) -> Iterator[Fault]:
     for record in records:
         if record.status != "ok" or record.cell.sample is not None:
             continue
-        other = first.setdefault((record.cell.parent_key, record.runs_on), record)
+        other = first.setdefault((record.cell.parent_key, record.trained_on), record)
         if other.top1.parent != record.top1.parent:
             yield Fault(
                 record.id,
@@ -215,7 +215,7 @@ def _rows(records: Sequence[Record]) -> Iterator[Fault]:
         cell = record.cell
         if cell.sample is not None or cell.method == PARENT:
             continue
-        task = (cell.comparison, record.runs_on, cell.metric, cell.budget)
+        task = (cell.comparison, record.trained_on, cell.metric, cell.budget)
         rows.setdefault((*task, cell.variant), set()).add(cell.seed)
         names[*task, cell.variant] = f"{cell.method} at {cell.budget:g} on {cell.model.name}"
         if cell.method == REFERENCE and not cell.settings and cell.longer is None:

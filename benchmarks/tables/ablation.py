@@ -7,14 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.analysis.comparison import (
-    DECIDING,
-    Comparison,
-    Row,
-    settings_of,
-    spent_macs,
-    spent_seconds,
-)
+from benchmarks.analysis.comparison import DECIDING, Comparison, Row, spent_macs, spent_seconds
+from benchmarks.analysis.effects import distinct
+from benchmarks.analysis.names import settings_of
 from benchmarks.analysis.uncertainty import ERROR, Estimate, holm, paired, shown
 from benchmarks.records.bounds import numbers
 from benchmarks.records.plain import in_markdown
@@ -46,7 +41,9 @@ def ablation_table(comparisons: Sequence[Comparison]) -> str:
     exact optimum of the same score table, in thousandths; only some methods have one.
     """
     tables = [
-        _one_table(comparison, rows) for comparison in comparisons for rows in _families(comparison)
+        _one_table(comparison, rows)
+        for comparison in distinct(comparisons)
+        for rows in _families(comparison)
     ]
     return "\n".join([*tables, f"{LEGEND}\n"] if tables else [])
 
@@ -64,7 +61,7 @@ def _families(comparison: Comparison) -> Iterator[list[Row]]:
 
 def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     plain = rows[0]
-    name = f"{plain.cell.method} at {plain.budget} of {plain.cell.metric}: {comparison.title}"
+    name = f"{plain.cell.method} at {plain.budget} of {plain.cell.metric}: {comparison.heading}"
     variants = rows[1:]
     differences = [paired(row.top1_by_seed, plain.top1_by_seed) for row in variants]
     corrected = holm([found.p_value if found else None for found in differences])

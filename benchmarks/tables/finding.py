@@ -90,7 +90,7 @@ def _list(found: Sequence[Difference], has_many: bool) -> str:
     """The largest first, so many by name and the number of the others."""
     ordered = sorted(found, key=lambda each: (-abs(_gain(each[1])), each[1].method))
     told = [
-        f"{c.label(row)} at {row.budget}{f' on {c.title}' if has_many else ''} "
+        f"{c.label(row)} at {row.budget}{f' on {c.heading}' if has_many else ''} "
         f"({_points(_gain(row))})"
         for c, row in ordered[:MOST_NAMED]
     ]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from benchmarks.analysis.comparison import Comparison, Row, spent_macs
 from benchmarks.analysis.contrasts import named_contrasts
+from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.uncertainty import shown
 from benchmarks.records.plain import in_markdown
 from benchmarks.records.record import TOTAL
@@ -32,7 +33,7 @@ def finding_table(comparisons: Sequence[Comparison]) -> str:
     Rows are the sides of the primary contrasts and the controls, the most accurate first at the
     first budget; a budget has columns for accuracy and total cost.
     """
-    tables = [text for comparison in comparisons if (text := _table(comparison))]
+    tables = [text for comparison in distinct(comparisons) if (text := _table(comparison))]
     return "\n".join([*tables, f"{LEGEND}\n"]) if tables else ""
 
 
@@ -55,7 +56,7 @@ def _table(comparison: Comparison) -> str:
     parent = shown(comparison.parent_top1, ".1f", 100)
     seeds = max(len(row.records) for row in rows)
     counted = "one seed" if seeds == 1 else f"{seeds} seeds"
-    return f"{in_markdown(comparison.title)}, parent {parent} %, {counted}:\n\n{table}"
+    return f"{in_markdown(comparison.heading)}, parent {parent} %, {counted}:\n\n{table}"
 
 
 def _asked(comparison: Comparison) -> list[Row]:

@@ -10,15 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.analysis.comparison import (
-    REFERENCE,
-    Comparison,
-    Row,
-    compare,
-    share,
-    short_name,
-    spent_macs,
-)
+from benchmarks.analysis.comparison import REFERENCE, Comparison, Row, compare, share, spent_macs
+from benchmarks.analysis.names import short_name
 from benchmarks.analysis.uncertainty import shown
 from benchmarks.records.cell import PARENT, Cell
 from benchmarks.records.plain import counted, in_markdown

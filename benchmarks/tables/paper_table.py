@@ -15,10 +15,10 @@ from benchmarks.analysis.comparison import (
     Comparison,
     Row,
     is_noisy_speed,
-    plain_name,
     speedup,
     spent_macs,
 )
+from benchmarks.analysis.names import plain_name
 from benchmarks.analysis.uncertainty import Estimate
 from benchmarks.records.plain import counted, in_tex, visible
 from benchmarks.records.record import TOTAL, Record
@@ -182,7 +182,7 @@ def _caption(comparison: Comparison, rows: Sequence[Row], unit: MacsUnit) -> str
         sentences.append(
             "Grey speeds are no result: the parent against itself was off by more than 10 %."
         )
-    return f"{breakable(comparison.title)}. {in_tex(' '.join(sentences))}"
+    return f"{breakable(comparison.timed_heading)}. {in_tex(' '.join(sentences))}"
 
 
 def _math(text: str) -> str:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.analysis.comparison import Comparison, short_name
+from benchmarks.analysis.comparison import Comparison
+from benchmarks.analysis.effects import distinct
+from benchmarks.analysis.names import short_name
 from benchmarks.analysis.ranking import Ranking, Scorer
 from benchmarks.records.bounds import numbers
 from benchmarks.records.cell import Cell
@@ -107,11 +109,11 @@ def sharing_table(comparisons: Sequence[Comparison]) -> str:
     all that the records hold.
     """
     parts = []
-    for comparison in comparisons:
+    for comparison in distinct(comparisons):
         rows = [_sharing_cells(name, groups) for name, groups in _shared(comparison).items()]
         if rows:
             table = markdown_table(SHARING, "l" + "r" * 8, rows)
-            parts.append(f"### {in_markdown(comparison.title)}\n\n{table}")
+            parts.append(f"### {in_markdown(comparison.heading)}\n\n{table}")
     return "\n".join(parts)
 
 

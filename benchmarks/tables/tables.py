@@ -123,7 +123,7 @@ class Line:
 def to_markdown(comparisons: Sequence[Comparison]) -> str:
     """One heading, caption and table for each comparison."""
     parts = [
-        f"### {in_markdown(comparison.title)}\n\n{in_markdown(comparison.caption)}\n\n"
+        f"### {in_markdown(comparison.timed_heading)}\n\n{in_markdown(comparison.caption)}\n\n"
         f"{_markdown(comparison, COLUMNS)}"
         for comparison in comparisons
     ]
@@ -138,9 +138,9 @@ def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
         table = f"{caption}\n\n{_markdown(comparison, SHORT_COLUMNS)}"
         seeds = _seed_note(comparison)
         if index == 0:
-            parts.append(f"### {in_markdown(comparison.title)}, {seeds}\n\n{table}")
+            parts.append(f"### {in_markdown(comparison.timed_heading)}, {seeds}\n\n{table}")
         else:
-            summary = f"<summary><b>{in_html(comparison.title)}</b>, {seeds}</summary>"
+            summary = f"<summary><b>{in_html(comparison.timed_heading)}</b>, {seeds}</summary>"
             parts.append(f"<details>\n{summary}\n\n{table}\n</details>\n")
     return _framed(parts, comparisons)
 
@@ -165,7 +165,7 @@ def to_latex(comparisons: Sequence[Comparison]) -> str:
         body = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{in_tex(comparison.title)}. {in_tex(comparison.caption)}}}",
+            rf"\caption{{{in_tex(comparison.timed_heading)}. {in_tex(comparison.caption)}}}",
             rf"\begin{{tabular}}{{{_align(columns)}}}",
             r"\toprule",
             " & ".join(in_tex(column.heading(comparison)) for column in columns) + r" \\",
@@ -439,8 +439,8 @@ SHORT_COLUMNS: tuple[Column, ...] = (
 )
 
 CSV_HEADINGS = (
-    "comparison", "model", "data", "hardware", "metric", "budget", "method", "seeds", "ok",
-    *NUMBERS, "finetuned_top1_sd", "finetuned_top1_low", "finetuned_top1_high",
+    "comparison", "model", "data", "hardware", "trained_on", "metric", "budget", "method",
+    "seeds", "ok", *NUMBERS, "finetuned_top1_sd", "finetuned_top1_low", "finetuned_top1_high",
     "top1_to_uniform", "top1_to_uniform_sd", "top1_to_uniform_low", "top1_to_uniform_high",
     "top1_to_uniform_p_holm", "top1_to_uniform_detectable", "is_clear_gain", "lost_seeds",
     "records",
@@ -452,7 +452,8 @@ def _csv_row(row: Row, comparison: Comparison) -> list[object]:
     means = [_mean(row, name) for name in NUMBERS]
     final, gain = _top1(row), row.gain
     fields: list[object] = [
-        cell.comparison, cell.model.title, cell.data.name, comparison.hardware, cell.metric,
+        cell.comparison, cell.model.title, cell.data.name, comparison.hardware,
+        comparison.trained_on, cell.metric,
         cell.budget, row.method, len(row.records), len(row.ok),
         *(found.mean if found else None for found in means),
         *_spread(final),

@@ -21,7 +21,7 @@ def terminal_table(comparison: Comparison) -> Table:
     from benchmarks.analysis.comparison import NOISE, is_noisy_speed, share, speedup
     from benchmarks.analysis.uncertainty import shown
 
-    title = in_cell(comparison.title)
+    title = in_cell(comparison.timed_heading)
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
     table.add_column("budget", justify="right")
     table.add_column("method", overflow="fold")

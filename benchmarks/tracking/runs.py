@@ -83,9 +83,14 @@ def export_records(kind: str, results: Path, records: Sequence[Record]) -> int:
     Args:
         kind: name of the tracker.
         results: folder of results.
-        records: of any suites.
+        records: of any suites. One that stands there once for each device that timed it is one run,
+            with the times of the processor that trained it if that timed it, too.
     """
-    new = [record for record in records if not _mark(record, kind, results).exists()]
+    chosen: dict[str, Record] = {}
+    for record in sorted(records, key=lambda r: (not r.latency, not r.is_timed_where_trained)):
+        chosen.setdefault(record.id, record)
+    once = [chosen.pop(record.id) for record in records if record.id in chosen]
+    new = [record for record in once if not _mark(record, kind, results).exists()]
     for record in new:
         tracker = begin(kind, results, record.suite, record.id, record.cell)
         for name, values in _curves(record):

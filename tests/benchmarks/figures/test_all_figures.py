@@ -40,9 +40,11 @@ from benchmarks.figures.style import (
     look,
 )
 from benchmarks.records.cell import Model
+from benchmarks.records.join import joined
 from benchmarks.records.record import PhaseCost, Top1
 from benchmarks.records.runtime import Interval, Quartiles
 from tests.benchmarks.fabricate import cell, measured, record
+from tests.benchmarks.machines import GPU, timing, trained
 
 RECORDS = [
     record(cell=cell(method, budget, model=Model(name=model)), top1=0.5 + budget / 2)
@@ -288,7 +290,7 @@ def test_accuracy_against_total_cost_is_the_second_figure():
 
 
 def test_figures_of_a_network_on_two_devices_are_never_one():
-    asked = cell("taylor", model=Model(name="net_a"))
+    asked = cell("fpgm", model=Model(name="net_a"))
     elsewhere = record(cell=asked, fingerprint="cpu-12345678")  # a processor of the same name
     names = figures_of(Findings.of([*RECORDS, elsewhere]))
     devices = {name.partition("-")[2] for name in names if name.startswith("accuracy_macs")}
@@ -477,7 +479,8 @@ def test_networks_of_one_device_each_are_panels_of_one_figure(tmp_path):
     of = {"net_a": here, "net_b": there}
     apart = [each for net, found in of.items() for each in found if each.cell.model.name == net]
     drawn = {path.name for path in draw_figures(Findings.of([*here, *there]), tmp_path)}
-    assert len(drawn) == 2 * 2 * len(ALL) and not any(n.startswith("accuracy_macs.") for n in drawn)
+    assert len(drawn) == 2 * (len(ALL) + 1)  # the same accuracies, timed twice
+    assert not any(n.startswith("accuracy_latency.") for n in drawn)
     mine = {"mine.png", "accuracy_macs-old.png", "accuracy_macs.svg"}
     for name in mine:
         (tmp_path / name).touch()
@@ -490,3 +493,32 @@ def test_networks_of_one_device_each_are_panels_of_one_figure(tmp_path):
         "net_a",
         "net_b",
     ]
+
+
+def test_figures_without_times_are_drawn_once_where_two_devices_timed():
+    records = [trained(m, seed=s, kept=k) for m, k in (("uniform", 4), ("fpgm", 5)) for s in (0, 1)]
+    on_cpu, on_gpu = timing(records[0]), timing(records[0], on=GPU, device="cuda")
+    once = figures_of(Findings.of(joined(records, [on_cpu])))
+    both = figures_of(Findings.of(joined(records, [on_cpu, on_gpu])))
+    times = "accuracy_latency"
+    assert {*both} - {*once} == {
+        f"{times}-abacus-3000-{on_cpu.fingerprint}",
+        f"{times}-gpu-9-{on_gpu.fingerprint}",
+    }
+    assert {*once} - {*both} == {times}
+    for name in {*once} & {*both}:
+        assert plotted(once[name]()) == plotted(both[name]())
+    assert {*figures_of(Findings.of([*joined(records, [on_cpu, on_gpu]), *ranked()]))} > {*both}
+
+
+def test_panels_of_latency_name_their_devices_where_these_differ():
+    other = {"model": Model(name="other")}
+    one, two = trained(), trained(asked=other)
+    on_cpu, on_gpu = timing(one), timing(two, on=GPU, device="cuda")
+    draw = figures_of(Findings.of(joined([one, two], [on_cpu, on_gpu])))["accuracy_latency"]
+    titles = [axis.get_title() for axis in draw().axes]
+    assert len(titles) == 4
+    for network, name in (("tiny_net", "Abacus 3000 (cpu-"), ("other", "GPU 9 (cuda-")):
+        assert sum(network in title and name in title for title in titles) == 2
+    alone = figures_of(Findings.of(joined([one, two], [on_cpu, timing(two)])))["accuracy_latency"]
+    assert not any("Abacus" in axis.get_title() for axis in alone().axes)

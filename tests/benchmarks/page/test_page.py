@@ -16,10 +16,12 @@ from benchmarks.page.page import build_page, write_page
 from benchmarks.page.report import write_report
 from benchmarks.records.cell import Model
 from benchmarks.records.files import write_record
+from benchmarks.records.join import joined
 from benchmarks.records.record import TimedOn
 from benchmarks.tables.contrast_lines import NONE
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 from tests.benchmarks.figures.test_all_figures import ranked, timed
+from tests.benchmarks.machines import BETA, GPU, timing, trained
 
 LIBRARY = Path(benchmarks.page.__file__).with_name("uplot") / "uPlot.iife.min.js"
 LICENCE = LIBRARY.with_name("LICENSE")
@@ -74,11 +76,44 @@ def test_every_row_links_to_its_record_with_settings_seed_environment_and_commit
 
 
 def test_a_record_tells_where_it_was_timed_beside_where_it_was_trained(figures):
-    on = TimedOn(device="cuda", environment=ENVIRONMENT.model_copy(update={"gpu": "GPU 9"}))
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    on = TimedOn(device="cuda", environment=gpu, fingerprint="cuda-1")
     elsewhere = [each.model_copy(update={"timed_on": on}) for each in RECORDS]
     text = build_page(Findings.of(elsewhere), title="", figures=figures, dark=DARK)
     count = sum(bool(each.latency) for each in RECORDS)
     assert count and text.count("on cuda, commit 0000") == text.count("gpu GPU 9") == count
+
+
+def test_a_record_that_two_devices_timed_stands_there_once_with_the_times_of_both():
+    one, other = trained(), trained("fpgm", kept=5)
+    times = [timing(one, 0.5, on=GPU, device="cuda"), timing(one, 0.9, on=BETA)]
+    text = build_page(Findings.of(joined([one, other], times)), title="")
+    anchors = re.findall(r'<details id="([^"]+)"', text)
+    assert len(anchors) == len({*anchors}) == 2
+    told = {}
+    for anchor in anchors:
+        details = html.unescape(text.split(f'<details id="{anchor}">')[1].split("</details>")[0])
+        told[re.search(r"<dt>Method</dt><dd>(\w+)", details)[1]] = details
+    dump = told["uniform"].split("<pre>")[1].split("</pre>")[0]
+    first, *timed = dump.replace("\n}\n{", "\n}\0{").split("\0")
+    assert json.loads(first)["fingerprint"] == one.fingerprint  # its environment stands above it
+    assert "latency" not in json.loads(first)
+    medians = [json.loads(each)["latency"][0]["pruned_ms"]["median"] for each in timed]
+    assert sorted(medians) == [5.0, 9.0]
+    assert {json.loads(each)["timed_on"]["fingerprint"] for each in timed} == {
+        each.fingerprint for each in times
+    }
+    for place, device in (("1 of 2", "cpu"), ("2 of 2", "cuda")):
+        assert f"<dt>Timed, {place}</dt><dd>on {device}, commit 0000" in told["uniform"]
+    assert "<dt>Timed" not in told["fpgm"] and told["fpgm"].count("{") > 1
+
+
+def test_networks_that_two_machines_trained_and_one_timed_can_be_told_apart():
+    records = [trained(on=BETA), trained("fpgm", kept=5)]
+    found = joined(records, [timing(each, on=GPU, device="cuda") for each in records])
+    text = build_page(Findings.of(found), title="")
+    for name in ("Abacus 3000", "Beta 7"):
+        assert re.search(rf"<option[^>]*>GPU 9 [^<]*, trained on {name}<", text)
 
 
 def test_what_a_record_says_stays_text(page):

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks.records.files import load_record
-from benchmarks.records.join import network_key
-from benchmarks.records.record import PhaseCost
-from benchmarks.running.submission import _spending, check_submission
+from benchmarks.records.join import joined, network_key
+from benchmarks.records.record import PhaseCost, Top1
+from benchmarks.running.submission import _parents, _rows, _spending, check_submission
+from tests.benchmarks.machines import BETA, GPU, timing, trained
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = ROOT / "results" / "quick" / "records"
@@ -196,3 +197,27 @@ def test_a_training_that_may_end_early_is_not_counted_again(folder: Path) -> Non
     assert any("finetune: 1 images" in text for text in _spending(off))
     early = off.model_copy(update={"cell": cell.model_copy(update={"finetune": patient})})
     assert not list(_spending(early))
+
+
+def test_timing_does_not_bring_together_what_two_machines_trained() -> None:
+    there = Top1(parent=0.89, pruned=0.1, recalibrated=0.3, finetuned=0.8)
+    records = [trained(on=BETA, top1=0.8), trained("fpgm", kept=5)]
+    records[0] = records[0].model_copy(update={"top1": there})
+    both = joined(records, [timing(each, on=GPU, device="cuda") for each in records])
+    for found in (records, both):
+        assert not [*_parents(found)]
+        (fault,) = _rows(found)
+        assert fault.where.startswith("fpgm") and "no control" in fault.text
+
+
+def test_a_record_that_two_devices_timed_counts_once_and_so_do_its_faults(folder: Path) -> None:
+    timings = folder / "timings"
+    timings.mkdir()
+    one = load_record(record_of(folder))
+    for device, on in (("cpu", BETA), ("cuda", GPU)):
+        name = f"{device}.json"
+        (timings / name).write_text(timing(one, on=on, device=device).model_dump_json(), "utf-8")
+    assert check_submission(folder) == (4, [])
+    change(record_of(folder), better)
+    count, faults = check_submission(folder)
+    assert (count, len(faults)) == (4, 1)

@@ -13,6 +13,7 @@ from benchmarks.analysis.comparison import compare, speedup
 from benchmarks.records.cell import Data, Model
 from benchmarks.records.files import write_record
 from benchmarks.records.join import TIMINGS, joined, network_key, read_results, read_timings
+from benchmarks.records.latency_lines import latency_lines
 from benchmarks.records.record import Group, Record
 from benchmarks.records.runtime import Latency, PredictedLatency
 from benchmarks.records.timing import Timing
@@ -22,6 +23,8 @@ from benchmarks.running.time_networks import time_networks, untimed
 from tests.benchmarks.fabricate import ENVIRONMENT, measured
 from tests.benchmarks.fabricate import cell as made_up_cell
 from tests.benchmarks.fabricate import record as made_up_record
+from tests.benchmarks.machines import GPU, trained
+from tests.benchmarks.machines import timing as timing_on
 
 BOTH = Latency(batches=(1, 8))
 QUICK = Latency(batches=(1,), rounds=3, block_ms=0.1, warmup_ms=0.1)
@@ -112,10 +115,33 @@ def test_the_latest_timing_counts_and_old_records_keep_their_own_times() -> None
 def test_what_was_predicted_is_told_beside_what_was_measured() -> None:
     predicted = PredictedLatency(batch=8, limit_ms=6, parent_ms=10, pruned_ms=5)
     assert predicted.error is None
-    (found,) = joined([one := record(predicted_latency=predicted)], [timing(one, "cpu-1", 0.5)])
+    one = record(predicted_latency=predicted)
+    here = timing(one, "cpu-1", 0.5).model_copy(update={"environment": ENVIRONMENT})
+    (found,) = joined([one], [here])
     assert found.predicted_latency is not None
     assert found.predicted_latency.measured_pruned_ms == 2.5  # of 10 ms, at batch 8
     assert found.predicted_latency.error == pytest.approx(1.0)
+
+
+def test_a_prediction_is_held_against_times_of_the_processor_that_it_is_for() -> None:
+    predicted = PredictedLatency(batch=1, limit_ms=6, parent_ms=10, pruned_ms=5)
+    asked = {"device": "cuda", "metric": "latency"}
+    one = trained(on=GPU, asked=asked, predicted_latency=predicted)
+    times = [
+        timing_on(one, 0.9),
+        timing_on(one, 0.5, on=GPU, device="cuda"),
+        timing_on(one, 0.9, on=GPU.model_copy(update={"gpu": "GPU 8"}), device="cuda"),
+        # On the processor of the machine that trained it, but as another kind of device.
+        timing_on(one, 0.9, on=GPU.model_copy(update={"cpu": "GPU 9"})),
+    ]
+    found = joined([one], times)
+    assert [each.is_timed_where_trained for each in found] == [False, True, False, False]
+    errors = [each.predicted_latency and each.predicted_latency.error for each in found]
+    assert errors == [None, 0.0, None, None]
+    assert latency_lines(found) == []
+    slow = joined([one], [*times[:1], timing_on(one, 0.7, on=GPU, device="cuda")])
+    (line,) = latency_lines(slow)
+    assert line.startswith("Latency of 1 of 1 pruned network is not as predicted")
 
 
 def test_networks_are_timed_once_for_each_device() -> None:

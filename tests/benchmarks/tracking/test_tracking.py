@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from benchmarks.cli import app
 from benchmarks.records.files import load_records, write_record
+from benchmarks.records.join import joined
 from benchmarks.records.record import Record
+from benchmarks.records.runtime import Environment
 from benchmarks.running.plan import Job, Plan
 from benchmarks.running.run_cells import run_plan
 from benchmarks.tracking import tracker as tracking
@@ -23,6 +25,7 @@ from benchmarks.tracking.runs import begin, export_records, results_of, settings
 from benchmarks.tracking.tracker import open_tracker, require_tracker
 from tests.benchmarks.fabricate import record, tiny_cell
 from tests.benchmarks.in_this_process import IN_THIS_PROCESS
+from tests.benchmarks.machines import ABACUS, BETA, GPU, timing, trained
 
 SETTINGS = {"method": "taylor", "budget": 0.5}
 
@@ -95,6 +98,20 @@ def test_a_run_of_cells_tells_curves_and_what_it_came_to(tmp_path: Path, in_memo
     assert [step for _, step in own.logged] == [2, 2]  # 64 images in batches of 32
     assert export_records("tensorboard", tmp_path, [found]) == 0  # it is a run already
     assert export_records("wandb", tmp_path, [found]) == 1
+
+
+@pytest.mark.parametrize("devices", [(BETA, ABACUS), (ABACUS, BETA), (BETA, None), (BETA, GPU)])
+def test_a_record_that_several_devices_timed_is_one_run(
+    tmp_path: Path, in_memory: Any, devices: tuple[Environment | None, ...]
+) -> None:
+    one, other = trained(), trained("fpgm", kept=5)
+    times = [timing(one, 0.5 if on is ABACUS else 0.9, on=on) for on in devices if on]
+    found = joined([one, other], [*times, timing(other, 0.8, on=GPU)])
+    assert len(found) > 2
+    assert export_records("wandb", tmp_path, found) == 2
+    assert [each.run for each in in_memory] == [one.id, other.id]
+    told = [(each.results or {})["latency/batch 1 pruned ms"] for each in in_memory]
+    assert told == [5.0 if ABACUS in devices else 9.0, 8.0]
 
 
 def test_that_a_tracker_looks_on_changes_no_record(tmp_path: Path, in_memory: Any) -> None:
