@@ -132,17 +132,17 @@ class Agreement:
 
 def collect_rankings(records: Iterable[Record]) -> list[Ranking]:
     """The rankings in some records, one for each sample, recipe and device."""
-    members: dict[tuple[str, str, str], list[Record]] = {}
-    scored: dict[tuple[str, str], list[Record]] = {}
+    members: dict[tuple[str, str, str, str], list[Record]] = {}
+    scored: dict[tuple[str, str, str], list[Record]] = {}
     for record in current_records(list(records)):
         if record.cell.sample is None or record.status != "ok":
             continue
-        key = (record.cell.ranking, record.runs_on)
+        key = (record.cell.ranking, record.trained_on, record.timed_by)
         if record.cell.member is None:
             scored.setdefault(key, []).append(record)
         else:
             members.setdefault((*key, _recipe(record.cell)), []).append(record)
-    found = [_ranking(group, scored.get(key[:2], [])) for key, group in sorted(members.items())]
+    found = [_ranking(group, scored.get(key[:3], [])) for key, group in sorted(members.items())]
     return [ranking for ranking in found if ranking.truth]
 
 

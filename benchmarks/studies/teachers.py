@@ -115,7 +115,7 @@ def tasks_of(records: Sequence[Record]) -> list[Task]:
         if record.status != "ok" or not is_asked or cell.sample is not None:
             continue
         held = cell.model_copy(update={"distill": 0.0})
-        key = (held.comparison, record.runs_on, cell.metric, cell.budget)
+        key = (held.comparison, record.trained_on, record.timed_by, cell.metric, cell.budget)
         _, top1 = found.setdefault(key, (cell, {}))
         for finish, accuracy in _finishes(record):
             top1.setdefault((cell.method, finish), {})[cell.seed] = accuracy

@@ -357,7 +357,9 @@ def _runtime(test: Test, folder: Path) -> Outcome:
     The newest record of each device and its settings counts, and of these the newest that is clear.
     """
     control = f"{test.against}, and the network timed twice"
-    begun = _Begun(f"{test.method} on {test.device}", control, f"results/{test.folder}", "–")
+    begun = _Begun(
+        f"{test.method}, asked for {test.device}", control, f"results/{test.folder}", "–"
+    )
     known = [
         record
         for record in newest_of_pairs(read_folder(folder, Reference).records)
@@ -375,13 +377,13 @@ def _timed(test: Test, begun: _Begun, record: Reference) -> Outcome:
     """What one record says, at its largest batch."""
     measured = max(record.latency, key=lambda found: found.batch)
     device = record.environment.gpu or record.environment.cpu
-    setting = f"{begun.setting}: {device}, batch {measured.batch}"
+    setting = f"{test.method} on {device}, batch {measured.batch}"
     number = f"speed-up {measured.speedup:.2f}"
     if interval := measured.speedup_interval:
         number += f" [{interval.low:.2f}, {interval.high:.2f}]"
     timed = _Begun(setting, begun.control, begun.records, number)
     if not record.device.startswith(test.device):
-        return timed.untested(f"timed on {record.device} only")
+        return timed.untested(f"asked for {test.device}, timed on {record.device} only")
     if measured.verdict == "faster":
         return timed.ended("holds here")
     if measured.verdict == "slower":

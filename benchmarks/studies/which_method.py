@@ -14,6 +14,7 @@ from benchmarks.analysis.comparison import DECIDING, Comparison, Row, compare, s
 from benchmarks.analysis.uncertainty import Estimate, paired, shown
 from benchmarks.records.cell import PARENT, REFERENCE
 from benchmarks.records.files import current_records, read_folder
+from benchmarks.records.plain import counted
 from benchmarks.records.record import Record
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.markdown import markdown_table
@@ -70,7 +71,10 @@ def _without_training(comparison: Comparison) -> str:
     budgets = _budgets(found)
     headings = ["Method", *(f"{kind}, {at:g}" for at in budgets for kind in (CUT, RECALIBRATED))]
     lines = [
-        [method, *(text for at in budgets for text in _untrained(rows.get(at)))]
+        [
+            _seeded(method, rows, comparison),
+            *(t for at in budgets for t in _untrained(rows.get(at))),
+        ]
         for method, rows in found.items()
     ]
     return _titled(comparison, "not trained", headings, lines)
@@ -92,7 +96,10 @@ def _after_training(comparison: Comparison) -> str:
     base = found.get(REFERENCE, {})
     headings = ["Method", *(text for at in budgets for text in _gain_headings(at))]
     lines = [
-        [method, *(text for at in budgets for text in _gains(rows.get(at), base.get(at)))]
+        [
+            _seeded(method, rows, comparison),
+            *(text for at in budgets for text in _gains(rows.get(at), base.get(at))),
+        ]
         for method, rows in found.items()
         if method != REFERENCE
     ]
@@ -137,6 +144,18 @@ def _by_method(comparison: Comparison) -> dict[str, dict[float, Row]]:
     return dict(sorted(found.items()))
 
 
+def _most_seeds(comparison: Comparison) -> int:
+    return max(len(row.records) for row in comparison.rows)
+
+
+def _seeded(method: str, rows: Mapping[float, Row], comparison: Comparison) -> str:
+    """A method's name, and its seeds at each budget where they are fewer than the table's."""
+    most = _most_seeds(comparison)
+    few = {at: len(row.records) for at, row in sorted(rows.items()) if len(row.records) < most}
+    told = ", ".join(f"{counted(seeds, 'seed')} at {at:g}" for at, seeds in reversed(few.items()))
+    return f"{method}; {told}" if told else method
+
+
 def _budgets(found: Mapping[str, Mapping[float, Row]]) -> list[float]:
     """All budgets, the mildest first."""
     return sorted({budget for rows in found.values() for budget in rows}, reverse=True)
@@ -145,8 +164,7 @@ def _budgets(found: Mapping[str, Mapping[float, Row]]) -> list[float]:
 def _titled(
     comparison: Comparison, what: str, headings: Sequence[str], lines: list[list[str]]
 ) -> str:
-    seeds = max(len(row.records) for row in comparison.rows)
-    told = "one seed" if seeds == 1 else f"{seeds} seeds"
+    told = counted(_most_seeds(comparison), "seed")
     parent = shown(comparison.parent_top1, ".1f", 100)
     table = markdown_table(headings, "l" + "r" * (len(headings) - 1), lines)
     return f"**{comparison.title}**, {what}; {told}, parent {parent} %.\n\n{table}"

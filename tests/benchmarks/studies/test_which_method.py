@@ -44,6 +44,16 @@ def test_gains_are_over_the_common_finish_of_uniform_width() -> None:
     assert body == [["bnp", "+1.0", "+4.0", "5.0"]]
 
 
+def test_a_method_of_fewer_seeds_than_the_table_tells_them() -> None:
+    tuned = [with_top1(record("uniform", at, seed)) for at in (0.5, 0.25) for seed in (0, 1)]
+    tuned += [with_top1(record("bnp", at, 0)) for at in (0.5, 0.25)]
+    tuned += [with_top1(record("fpgm", at, seed)) for at, seed in ((0.5, 0), (0.5, 1), (0.25, 1))]
+    text = tables([], tuned)
+    assert "; 2 seeds, parent" in text
+    names = [row[0] for row in rows(text)[1:]]
+    assert names == ["bnp; 1 seed at 0.5, 1 seed at 0.25", "fpgm; 1 seed at 0.25"]
+
+
 def test_the_page_is_that_of_the_published_records() -> None:
     untuned, tuned = (records_of(ROOT / "results", names) for names in (UNTUNED, TUNED))
     page = (ROOT / "docs" / "which_method.md").read_text("utf-8")
