@@ -152,6 +152,8 @@ def _seeded(method: str, rows: Mapping[float, Row], comparison: Comparison) -> s
     """A method's name, and its seeds at each budget where they are fewer than the table's."""
     most = _most_seeds(comparison)
     few = {at: len(row.records) for at, row in sorted(rows.items()) if len(row.records) < most}
+    if len(few) == len(rows) and len({*few.values()}) == 1:
+        return f"{method}; {counted(min(few.values()), 'seed')}"
     told = ", ".join(f"{counted(seeds, 'seed')} at {at:g}" for at, seeds in reversed(few.items()))
     return f"{method}; {told}" if told else method
 

@@ -311,7 +311,12 @@ def test_a_figure_of_very_many_comparisons_is_small_enough_to_be_shown(tmp_path)
 def test_two_devices_never_share_the_name_of_a_figure():
     records = [
         record(environment=ENVIRONMENT.model_copy(update={"cpu": "A b"}), fingerprint="c 1"),
-        record(environment=ENVIRONMENT.model_copy(update={"cpu": "A-b"}), fingerprint="c-1"),
+        record(
+            id="other",
+            cell=cell(seed=1),
+            environment=ENVIRONMENT.model_copy(update={"cpu": "A-b"}),
+            fingerprint="c-1",
+        ),
     ]
     names = figures_of(Findings.of(records))
     assert len([name for name in names if name.startswith("kept_widths")]) == 2

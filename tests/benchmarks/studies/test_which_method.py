@@ -51,7 +51,7 @@ def test_a_method_of_fewer_seeds_than_the_table_tells_them() -> None:
     text = tables([], tuned)
     assert "; 2 seeds, parent" in text
     names = [row[0] for row in rows(text)[1:]]
-    assert names == ["bnp; 1 seed at 0.5, 1 seed at 0.25", "fpgm; 1 seed at 0.25"]
+    assert names == ["bnp; 1 seed", "fpgm; 1 seed at 0.25"]
 
 
 def test_the_page_is_that_of_the_published_records() -> None:
