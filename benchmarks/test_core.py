@@ -238,10 +238,7 @@ def test_search_outside_of_network_passes(benchmark: BenchmarkFixture) -> None:
 
 
 def test_training_loop_against_a_bare_loop(benchmark: BenchmarkFixture) -> None:
-    """The harness may cost at most 3 % more than a loop without meter, schedule and checks.
-
-    The phase is open throughout: what its start costs is bounded by `zoo.core.meter` itself.
-    """
+    """The harness may cost at most 3 % more than a loop without meter, schedule and checks."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8, generator=generator)
     data = ImageTensors(images, torch.arange(512) % 10, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -251,7 +248,8 @@ def test_training_loop_against_a_bare_loop(benchmark: BenchmarkFixture) -> None:
     meter = Meter()
 
     def harness() -> None:
-        train(model, batches, Recipe(epochs=1, lr=1e-4), meter=meter, macs_per_image=1)
+        with meter.phase("finetune"):
+            train(model, batches, Recipe(epochs=1, lr=1e-4), meter=meter, macs_per_image=1)
 
     def bare() -> None:
         model.train()
@@ -266,10 +264,9 @@ def test_training_loop_against_a_bare_loop(benchmark: BenchmarkFixture) -> None:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
-    with meter.phase("finetune"):
-        ratio = _ratio(harness, bare)
-        _time(benchmark, harness, rounds=3)
+    ratio = _ratio(harness, bare)
     benchmark.extra_info["harness_over_bare"] = round(ratio, 3)
+    _time(benchmark, harness, rounds=3)
     assert ratio <= 1.03
 
 
@@ -387,32 +384,24 @@ def test_ecaresnet50d_against_torch_pruning(benchmark: BenchmarkFixture) -> None
     assert theirs >= TORCH_PRUNING_FACTOR * ours
 
 
-def test_report_grows_no_faster_than_its_records(
-    benchmark: BenchmarkFixture, tmp_path: Path
-) -> None:
-    """Tables, figures and page of all 324 records of `results/earlier/clutter16`, and of a third.
+def test_report_of_324_records(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    """Tables, figures and page of `results/earlier/clutter16`, with the start of the command.
 
-    Of each task a third of the records stays, so figures have as many panels.
+    On a quiet machine; busy neighbours raise the processor's seconds by half.
     """
-    found = sorted((RESULTS / "earlier" / "clutter16" / "records").glob("*.json"))
-    for name, step in (("all", 1), ("third", 3)):
-        (tmp_path / name / "records").mkdir(parents=True)
-        for path in found[::step]:
-            shutil.copy(path, tmp_path / name / "records")
+    shutil.copytree(RESULTS / "earlier" / "clutter16" / "records", tmp_path / "records")
+    command = [sys.executable, "-m", "benchmarks.cli", "report", "--results", str(tmp_path)]
 
-    def report(name: str) -> float:
-        """Processor seconds of the command."""
-        command = [sys.executable, "-m", "benchmarks.cli", "report", "--results"]
-        before = os.times()
-        subprocess.run([*command, str(tmp_path / name)], check=True, stdout=subprocess.DEVNULL)
-        after = os.times()
-        return sum(after[2:4]) - sum(before[2:4])
+    def report() -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    third = report("third")
-    whole = benchmark.pedantic(report, args=("all",), rounds=1)  # type: ignore[no-untyped-call]
-    benchmark.extra_info["whole_over_third"] = round(whole / third, 2)
-    assert (tmp_path / "all" / "page.html").is_file()
-    assert whole <= 3 * third
+    before = os.times()
+    benchmark.pedantic(report, rounds=1)  # type: ignore[no-untyped-call]
+    after = os.times()
+    spent = sum(after[2:4]) - sum(before[2:4])  # user and system seconds of the command
+    benchmark.extra_info["processor_seconds"] = round(spent, 2)
+    assert (tmp_path / "page.html").is_file()
+    assert spent <= 10
 
 
 def _torch_pruning(connection: Connection) -> None:
