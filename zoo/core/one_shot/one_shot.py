@@ -236,7 +236,9 @@ class OneShot(Pruner):
         if len(configs) == 1:
             return [self.accuracy(widths, configs[0], weights)]
         with summoned(self, "score_along", configs, on=weights):
-            return self._shared_accuracies(widths, configs, weights)
+            return shared_scores(
+                widths.problem, configs, lambda config: self.accuracy(widths, config, weights)
+            )
 
     def score_along(
         self, problem: Problem, configs: Sequence[SubnetConfig], weights: Mapping[str, Tensor]
@@ -248,19 +250,8 @@ class OneShot(Pruner):
             configs: the channels kept.
             weights: of the supernet that rank 0 has, full-size, by state-dict name.
         """
-        own = on_device(problem, weights)
         with problem.meter.phase("search"):
-            self._shared_accuracies(list_widths(problem, self), configs, own)
-
-    def _shared_accuracies(
-        self,
-        widths: RankedWidths,
-        configs: Sequence[SubnetConfig],
-        weights: Mapping[str, Tensor],
-    ) -> list[float]:
-        return shared_scores(
-            widths.problem, configs, lambda config: self.accuracy(widths, config, weights)
-        )
+            self.accuracies(list_widths(problem, self), configs, on_device(problem, weights))
 
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
         """The method's own score of each configuration's widths, on the trained supernet."""
