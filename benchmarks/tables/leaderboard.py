@@ -16,7 +16,6 @@ from benchmarks.analysis.uncertainty import shown
 from benchmarks.records.cell import PARENT, Cell
 from benchmarks.records.plain import counted, in_markdown
 from benchmarks.records.record import TOTAL, Record
-from benchmarks.records.runtime import fingerprint
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.tables import accuracy_text, budget_text
 
@@ -95,7 +94,7 @@ def to_markdown(found: Sequence[Board]) -> str:
 
 
 def _as_trained(records: Iterable[Record]) -> list[Record]:
-    """Each record once, on the machine that trained, whichever devices have timed its networks."""
+    """Each record once and without times, which the board does not show, as it was trained."""
     found: list[Record] = []
     seen: set[str] = set()
     for record in records:
@@ -103,9 +102,7 @@ def _as_trained(records: Iterable[Record]) -> list[Record]:
             found.append(record)
         elif record.id not in seen:
             seen.add(record.id)
-            cell = record.cell
-            trained = fingerprint(record.environment, cell.device, cell.latency.threads)
-            found.append(record.model_copy(update={"timed_on": None, "fingerprint": trained}))
+            found.append(record.model_copy(update={"timed_on": None, "latency": ()}))
     return found
 
 

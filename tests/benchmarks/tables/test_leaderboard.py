@@ -112,6 +112,14 @@ def test_timing_on_one_device_merges_no_trainings_of_two_machines() -> None:
     assert board == boards({"here": two})[0]
 
 
+def test_a_network_that_is_not_timed_yet_stays_beside_its_timed_control() -> None:
+    control, method = trained("uniform", 0, "Abacus 4000"), trained("bnp", 0, "Abacus 4000")
+    half = [each for each in timed_on_both([control, method]) if each.timed_on is not None]
+    half = [e.model_copy(update={"latency": ()}) if e.cell.method == "bnp" else e for e in half]
+    assert any(each.latency for each in half)
+    assert boards({"here": half}) == boards({"here": [control, method]})
+
+
 def test_only_a_clear_gain_is_bold() -> None:
     found = boards({"here": HERE})
     assert "**" not in to_markdown(found)
