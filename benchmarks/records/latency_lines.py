@@ -49,15 +49,20 @@ def latency_lines(records: Sequence[Record]) -> list[str]:
 
     Args:
         records: with the times that belong to them; those without a budget of latency, or without
-            times, or timed on another processor than the prediction is for, are left out.
+            times, or timed on another processor than the prediction is for, are left out. A
+            network that was timed under several releases of PyTorch counts once, under that of its
+            prediction if it was timed there.
     """
-    held = [found for record in records if (found := _held(record)) is not None]
-    off = sorted((each for each in held if each.gap), key=lambda each: -each.gap)
+    by_id: dict[str, _Held] = {}
+    for record in sorted(records, key=_is_timed_as_predicted):  # the last of a network stays
+        if (found := _held(record)) is not None:
+            by_id[record.id] = found
+    off = sorted((each for each in by_id.values() if each.gap), key=lambda each: -each.gap)
     if not off:
         return []
     worst = off[0]
     return [
-        f"Latency of {len(off)} of {counted(len(held), 'pruned network')} is not as predicted, "
+        f"Latency of {len(off)} of {counted(len(by_id), 'pruned network')} is not as predicted, "
         f"beyond noise; furthest off is {worst.label}: "
         f"predicted {worst.predicted:.2f}{worst.unit}, measured {worst.measured:.2f}{worst.unit} "
         f"(noise: {worst.low:.2f} to {worst.high:.2f}). The machine was busier while operators "
@@ -66,6 +71,12 @@ def latency_lines(records: Sequence[Record]) -> list[str]:
         "no less time with fewer channels. With a new folder as --results, operators are timed "
         "anew; let nothing else run."
     ]
+
+
+def _is_timed_as_predicted(record: Record) -> bool:
+    """Whether it was timed under the release of PyTorch that its operators were timed under."""
+    on = record.timed_on
+    return on is None or on.environment.torch == record.environment.torch
 
 
 def _held(record: Record) -> _Held | None:

@@ -165,10 +165,14 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
     if not rivals:
         return _absent(test, _no_record(test, "another method"))
     margins = {_named(comparison, r): paired(row.top1_by_seed, r.top1_by_seed) for r in rivals}
-    to_mean = paired(row.top1_by_seed, _mean_by_seed(rivals))
+    by_method: dict[str, list[Mapping[int, float]]] = {}  # variants of one are no further methods
+    for other in rivals:
+        by_method.setdefault(other.cell.method, []).append(other.top1_by_seed)
+    mean = _mean_by_seed([_mean_by_seed(each) for each in by_method.values()])
+    to_mean = paired(row.top1_by_seed, mean)
     best = _named(comparison, max(rivals, key=_mean_top1))
     number = f"{_points(to_mean)} to the mean, {_points(margins[best])} to {best}"
-    control = f"the mean of {len(rivals)} other methods; the best of them, {best}"
+    control = f"the mean of {len(by_method)} other methods; the best of them, {best}"
     begun = _started(test, comparison, row, control, number)
     if any(_is_unfair(row, rival) for rival in rivals):
         return begun.untested(UNFAIR)
@@ -187,10 +191,10 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
     return begun.untested(f"no clear lead over each, not clearly below the mean; {rank}")
 
 
-def _mean_by_seed(rows: Sequence[Row]) -> dict[int, float]:
-    """Mean accuracy over some rows, of the seeds that they all have."""
-    seeds = set.intersection(*(set(row.top1_by_seed) for row in rows))
-    return {seed: statistics.fmean(row.top1_by_seed[seed] for row in rows) for seed in seeds}
+def _mean_by_seed(found: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Mean of some accuracies by seed, of the seeds that they all have."""
+    seeds = set.intersection(*(set(each) for each in found))
+    return {seed: statistics.fmean(each[seed] for each in found) for seed in seeds}
 
 
 def _find(test: Test, comparisons: Sequence[Comparison]) -> tuple[Comparison, Row] | None:

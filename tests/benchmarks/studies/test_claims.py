@@ -115,6 +115,16 @@ def test_variants_of_a_method_are_not_other_methods(results):
     assert outcome.verdict == "points that way here" and "best of them, fpgm" in outcome.control
 
 
+def test_each_other_method_counts_once_in_their_mean_whatever_its_variants(results):
+    # Of fpgm 0.2 and 0.4, so 0.3; with uniform's 0.7 the mean is 0.5, and 0.433 would be of three.
+    variant = seeds("fpgm", 0.4, 0.5, 0.6, settings={"distance": "cosine"})
+    folder = results(*variant, *seeds("fpgm", 0.2, 0.3, 0.4), *seeds("uniform", 0.7, 0.8, 0.9))
+    results(*seeds("taylor", 0.6, 0.7, 0.8))
+    outcome = tried(claim("best", against=""), folder)
+    assert "the mean of 2 other methods" in outcome.control
+    assert outcome.number.startswith("+10.0 ± 0.0 [+10.0, +10.0] points to the mean")
+
+
 def test_a_budget_of_parameters_is_not_one_of_macs(results):
     worse = seeds("taylor", 0.1, 0.21, 0.3, metric="params")
     better = seeds("uniform", 0.9, 0.95, 0.99, metric="params")
