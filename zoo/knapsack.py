@@ -443,6 +443,7 @@ class InnerDistillation(TrainingLoss):
                 if given is not None and given.shape == start.shape:
                     start = given
                 self.maps[_key(name)] = nn.Parameter(start.to(anchor))
+                self.trained_macs_per_image += start.numel() * math.prod(s.shape[2:])
 
     def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """The loss of a batch of inputs and targets, a scalar."""
