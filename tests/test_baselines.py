@@ -91,9 +91,10 @@ def test_taylor_is_the_squared_slope_of_the_loss_in_gates_behind_the_norms(name:
         batches = list(problem.data.train(2))
         scores = squared_gates(problem, batches)
     for group in problem.space.groups:
-        norms = [m.tensor.rpartition(".")[0] for m in group.members if m.role == "norm_weight"]
-        assert norms
-        slopes = [_slope(problem, batch, norm) for batch in batches for norm in norms]
+        by_role = {role: [m.tensor.rpartition(".")[0] for m in group.members if m.role == role]
+                   for role in ("norm_weight", "out")}  # fmt: skip
+        layers = by_role["norm_weight"] or by_role["out"]  # a squeeze-excite gate has no norm
+        slopes = [_slope(problem, batch, layer) for batch in batches for layer in layers]
         by_gates = torch.stack(slopes).square().sum(0) / len(batches)
         np.testing.assert_allclose(scores[group.name], by_gates, rtol=1e-9, atol=1e-25)
 
@@ -112,22 +113,22 @@ def test_a_slope_is_that_of_finite_differences() -> None:
         assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope[channel].item(), rel=1e-4)
 
 
-def _slope(problem: Problem, batch: tuple[Tensor, Tensor], norm: str) -> Tensor:
-    """Gradient of the loss in the gates behind a normalisation, shape (C,)."""
-    channels = problem.model.get_submodule(norm).weight.shape[0]
+def _slope(problem: Problem, batch: tuple[Tensor, Tensor], layer: str) -> Tensor:
+    """Gradient of the loss in the gates behind a layer, shape (C,)."""
+    channels = problem.model.get_submodule(layer).weight.shape[0]
     gates = torch.ones(channels, dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(_loss_with_gates(problem, batch, norm, gates), gates)
+    (slope,) = torch.autograd.grad(_loss_with_gates(problem, batch, layer, gates), gates)
     return slope
 
 
 def _loss_with_gates(
-    problem: Problem, batch: tuple[Tensor, Tensor], norm: str, gates: Tensor
+    problem: Problem, batch: tuple[Tensor, Tensor], layer: str, gates: Tensor
 ) -> Tensor:
-    """Cross-entropy of the parent with each channel behind a normalisation times its gate.
+    """Cross-entropy of the parent with each channel behind a layer times its gate.
 
     The gate stands before the activation, which some of timm's normalisations hold.
     """
-    module = problem.model.get_submodule(norm)
+    module = problem.model.get_submodule(layer)
     inner = getattr(module, "act", None)
     gate = gates.view(1, -1, 1, 1)
     if inner is None:
