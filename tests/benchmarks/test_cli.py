@@ -234,16 +234,16 @@ def test_prune_fine_tunes_as_distill_says_and_else_with_the_method_s_own_loss(
     run, tmp_path, weight, finish
 ):
     option = () if weight is None else ("--distill", weight)
-    status, _, err = run("prune", "test_resnet", "--method", "knapsack", *option, *SMALL)
+    status, _, err = run("prune", "test_resnet", "--method", "bnp", *option, *SMALL)
     assert status == 0, err
-    (path,) = (tmp_path / "pruned").glob("*-knapsack-*.json")
+    (path,) = (tmp_path / "pruned").glob("*-bnp-*.json")
     found = load_record(path)
     assert (found.cell.finishes, found.cell.distill) == ((finish,), float(weight or 0))
     phase, images = ("finetune_own" if finish == "own" else "finetune"), 128
     is_taught = finish == "own" or weight != "0"
     macs = found.size.macs + (found.size.full_macs if is_taught else 0)
     assert found.spent[phase].macs_forward == images * macs
-    assert found.handed_on == (("loss",) if finish == "own" else ())
+    assert found.handed_on == (("weights", "loss") if finish == "own" else ())
 
 
 def test_help_of_prune_shows_patterns_as_they_are_typed(run):
