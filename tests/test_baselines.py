@@ -13,6 +13,7 @@ from baselines.l1_norm import relative_magnitudes
 from baselines.random_search import RandomSearch
 from baselines.taylor import squared_gates
 from baselines.uniform import Uniform
+from tests.problems import problem as made_problem
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.contract.trial import NETWORKS, Trial
@@ -82,35 +83,60 @@ def test_taylor_is_zero_exactly_for_dead_channels() -> None:
     assert sorted(alive) == sorted([list(live_a), list(live_b)])
 
 
-def test_taylor_predicts_the_loss_change_when_a_gate_behind_the_norm_closes_a_little() -> None:
-    trial = Trial(get_pruner("taylor"), "residual")
-    problem = trial.first.problem
+@pytest.mark.parametrize("name", ["resnet20_cifar", "mobilenetv2_035", "test_efficientnet"])
+def test_taylor_is_the_squared_slope_of_the_loss_in_gates_behind_the_norms(name: str) -> None:
+    """Of all groups of a network: gates are put in, and their gradients taken by autograd."""
+    problem = made_problem(name)
+    with problem.meter.phase("scoring"):
+        batches = list(problem.data.train(2))
+        scores = squared_gates(problem, batches)
+    for group in problem.space.groups:
+        by_role = {role: [m.tensor.rpartition(".")[0] for m in group.members if m.role == role]
+                   for role in ("norm_weight", "out")}  # fmt: skip
+        layers = by_role["norm_weight"] or by_role["out"]  # a squeeze-excite gate has no norm
+        slopes = [_slope(problem, batch, layer) for batch in batches for layer in layers]
+        by_gates = torch.stack(slopes).square().sum(0) / len(batches)
+        np.testing.assert_allclose(scores[group.name], by_gates, rtol=1e-9, atol=1e-25)
+
+
+def test_a_slope_is_that_of_finite_differences() -> None:
+    problem = made_problem("test_efficientnet")
     with problem.meter.phase("scoring"):
         (batch,) = problem.data.train(1)
-        scores = squared_gates(problem, [batch])
-        # A group that one layer makes, so that its score is that of one gate.
-        group = next(g for g in problem.space.groups if len([m for m in g.members
-                     if m.role == "out"]) == 1)  # fmt: skip
-        (norm,) = {m.tensor.rpartition(".")[0] for m in group.members if m.role == "norm_weight"}
-        losses = [_loss_with_gate(problem, batch, norm, open_by) for open_by in (1.0, 1 - 1e-3)]
-    slope = (losses[0] - losses[1]) / 1e-3
-    # Second-order terms and float32 rounding of a difference of 1e-3 stay below a few per cent.
-    assert slope**2 == pytest.approx(scores[group.name][0], rel=0.1)
+    slope, step = _slope(problem, batch, "bn1"), 1e-6
+    for channel in range(3):
+        ends = []
+        for change in (step, -step):
+            gates = torch.ones(len(slope), dtype=torch.float64)
+            gates[channel] += change
+            ends.append(_loss_with_gates(problem, batch, "bn1", gates).item())
+        assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope[channel].item(), rel=1e-4)
 
 
-def _loss_with_gate(
-    problem: Problem, batch: tuple[Tensor, Tensor], norm: str, open_by: float
-) -> float:
-    """Cross-entropy with the first channel behind a normalisation multiplied by a number."""
+def _slope(problem: Problem, batch: tuple[Tensor, Tensor], layer: str) -> Tensor:
+    """Gradient of the loss in the gates behind a layer, shape (C,)."""
+    channels = problem.model.get_submodule(layer).weight.shape[0]
+    gates = torch.ones(channels, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(_loss_with_gates(problem, batch, layer, gates), gates)
+    return slope
 
-    def scale(module: nn.Module, args: object, output: Tensor) -> Tensor:
-        factors = torch.ones(output.shape[1])
-        factors[0] = open_by
-        return output * factors.view(1, -1, 1, 1)
 
-    handle = problem.model.get_submodule(norm).register_forward_hook(scale)
+def _loss_with_gates(
+    problem: Problem, batch: tuple[Tensor, Tensor], layer: str, gates: Tensor
+) -> Tensor:
+    """Cross-entropy of the parent with each channel behind a layer times its gate.
+
+    The gate stands before the activation, which some of timm's normalisations hold.
+    """
+    module = problem.model.get_submodule(layer)
+    inner = getattr(module, "act", None)
+    gate = gates.view(1, -1, 1, 1)
+    if inner is None:
+        handle = module.register_forward_hook(lambda _module, _inputs, output: output * gate)
+    else:
+        handle = inner.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * gate,))
     try:
-        return nn.functional.cross_entropy(problem.forward(batch[0]), batch[1]).item()
+        return nn.functional.cross_entropy(problem.model(batch[0]), batch[1])
     finally:
         handle.remove()
 

@@ -520,6 +520,19 @@ def test_protected_groups_stay_whole_and_the_budget_is_met() -> None:
     assert any(len(config.indices(g)) < g.size for g in problem.space.groups)
 
 
+def test_protecting_what_a_network_does_not_have_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    problem = a_problem("test_efficientnet", 0.5)  # one block in each stage, so no skips
+    both, stem = (
+        replace(Knapsack.tiny(), protect=words).search(a_problem("test_efficientnet", 0.5)).config
+        for words in (("stem", "skips"), ("stem",))
+    )
+    assert both == stem and not any(group.residual for group in problem.space.groups)
+    (told,) = caplog.messages
+    assert told == "protect 'skips' changes nothing: the network has no such groups"
+
+
 def test_a_budget_below_what_is_protected_says_so() -> None:
     problem = a_problem("resnet20_cifar", 0.1)
     with pytest.raises(InfeasibleBudget, match=r"protected groups whole costs .* protect less"):

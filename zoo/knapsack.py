@@ -75,6 +75,7 @@ Names: v_{g,i} -> `values`; c_g -> `weights`; b_{g,i} -> kept or not, here width
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,8 @@ __all__ = [
     "make_items",
     "taylor_values",
 ]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,11 @@ def make_items(
         protect: "stem" and "skips" stay whole, or as wide as bounds allow.
     """
     groups = problem.space.groups
-    protected = {ordinal for word in protect for ordinal in found_groups(word, groups)}
+    found = {word: found_groups(word, groups) for word in protect}
+    for word, ordinals in found.items():
+        if not ordinals:
+            _LOGGER.warning("protect %r changes nothing: the network has no such groups", word)
+    protected = {ordinal for ordinals in found.values() for ordinal in ordinals}
     return Items(
         tuple(np.sort(values[group.name])[::-1] for group in groups),
         channel_costs(problem),
@@ -443,6 +450,7 @@ class InnerDistillation(TrainingLoss):
                 if given is not None and given.shape == start.shape:
                     start = given
                 self.maps[_key(name)] = nn.Parameter(start.to(anchor))
+                self.trained_macs_per_image += start.numel() * math.prod(s.shape[2:])
 
     def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """The loss of a batch of inputs and targets, a scalar."""

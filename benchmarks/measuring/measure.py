@@ -16,6 +16,7 @@ import contextlib
 import copy
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from torch.utils.benchmark import Timer
 from benchmarks.measuring.footprint import footprint, peak_bytes
 from benchmarks.records.plain import visible, without_folders
 from benchmarks.records.runtime import (
+    LEAST_PROCESSOR_SHARE,
     Footprint,
     Latency,
     Measured,
@@ -52,6 +54,8 @@ ORDERS = ((0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0), (0, 2, 1), (1, 0, 2))
 WINDOWS = 10
 """Into which the warm-up time is divided; the last three have to agree."""
 AGREEMENT = 1.1
+LEAST_SECONDS = 0.05
+"""Of running, from which on the share of a processor is judged; less ends within a time slice."""
 LONGEST_REASON = 1000
 """Characters."""
 
@@ -250,7 +254,9 @@ def _measure_batch(
     warm = [_warm_up(timer, latency.warmup_ms) for timer in timers]
     # All run blocks of equally many passes, sized by the slowest one.
     block = max(1, math.ceil(latency.block_ms / max(each.pass_ms for each in warm)))
+    began, ran = time.perf_counter(), time.thread_time()
     rounds = [_round(timers, block, index) for index in range(latency.rounds)]
+    had = _processor_share(setting, time.perf_counter() - began, time.thread_time() - ran)
     ratio = [small / full for full, small, _ in rounds]
     control = [again / full for full, _, again in rounds]
     return Measured(
@@ -272,7 +278,8 @@ def _measure_batch(
         runtime=setting.runtime,
         batch_norm_folded=latency.fold_batch_norm,
         **_tf32(setting),
-        suspect=_suspicion(setting, flushed),
+        processor_share=had,
+        suspect=_suspicion(setting, flushed, had),
     )
 
 
@@ -286,7 +293,16 @@ def _tf32(setting: _Setting) -> dict[str, bool | None]:
     }
 
 
-def _suspicion(setting: _Setting, flushed: bool) -> str | None:
+def _processor_share(setting: _Setting, seconds: float, ran: float) -> float | None:
+    """The share of some time that this thread had a processor; None where that tells nothing."""
+    if setting.device.type == "cuda" or setting.latency.threads > 1 or ran < LEAST_SECONDS:
+        return None
+    return min(1.0, ran / seconds)
+
+
+def _suspicion(setting: _Setting, flushed: bool, had: float | None) -> str | None:
+    if had is not None and had < LEAST_PROCESSOR_SHARE:
+        return f"it had a processor {100 * had:.0f} % of the time: something else ran there"
     if flushed or setting.device.type == "cuda" or not setting.has_many_denormals:
         return None
     return "many numbers are denormal, see the footprint, and not every thread flushes them"

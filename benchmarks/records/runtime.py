@@ -18,6 +18,7 @@ from benchmarks.records.bounds import Brief, Bytes, Finite, Milliseconds, Name, 
 from benchmarks.records.strict import Many, Strict
 
 __all__ = [
+    "LEAST_PROCESSOR_SHARE",
     "MANY_DENORMALS",
     "Environment",
     "Footprint",
@@ -49,6 +50,8 @@ LEVEL = 0.95
 LEAST_RATIO = 1e-9
 MANY_DENORMALS = 1e-3
 """Share of denormal numbers above which times are not to be trusted unless they are flushed."""
+LEAST_PROCESSOR_SHARE = 0.9
+"""Share of the time below which a timing was disturbed: something else ran where it did."""
 MOST_DRIFT = 0.1
 """Difference of the parent to its own copy from which on a measured time is noise."""
 THEORETICAL_GAIN = 1.1
@@ -166,6 +169,8 @@ class Measured(Strict):
     last windows agreed; `suspect` why the times are not to be trusted, if they are not. Peak bytes
     are those of one pass, weights included. `tf32` and `tf32_products` say whether convolutions and
     products of matrices in float32 rounded their inputs to TF32; null where there is no such thing.
+    `processor_share` is the share of the rounds' time in which the one thread that was timed had a
+    processor; null with more threads, on a GPU, and where the rounds are too short to tell.
     """
 
     batch: Some
@@ -189,6 +194,7 @@ class Measured(Strict):
     tf32: bool | None = None
     tf32_products: bool | None = None
     settled: bool | None = None
+    processor_share: Share | None = None
     suspect: Text | None = None
 
     @property
@@ -222,6 +228,11 @@ class Measured(Strict):
     def is_noise(self) -> bool:
         """Whether the parent against its own copy is off by more than 10 %, or it is suspect."""
         return bool(self.suspect) or abs(1 / self.control.median - 1) > MOST_DRIFT
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether something else ran on the processor that it was timed on."""
+        return self.processor_share is not None and self.processor_share < LEAST_PROCESSOR_SHARE
 
     @property
     def way(self) -> str:

@@ -39,3 +39,8 @@ class Timing(Strict):
     footprint: dict[Side, Footprint] = {}
     environment: Environment
     fingerprint: Brief
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether something else ran on the processor at any batch, in any way."""
+        return any(each.is_disturbed for each in (*self.latency, *self.further_latency))

@@ -3,7 +3,8 @@
 A network is made again from its record, with weights drawn anew, since time does not depend on
 them. One process measures, one pair of networks after the other, and nothing is trained beside it.
 Networks that a device has been timed with already are left out, so a second device or a stopped
-run costs what is missing.
+run costs what is missing. Where something else ran on the processor all the same, the times say so,
+stand greyed, and are taken again by the next call.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks.measuring.environment import capture
 from benchmarks.records.cell import Cell, Data, Model, Schedule
 from benchmarks.records.files import current_records, read_folder, write_numbered
 from benchmarks.records.join import TIMINGS, network_key, read_timings
-from benchmarks.records.plain import in_markup
+from benchmarks.records.plain import counted, in_markup
 from benchmarks.records.record import Record
 from benchmarks.records.runtime import fingerprint
 from benchmarks.records.timing import Timing
@@ -47,14 +48,18 @@ class Untimed:
 
 
 def untimed(records: Iterable[Record], timings: Sequence[Timing], name: str) -> list[Untimed]:
-    """One record for each pair of networks that a device was not timed with.
+    """One record for each pair of networks that a device was not timed with, or was disturbed at.
 
     Args:
         records: of cells; those that no network can be made from are left out.
         timings: what has been measured.
         name: fingerprint of the device.
     """
-    done = {timing.network for timing in timings if timing.fingerprint == name}
+    done = {
+        timing.network
+        for timing in timings
+        if timing.fingerprint == name and not timing.is_disturbed
+    }
     found: dict[str, Untimed] = {}
     for record in current_records(list(records)):
         key = network_key(record)
@@ -108,7 +113,7 @@ def time_networks(
         )
         if not todo:
             return 0
-        left = len(todo)
+        left, disturbed = len(todo), 0
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(f"timing on {device}", total=len(todo))
             for each in todo:
@@ -118,15 +123,26 @@ def time_networks(
                     timing, stem = answer(engine, _time, each, device)
                     write_numbered(folder, stem, timing)
                     left -= 1
+                    disturbed += timing.is_disturbed
                 except Exception as error:  # one pair's failure is no other's
                     name = in_markup(each.record.cell.label)
                     progress.console.print(
                         f"[red]not timed[/] {name}: {in_markup(str(error), 500)}"
                     )
                 progress.advance(task)
+        if disturbed:
+            console.print(_told_disturbed(disturbed, job))
     finally:
         engine.stop()
     return left
+
+
+def _told_disturbed(count: int, job: Job) -> str:
+    """What to do about timings that were disturbed, in the console's markup."""
+    return (
+        f"[yellow]disturbed: {counted(count, 'network')}[/]; something else ran on the processor, "
+        f"so times are marked. With nothing beside it: zoo time {in_markup(str(job.results))}"
+    )
 
 
 def _time(asked: Untimed, device: str) -> tuple[Timing, str]:

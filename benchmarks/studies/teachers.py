@@ -9,7 +9,8 @@ the parent's logits, and with what its method hands on.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from benchmarks.analysis.uncertainty import Estimate, estimate, paired, shown
 from benchmarks.figures.style import legend_below, look, new_panels, set_title
 from benchmarks.records.cell import REFERENCE, Cell
 from benchmarks.records.files import current_records, read_folder
-from benchmarks.records.record import Record
+from benchmarks.records.record import Phase, Record, spent_macs
 from benchmarks.running.suite import load_suite
 from benchmarks.tables.markdown import markdown_table
 from zoo.core.whole_file import whole_file, write_whole
@@ -32,10 +33,11 @@ FINISHES = (PLAIN, TAUGHT, OWN)
 HEADINGS = (
     "Share of MACs", "Decision", *(f"Top-1 %, {finish}" for finish in FINISHES),
     "To uniform, both plain", "To uniform, both taught", "Own, to plain uniform",
+    "Fine-tuning, TMACs in this order",
 )  # fmt: skip
 
 Seeds = dict[int, float]
-"""Test accuracy, as a fraction, by seed."""
+"""Test accuracy, as a fraction, or multiply-adds, by seed."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class Task:
     Attributes:
         cell: one of its cells.
         top1: by decision and finish.
+        macs: the same of what the finish cost, a teacher's passes among it.
     """
 
     cell: Cell
-    top1: Mapping[tuple[str, str], Seeds]
+    top1: MutableMapping[tuple[str, str], Seeds]
+    macs: MutableMapping[tuple[str, str], Seeds]
 
     @property
     def title(self) -> str:
@@ -69,6 +73,12 @@ class Task:
         """Over the seeds."""
         found = self.of(decision, finish)
         return estimate(list(found.values())) if found else None
+
+    def cost(self, decision: str, finish: str) -> Estimate | None:
+        """Multiply-adds of a finish, over the seeds."""
+        found = self.macs.get((decision, finish), {})
+        known = [found[seed] for seed in self.of(decision, finish)]
+        return estimate(known) if known else None
 
     def gain(self, decision: str, finish: str, base: str) -> Estimate | None:
         """Over uniform width with another finish or the same, paired by seed."""
@@ -107,7 +117,7 @@ def tasks_of(records: Sequence[Record]) -> list[Task]:
     A decision is that of a method as the suites set it, none of its variants.
     """
     settings = load_suite(SUITES[0]).settings  # those of the other are the same
-    found: dict[tuple[object, ...], tuple[Cell, dict[tuple[str, str], Seeds]]] = {}
+    found: dict[tuple[object, ...], Task] = {}
     for record in current_records(records):
         cell = record.cell
         is_asked = cell.method in DECISIONS and cell.settings == settings.get(cell.method, {})
@@ -116,21 +126,24 @@ def tasks_of(records: Sequence[Record]) -> list[Task]:
             continue
         held = cell.model_copy(update={"distill": 0.0})
         key = (held.comparison, record.trained_on, record.timed_by, cell.metric, cell.budget)
-        _, top1 = found.setdefault(key, (cell, {}))
-        for finish, accuracy in _finishes(record):
-            top1.setdefault((cell.method, finish), {})[cell.seed] = accuracy
-    tasks = [Task(cell, top1) for cell, top1 in found.values()]
-    whole = [task for task in tasks if task.is_whole]
+        task = found.setdefault(key, Task(cell, defaultdict(dict), defaultdict(dict)))
+        for finish, accuracy, phase in _finishes(record):
+            task.top1[cell.method, finish][cell.seed] = accuracy
+            task.macs[cell.method, finish][cell.seed] = spent_macs(record, [phase])
+    whole = [task for task in found.values() if task.is_whole]
     return sorted(whole, key=lambda task: (task.cell.model.name, -task.cell.budget))
 
 
-def _finishes(record: Record) -> Iterator[tuple[str, float]]:
-    """The finishes of a record; the own one is told by the record without a common teacher."""
+def _finishes(record: Record) -> Iterator[tuple[str, float, Phase]]:
+    """The finishes of a record, their accuracies, and the phases that they were charged to.
+
+    The own one is told by the record without a common teacher.
+    """
     is_plain = not record.cell.distill
     if record.top1.finetuned is not None:
-        yield PLAIN if is_plain else TAUGHT, record.top1.finetuned
+        yield PLAIN if is_plain else TAUGHT, record.top1.finetuned, "finetune"
     if is_plain and record.top1.own is not None:
-        yield OWN, record.top1.own
+        yield OWN, record.top1.own, "finetune_own"
 
 
 def page(tasks: Sequence[Task]) -> str:
@@ -151,7 +164,8 @@ def page(tasks: Sequence[Task]) -> str:
         "weights that the method hands on (own). Mean ± sample standard deviation over the seeds; "
         "differences are in points of top-1, paired by seed. What remains of a method in both "
         "columns *To uniform* is its decision; what *Own, to plain uniform* has more is its "
-        "teacher.",
+        "teacher. Equal epochs are not equal costs: each image of a taught finish passes the whole "
+        "parent, too, so the last column has the multiply-adds of each.",
         "![Top-1 of three decisions under three finishes](teachers.png)",
         *(f"## {title}\n\n{_table(group)}" for title, group in _by_network(tasks)),
     ]
@@ -175,11 +189,12 @@ def _table(tasks: Iterable[Task]) -> str:
             decision,
             *(shown(task.mean(decision, finish), ".1f", 100) for finish in FINISHES),
             *_gains(task, decision),
+            " / ".join(_costs(task, decision)),
         ]
         for task in tasks
         for decision in DECISIONS
     ]
-    return markdown_table(HEADINGS, "rlrrrrrr", rows)
+    return markdown_table(HEADINGS, "rlrrrrrrr", rows)
 
 
 def _gains(task: Task, decision: str) -> list[str]:
@@ -187,6 +202,13 @@ def _gains(task: Task, decision: str) -> list[str]:
         return ["–", "–", "–"]
     pairs = ((PLAIN, PLAIN), (TAUGHT, TAUGHT), (OWN, PLAIN))
     return [shown(task.gain(decision, own, base), "+.1f", 100) for own, base in pairs]
+
+
+def _costs(task: Task, decision: str) -> Iterator[str]:
+    """Multiply-adds of each finish that there is, in 10¹²."""
+    for finish in FINISHES:
+        if found := task.cost(decision, finish):
+            yield f"{found.mean / 1e12:.2f}"
 
 
 def draw(tasks: Sequence[Task], path: Path) -> None:

@@ -72,7 +72,8 @@ LEGEND = (
 OF_FINISHES = (
     "Fine-tuned is the common finish: the parent's weights, and the same loss, recipe and epochs "
     "for every method. Own is the finish with the weights and the loss that a method hands on, "
-    "where it hands on any. Total is what search and common finish cost together. Controls are the "
+    "where it hands on any. Total is what search and common finish cost together; seconds are "
+    "those of a clock, with whatever ran beside the cell. Controls are the "
     "parent, fine-tuned the same way, and uniform width, fine-tuned longer: as long as the dearest "
     "method searches and fine-tunes."
 )
@@ -421,6 +422,7 @@ COLUMNS: tuple[Column, ...] = (
     SEARCH_COST,
     _cost("Fine-tune {unit}", "finetune_macs"),
     Column("Search s", _number("search_seconds", ".1f")),
+    Column("Fine-tune s", _number("finetune_seconds", ".1f"), stands_in=_has_finishes),
     TOTAL_COST,
     Column("Total s", _number("total_seconds", ".1f"), stands_in=_has_finishes),
 )

@@ -229,6 +229,23 @@ def test_prune_saves_a_smaller_network_that_loads(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(("weight", "finish"), [(None, "own"), ("0", "common"), ("2", "common")])
+def test_prune_fine_tunes_as_distill_says_and_else_with_the_method_s_own_loss(
+    run, tmp_path, weight, finish
+):
+    option = () if weight is None else ("--distill", weight)
+    status, _, err = run("prune", "test_resnet", "--method", "bnp", *option, *SMALL)
+    assert status == 0, err
+    (path,) = (tmp_path / "pruned").glob("*-bnp-*.json")
+    found = load_record(path)
+    assert (found.cell.finishes, found.cell.distill) == ((finish,), float(weight or 0))
+    phase, images = ("finetune_own" if finish == "own" else "finetune"), 128
+    is_taught = finish == "own" or weight != "0"
+    macs = found.size.macs + (found.size.full_macs if is_taught else 0)
+    assert found.spent[phase].macs_forward == images * macs
+    assert found.handed_on == (("weights", "loss") if finish == "own" else ())
+
+
 def test_help_of_prune_shows_patterns_as_they_are_typed(run):
     out = run("prune", "--help", columns=160)[1]  # where nothing is wrapped inside a word
     for typed in ("--keep 'layer4.*' --keep stem", "'layer1.*=0.8'", "'layer2=0.5:0.9'"):

@@ -11,6 +11,7 @@ from benchmarks.analysis.comparison import aligned, compare, macs_ratio, realise
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.regression import judge, pair_up
 from benchmarks.records.cell import Model
+from benchmarks.records.record import PhaseCost
 from benchmarks.records.runtime import Quartiles
 from benchmarks.tables.contrast_lines import NONE
 from benchmarks.tables.marked_blocks import block_of, replace_block
@@ -77,6 +78,23 @@ def rows(records):
 
 def test_markdown_of_frozen_records_is_this_text():
     assert to_markdown(compare(FROZEN)) == MARKDOWN
+
+
+def test_seconds_and_multiply_adds_of_both_phases_stand_beside_their_total():
+    spent = {
+        "supernet": PhaseCost(macs_forward=2 * 10**12, seconds=3.0),
+        "search": PhaseCost(macs_forward=10**12, seconds=4.0),
+        "finetune": PhaseCost(macs_forward=10**12, macs_backward=2 * 10**12, seconds=50.0),
+        "finetune_own": PhaseCost(macs_forward=10**12, seconds=600.0),
+    }
+    text = to_markdown(compare([record(cell=cell(protocol=2), spent=spent)]))
+    heading, _, row, *_ = (line for line in text.splitlines() if line.startswith("|"))
+    told = dict(zip(heading.split(" | "), row.split(" | "), strict=True))
+    cost = {name.strip("| "): text.strip("| ") for name, text in told.items()}
+    assert cost["Search TMACs"] == cost["Fine-tune TMACs"] == "3.00"
+    assert cost["Total TMACs"] == "6.00"
+    seconds = [cost[name] for name in ("Search s", "Fine-tune s", "Total s")]
+    assert seconds == ["7.0", "50.0", "57.0"]
 
 
 def test_latex_is_booktabs_with_the_same_numbers_and_no_bare_special_character():

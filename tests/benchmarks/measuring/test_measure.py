@@ -1,8 +1,11 @@
 import contextlib
 import copy
 import itertools
+import os
 import platform
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -279,6 +282,39 @@ def test_times_are_suspect_where_denormals_are_many_and_not_flushed(monkeypatch)
     monkeypatch.setattr(measure, "in_quiet_thread", lambda call, threads: call(True))
     (flushed, _) = measure_pair(net, net, (3, 8, 8), latency=QUICK).latency
     assert flushed.suspect is None
+
+
+LONG = Latency(batches=(1,), rounds=6, block_ms=60.0, warmup_ms=60.0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be pinned")
+def test_a_processor_that_is_shared_is_told_and_makes_times_suspect():
+    before, net = os.sched_getaffinity(0), nn.Conv2d(3, 4, 3)
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        core = {min(before)}
+        os.sched_setaffinity(0, core)
+        os.sched_setaffinity(busy.pid, core)
+        (found,) = measure_pair(net, net, (3, 8, 8), latency=LONG).latency
+    finally:
+        busy.kill()
+        busy.wait()
+        os.sched_setaffinity(0, before)
+    assert 0 < found.processor_share < 0.75  # a half, were the two alone
+    assert found.is_disturbed and found.is_noise and found.verdict == "suspect"
+    assert found.suspect.endswith("% of the time: something else ran there")
+
+
+def test_a_processor_of_its_own_is_told_and_short_rounds_tell_nothing(monkeypatch):
+    net = nn.Conv2d(3, 4, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(measure.time, "thread_time", time.perf_counter)
+        (found,) = measure_pair(net, net, (3, 8, 8), latency=LONG).latency
+    assert found.processor_share == pytest.approx(1.0, abs=0.01)
+    assert not found.is_disturbed and found.suspect is None
+    for other in (QUICK, LONG.model_copy(update={"threads": 2})):
+        first = measure_pair(net, net, (3, 8, 8), latency=other).latency[0]
+        assert first.processor_share is None and not first.is_disturbed
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ from rich.console import Console
 
 import zoo
 from benchmarks.analysis.comparison import compare, speedup
+from benchmarks.measuring.measure import Runtimes
 from benchmarks.records.cell import Data, Model
 from benchmarks.records.files import write_record
 from benchmarks.records.join import TIMINGS, joined, network_key, read_results, read_timings
@@ -17,12 +18,13 @@ from benchmarks.records.latency_lines import latency_lines
 from benchmarks.records.record import Group, Record
 from benchmarks.records.runtime import Latency, PredictedLatency
 from benchmarks.records.timing import Timing
-from benchmarks.running.engine import LocalMachine, check_core
+from benchmarks.running.engine import LocalEngine, LocalMachine, check_core
 from benchmarks.running.plan import Job
 from benchmarks.running.time_networks import time_networks, untimed
 from tests.benchmarks.fabricate import ENVIRONMENT, measured
 from tests.benchmarks.fabricate import cell as made_up_cell
 from tests.benchmarks.fabricate import record as made_up_record
+from tests.benchmarks.in_this_process import InThisProcess
 from tests.benchmarks.machines import GPU, trained
 from tests.benchmarks.machines import timing as timing_on
 
@@ -149,6 +151,37 @@ def test_networks_are_timed_once_for_each_device() -> None:
     todo = untimed([one, twin, other], [timing(one, "cpu-1", 0.5)], "cpu-1")
     assert [each.record for each in todo] == [other]
     assert len(untimed([one, twin, other], [timing(one, "cpu-1", 0.5)], "cpu-2")) == 2
+
+
+def test_networks_whose_timing_was_disturbed_are_timed_again() -> None:
+    one = record()
+    quiet = timing(one, "cpu-1", 0.5)
+    shared = measured(8, 0.5).model_copy(update={"processor_share": 0.6})
+    disturbed = quiet.model_copy(update={"latency": (measured(1, 0.5), shared)})
+    assert [each.record for each in untimed([one], [disturbed], "cpu-1")] == [one]
+    assert untimed([one], [disturbed, quiet], "cpu-1") == []
+
+
+def test_a_disturbed_timing_is_told_and_taken_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (asked, _) = written(tmp_path)
+    job, shares = Job(tmp_path), [0.5, 1.0]
+
+    def measure(*_: object, **__: object) -> Runtimes:
+        share = {"processor_share": shares.pop(0)}
+        return Runtimes((measured(1, 0.5).model_copy(update=share),))
+
+    monkeypatch.setattr("benchmarks.measuring.measure.measure_pair", measure)
+    monkeypatch.setattr(LocalMachine, "start", lambda *_, **__: LocalEngine(InThisProcess(1)))
+    console, here = Console(width=200), LocalMachine()
+    assert time_networks(job, console, here, keys={asked.cell.key}) == 0
+    told = capsys.readouterr().out
+    assert "disturbed: 1 network; something else ran" in told and "zoo time" in told
+    assert time_networks(job, console, here, keys={asked.cell.key}) == 0
+    assert "disturbed" not in capsys.readouterr().out and not shares
+    assert time_networks(job, console, here, keys={asked.cell.key}) == 0
+    assert len(list((tmp_path / TIMINGS).iterdir())) == 2
 
 
 def written(results: Path) -> list[Record]:

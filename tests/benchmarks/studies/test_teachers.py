@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.records.record import Record, Top1
+from benchmarks.records.record import PhaseCost, Record, Top1
 from benchmarks.running.suite import load_suite
 from benchmarks.studies.teachers import (
     DECISIONS,
@@ -53,6 +53,22 @@ def test_each_finish_is_taken_from_its_record_and_paired_by_seed() -> None:
         found = task.gain("bnp", finish, base)
         assert found is not None and found.mean == pytest.approx(gain)
         assert found.sd == pytest.approx(0.0, abs=1e-12)
+
+
+def test_what_each_finish_costs_stands_beside_it() -> None:
+    records = []
+    for each in all_records():
+        macs = (3 if each.cell.distill else 1) * 10**12
+        spent = {
+            "finetune": PhaseCost(macs_forward=macs),
+            "finetune_own": PhaseCost(macs_forward=macs, macs_backward=4 * 10**12),
+        }
+        records.append(each.model_copy(update={"spent": spent}))
+    (task,) = tasks_of(records)
+    lines = [line for line in page([task]).splitlines() if line.startswith("|")]
+    ends = {name: next(x for x in lines if f"| {name} |" in x) for name in DECISIONS}
+    assert ends["uniform"].endswith("| 1.00 / 3.00 |")
+    assert ends["bnp"].endswith("| 1.00 / 3.00 / 5.00 |")
 
 
 def test_a_seed_that_lacks_a_finish_counts_in_none() -> None:

@@ -125,12 +125,14 @@ class TrainingLoss(nn.Module):
 
     Attributes:
         macs_per_image: multiply-adds of forward passes other than the student's, a teacher's.
+        trained_macs_per_image: the same of layers of the loss that are trained with the student.
         is_capturable: whether its Python does the same in every step, so that its kernels may be
             recorded once (`cuda_graph`): it reads no value of a tensor, draws nothing on the CPU
             and counts nothing.
     """
 
     macs_per_image: int = 0
+    trained_macs_per_image: int = 0
     is_capturable: bool = False
 
     def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
@@ -241,7 +243,7 @@ def train(
                 images = moved(batch[0], device, memory_format=memory_format)
                 value = step.take(images, moved(batch[1], device), whole)
                 read.add(value, partial(loss.divergence_hint, images))
-                _charge(meter, whole or count_images(images), macs_per_image, loss.macs_per_image)
+                _charge(meter, whole or count_images(images), macs_per_image, loss)
             course.is_over = _end_epoch(read, best)
         if best is not None:
             best.restore()
@@ -301,11 +303,11 @@ def evaluate(model: nn.Module, batches: BatchSource) -> float:
     return float(n_right / n_images)
 
 
-def _charge(meter: Meter | None, n_images: int, macs: int, beside: int) -> None:
+def _charge(meter: Meter | None, n_images: int, macs: int, loss: TrainingLoss) -> None:
     """Charge an update: the network's passes, and what the loss runs beside it."""
     if meter is not None:
-        meter.passes(n_images, macs, backward=True)
-        meter.passes(n_images, beside, backward=False)
+        meter.passes(n_images, macs + loss.trained_macs_per_image, backward=True)
+        meter.passes(n_images, loss.macs_per_image, backward=False)
 
 
 def _phase(meter: Meter | None) -> str:
