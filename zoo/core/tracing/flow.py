@@ -60,6 +60,11 @@ class Flow:
         self._labels[id(tensor)] = {d: v for d, v in labels.items() if shape[d] > 1}
         self._alive.append(tensor)
 
+    def same_memory(self, tensor: Tensor) -> list[Tensor]:
+        """The known tensors that lie where a tensor of any shape lies, the newest last."""
+        place = tensor.untyped_storage()._cdata
+        return [t for t in self._alive if t.untyped_storage()._cdata == place]
+
     def release(self) -> tuple[list[Labels], list[Tensor]]:
         """Let go of the tensors of a pass; return their labels and them, in equal order.
 
