@@ -101,6 +101,13 @@ class Flow:
             if atoms is label or atoms[0] == label[0]:
                 self.trace.roles.setdefault((name, own), role)
 
+    def read(self, weight: Tensor, dim: int) -> None:
+        """Note that a dimension of a weight, of any shape, reads channels and sums them up."""
+        label = self.get(weight).get(dim)
+        if label is not None:
+            self.role(weight, dim, "in")
+            self.trace.reads.append((self.where, self.name(weight), label))
+
 
 @dataclass(frozen=True)
 class Call:

@@ -121,7 +121,7 @@ def _connect_inputs(
         flow.trace.depthwise.add(where)
         return
     flow.role(weight, make, "out")
-    flow.role(weight, read, "in")
+    flow.read(weight, read)
     if groups > 1:  # every group of the convolution loses the same channels
         entering = atoms.tie(entering, groups, where)
         atoms.tie(made, groups, where)
@@ -146,7 +146,7 @@ def _linear(flow: Flow, call: Call) -> None:
     made, row = flow.along(weight, 1), flow.get(rows).get(0)
     flow.trace.atoms.unite(flow.along(weight, 0), flow.along(rows, 1), flow.where)
     flow.role(weight, 1, "out")
-    flow.role(weight, 0, "in")
+    flow.read(weight, 0)
     flow.set(out, {1: made} if row is None else {0: row, 1: made})
     if call.name == "addmm":
         added = call.bound["self"]
