@@ -47,7 +47,8 @@ def masked_inputs(
         kind = type(modules.get(read.module, skeleton)).__name__
         weight = read.tensor or "a weight that is computed or shared"
         raise UnsupportedModel(
-            f"{weight} reads pruned channels in a {kind} ({read.module}), whose input cannot be masked; run subnets sliced"
+            f"{weight} reads pruned channels in a {kind} ({read.module}), whose input cannot be "
+            "masked; run subnets sliced"
         )
     masks: dict[nn.Module, Tensor] = {}
     for read in space.table.reads:
