@@ -94,7 +94,7 @@ from zoo.core.search.expected_cost import ExpectedCost
 from zoo.core.search.prior import Prior
 from zoo.core.search.width_grid import WidthGrid, independent_states
 from zoo.core.search.widths_in_budget import fill_closely, largest_feasible, legal_widths
-from zoo.core.supernet.gates import gated_weights
+from zoo.core.supernet.gates import gated_weights, require_gates
 from zoo.core.supernet.trained_store import Trained
 from zoo.core.training.checkpoint import State, Stateful
 from zoo.core.training.course import GeneratorState, TensorState, Values
@@ -318,10 +318,14 @@ class Gating:
 
     Args:
         widths: candidate widths, and which channels lead.
+
+    Raises:
+        UnsupportedModel: if a weight that reads channels cannot be gated.
     """
 
     def __init__(self, widths: RankedWidths) -> None:
         self._space = widths.problem.space
+        require_gates(self._space)
         self._device = widths.problem.meter.device
         # Of every channel of every group: how many transitions lead to it; one more than there are
         # for those that bounds exclude.

@@ -245,9 +245,11 @@ def test_bounds_that_only_together_are_in_the_way_are_all_named() -> None:
 def test_a_budget_below_the_network_without_bounds_says_so() -> None:
     problem = planted(keep=["conv_a"])
     problem.budget = Budget("macs", 1)
-    with pytest.raises(
-        InfeasibleBudget, match=r"that alone is not enough, lower min_keep \(0\.1\)"
-    ):
+    with pytest.raises(InfeasibleBudget, match=r"that alone is not enough: raise it"):
+        problem.check_feasible()
+    problem = planted(keep=["conv_a"], min_keep=0.5)
+    problem.budget = Budget("macs", 1)
+    with pytest.raises(InfeasibleBudget, match=r"enough: raise it or lower min_keep \(0\.5\)"):
         problem.check_feasible()
 
 

@@ -131,8 +131,28 @@ def test_smallest_legal_network_is_feasible_and_one_mac_less_is_not(problem: Pro
     problem.budget = Budget("macs", problem.smallest_cost())
     problem.check_feasible()
     problem.budget = Budget("macs", problem.smallest_cost() - 1)
-    with pytest.raises(InfeasibleBudget, match="lower min_keep"):
+    with pytest.raises(InfeasibleBudget, match=r"of all; raise it$"):
         problem.check_feasible()
+
+
+@pytest.mark.parametrize(
+    ("min_keep", "divisor", "remedy"),
+    [
+        (0.1, 1, "raise it"),  # one channel of eight is left already
+        (0.5, 1, "raise it or lower min_keep (0.5)"),
+        (0.1, 8, "raise it or lower divisor (8)"),
+        (0.4, 3, "raise it or lower min_keep (0.4) or divisor (3)"),  # 6 channels; 3 or 4 without
+        (0.9, 8, "raise it or lower min_keep (0.9) and divisor (8)"),
+    ],
+)
+def test_an_infeasible_budget_names_the_rules_that_hold_it_up(
+    problem: Problem, min_keep: float, divisor: int, remedy: str
+) -> None:
+    problem.rules = WidthRules(min_keep=min_keep, divisor=divisor)
+    problem.budget = Budget("macs", problem.smallest_cost() - 1)
+    with pytest.raises(InfeasibleBudget) as raised:
+        problem.check_feasible()
+    assert str(raised.value).endswith(f"of all; {remedy}")
 
 
 def test_feasibility_follows_the_rules(problem: Problem) -> None:

@@ -105,3 +105,23 @@ def test_the_network_itself_is_not_touched():
     folded = fold_batch_norm(net, (3, 4, 4))
     assert not folded.norm._buffers and net.training
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+class ReadsAgain(nn.Module):
+    """Computes with tensors of a convolution or a batch norm beside the layer itself."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.what = what
+
+    def forward(self, images):
+        return self.norm(self.conv(images)) * self.get_parameter(self.what).abs().mean()
+
+
+@pytest.mark.parametrize("what", ["conv.weight", "conv.bias", "norm.weight", "norm.bias"])
+def test_a_layer_whose_tensors_are_read_elsewhere_is_not_folded(what):
+    net = lively(ReadsAgain(what))
+    folded = fold_batch_norm(net, (3, 8, 8))
+    assert len(norms(folded)) == 1
+    assert_same(net, folded, (3, 8, 8))

@@ -139,3 +139,30 @@ def test_a_wide_supernet_reaches_the_budget_of_the_narrow_network(tmp_path: Path
     loaded = zoo.load_pruned(tmp_path)
     with torch.no_grad():
         assert torch.equal(loaded(images), result.model(images))
+
+
+class SharedDepthwise(nn.Module):
+    """Two depthwise convolutions with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.first, self.second = (nn.Conv2d(8, 8, 3, groups=8) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.second(torch.relu(self.first(torch.relu(self.stem(images)))))
+        return self.head(torch.relu(features).mean((2, 3)))
+
+
+def test_layers_that_share_a_weight_change_their_sizes_together() -> None:
+    torch.manual_seed(0)
+    model = SharedDepthwise().double().eval()
+    space = zoo.ChannelSpace.trace(model, (3, 8, 8))
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    wide = zoo.widen(model, space, 1.5)
+    assert wide.second.groups == wide.first.groups == 12
+    config = zoo.SubnetConfig({"stem": (0, 3, 4)})
+    sliced = zoo.Supernet(model, space).forward(images, config)
+    assert torch.allclose(sliced, zoo.rebuild(model, space, config)(images), rtol=1e-12)

@@ -15,6 +15,7 @@ from tests.core.networks.test_exact import random_config
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import UnsupportedModel
+from zoo.core.supernet.gates import require_gates
 from zoo.core.supernet.supernet import Supernet
 
 SIZE = (3, 32, 32)
@@ -156,3 +157,102 @@ def test_a_weight_that_is_no_layers_own_is_refused_with_its_name() -> None:
     narrow = SubnetConfig({supernet.space.groups[0].name: (0, 1)})
     with pytest.raises(UnsupportedModel, match="weight reads pruned channels in a Functional"):
         supernet.parallel(torch.randn(2, *SIZE), [narrow])
+
+
+class Small(nn.Module):
+    """A base: a stem, something, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.mix = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 4)
+
+    def middle(self, features: Tensor) -> Tensor:
+        return self.mix(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.middle(torch.relu(self.norm(self.stem(images))))
+        return self.head(torch.relu(features).mean((2, 3)))
+
+
+class Transposed(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.ConvTranspose2d(8, 8, 3)  # type: ignore[assignment]
+
+
+class Tapered(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.ConvTranspose2d(8, 5, 3)  # type: ignore[assignment]
+        self.head = nn.Linear(5, 4)
+
+
+class SharedWeight(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Conv2d(8, 8, 1)
+        self.again.weight = self.mix.weight
+
+    def middle(self, features: Tensor) -> Tensor:
+        return self.again(torch.relu(self.mix(features)))
+
+
+class Borrowed(Small):
+    def middle(self, features: Tensor) -> Tensor:
+        return F.conv2d(features, self.mix.weight)
+
+
+class ScaledConv(nn.Conv2d):
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(images, self.weight * 0.5, self.bias)
+
+
+class Computed(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = ScaledConv(8, 8, 1)
+
+
+class BothWays(Small):
+    """Decodes with the weight that encodes, transposed."""
+
+    def middle(self, features: Tensor) -> Tensor:
+        return F.conv2d(torch.relu(self.mix(features)), self.mix.weight.transpose(0, 1))
+
+
+def supernet_of(network: type[nn.Module]) -> tuple[Supernet, list[SubnetConfig], Tensor]:
+    torch.manual_seed(0)
+    model = network().double()
+    nn.init.normal_(next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).bias)
+    space = ChannelSpace.trace(model, SIZE)
+    rng = np.random.default_rng(0)
+    images = torch.randn(4, *SIZE, dtype=torch.float64)
+    return Supernet(model, space), [random_config(space, rng) for _ in range(2)], images
+
+
+@pytest.mark.parametrize("network", [Small, Transposed, Tapered, SharedWeight])
+def test_every_layer_that_reads_channels_is_masked(network: type[nn.Module]) -> None:
+    supernet, configs, images = supernet_of(network)
+    assert supernet.is_maskable
+    at_once = supernet.parallel(images, configs)
+    one_by_one = serial(supernet, images, configs, leaves(supernet))
+    assert torch.allclose(at_once, one_by_one, rtol=TOLERANCE, atol=TOLERANCE)
+    require_gates(supernet.space)
+
+
+@pytest.mark.parametrize("network", [Borrowed, Computed, BothWays])
+def test_weights_that_no_layer_reads_with_alone_are_never_masked(network: type[nn.Module]) -> None:
+    supernet, configs, images = supernet_of(network)
+    assert not supernet.is_maskable
+    with pytest.raises(UnsupportedModel, match=r"cannot be masked; run subnets sliced"):
+        supernet.parallel(images, configs)
+
+
+@pytest.mark.parametrize(("network", "group"), [(Computed, "stem"), (BothWays, "mix")])
+def test_weights_that_gates_cannot_reach_are_refused(network: type[nn.Module], group: str) -> None:
+    supernet, _, _ = supernet_of(network)
+    with pytest.raises(UnsupportedModel, match=rf"the channels of '{group}' .* keep="):
+        require_gates(supernet.space)

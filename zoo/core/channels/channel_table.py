@@ -70,6 +70,22 @@ class Follower:
 
 
 @dataclass(frozen=True)
+class Read:
+    """A weight along an axis of which a module sums channels up.
+
+    Attributes:
+        module: path of the module that runs; of the whole network the name of its class.
+        tensor: state-dict name of the weight; None where the weight is computed from parameters, or
+            makes channels along the same dimension elsewhere.
+        axis: index of the axis.
+    """
+
+    module: str
+    tensor: str | None
+    axis: int
+
+
+@dataclass(frozen=True)
 class Held:
     """An attribute of a module without which the smaller network does not run."""
 
@@ -93,6 +109,7 @@ class ChannelTable:
         outputs: width of what each module that returns one tensor puts out: (width, index of its
             axis or None where it is fixed), by path, in order of execution.
         followers: sizes that modules may hold as attributes.
+        reads: the weights that read channels of groups.
         depthwise: paths of modules that run a depthwise convolution.
         held: the attributes, beside those of torch's layers, that change with the widths.
     """
@@ -106,6 +123,7 @@ class ChannelTable:
     products: tuple[tuple[str, int, tuple[int, ...]], ...]
     outputs: dict[str, tuple[int, int | None]]
     followers: tuple[Follower, ...]
+    reads: tuple[Read, ...]
     depthwise: frozenset[str]
     held: tuple[Held, ...] = ()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.core.channels.channel_table import ChannelTable
 from zoo.core.channels.config import SubnetConfig
-from zoo.core.tracing.copies import copy_with, memory_format_of, named_modules
+from zoo.core.tracing.copies import copy_with, memory_format_of, named_modules, named_tensors
 from zoo.core.tracing.layers import SIZED_LAYERS
 
 __all__ = [
@@ -180,10 +180,11 @@ class SizedAttributes:
     def __init__(self, model: nn.Module, table: ChannelTable) -> None:
         self._table = table
         full = axis_sizes(table, [None] * len(table.axes))
+        self._names = {id(tensor): name for name, tensor in named_tensors(model)}
         self._layers = [
             (path, module)
             for path, module in named_modules(model)
-            if _layer_sizes(path, module, table, full)
+            if _layer_sizes(path, module, self._names, table, full)
         ]
         self._held = [
             (held.path, held.name, vars(model.get_submodule(held.path))[held.name], held.follower)
@@ -196,7 +197,7 @@ class SizedAttributes:
         for path, module in self._layers:
             changes += [
                 (path, name, new)
-                for name, new in _layer_sizes(path, module, self._table, sizes).items()
+                for name, new in _layer_sizes(path, module, self._names, self._table, sizes).items()
                 if getattr(module, name, new) != new
             ]
         for path, name, value, follower in self._held:
@@ -300,37 +301,42 @@ def is_sized_layer(module: nn.Module) -> bool:
 
 
 def _layer_sizes(
-    path: str, module: nn.Module, table: ChannelTable, sizes: Sequence[int]
+    path: str,
+    module: nn.Module,
+    names: Mapping[int, str],
+    table: ChannelTable,
+    sizes: Sequence[int],
 ) -> dict[str, Any]:
-    """Return the size attributes of a layer at the new widths."""
+    """Return the size attributes of a layer at the new widths; ``names`` are those of tensors.
 
-    def size(tensor: str, dim: int) -> int:
-        name = f"{path}.{tensor}" if path else tensor
-        axis = table.tensors.get((name, dim))
-        return table.shapes[name][dim] if axis is None else sizes[axis]
+    Layers that share a weight, which has one name, have the same sizes.
+    """
+    weight = names.get(id(module.weight)) if isinstance(module, SIZED_LAYERS) else None
+    if not isinstance(module, SIZED_LAYERS) or weight is None:
+        return {}
 
-    if not isinstance(module, SIZED_LAYERS) or getattr(module, "weight", None) is None:
-        return {}
-    if f"{path}.weight".lstrip(".") not in table.shapes:  # shared with a layer seen before
-        return {}
+    def size(dim: int) -> int:
+        axis = table.tensors.get((weight, dim))
+        return table.shapes[weight][dim] if axis is None else sizes[axis]
+
     if isinstance(module, nn.Linear):
-        return {"in_features": size("weight", 1), "out_features": size("weight", 0)}
+        return {"in_features": size(1), "out_features": size(0)}
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return {"num_features": size("weight", 0)}
+        return {"num_features": size(0)}
     if isinstance(module, nn.LayerNorm):
         is_vector = len(module.normalized_shape) == 1
-        return {"normalized_shape": (size("weight", 0),)} if is_vector else {}
+        return {"normalized_shape": (size(0),)} if is_vector else {}
     if isinstance(module, nn.GroupNorm):
         per_channel = module.num_groups == module.num_channels
-        new = size("weight", 0)
+        new = size(0)
         return {"num_channels": new} | ({"num_groups": new} if per_channel else {})
     make, read = (1, 0) if module.transposed else (0, 1)
     if path in table.depthwise:
         multiplier = module.out_channels // module.in_channels
-        made = size("weight", 0)
+        made = size(0)
         entering = made // multiplier
         return {"in_channels": entering, "out_channels": made, "groups": entering}
     return {
-        "in_channels": size("weight", read) * (1 if module.transposed else module.groups),
-        "out_channels": size("weight", make),
+        "in_channels": size(read) * (1 if module.transposed else module.groups),
+        "out_channels": size(make),
     }

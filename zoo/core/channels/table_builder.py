@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zoo.core.channels.channel_group import ChannelGroup, Member, Pinned
-from zoo.core.channels.channel_table import Axis, ChannelTable, Follower
+from zoo.core.channels.channel_table import Axis, ChannelTable, Follower, Read
 from zoo.core.tracing.atoms import FIXED, Trace
 
 __all__ = ["build_table"]
@@ -162,6 +162,7 @@ class _Builder:
         )
         outputs = self._outputs(axes)
         followers = tuple(self._followers(axes))
+        reads = tuple(dict.fromkeys(self._reads(axes)))
         groups = self._groups(axes, tensors, stages, blocks)
         used = tuple(axes.distinct)
         return ChannelTable(
@@ -174,6 +175,7 @@ class _Builder:
             products,
             outputs,
             followers,
+            reads,
             frozenset(self.trace.depthwise),
         )
 
@@ -226,6 +228,16 @@ class _Builder:
             if dim > 0:
                 widths[path] = shape[dim], axes.of(labels[dim]) if dim in labels else None
         return widths
+
+    def _reads(self, axes: _Axes) -> Iterable[Read]:
+        """Yield the weights that read channels of groups."""
+        for module, name, label in self.trace.reads:
+            axis = axes.of(label)
+            if not axes.distinct[axis].groups:
+                continue
+            own = self.trace.tensors.get(name or "", {})
+            roles = [self.trace.roles.get((name or "", d)) for d in own if own[d][0] == label[0]]
+            yield Read(module, name if roles == ["in"] else None, axis)
 
     def _followers(self, axes: _Axes) -> Iterable[Follower]:
         """Yield the sizes that code outside of layers may hold as numbers: parts and groups."""

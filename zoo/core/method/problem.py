@@ -314,9 +314,24 @@ def require_feasible(budget: Budget, cost: CostModel, rules: WidthRules) -> None
         raise InfeasibleBudget(_told_bounds(budget, cost, rules) + budget.hint)
     raise InfeasibleBudget(
         f"budget {budget} is below the smallest subnet, {budget.format_cost(smallest)} or "
-        f"{smallest / budget.full(cost):.3g} of all; raise it or lower min_keep ({rules.min_keep})"
-        f"{budget.hint}"
+        f"{smallest / budget.full(cost):.3g} of all; {_remedy(budget, cost, rules)}{budget.hint}"
     )
+
+
+def _remedy(budget: Budget, cost: CostModel, rules: WidthRules) -> str:
+    """What makes a budget feasible: raise it, or lower those rules that hold up the least cost."""
+    smallest = smallest_cost(budget, cost, rules)
+
+    def is_less(looser: WidthRules) -> bool:
+        return smallest_cost(budget, cost, looser) < smallest
+
+    wide = replace(rules, min_keep=min(rules.min_keep, float(1 / cost.space.sizes.max())))
+    min_keep, divisor = f"min_keep ({rules.min_keep})", f"divisor ({rules.divisor})"
+    alone = [min_keep] * is_less(wide) + [divisor] * is_less(replace(rules, divisor=1))
+    if alone:
+        return f"raise it or lower {' or '.join(alone)}"
+    are_both = is_less(replace(wide, divisor=1))
+    return f"raise it{f' or lower {min_keep} and {divisor}' if are_both else ''}"
 
 
 def _told_bounds(budget: Budget, cost: CostModel, rules: WidthRules) -> str:
@@ -325,7 +340,8 @@ def _told_bounds(budget: Budget, cost: CostModel, rules: WidthRules) -> str:
     def least(rules: WidthRules) -> int:
         return smallest_cost(budget, cost, rules)
 
-    smallest, free = least(rules), least(replace(rules, keep=(), ratios={}))
+    unbound = replace(rules, keep=(), ratios={})
+    smallest, free = least(rules), least(unbound)
     alone = {bound: least(rules.without(bound)) for bound in rules.bounds}
     blamed = min(alone, key=lambda bound: alone[bound])
     if alone[blamed] < smallest:
@@ -337,7 +353,7 @@ def _told_bounds(budget: Budget, cost: CostModel, rules: WidthRules) -> str:
         told = ", ".join(bound.told for bound in rules.bounds)
         remedy = f"no bound is in the way alone: loosen several of {told}, or raise the budget"
     if free > budget.limit:
-        remedy += f"; that alone is not enough, lower min_keep ({rules.min_keep}) as well"
+        remedy += f"; that alone is not enough: {_remedy(budget, cost, unbound)}"
     return (
         f"budget {budget} is below the smallest subnet within the bounds, "
         f"{budget.format_cost(smallest)}; without them it is {budget.format_cost(free)}; {remedy}"

@@ -74,7 +74,7 @@ class _Reader(OperatorMode):
 
     Attributes:
         reads: by identity of the tensor, which is kept alive.
-        calls: how often the weight of a module was used, by the module's path.
+        calls: how many operators read a tensor of a module, by the module's path.
         pairs: by identity of the tensor between them, paths of convolution and batch norm.
     """
 
@@ -84,10 +84,10 @@ class _Reader(OperatorMode):
         self.calls: Counter[str] = Counter()
         self.pairs: dict[int, tuple[str, str]] = {}
         self._owners = {
-            id(module.weight): path
+            id(tensor): path
             for path, module in meta.named_modules()
             if isinstance(module, nn.Conv2d | nn.modules.batchnorm._BatchNorm)
-            and module.weight is not None
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
         }
         self._makers: dict[int, str] = {}
         self._alive: list[Tensor] = []
@@ -100,8 +100,9 @@ class _Reader(OperatorMode):
         self.note((args, kwargs))
         owner = self._owners.get(id(args[1])) if len(args) > 1 else None
         result = run_on_meta(func, args, kwargs)  # a batch norm in one call, not its decomposition
+        known = (self._owners.get(id(tensor)) for tensor in tensors_in((args, kwargs)))
+        self.calls.update({path for path in known if path is not None})
         if owner is not None:
-            self.calls[owner] += 1
             if str(func) == _CONVOLUTION:
                 self._makers[id(result)] = owner
             elif str(func) == _BATCH_NORM and id(args[0]) in self._makers:

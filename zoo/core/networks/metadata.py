@@ -160,27 +160,14 @@ def _stated(network: Shapes, path: str) -> dict[str, int]:
 
 def _changes(before: Shapes, after: Shapes) -> Iterator[Change]:
     """The stated widths that are out of date, with their new values."""
-    owners: dict[int, str] = {}
     for path, module in before.modules.items():
-        weight = module._parameters.get("weight")
-        if isinstance(weight, nn.Parameter):  # surgery has set the sizes of its first owner
-            yield from _tied(before, after, path, owners.setdefault(id(weight), path))
+        if isinstance(module._parameters.get("weight"), nn.Parameter):  # surgery has set its sizes
             continue
         held = vars(after.modules[path])
         for name, stated in _stated(before, path).items():
             new = _new_width(before, after, path, name, stated)
             if new is not None and new != held[name]:
                 yield path, name, new
-
-
-def _tied(before: Shapes, after: Shapes, path: str, owner: str) -> Iterator[Change]:
-    """The sizes of a layer that shares its weight with the layer ``owner``, which has its own."""
-    old, new = (
-        [vars(network.modules[name]) for name in (path, owner)] for network in (before, after)
-    )
-    for name in ("groups", *_LAYER_READ, *_LAYER_MADE) if path != owner else ():
-        if name in old[0] and old[0][name] == old[1].get(name) and new[0][name] != new[1][name]:
-            yield path, name, new[1][name]
 
 
 def _new_width(before: Shapes, after: Shapes, path: str, name: str, stated: int) -> int | None:

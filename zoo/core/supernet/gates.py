@@ -9,8 +9,25 @@ from torch import Tensor
 
 from zoo.core.channels.channel_group import Member
 from zoo.core.channels.space import ChannelSpace
+from zoo.core.errors import UnsupportedModel
 
-__all__ = ["gated_weights"]
+__all__ = ["gated_weights", "require_gates"]
+
+
+def require_gates(space: ChannelSpace) -> None:
+    """Raise unless gates reach all weights that read channels.
+
+    Raises:
+        UnsupportedModel: naming the module whose weight is out of reach, and the way out.
+    """
+    for read in space.table.reads:
+        if read.tensor is None:
+            groups = [space.groups[index].name for index in space.table.axes[read.axis].groups]
+            raise UnsupportedModel(
+                f"module {read.module!r} reads the channels of {groups[0]!r} with a weight that is "
+                "computed, or that makes channels elsewhere: no gate of its own can be put there. "
+                f"Leave them alone with keep={groups}, or take another method"
+            )
 
 
 def gated_weights(

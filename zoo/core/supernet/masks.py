@@ -10,11 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.core.channels.channel_table import Read
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import UnsupportedModel
+from zoo.core.tracing.copies import named_modules, named_tensors
 
-__all__ = ["can_mask", "masked_inputs", "norms_by_part", "reading_weights"]
+__all__ = ["masked_inputs", "norms_by_part", "unmaskable"]
+
+_CONVOLUTION = nn.modules.conv._ConvNd
 
 
 @contextmanager
@@ -38,12 +42,20 @@ def masked_inputs(
             f"group {inexact[0]!r} is inexact: masks cannot stand for slices; run subnets sliced"
         )
     kept = [space.table.kept_positions(config) for config in configs]
+    modules = dict(named_modules(skeleton))
+    for read in unmaskable(skeleton, space):
+        kind = type(modules.get(read.module, skeleton)).__name__
+        weight = read.tensor or "a weight that is computed or shared"
+        raise UnsupportedModel(
+            f"{weight} reads pruned channels in a {kind} ({read.module}), whose input cannot be "
+            "masked; run subnets sliced"
+        )
     masks: dict[nn.Module, Tensor] = {}
-    for name in reading_weights(space):
-        module = skeleton.get_submodule(name.rpartition(".")[0])
-        mask = _part_mask(space, name, kept)
+    for read in space.table.reads:
+        module = modules[read.module]
+        mask = _part_mask(space, read.axis, kept)
         if not mask.all():
-            masks[module] = mask.repeat(1, _reading_groups(module, name))
+            masks[module] = mask.repeat(1, module.groups if isinstance(module, _CONVOLUTION) else 1)
     handles = []
     try:
         for module, rows in zip(masks, _rows(list(masks.values()), images), strict=True):
@@ -54,33 +66,29 @@ def masked_inputs(
             handle.remove()
 
 
-def reading_weights(space: ChannelSpace) -> list[str]:
-    """Names of the weights that read channels of some group."""
-    members = (member for group in space.groups for member in group.members)
-    return list(dict.fromkeys(member.tensor for member in members if member.role == "in"))
+def unmaskable(skeleton: nn.Module, space: ChannelSpace) -> list[Read]:
+    """What reads channels of groups in another way than a layer does with its own weight.
 
+    Args:
+        skeleton: the network.
+        space: its channel groups.
+    """
+    modules = dict(named_modules(skeleton))
+    names = {id(tensor): name for name, tensor in named_tensors(skeleton)}
 
-def can_mask(module: nn.Module, name: str) -> bool:
-    """Whether the module whose own weight is called ``name`` is a layer that reads channels."""
-    is_convolution = isinstance(module, nn.modules.conv._ConvNd) and name.endswith("weight")
-    return is_convolution or isinstance(module, nn.Linear)
+    def can_mask(read: Read) -> bool:
+        module = modules.get(read.module)
+        if not isinstance(module, _CONVOLUTION | nn.Linear):
+            return False
+        return names.get(id(module.weight)) == read.tensor
 
-
-def _reading_groups(module: nn.Module, name: str) -> int:
-    """Repeats of a reading weight's channels in its layer's input: the groups of a convolution."""
-    if not can_mask(module, name):
-        raise UnsupportedModel(
-            f"{name} reads pruned channels in a {type(module).__name__}, whose input cannot be "
-            "masked; run subnets sliced"
-        )
-    return module.groups if isinstance(module, nn.modules.conv._ConvNd) else 1
+    return [read for read in space.table.reads if not can_mask(read)]
 
 
 def _part_mask(
-    space: ChannelSpace, name: str, kept: Sequence[Sequence[np.ndarray | None]]
+    space: ChannelSpace, axis: int, kept: Sequence[Sequence[np.ndarray | None]]
 ) -> Tensor:
-    """Which positions of a reading weight each subnet keeps, bool, shape (subnets, positions)."""
-    axis = space.table.tensors[name, 1]
+    """Which positions of an axis each subnet keeps, bool, shape (subnets, positions)."""
     mask = torch.zeros(len(kept), len(space.table.axes[axis].group), dtype=torch.bool)
     for row, positions in zip(mask, kept, strict=True):
         found = positions[axis]

@@ -22,7 +22,7 @@ from zoo.core.channels.resize import (
 )
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.data.inputs import Inputs, call
-from zoo.core.supernet.masks import can_mask, masked_inputs, norms_by_part, reading_weights
+from zoo.core.supernet.masks import masked_inputs, norms_by_part, unmaskable
 from zoo.core.tracing.trace import on_meta
 from zoo.core.training.task import Answer, answer
 from zoo.core.training.train import eval_mode
@@ -258,12 +258,8 @@ class Supernet:
     @cached_property
     def is_maskable(self) -> bool:
         """Whether ``parallel`` can run, as far as the layers tell."""
-        layers = (
-            (name, self._modules[name.rpartition(".")[0]]) for name in reading_weights(self.space)
-        )
-        return all(group.exact for group in self.space.groups) and all(
-            can_mask(module, name) for name, module in layers
-        )
+        is_exact = all(group.exact for group in self.space.groups)
+        return is_exact and not unmaskable(self._skeleton, self.space)
 
     @contextmanager
     def resized(self, config: SubnetConfig) -> Iterator[nn.Module]:

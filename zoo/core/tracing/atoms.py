@@ -198,6 +198,8 @@ class Trace:
         parameters: names of the parameters, without the buffers.
         tensors: labels of every parameter and buffer, by name.
         roles: (tensor name, dimension) -> what a layer uses it for, in order of execution.
+        reads: (module, name, labels) of every weight along which a call sums channels up; the name
+            is None where the weight is computed from parameters.
         ops: the operator calls in order: those of the pass in eval mode, then those of the pass in
             training mode, if there was one.
         eval_ops: how many of ``ops`` belong to the pass in eval mode.
@@ -218,6 +220,7 @@ class Trace:
     parameters: list[str] = field(default_factory=list)
     tensors: dict[str, Labels] = field(default_factory=dict)
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    reads: list[tuple[str, str | None, np.ndarray]] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     outputs: dict[str, Seen] = field(default_factory=dict)
     calls: dict[str, ModuleCalls] = field(default_factory=dict)

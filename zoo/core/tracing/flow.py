@@ -60,6 +60,11 @@ class Flow:
         self._labels[id(tensor)] = {d: v for d, v in labels.items() if shape[d] > 1}
         self._alive.append(tensor)
 
+    def same_memory(self, tensor: Tensor) -> list[Tensor]:
+        """The known tensors that lie where a tensor of any shape lies, the newest last."""
+        place = tensor.untyped_storage()._cdata
+        return [t for t in self._alive if t.untyped_storage()._cdata == place]
+
     def release(self) -> tuple[list[Labels], list[Tensor]]:
         """Let go of the tensors of a pass; return their labels and them, in equal order.
 
@@ -95,6 +100,13 @@ class Flow:
         for own, atoms in self.trace.tensors[name].items():  # the same dimension, if transposed
             if atoms is label or atoms[0] == label[0]:
                 self.trace.roles.setdefault((name, own), role)
+
+    def read(self, weight: Tensor, dim: int) -> None:
+        """Note that a dimension of a weight, of any shape, reads channels and sums them up."""
+        label = self.get(weight).get(dim)
+        if label is not None:
+            self.role(weight, dim, "in")
+            self.trace.reads.append((self.where, self.name(weight), label))
 
 
 @dataclass(frozen=True)

@@ -88,15 +88,15 @@ def _no_rule(flow: Flow, call: Call) -> None:
 def _convolution(flow: Flow, call: Call) -> None:
     images, weight, bias = call.bound["input"], call.bound["weight"], call.bound["bias"]
     groups, out = call.bound["groups"], call.outputs[0]
-    labels = flow.get(images)
-    beyond = {dim: label for dim, label in labels.items() if dim != 1}
     if call.bound["transposed"] and groups > 1:
         _no_rule(flow, call)
         return
-    if any(out.shape[dim] != images.shape[dim] for dim in beyond):
-        _no_rule(flow, call)
-        return
-    for dim, label in beyond.items():
+    beyond: Labels = {}
+    for dim, label in flow.get(images).items():
+        if dim != 1 and out.shape[dim] != images.shape[dim]:
+            flow.trace.atoms.pin(label, f"the convolution in {flow.where} changes their number")
+        elif dim != 1:
+            beyond[dim] = label
         if dim > 1:
             flow.trace.atoms.mix(label, f"a convolution along the channels in {flow.where}")
     make, read = (1, 0) if call.bound["transposed"] else (0, 1)
@@ -121,7 +121,7 @@ def _connect_inputs(
         flow.trace.depthwise.add(where)
         return
     flow.role(weight, make, "out")
-    flow.role(weight, read, "in")
+    flow.read(weight, read)
     if groups > 1:  # every group of the convolution loses the same channels
         entering = atoms.tie(entering, groups, where)
         atoms.tie(made, groups, where)
@@ -130,10 +130,10 @@ def _connect_inputs(
 
 
 def _add_vector(flow: Flow, vector: Tensor | None, label: np.ndarray, role: str) -> None:
-    """Tie a per-channel parameter, shape (C,), to the channels it belongs to."""
-    if vector is not None and vector.shape[0] > 1:
-        flow.trace.atoms.unite(flow.along(vector, 0), label, flow.where)
-        flow.role(vector, 0, role)
+    """Tie a per-channel parameter, shape (C,), or (N, C) as a sum has it, to its channels."""
+    if vector is not None and vector.ndim and vector.shape[-1] > 1:
+        flow.trace.atoms.unite(flow.along(vector, vector.ndim - 1), label, flow.where)
+        flow.role(vector, vector.ndim - 1, role)
 
 
 @_rule("addmm mm")
@@ -146,10 +146,13 @@ def _linear(flow: Flow, call: Call) -> None:
     made, row = flow.along(weight, 1), flow.get(rows).get(0)
     flow.trace.atoms.unite(flow.along(weight, 0), flow.along(rows, 1), flow.where)
     flow.role(weight, 1, "out")
-    flow.role(weight, 0, "in")
+    flow.read(weight, 0)
     flow.set(out, {1: made} if row is None else {0: row, 1: made})
     if call.name == "addmm":
-        _add_vector(flow, call.bound["self"], made, "bias")
+        added = call.bound["self"]
+        _add_vector(flow, added, made, "bias")
+        if added.ndim > 1 and added.shape[0] > 1:
+            flow.trace.atoms.unite(flow.along(added, 0), flow.along(rows, 0), flow.where)
 
 
 @_rule(
@@ -197,6 +200,9 @@ def _layer_norm(flow: Flow, call: Call) -> None:
 def _group_norm(flow: Flow, call: Call) -> None:
     images, groups = call.bound["input"], call.bound["group"]
     label = flow.along(images, 1)
+    for dim, other in flow.get(images).items():
+        if dim > 1:  # its mean is over all positions
+            flow.trace.atoms.mix(other, f"a group norm in {flow.where}")
     for argument in ("weight", "bias"):
         _add_vector(flow, call.bound[argument], label, f"norm_{argument}")
     if groups != images.shape[1]:
@@ -320,9 +326,11 @@ def _cat(flow: Flow, call: Call) -> None:
     dim = call.bound["dim"] % tensors[0].ndim
     merged: Labels = {}
     for other in {d for t in tensors for d in flow.get(t)} - {dim}:
-        merged[other] = next(flow.get(t)[other] for t in tensors if other in flow.get(t))
+        labels = [flow.get(t)[other] for t in tensors if other in flow.get(t)]
+        if len(labels) == len(tensors):
+            merged[other] = labels[0]
         for tensor in tensors:
-            flow.trace.atoms.unite(merged[other], flow.along(tensor, other), flow.where)
+            flow.trace.atoms.unite(labels[0], flow.along(tensor, other), flow.where)
     joined = np.concatenate([flow.along(tensor, dim) for tensor in tensors])
     if (joined != FIXED).any():
         merged[dim] = joined

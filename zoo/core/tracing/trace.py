@@ -378,8 +378,11 @@ class _Tracer(OperatorMode):
                 "nn.ParameterList, not in a plain list"
             )
         operator, labels_of = operator_of(func), self.flow.get
-        read = tuple([(tuple(t.shape), labels_of(t)) for t in inputs])
         origins = tuple([self.sources.of(tensor) for tensor in inputs])
+        if None in origins:
+            self._recognise([t for t, origin in zip(inputs, origins, strict=True) if not origin])
+            origins = tuple([self.sources.of(tensor) for tensor in inputs])
+        read = tuple([(tuple(t.shape), labels_of(t)) for t in inputs])
         bound = bind(func, args, kwargs)
         scalars = plain_arguments(bound)
         result = run_on_meta(func, args, kwargs)
@@ -402,6 +405,18 @@ class _Tracer(OperatorMode):
         name = name.replace("_unsafe_view", "view")  # the one that `reshape` takes of a copy
         self.flow.trace.ops.append(Op(name, self.flow.where, read, made, scalars, origins))
         return result
+
+    def _recognise(self, tensors: Sequence[Tensor]) -> None:
+        """Label tensors that no operator made, as `nn.Parameter(x)`, like those they stand for."""
+        for tensor in tensors:
+            known = self.flow.same_memory(tensor)
+            alike = [t for t in known if t.shape == tensor.shape and t.stride() == tensor.stride()]
+            if alike:
+                self.flow.set(tensor, self.flow.get(alike[-1]))
+                self.sources.note(tensor, self.sources.of(alike[-1]))
+                continue
+            for label in [v for t in known for v in self.flow.get(t).values()]:
+                self.flow.trace.atoms.pin(label, f"read past torch in {self.flow.where}")
 
 
 class _Comparison(OperatorMode):
