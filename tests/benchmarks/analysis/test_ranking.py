@@ -241,6 +241,13 @@ def test_a_setting_put_back_to_its_default_is_named():
     assert "| beta=0.0, kd=0.0, steps=default |" in ablation_table(compare(found))
 
 
+def test_a_variant_that_others_are_as_plain_as_is_not_called_the_plain_method():
+    found = [*ablated({"steps": 7}, 0.5), *ablated({"steps": 0}, 0.6)]
+    table = ablation_table(compare(found))
+    assert "| plain |" not in table
+    assert table.index("| first, steps=0 |") < table.index("| steps=7 |")
+
+
 def test_methods_without_variants_give_no_ablation():
     assert ablation_table(compare([record("uniform"), record("taylor")])) == ""
 
