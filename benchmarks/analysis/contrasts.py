@@ -32,6 +32,7 @@ class Confirmed:
         gain: difference of final accuracies, paired by seed; None if it cannot be told.
         problem: why it is not confirmatory or cannot be told; empty if it is and can.
         p_value: Holm-corrected over all primary contrasts; 1 if there is no test.
+        family: how many primary contrasts there are.
     """
 
     title: str
@@ -40,6 +41,7 @@ class Confirmed:
     gain: Estimate | None
     problem: str
     p_value: float = 1.0
+    family: int = 1
 
     @property
     def is_clear(self) -> bool:
@@ -48,8 +50,8 @@ class Confirmed:
 
     @property
     def detectable(self) -> float | None:
-        """The true difference that a test at 5 % finds with 80 % power."""
-        return self.gain.detectable(ERROR) if self.gain else None
+        """The true difference that Holm's first step, the hardest, finds with 80 % power."""
+        return self.gain.detectable(ERROR / self.family) if self.gain else None
 
 
 def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
@@ -61,7 +63,8 @@ def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
     ]
     tests = [each.gain.p_value if each.gain and not each.problem else None for each in found]
     return [
-        replace(each, p_value=p_value) for each, p_value in zip(found, holm(tests), strict=True)
+        replace(each, p_value=p_value, family=len(found))
+        for each, p_value in zip(found, holm(tests), strict=True)
     ]
 
 

@@ -121,7 +121,8 @@ class Agreement:
         tau: Kendall's tau-b, mean over the seeds.
         low: lower end of its 95 % interval, percentiles over resampled configurations.
         high: upper end.
-        regret: accuracy lost by taking the best-scored configuration, mean over the seeds.
+        regret: accuracy lost by taking the best-scored configuration, or on average one of those
+            that share the best score, mean over the seeds.
     """
 
     tau: float
@@ -159,7 +160,7 @@ def agreement(scores: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> Agr
     taus = np.stack([kendall_taus(score, truth, counts) for score, truth in pairs], axis=1)
     low, high = interval_of(taus.mean(axis=1))
     tau = float(np.mean([kendall_tau(score, truth) for score, truth in pairs]))
-    regrets = [truth.max() - truth[int(np.argmax(score))] for score, truth in pairs]
+    regrets = [truth.max() - truth[score == score.max()].mean() for score, truth in pairs]
     return Agreement(tau, low, high, float(np.mean(regrets)))
 
 

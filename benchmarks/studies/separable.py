@@ -75,7 +75,8 @@ seeds, as elsewhere. The later ones compare each seed's scores with the networks
 after the longer training, which is what a supernet is asked for. This was decided when the six
 epochs had not brought the seeds closer to each other, with the scores known. Two trainings of one
 seed, of three epochs and of six, start from the same weights and see the same images in the same
-order as far as the shorter one goes, so their agreement is an upper bound of what scores can reach.
+order as far as the shorter one goes, so they agree at least as well as two trainings with noise of
+their own would. A score that has less noise than a training can still rank better.
 
 Each supernet is trained for four to ten times the multiply-adds of one network trained alone, all
 four for about the same time on one core; the table has the seconds that came out. A network's score
@@ -171,7 +172,8 @@ def ceiling_of(ranking: Ranking, rankings: Sequence[Ranking]) -> float | None:
 
     Of a sample that was trained for two lengths of time, how well the trainings of one parent
     agree, mean over the seeds. They see the same images in the same order as far as the shorter one
-    goes, so it is an upper bound. Else how well one seed agrees with the mean of the others.
+    goes, so it is an upper bound of how well two trainings of a parent agree, and none of what a
+    score can reach. Else how well one seed agrees with the mean of the others.
 
     Args:
         ranking: the one of the longest training.

@@ -37,7 +37,8 @@ LEGEND = (
 def ablation_table(comparisons: Sequence[Comparison]) -> str:
     """Markdown: one heading and table for each comparison, budget and method with variants.
 
-    The plain method is the variant with the fewest settings. The gap is that of the energy to the
+    The plain method is the variant with the fewest settings; where several have as few, the first
+    by name stands in its place and tells them. The gap is that of the energy to the
     exact optimum of the same score table, in thousandths; only some methods have one.
     """
     tables = [
@@ -65,7 +66,7 @@ def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     variants = rows[1:]
     differences = [paired(row.top1_by_seed, plain.top1_by_seed) for row in variants]
     corrected = holm([found.p_value if found else None for found in differences])
-    cells = [_cells(plain, "plain", ["–", "–"])]
+    cells = [_cells(plain, _plain_name(plain, variants), ["–", "–"])]
     for row, found, p_value in zip(variants, differences, corrected, strict=True):
         cells.append(_cells(row, row.settings_beyond(plain), _told(found, p_value, len(variants))))
     headings: tuple[str, ...] = HEADINGS
@@ -74,6 +75,13 @@ def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
         cells = [[*cell, *_own(row, plain)] for cell, row in zip(cells, rows, strict=True)]
     align = "ll" + "r" * (len(headings) - 2)
     return f"### {in_markdown(name)}\n\n{markdown_table(headings, align, cells)}"
+
+
+def _plain_name(plain: Row, variants: Sequence[Row]) -> str:
+    """Tells the settings of a first row that is no plainer than another one."""
+    alike = (row for row in variants if len(settings_of(row.cell)) == len(settings_of(plain.cell)))
+    beside = next(alike, None)
+    return "plain" if beside is None else f"first, {plain.settings_beyond(beside)}"
 
 
 def _own(row: Row, plain: Row) -> list[str]:

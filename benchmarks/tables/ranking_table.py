@@ -44,7 +44,7 @@ def _one_table(ranking: Ranking) -> str:
         f"{cell.start} weights, {trained}: top-1 from {truth.min():.1f} to "
         f"{truth.max():.1f} %, standard deviation {truth.std(ddof=1):.1f}. Tau is Kendall's "
         "tau-b with its bootstrap 95 % interval over configurations; regret is the accuracy lost "
-        "by taking the best-scored one."
+        "by taking the best-scored one, on average over those that tie."
     )
     table = markdown_table(HEADINGS, "lrrrrrr", cells)
     return f"### {in_markdown(ranking.title)}\n\n{caption}\n\n{table}"

@@ -85,6 +85,13 @@ def test_regret_is_what_the_best_scored_one_lacks_to_the_best():
     assert agreement([np.array([0.0, 9.0, 1.0, 2.0])], [truth]).regret == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0]])
+def test_regret_of_tied_best_scores_is_their_mean_in_any_order_of_configurations(order):
+    truth, tied = np.array([0.5, 0.9, 0.7, 0.1]), np.array([9.0, 1.0, 9.0, 2.0])
+    found = agreement([tied[order]], [truth[order]])
+    assert found.regret == pytest.approx(0.9 - (0.5 + 0.7) / 2)
+
+
 def test_scores_are_judged_by_the_mean_accuracy_over_seeds():
     (ranking,) = collect_rankings([*members(), *scores("bnp", (1.0, 2, 3, 4), (4.0, 3, 2, 1))])
     assert np.allclose(ranking.mean_truth, [0.6, 0.6, 0.8, 0.8])
@@ -232,6 +239,13 @@ def test_the_plain_method_of_an_ablation_may_have_settings_of_its_suite():
 def test_a_setting_put_back_to_its_default_is_named():
     found = [*ablated({"steps": 7}, 0.5), *ablated({"kd": 0.0, "beta": 0.0}, 0.6)]
     assert "| beta=0.0, kd=0.0, steps=default |" in ablation_table(compare(found))
+
+
+def test_a_variant_that_others_are_as_plain_as_is_not_called_the_plain_method():
+    found = [*ablated({"steps": 7}, 0.5), *ablated({"steps": 0}, 0.6)]
+    table = ablation_table(compare(found))
+    assert "| plain |" not in table
+    assert table.index("| first, steps=0 |") < table.index("| steps=7 |")
 
 
 def test_methods_without_variants_give_no_ablation():
