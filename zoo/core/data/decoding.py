@@ -10,7 +10,6 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -82,7 +81,7 @@ def size_of(path: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:  # Pillow's lazy image of a file
+def _opened(path: str) -> Iterator[Image.Image]:
     """Lend an image that is decoded in the block."""
     try:
         with Image.open(path) as image:
