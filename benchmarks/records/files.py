@@ -135,6 +135,8 @@ def load_records(folder: Path) -> list[Record]:
 def read_folder(folder: Path, kind: type[Identified]) -> Loaded[Identified]:
     """All records of a folder, and the files that are none: those are left out and named.
 
+    A record counts once: of files that hold one id, that which is called so, or the first.
+
     Args:
         folder: where they lie; one that does not exist holds none.
         kind: of the records, `Record` for those of cells.
@@ -142,15 +144,25 @@ def read_folder(folder: Path, kind: type[Identified]) -> Loaded[Identified]:
     Raises:
         OSError: if the folder cannot be read.
     """
-    loaded: Loaded[Identified] = Loaded([], [])
+    unread: list[Unread] = []
+    found: dict[str, Identified] = {}
     for path in _files(folder):
         try:
-            loaded.records.append(_parsed(path, kind))
+            found[path.name] = _parsed(path, kind)
         except _NoRecord as error:
-            loaded.unread.append(Unread(path.name, str(error)))
+            unread.append(Unread(path.name, str(error)))
         except OSError as error:
-            loaded.unread.append(Unread(path.name, f"cannot be read: {error.strerror}"))
-    return loaded
+            unread.append(Unread(path.name, f"cannot be read: {error.strerror}"))
+    holders: dict[str, str] = {}
+    for name, record in found.items():
+        own = f"{record.id}.json"
+        holders.setdefault(record.id, own if own in found else name)
+    for name, record in found.items():
+        if name != holders[record.id]:
+            reason = f"has the id of {holders[record.id]}, which counts once; move it away"
+            unread.append(Unread(name, reason))
+    records = [record for name, record in found.items() if name == holders[record.id]]
+    return Loaded(records, unread)
 
 
 class _NoRecord(ValueError):

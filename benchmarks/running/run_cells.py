@@ -190,7 +190,7 @@ class _Runner:
         self.held: list[_Step] = []
         self.crowded: list[_Step] = []
         self.failed: dict[str, Record] = {}
-        self.supernets = supernet_files(plan.missing, job.cache)
+        self.supernets = supernet_files(plan.missing, job.cache, job.methods)
         self.makers: dict[str, str] = {}  # claims of supernets, by the key of the cell that trains
         self.unmade: set[Path] = set()
         self.by_parent: dict[str, list[Cell]] = defaultdict(list)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.records.cell import PARENT, Cell
+from benchmarks.running.methods import MethodFiles, asked_method
 from benchmarks.running.sample import PROXIES
 from zoo.core.method.discovery import create_pruner
 from zoo.core.one_shot.one_shot import OneShot
@@ -20,18 +21,25 @@ from zoo.core.supernet.trained_store import SupernetStore
 __all__ = ["needed_files", "supernet_files", "table_name"]
 
 
-def supernet_files(cells: Sequence[Cell], cache: Path) -> dict[str, Path]:
+def supernet_files(
+    cells: Sequence[Cell], cache: Path, methods: MethodFiles = ()
+) -> dict[str, Path]:
     """Where the supernets of cells are kept, trained or not, by the keys of those that need one.
 
     Args:
         cells: of a plan.
         cache: folder of the trained parents.
+        methods: files of methods, wherever they lie.
+
+    Raises:
+        ValueError: if a method is not the one that the cells were planned with.
+        OSError: if its file cannot be read.
     """
     found = {}
     for cell in cells:
         if cell.method == PARENT or cell.method in PROXIES or cell.member is not None:
             continue
-        pruner = create_pruner(cell.method, **cell.settings)
+        pruner = create_pruner(asked_method(cell, methods), **cell.settings)
         if isinstance(pruner, OneShot) and pruner.serves_every_budget:
             store = SupernetStore(cache / "supernets", cell.supernet_key)
             found[cell.key] = store.path(pruner.training_settings)

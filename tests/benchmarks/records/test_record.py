@@ -14,6 +14,7 @@ from benchmarks.records.files import (
     current_records,
     load_record,
     load_records,
+    read_folder,
     write_record,
 )
 from benchmarks.records.record import Record
@@ -141,6 +142,26 @@ def test_a_record_of_a_later_schema_says_to_update(tmp_path):
     path.write_text(record(schema_version=999).model_dump_json())
     with pytest.raises(DamagedRecord, match=r"999.*update"):
         load_record(path)
+
+
+def test_a_copy_of_a_record_counts_once_and_is_named(tmp_path):
+    """Or one seed would count as two, and a mean and its deviation be of something else."""
+    written = [write_record(tmp_path, record(cell=cell(seed=seed))) for seed in (0, 1)]
+    text = (tmp_path / f"{written[0].id}.json").read_text()
+    for name in ("0 before the record", f"{written[0].id} (copy)"):
+        (tmp_path / f"{name}.json").write_text(text)
+    found = read_folder(tmp_path, Record)
+    assert found.records == written
+    assert [each.name for each in found.unread] == [
+        "0 before the record.json",
+        f"{written[0].id} (copy).json",
+    ]
+    assert {each.reason for each in found.unread} == {
+        f"has the id of {written[0].id}.json, which counts once; move it away"
+    }
+    (tmp_path / f"{written[0].id}.json").unlink()  # what was renamed is a record still
+    assert read_folder(tmp_path, Record).records == [written[0], written[1]]
+    assert len(read_folder(tmp_path, Record).unread) == 1
 
 
 def test_what_a_killed_writer_leaves_is_not_read(tmp_path):

@@ -158,20 +158,23 @@ def test_a_run_in_worker_processes_records_packages_and_files(
     text = template(tmp_path, "least")
     install(site, "own_pruners", "1.2", {"least": "own_pruners.least:Least"}, {"least": text})
     path = write_suite(tmp_path, '["least", "least.py:Least"]')
+    elsewhere = tmp_path / "elsewhere"  # where a suite lies is not where it is run
+    elsewhere.mkdir()
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.cli", "run", path, "--workers", "2", "--no-time"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True,
+        cwd=elsewhere, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    found = {each.cell.method: each for each in load_records(tmp_path / "results" / "records")}
+    records = elsewhere / "results" / "records"
+    found = {each.cell.method: each for each in load_records(records)}
     assert {each.status for each in found.values()} == {"ok"}
     assert found["least"].cell.origin == Origin(package="own_pruners", version="1.2")
     origin = found["least.py:Least"].cell.origin
     assert origin is not None and origin.file == "least.py" and origin.digest is not None
     assert found["least"].groups == found["least.py:Least"].groups  # the same source
     assert found["least"].method_settings == {"power": 2.0}
-    texts = [each.read_text() for each in (tmp_path / "results" / "records").iterdir()]
+    texts = [each.read_text() for each in records.iterdir()]
     assert not [text for text in texts if str(tmp_path) in text]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import pickle
 import random
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,11 @@ from torchvision.datasets import CIFAR10
 from zoo.core.data import digits as glyphs
 from zoo.core.data.batches import Batches, ImageTensors, crop_and_flip, shift
 from zoo.core.data.datasets import check_classes, list_datasets, load_splits
+from zoo.core.data.decoding import UnreadableImage
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData, TestSplit
 from zoo.core.data.splitting import hold_out
 from zoo.core.meter import Meter
-
-# timm's dataset leaves each file for the garbage collector to close.
-leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 def numbered(count: int, size: int = 4) -> ImageTensors:
@@ -364,19 +364,17 @@ def image_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@leaves_files_open
 def test_image_folders_are_read_and_a_search_split_is_held_out(image_folder: Path) -> None:
     splits = load_splits("imagefolder", path=image_folder, image_size=32, search_size=2)
     assert [len(part) for part in (splits.train, splits.search, splits.test)] == [6, 2, 4]
     assert (splits.num_classes, splits.input_size) == (2, (3, 32, 32))
     train, search = splits.train.pixels, splits.search.files.pixels  # type: ignore[attr-defined]
-    assert not set(train.indices) & set(search.indices)
+    assert not set(train.samples) & set(search.samples)
     images, labels = drawn(Batches(splits.test, 3), 0)
     assert images.shape == (4, 3, 32, 32)
     assert labels.tolist() == [0, 0, 1, 1]
 
 
-@leaves_files_open
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_augmented_files_repeat_for_any_number_of_workers(image_folder: Path) -> None:
     splits = load_splits("imagenet", path=image_folder, image_size=32, search_size=2)
@@ -404,4 +402,61 @@ def test_missing_or_empty_image_folders_name_the_layout(tmp_path: Path) -> None:
 def test_folders_with_other_classes_for_test_are_refused(image_folder: Path) -> None:
     (image_folder / "val" / "dog").rename(image_folder / "val" / "cow")
     with pytest.raises(ValueError, match=r"differ in their classes: \['cow', 'dog'\]"):
+        load_splits("imagefolder", path=image_folder, image_size=32, search_size=2)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_damaged_image_is_named_and_no_other_takes_its_place(
+    part: str, workers: int, image_folder: Path
+) -> None:
+    """timm's own dataset would hand on the next image, of whichever split."""
+    splits = load_splits("imagefolder", path=image_folder, image_size=32, search_size=2)
+    batches = Batches(getattr(splits, part), 3, workers=workers)
+    files = batches.dataset.files if part == "test" else batches.dataset  # type: ignore[attr-defined]
+    damaged = Path(files.pixels.samples[1][0])
+    damaged.write_bytes(damaged.read_bytes()[:900])
+    with pytest.raises(UnreadableImage) as told:
+        drawn(batches, 0)
+    expected = f"{damaged} cannot be read as an image (image file is truncated); mend it or"
+    assert re.sub(r" \([0-9]+ bytes.*?\)", "", str(told.value)).startswith(expected)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("size", [40, 32])  # kept in memory, and read one by one
+@pytest.mark.parametrize("kind", ["damaged", "16 bit", "float"])
+def test_what_would_be_another_image_is_refused(kind: str, size: int, image_folder: Path) -> None:
+    path = image_folder / "val" / "cat" / "1.png"
+    pixels = np.linspace(0, 60_000, 1_600).reshape(40, 40)
+    if kind == "damaged":
+        path.write_bytes(b"no image")
+    elif kind == "16 bit":
+        Image.fromarray(pixels.astype(np.uint16)).save(path)
+    else:
+        Image.fromarray(pixels.astype(np.float32)).save(path, format="TIFF")
+    wanted = "cannot be read as an image" if kind == "damaged" else "more than 8 bits a channel"
+    with pytest.raises(UnreadableImage, match=re.escape(str(path)) + " .*" + wanted):
+        splits = load_splits("imagefolder", path=image_folder, image_size=size, search_size=2)
+        drawn(Batches(splits.test, 3), 0)
+
+
+def test_a_class_without_images_that_are_read_is_refused(image_folder: Path) -> None:
+    """timm would leave the class out, and count the accuracy among the others."""
+    for part in ("train", "val"):
+        (image_folder / part / ".cache").mkdir()  # no class
+        (image_folder / part / "owl").mkdir()
+        Image.new("RGB", (40, 40)).save(image_folder / part / "owl" / "0.webp")
+    with pytest.raises(FileNotFoundError, match=r"train/owl holds no \.jpeg, \.jpg or \.png; "):
+        load_splits("imagefolder", path=image_folder, image_size=32, search_size=2)
+    for part in ("train", "val"):
+        Image.new("RGB", (40, 40)).save(image_folder / part / "owl" / "0.PNG")
+    splits = load_splits("imagefolder", path=image_folder, image_size=32, search_size=2)
+    assert splits.num_classes == 3
+
+
+def test_a_folder_of_one_class_is_refused_by_its_name(image_folder: Path) -> None:
+    for part in ("train", "val"):
+        shutil.rmtree(image_folder / part / "dog")
+    with pytest.raises(ValueError, match="holds one class, 'cat'; it takes two or more"):
         load_splits("imagefolder", path=image_folder, image_size=32, search_size=2)

@@ -39,8 +39,6 @@ from zoo.core.method.problem import Problem
 from zoo.core.randomness import fixed_random
 
 pytestmark = [
-    # timm's dataset leaves each file for the garbage collector to close.
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*fork.* may lead to deadlocks:DeprecationWarning"),
 ]
@@ -92,7 +90,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     real = PIL.Image.open
 
     def counting(file: Any, *arguments: Any, **named: Any) -> Any:
-        count[str(Path(getattr(file, "name", file)))] += 1
+        count[str(Path(file))] += 1
         return real(file, *arguments, **named)
 
     monkeypatch.setattr(PIL.Image, "open", counting)
@@ -128,8 +126,8 @@ def test_the_file_is_closed_with_the_split(
 
 
 def paths_of(files: ImageFiles) -> list[Path]:
-    subset: Any = files.pixels
-    return [Path(subset.dataset.reader.samples[place][0]) for place in subset.indices]
+    pixels: Any = files.pixels
+    return [Path(path) for path, _ in pixels.samples]
 
 
 def as_timm_does(path: Path, *, is_training: bool = False) -> Tensor:
@@ -343,7 +341,7 @@ def test_what_went_wrong_in_the_middle_is_told_and_done_again(
     real = PIL.Image.open
 
     def failing(file: Any, *arguments: Any, **named: Any) -> Any:
-        if Path(file.name) == last:
+        if Path(file) == last:
             raise RuntimeError("no memory")
         return real(file, *arguments, **named)
 

@@ -121,6 +121,25 @@ def test_fill_up_goes_by_priority() -> None:
     assert fill_up(problem, start, lambda widths: np.array([0.0, 1.0])).tolist() == [1, 7]
 
 
+@pytest.mark.parametrize("name", ["global_widths", "keep_best"])
+def test_a_score_that_is_nan_is_refused_and_infinity_is_not(name: str) -> None:
+    """An order puts NaN last, so that channels would be kept by where they stand."""
+    problem = planted_problem(range(8), (), keep_ratio=0.5)
+    scores = {g.name: np.arange(g.size, dtype=float) for g in problem.space.groups}
+    first = problem.space.groups[0].name
+
+    def decide() -> object:
+        if name == "global_widths":
+            return global_widths(problem, scores)
+        return keep_best(problem.space, scores, problem.space.sizes // 2)
+
+    scores[first][-1] = np.inf
+    decide()
+    scores[first][0] = np.nan
+    with pytest.raises(ValueError, match=f"1 of [0-9]+ scores of group '{first}' are NaN; give"):
+        decide()
+
+
 def test_keep_best_prefers_the_lower_index_among_equals() -> None:
     problem = planted_problem(range(8), (), keep_ratio=0.5)
     names = [group.name for group in problem.space.groups]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from zoo.core.data.batches import Augment, ImageTensors, Sample, crop_and_flip, shift
+from zoo.core.data.decoding import FilePixels
 from zoo.core.data.digits import cluttered_digits, digits, glyph_indices
 from zoo.core.data.files_in_memory import are_small_and_alike, decoded, read_fashion
 from zoo.core.data.folders import check_folder, needed_path
@@ -289,6 +289,8 @@ def _load_folders(request: _Request) -> Splits:
     if classes != test_classes:
         other = sorted(set(classes) ^ set(test_classes))
         raise ValueError(f"train and val under {path} differ in their classes: {other[:5]}")
+    if len(classes) < 2:
+        raise ValueError(f"{path} holds one class, {next(iter(classes))!r}; it takes two or more")
     samples = [each.reader.samples for each in pools]
     if all(are_small_and_alike([file for file, _ in each], size) for each in samples):
         tensors, test = (
@@ -315,9 +317,8 @@ def _image_files(pool: Any, chosen: np.ndarray, size: int, *, is_augmented: bool
     """Some of the images that timm reads, transformed all but for the normalisation."""
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    source = copy(pool)
-    source.transform = _transform(size, is_augmented=is_augmented)
-    pixels: Dataset[Sample] = Subset(source, chosen.tolist())
+    samples = tuple(pool.reader.samples[place] for place in chosen)
+    pixels = FilePixels(samples, _transform(size, is_augmented=is_augmented))
     return ImageFiles(pixels, (3, size, size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 

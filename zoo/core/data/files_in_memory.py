@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.core.data.decoding import read_rgb, size_of
+
 __all__ = ["are_small_and_alike", "decoded", "read_fashion"]
 
 # Sides in pixels up to which a folder of images is kept in memory, and bytes that it may take.
@@ -28,16 +30,13 @@ def are_small_and_alike(files: Sequence[str], side: int) -> bool:
     Args:
         files: paths of images.
         side: in pixels.
-    """
-    from PIL import Image
 
+    Raises:
+        UnreadableImage: if one is damaged or gone.
+    """
     if side > MOST_PIXELS or 3 * len(files) * side**2 > MOST_BYTES:
         return False
-    for file in files:  # most other folders end here with the first image
-        with Image.open(file) as image:
-            if image.size != (side, side):
-                return False
-    return True
+    return all(size_of(file) == (side, side) for file in files)  # most others end with the first
 
 
 def decoded(samples: Sequence[tuple[str, int]], side: int) -> tuple[Tensor, Tensor]:
@@ -46,13 +45,13 @@ def decoded(samples: Sequence[tuple[str, int]], side: int) -> tuple[Tensor, Tens
     Args:
         samples: paths of images of that side, and their labels.
         side: in pixels.
-    """
-    from PIL import Image
 
+    Raises:
+        UnreadableImage: if one is damaged or gone, or has more than 8 bits a channel.
+    """
     images = np.empty((len(samples), 3, side, side), dtype=np.uint8)
     for place, (file, _) in enumerate(samples):
-        with Image.open(file) as image:
-            images[place] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        images[place] = np.asarray(read_rgb(file)).transpose(2, 0, 1)
     labels = torch.tensor([label for _, label in samples], dtype=torch.long)
     return torch.from_numpy(images), labels
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from zoo.core.data.files_in_memory import read_fashion
@@ -94,7 +95,7 @@ def needed_path(name: str, path: Path | None, *, is_created: bool = False) -> Pa
 
 
 def check_folder(root: Path) -> None:
-    """Refuse a folder without class folders that hold images.
+    """Refuse a folder without class folders, or with one that holds no image.
 
     Raises:
         FileNotFoundError: with the layout that was expected.
@@ -105,5 +106,22 @@ def check_folder(root: Path) -> None:
     if not root.is_dir():
         raise FileNotFoundError(f"{root} does not exist; {layout}")
     suffixes = get_img_extensions(as_set=True)
-    if not any(file.suffix.lower() in suffixes for file in root.glob("*/**/*")):
+    classes = sorted(each for each in root.iterdir() if each.is_dir() and each.name[0] != ".")
+    empty = [each for each in classes if not _holds_image(each, suffixes)]
+    if len(empty) == len(classes):
         raise FileNotFoundError(f"{root} holds no images; {layout}")
+    if empty:  # timm would leave the class out
+        *others, last = sorted(suffixes)
+        raise FileNotFoundError(
+            f"{empty[0]} holds no {', '.join(others)} or {last}; put the images of the class "
+            "there, or remove the folder"
+        )
+
+
+def _holds_image(folder: Path, suffixes: Container[str]) -> bool:
+    """Whether there is an image in a folder or below it."""
+    return any(
+        Path(name).suffix.lower() in suffixes
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )

@@ -182,8 +182,8 @@ class DecodedOnce(Dataset[Pixels]):
 
         Raises:
             IndexError: if there is no such position.
-            OSError: if an image cannot be read, or the disk is full.
-            ValueError: if images changed while they were decoded.
+            OSError: if the disk is full.
+            ValueError: if an image cannot be read, or images changed while they were decoded.
         """
         last = max(chosen)
         if not 0 <= min(chosen) <= last < len(self):

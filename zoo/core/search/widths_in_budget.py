@@ -200,7 +200,11 @@ def global_widths(problem: Problem, scores: Mapping[str, np.ndarray]) -> np.ndar
 
     Returns:
         Legal widths, shape (G,); a group keeps its minimum however low it scores.
+
+    Raises:
+        ValueError: naming a group with a score that is NaN.
     """
+    _refuse_nan(scores)
     groups = problem.space.groups
     sizes = problem.space.sizes
     owner = np.repeat(np.arange(len(groups)), sizes)
@@ -226,12 +230,26 @@ def keep_best(
         space: the groups.
         scores: by group name, shape (size,); equal scores favour the lower index.
         widths: shape (G,).
+
+    Raises:
+        ValueError: naming a group with a score that is NaN.
     """
+    _refuse_nan(scores)
     keep = {}
     for group, width in zip(space.groups, widths, strict=True):
         best = np.argsort(-scores[group.name], kind="stable")[:width]
         keep[group.name] = tuple(sorted(best.tolist()))
     return SubnetConfig(keep)
+
+
+def _refuse_nan(scores: Mapping[str, np.ndarray]) -> None:
+    """NaN has no place in an order: channels would be kept by where they stand."""
+    for name, each in scores.items():
+        if count := int(np.isnan(each).sum()):
+            raise ValueError(
+                f"{count} of {len(each)} scores of group {name!r} are NaN; give each channel a "
+                "number, infinity for one that has to stay"
+            )
 
 
 def _next_table(problem: Problem) -> np.ndarray:
