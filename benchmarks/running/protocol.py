@@ -69,6 +69,7 @@ from zoo.core.data.metered import MeteredData, TestSplit
 from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
 from zoo.core.method.discovery import create_pruner
+from zoo.core.method.guard import left_alone
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.method.shared_search import answered_by_rank_0, largest_peaks, searched
@@ -311,15 +312,16 @@ def _finished_its_own_way(
         return None
     student = rebuild(problem.model, problem.space, subnet.config, subnet.weights)
     student = laid_out(student, cell.finetune)
-    loss = findings.pruner.loss(problem.model, student, problem.space, subnet.config)
-    handed_on: tuple[tuple[HandedOn, bool], ...] = (
-        ("weights", subnet.weights is not None),
-        ("loss", loss is not None),
-    )
-    findings.handed_on = tuple(name for name, is_given in handed_on if is_given)
-    if not findings.handed_on and "common" in cell.finishes:
-        return None
-    return fine_tuned(cell, problem, student, subnet.config, splits, loss, phase="finetune_own")
+    with left_alone(problem.model, findings.pruner):
+        loss = findings.pruner.loss(problem.model, student, problem.space, subnet.config)
+        handed_on: tuple[tuple[HandedOn, bool], ...] = (
+            ("weights", subnet.weights is not None),
+            ("loss", loss is not None),
+        )
+        findings.handed_on = tuple(name for name, is_given in handed_on if is_given)
+        if not findings.handed_on and "common" in cell.finishes:
+            return None
+        return fine_tuned(cell, problem, student, subnet.config, splits, loss, phase="finetune_own")
 
 
 _PARENT_TOP1: dict[str, float] = {}

@@ -296,6 +296,7 @@ def _decided(
 
     search = partial(_search, pruner, problem, ready, is_taught, tell)
     subnet = searched(problem, pruner, search, partial(ready.read, problem.model))
+    problem.check_decision(subnet.config)
     return subnet.config, _finished(problem, pruner, subnet, ready, recipe, distill, tell)
 
 
@@ -320,7 +321,7 @@ def _finished(
 def _search(
     pruner: Pruner, problem: Problem, ready: Preflight, is_taught: bool, tell: Tell
 ) -> Subnet:
-    """The pruner's decision, checked; `is_taught` if its own loss is used afterwards."""
+    """The pruner's decision; `is_taught` if its own loss is used afterwards."""
     tell("searching", 0, None)
     efforts = pruner.effort(problem)
     with watched(problem.meter, efforts, tell), ready.read(problem.model):
@@ -330,9 +331,7 @@ def _search(
         # Said beforehand: fine-tuning would diverge of it after the whole search.
         if loss is not None and (told := loss.divergence_hint(ready.train.first_images())):
             _LOGGER.warning("fine-tuning may diverge: %s", told)
-        subnet = pruner.search(problem)
-    problem.check_decision(subnet.config)
-    return subnet
+        return pruner.search(problem)
 
 
 def _result(

@@ -195,3 +195,30 @@ def test_the_function_takes_a_file_too(tmp_path: Path) -> None:
     power = {"settings": {"power": 1.0}}
     one = zoo.prune(model, loader, loader, f"{tmp_path / 'least.py'}:Least", **asked, **power)
     assert one.config == given.config  # the norm of power 1 is that of L1
+
+
+def test_a_method_that_changes_the_parent_fails_its_cell_and_no_other(tmp_path: Path) -> None:
+    """Weights are scaled behind autograd's back, and gradients are off for whatever comes next."""
+    source = template(tmp_path, "least")
+    lines = source.splitlines()
+    place = next(at for at, line in enumerate(lines) if "def search" in line)
+    body = next(at for at in range(place, len(lines)) if lines[at].rstrip().endswith(":")) + 1
+    lines[body:body] = [
+        "        import torch",
+        "        for parameter in problem.model.parameters():",
+        "            parameter.data.mul_(0.5)",
+        "        torch.set_grad_enabled(False)",
+    ]
+    (tmp_path / "least.py").write_text("\n".join(lines) + "\n")
+    path = write_suite(tmp_path, '["least.py:Least", "uniform"]')
+    results = tmp_path / "results"
+    arguments = [path, "--results", str(results), "--workers", "1", "--no-time"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cli", "run", *arguments],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = {each.cell.method: each for each in load_records(results / "records")}
+    assert found["uniform"].status == "ok"
+    assert found["least.py:Least"].status == "failed"
+    assert "Least changed the network that it was given" in (found["least.py:Least"].reason or "")

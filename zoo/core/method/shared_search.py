@@ -15,6 +15,7 @@ import torch
 
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.meter import Meter, Spent
+from zoo.core.method.guard import left_alone
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.training.ranks import decided, each_of_all, largest, mine_of, rank, world
@@ -37,10 +38,24 @@ def searched(
         pruner: decides.
         search: calls its `search`.
         working: opened in the other ranks around each work that they are summoned for.
+
+    Raises:
+        ValueError: if the search changed its network.
+        TypeError: if it returned no `Subnet`.
     """
+
+    def checked() -> Subnet:
+        subnet = search()
+        if not isinstance(subnet, Subnet):
+            raise TypeError(
+                f"search of {type(pruner).__name__} returned {type(subnet).__name__}; return a "
+                "Subnet, such as zoo.conclude gives"
+            )
+        return subnet
+
     if world() == 1:
-        return search()
-    subnet = answered_by_rank_0(problem, pruner, lambda: _moved(search(), "cpu"), working)
+        return answered_by_rank_0(problem, pruner, checked)
+    subnet = answered_by_rank_0(problem, pruner, lambda: _moved(checked(), "cpu"), working)
     return _moved(subnet, problem.meter.device)
 
 
@@ -60,12 +75,20 @@ def answered_by_rank_0(
         pruner: answers; the others call its methods that it summons them by, with their problem.
         ask: calls it; the answer is pickled.
         working: opened in the other ranks around each work that they are summoned for.
+
+    Raises:
+        ValueError: if the method changed its network; see `left_alone`.
     """
+
+    def guarded() -> T:
+        with left_alone(problem.model, pruner):
+            return ask()
+
     if world() == 1:
-        return ask()
+        return guarded()
 
     def told() -> tuple[T, dict[str, Spent], list[dict[str, object]]]:
-        return ask(), problem.meter.spent, problem.trace_rows
+        return guarded(), problem.meter.spent, problem.trace_rows
 
     def beside(name: str, *given: object) -> None:
         with working():
