@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from benchmarks.records.plain import visible
-from benchmarks.records.record import SCHEMA, Record
+from benchmarks.records.record import SCHEMA, SETTLED, Record
 from benchmarks.records.reference import Reference
 from benchmarks.records.strict import explain
 from benchmarks.records.timing import Timing
@@ -213,9 +213,11 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def current_records(records: Sequence[Record]) -> list[Record]:
-    """One record per cell: none that is superseded, an ok one if there is one, else the latest.
+    """One record per cell: none that is superseded, an ok one, else an infeasible one, else another.
 
-    A record that stands there once for each device it is timed on (see `joined`) stays so.
+    Of several alike the latest counts. A cell that is settled stays so: no failure makes it run
+    again, whatever the clock said when it was written. A record that stands there once for each
+    device it is timed on (see `joined`) stays so.
     """
     replaced = {record.supersedes for record in records}
     chosen: dict[str, Record] = {}
@@ -232,5 +234,5 @@ def current_records(records: Sequence[Record]) -> list[Record]:
     ]
 
 
-def _rank(record: Record) -> tuple[bool, str]:
-    return record.status == "ok", record.utc
+def _rank(record: Record) -> tuple[bool, bool, str]:
+    return record.status == "ok", record.status in SETTLED, record.utc

@@ -181,6 +181,12 @@ def test_of_several_records_of_a_cell_an_ok_one_counts_before_a_later_failure():
     assert current_records([good, bad]) == [good]
 
 
+def test_a_failure_from_the_future_unsettles_no_infeasible_cell():
+    never = record(id="a", status="infeasible", reason="x", utc="2026-01-01T00:00:00+00:00")
+    bad = record(id="b", status="failed", reason="x", utc="2099-01-01T00:00:00+00:00")
+    assert current_records([never, bad]) == [never] == current_records([bad, never])
+
+
 def test_a_superseded_record_does_not_count():
     old, new = record(id="old"), record(id="new", supersedes="old", top1=0.5)
     assert current_records([new, old]) == [new]

@@ -22,6 +22,7 @@ from zoo.core.data import digits as glyphs
 from zoo.core.data.batches import Batches, ImageTensors, crop_and_flip, shift
 from zoo.core.data.datasets import check_classes, list_datasets, load_splits
 from zoo.core.data.decoding import UnreadableImage
+from zoo.core.data.folders import files_digest
 from zoo.core.data.loaders import LoaderBatches
 from zoo.core.data.metered import MeteredData, TestSplit
 from zoo.core.data.splitting import hold_out
@@ -453,6 +454,19 @@ def test_a_class_without_images_that_are_read_is_refused(image_folder: Path) -> 
         Image.new("RGB", (40, 40)).save(image_folder / part / "owl" / "0.PNG")
     splits = load_splits("imagefolder", path=image_folder, image_size=32, search_size=2)
     assert splits.num_classes == 3
+
+
+def test_images_of_formats_that_are_not_read_are_told(
+    image_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = files_digest("imagefolder", image_folder)
+    assert not caplog.messages
+    (image_folder / "train" / "cat" / "notes.txt").write_text("no image")
+    for name in ("a.webp", "b.GIF"):
+        Image.new("RGB", (40, 40)).save(image_folder / "train" / "cat" / name)
+    assert files_digest("imagefolder", image_folder) == plain
+    (told,) = caplog.messages
+    assert "2 images are left out, since .gif, .webp is not read" in told
 
 
 def test_a_folder_of_one_class_is_refused_by_its_name(image_folder: Path) -> None:

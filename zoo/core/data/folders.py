@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from collections import defaultdict
 from collections.abc import Container
 from pathlib import Path
 
 from zoo.core.data.files_in_memory import read_fashion
 
 __all__ = ["check_folder", "files_digest", "is_from_files", "needed_path"]
+
+_LOGGER = logging.getLogger(__name__)
 
 IN_MEMORY = ("digits", "cluttered_digits")
 FOLDERS = ("imagefolder", "imagenet")
@@ -61,17 +65,27 @@ def files_digest(name: str, path: str | Path | None) -> str | None:
 
 
 def _image_files(root: Path) -> list[Path]:
-    """The images of a folder that timm would read, in the order of their names."""
+    """The images of a folder that timm would read, in the order of their names.
+
+    Warns of images in other formats, which are left out.
+    """
+    from PIL import Image
     from timm.data.readers.img_extensions import get_img_extensions
 
     check_folder(root)
-    suffixes = get_img_extensions(as_set=True)
-    return sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in suffixes
-    )
+    files: dict[str, list[Path]] = defaultdict(list)
+    for folder, _, names in os.walk(root, followlinks=True):
+        for name in names:
+            files[Path(name).suffix.lower()].append(Path(folder, name))
+    read = get_img_extensions(as_set=True)
+    others = sorted((Image.registered_extensions().keys() & files.keys()) - read)
+    if others:
+        _LOGGER.warning(
+            "%s: %d images are left out, since %s is not read; make them %s",
+            root, sum(len(files[each]) for each in others), ", ".join(others),
+            " or ".join(sorted(read)),
+        )  # fmt: skip
+    return sorted(file for suffix in read for file in files[suffix])
 
 
 def needed_path(name: str, path: Path | None, *, is_created: bool = False) -> Path:
