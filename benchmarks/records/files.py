@@ -213,7 +213,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def current_records(records: Sequence[Record]) -> list[Record]:
-    """One record per cell: none that is superseded, an ok one, else an infeasible one, else another.
+    """One record per cell: none that is superseded; an ok one, else an infeasible one, else any.
 
     Of several alike the latest counts. A cell that is settled stays so: no failure makes it run
     again, whatever the clock said when it was written. A record that stands there once for each
