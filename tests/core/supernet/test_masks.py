@@ -223,6 +223,37 @@ class BothWays(Small):
         return F.conv2d(torch.relu(self.mix(features)), self.mix.weight.transpose(0, 1))
 
 
+class NormedConv(nn.Conv2d):
+    """Shifts what it is given, before it convolves."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.norm = nn.BatchNorm2d(sizes[0])
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.norm(features))
+
+
+class Shifted(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = NormedConv(8, 8, 1)
+
+
+class GatedConv(nn.Conv2d):
+    """Scales and rectifies what it is given, and squashes what comes out."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.tanh(super().forward(torch.relu(2 * features)))
+
+
+class Gated(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = GatedConv(8, 8, 1)
+
+
 def supernet_of(network: type[nn.Module]) -> tuple[Supernet, list[SubnetConfig], Tensor]:
     torch.manual_seed(0)
     model = network().double()
@@ -233,7 +264,7 @@ def supernet_of(network: type[nn.Module]) -> tuple[Supernet, list[SubnetConfig],
     return Supernet(model, space), [random_config(space, rng) for _ in range(2)], images
 
 
-@pytest.mark.parametrize("network", [Small, Transposed, Tapered, SharedWeight])
+@pytest.mark.parametrize("network", [Small, Transposed, Tapered, SharedWeight, Gated])
 def test_every_layer_that_reads_channels_is_masked(network: type[nn.Module]) -> None:
     supernet, configs, images = supernet_of(network)
     assert supernet.is_maskable
@@ -243,7 +274,7 @@ def test_every_layer_that_reads_channels_is_masked(network: type[nn.Module]) -> 
     require_gates(supernet.space)
 
 
-@pytest.mark.parametrize("network", [Borrowed, Computed, BothWays])
+@pytest.mark.parametrize("network", [Borrowed, Computed, BothWays, Shifted])
 def test_weights_that_no_layer_reads_with_alone_are_never_masked(network: type[nn.Module]) -> None:
     supernet, configs, images = supernet_of(network)
     assert not supernet.is_maskable

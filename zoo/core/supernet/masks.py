@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -9,11 +10,13 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from zoo.core.channels.channel_table import Read
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
 from zoo.core.errors import UnsupportedModel
+from zoo.core.randomness import fixed_random
 from zoo.core.tracing.copies import named_modules, named_tensors
 
 __all__ = ["masked_inputs", "norms_by_part", "unmaskable"]
@@ -80,9 +83,43 @@ def unmaskable(skeleton: nn.Module, space: ChannelSpace) -> list[Read]:
         module = modules.get(read.module)
         if not isinstance(module, _CONVOLUTION | nn.Linear):
             return False
-        return names.get(id(module.weight)) == read.tensor
+        return names.get(id(module.weight)) == read.tensor and _keeps_zeros(module)
 
     return [read for read in space.table.reads if not can_mask(read)]
+
+
+def _keeps_zeros(layer: nn.Module) -> bool:
+    """Whether a layer's weight reads zeros where the layer is given zeros.
+
+    A class of the user's own may shift its input first, as a norm does. If it reads zeros, what
+    comes out is the same for any weight.
+    """
+    if type(layer).forward.__module__.startswith(("torch.", "timm.")):
+        return True
+    if isinstance(layer, nn.Linear):
+        shape: tuple[int, ...] = (2, layer.in_features)
+    else:
+        assert isinstance(layer, _CONVOLUTION)
+        reach = map(operator.mul, layer.kernel_size, layer.dilation)
+        shape = (2, layer.in_channels, *reach)
+    generator = torch.Generator().manual_seed(0)
+
+    def answer() -> Tensor:
+        drawn = torch.rand(layer.weight.shape, generator=generator)
+        with fixed_random("keeps zeros"), torch.no_grad():
+            result: Tensor = functional_call(layer, {**values, "weight": drawn}, torch.zeros(shape))
+        return result
+
+    values = {
+        name: torch.rand(tensor.shape, generator=generator) + 0.5
+        if tensor.is_floating_point()
+        else torch.zeros_like(tensor, device="cpu")
+        for name, tensor in (*layer.named_parameters(), *layer.named_buffers())
+    }
+    try:
+        return torch.equal(answer(), answer())
+    except Exception:  # its own: it takes other arguments, or tells shapes that are none
+        return False
 
 
 def _part_mask(
