@@ -226,9 +226,9 @@ class BothWays(Small):
 class NormedConv(nn.Conv2d):
     """Shifts what it is given, before it convolves."""
 
-    def __init__(self, *sizes: int) -> None:
-        super().__init__(*sizes)
-        self.norm = nn.BatchNorm2d(sizes[0])
+    def __init__(self) -> None:
+        super().__init__(8, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
         nn.init.normal_(self.norm.bias)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ class NormedConv(nn.Conv2d):
 class Shifted(Small):
     def __init__(self) -> None:
         super().__init__()
-        self.mix = NormedConv(8, 8, 1)
+        self.mix = NormedConv()
 
 
 class GatedConv(nn.Conv2d):
