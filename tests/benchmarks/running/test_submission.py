@@ -215,8 +215,8 @@ def test_a_record_that_two_devices_timed_counts_once_and_so_do_its_faults(folder
     timings.mkdir()
     one = load_record(record_of(folder))
     for device, on in (("cpu", BETA), ("cuda", GPU)):
-        name = f"{device}.json"
-        (timings / name).write_text(timing(one, on=on, device=device).model_dump_json(), "utf-8")
+        made = timing(one, on=on, device=device).model_copy(update={"id": device})
+        (timings / f"{device}.json").write_text(made.model_dump_json(), "utf-8")
     assert check_submission(folder) == (4, [])
     change(record_of(folder), better)
     count, faults = check_submission(folder)
