@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from PIL import Image
@@ -15,14 +14,12 @@ from benchmarks import cli
 from benchmarks.records.files import load_record
 from benchmarks.records.record import Record
 from benchmarks.running.parent import splits_of
-from zoo.core.data import batches, image_files
+from zoo.core.data import batches, decoding, image_files
 from zoo.core.networks.save import load_pruned
 
-# timm's dataset leaves each file for the garbage collector to close.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +83,13 @@ def test_a_second_run_decodes_no_test_image(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count: Counter[str] = Counter()
-    real = PIL.Image.open
+    real = decoding.read_rgb
 
-    def counting(file: Any, *arguments: Any, **named: Any) -> Any:
-        count[getattr(file, "name", "header")] += 1
-        return real(file, *arguments, **named)
+    def counting(path: str) -> Image.Image:
+        count[path] += 1
+        return real(path)
 
-    monkeypatch.setattr(PIL.Image, "open", counting)
+    monkeypatch.setattr(decoding, "read_rgb", counting)
     monkeypatch.setattr(image_files, "MOST_IN_MEMORY", 0)
     monkeypatch.chdir(tmp_path)
     records = []

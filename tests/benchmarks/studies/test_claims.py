@@ -296,8 +296,8 @@ def write_runtime(folder, low, high, *, device="cuda", **changes):
         measured["ratio_interval"] = {"low": low, "high": high, "level": 0.95}
         measured["control_interval"] = {"low": 0.98, "high": 1.02, "level": 0.95}
     (folder / "f").mkdir(exist_ok=True)
-    name = f"{len([*(folder / 'f').iterdir()])}.json"
-    (folder / "f" / name).write_text(json.dumps(written))
+    written["id"] = str(len([*(folder / "f").iterdir()]))
+    (folder / "f" / f"{written['id']}.json").write_text(json.dumps(written))
 
 
 @pytest.mark.parametrize(
