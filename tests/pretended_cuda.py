@@ -261,6 +261,7 @@ def pretended() -> Iterator[Counter[str]]:
         "Stream": pretended_graph.Stream,
         "stream": pretended_graph.stream,
         "current_stream": pretended_graph.Stream,
+        "is_current_stream_capturing": lambda: bool(OPEN),  # torch 2.11's Adam asks
         "get_sync_debug_mode": lambda: SYNC_MODE[0],
         "set_sync_debug_mode": lambda mode: SYNC_MODE.__setitem__(0, mode),
     }

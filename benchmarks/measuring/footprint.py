@@ -76,7 +76,9 @@ def _cuda_rise(run: Callable[[], object], device: torch.device) -> int:
 
 def _cpu_rise(run: Callable[[], object]) -> int:
     with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        activities=[torch.profiler.ProfilerActivity.CPU],
+        profile_memory=True,
+        acc_events=True,  # of one cycle they are the same; torch 2.11 warns without
     ) as profiler:
         run()
     assert profiler.profiler is not None
