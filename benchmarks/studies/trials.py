@@ -168,19 +168,19 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
     by_method: dict[str, list[Mapping[int, float]]] = {}  # variants of one are no further methods
     for other in rivals:
         by_method.setdefault(other.cell.method, []).append(other.top1_by_seed)
-    mean = _mean_by_seed([_mean_by_seed(each) for each in by_method.values()])
-    to_mean = paired(row.top1_by_seed, mean)
+    others = [_mean_by_seed(each) for each in by_method.values()]
+    to_mean = paired(row.top1_by_seed, _mean_by_seed(others))
     best = _named(comparison, max(rivals, key=_mean_top1))
     number = f"{_points(to_mean)} to the mean, {_points(margins[best])} to {best}"
-    control = f"the mean of {len(by_method)} other methods; the best of them, {best}"
+    control = f"the mean of {len(others)} other methods; the best of them, {best}"
     begun = _started(test, comparison, row, control, number)
     if any(_is_unfair(row, rival) for rival in rivals):
         return begun.untested(UNFAIR)
     judged = _judged(test, begun, to_mean)
     if to_mean is None or len(to_mean.values) < FEWEST:
         return judged
-    better = sum(_mean_top1(other) > _mean_top1(row) for other in rivals)
-    rank = f"{better} of {len(rivals)} others are more accurate on average"
+    better = sum(statistics.fmean(other.values()) > _mean_top1(row) for other in others if other)
+    rank = f"{better} of {len(others)} others are more accurate on average"
     if all(found is not None and found.sign > 0 for found in margins.values()):
         return begun.ended(
             _verdict(1, len(to_mean.values)), f"a clear lead over each; {judged.why}"

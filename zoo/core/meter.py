@@ -20,8 +20,8 @@ __all__ = ["Meter", "Phase", "Spent"]
 Phase = Literal["baseline", "scoring", "supernet", "search", "finetune", "finetune_own"]
 
 # A backward pass computes the gradient of every product with respect to both of its factors. That
-# is charged throughout, as is usual: a bit too much, since no gradient of the images is computed,
-# nor of what a block reads that is trained alone (tests/test_charges.py).
+# is charged throughout, as is usual. It is too much where a factor needs no gradient: the images,
+# and what is read by a block that is trained alone (tests/test_charges.py counts both).
 BACKWARD_MACS = 2
 
 _STATUS = Path("/proc/self/status")

@@ -121,7 +121,7 @@ def test_each_other_method_counts_once_in_their_mean_whatever_its_variants(resul
     folder = results(*variant, *seeds("fpgm", 0.2, 0.3, 0.4), *seeds("uniform", 0.7, 0.8, 0.9))
     results(*seeds("taylor", 0.6, 0.7, 0.8))
     outcome = tried(claim("best", against=""), folder)
-    assert "the mean of 2 other methods" in outcome.control
+    assert "the mean of 2 other methods" in outcome.control and "1 of 2 others" in outcome.why
     assert outcome.number.startswith("+10.0 ± 0.0 [+10.0, +10.0] points to the mean")
 
 

@@ -81,9 +81,9 @@ def _image_files(root: Path) -> list[Path]:
     others = sorted((Image.registered_extensions().keys() & files.keys()) - read)
     if others:
         _LOGGER.warning(
-            "%s: %d images are left out, since %s is not read; make them %s",
+            "images left out below %s: %d (%s); what is read is %s",
             root, sum(len(files[each]) for each in others), ", ".join(others),
-            " or ".join(sorted(read)),
+            ", ".join(sorted(read)),
         )  # fmt: skip
     return sorted(file for suffix in read for file in files[suffix])
 
