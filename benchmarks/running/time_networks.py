@@ -141,7 +141,8 @@ def _told_disturbed(count: int, job: Job) -> str:
     """What to do about timings that were disturbed, in the console's markup."""
     return (
         f"[yellow]disturbed: {counted(count, 'network')}[/]; something else ran on the processor, "
-        f"so times are marked. With nothing beside it: zoo time {in_markup(str(job.results))}"
+        "so their times are marked. When nothing else runs, take them again: "
+        f"zoo time {in_markup(str(job.results))}"
     )
 
 

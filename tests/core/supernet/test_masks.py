@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.dmcp import Gating
 from tests.core.networks.test_exact import random_config
 from zoo.core.channels.config import SubnetConfig
 from zoo.core.channels.space import ChannelSpace
@@ -285,5 +289,7 @@ def test_weights_that_no_layer_reads_with_alone_are_never_masked(network: type[n
 @pytest.mark.parametrize(("network", "group"), [(Computed, "stem"), (BothWays, "mix")])
 def test_weights_that_gates_cannot_reach_are_refused(network: type[nn.Module], group: str) -> None:
     supernet, _, _ = supernet_of(network)
-    with pytest.raises(UnsupportedModel, match=rf"the channels of '{group}' .* keep="):
-        require_gates(supernet.space)
+    widths: Any = SimpleNamespace(problem=SimpleNamespace(space=supernet.space))
+    for refuse in (partial(require_gates, supernet.space), partial(Gating, widths)):
+        with pytest.raises(UnsupportedModel, match=rf"the channels of '{group}' .* keep="):
+            refuse()
