@@ -58,6 +58,7 @@ from benchmarks.options import (
     Results,
     Seed,
     Seeds,
+    SuiteMethods,
     SuiteName,
     Track,
     TrainSize,
@@ -161,6 +162,7 @@ def run(
     download: Download = False,
     seeds: Seeds = None,
     model: Models = None,
+    method: SuiteMethods = None,
     minutes: Minutes = None,
     dry_run: DryRun = False,
     device: Device = "cpu",
@@ -177,7 +179,7 @@ def run(
 
     One record is written for each method, network, data set, budget and seed. Stop it at any time:
     the next run takes up what is missing or failed. --minutes runs a suite in parts, and so do
-    --model and --seeds; all cells of a network and seed belong on one machine.
+    --model, --method and --seeds; all cells of a network and seed belong on one machine.
 
     A cell whose process dies is tried once more alone at the end, and named.
 
@@ -200,7 +202,7 @@ def run(
     job = Job(results, data, download, until=_until(minutes), track=track)
     chosen = machines(engine, device, job.cache, gpus=gpus, per_gpu=per_gpu, workers=workers)
     kind = device.partition(":")[0]  # which GPU, is told to the worker alone
-    planned = partial(plan_suite, suite, asked, job.records, kind, data)
+    planned = partial(plan_suite, suite, asked, job.records, kind, data, methods=method or ())
     plan = planned()
     job = job.with_weights(asked.models).with_methods(asked.named_methods)
     show_unread(console, plan.unread)
@@ -214,7 +216,7 @@ def run(
     work = partial(run_suite, plan, planned, job, console, device=timed, machines=chosen)
     done = _until_stopped(work, console)
     tell_left(done, console)
-    if len(done.plan.missing) < len(done.plan.cells) or done.outcomes:
+    if done.plan.done or done.outcomes:
         write_report(console, results, {cell.key for cell in done.plan.cells})
     raise typer.Exit(tell_unsettled(done.outcomes, console))
 

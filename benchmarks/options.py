@@ -46,6 +46,7 @@ __all__ = [
     "Results",
     "Seed",
     "Seeds",
+    "SuiteMethods",
     "SuiteName",
     "Track",
     "TrainSize",
@@ -236,6 +237,14 @@ Seeds = Annotated[
 Models = Annotated[
     list[str] | None,
     typer.Option(help="Only this network of the suite; give it again for more.", metavar="NAME"),
+]
+SuiteMethods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        help="Only this method of the suite now; give it again for more.",
+        metavar="NAME",
+    ),
 ]
 Minutes = Annotated[
     float | None,

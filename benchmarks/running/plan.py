@@ -28,9 +28,9 @@ class Plan:
     """The cells of a suite, and those of them that have no settled record yet.
 
     Files among the records that are none settle nothing: their cells are run again. `waiting`
-    counts controls whose length depends on what the missing cells will cost. `primary` is what the
-    records will carry. `left_out` says which peers are not run, since what they need is not
-    installed.
+    counts controls whose length depends on what the missing cells will cost, `set_aside` further
+    cells without a record, of methods that are not asked for now. `primary` is what the records
+    will carry. `left_out` says which peers are not run, since what they need is not installed.
     """
 
     suite: str
@@ -38,14 +38,21 @@ class Plan:
     missing: tuple[Cell, ...]
     unread: tuple[Unread, ...] = ()
     waiting: int = 0
+    set_aside: int = 0
     primary: tuple[Primary, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @property
+    def done(self) -> int:
+        """How many cells have a settled record."""
+        return len(self.cells) - len(self.missing) - self.set_aside
+
+    @property
     def summary(self) -> str:
         """How many cells there are, are done and are left, in words."""
-        done = len(self.cells) - len(self.missing)
-        told = f"{counted(len(self.cells), 'cell')}, {done} done, {len(self.missing)} to run"
+        told = f"{counted(len(self.cells), 'cell')}, {self.done} done, {len(self.missing)} to run"
+        if self.set_aside:
+            told += f", {self.set_aside} of other methods"
         if self.waiting:
             told += f", {counted(self.waiting, 'longer control')} when the cost is known"
         return "; ".join([told, *self.left_out])
@@ -151,6 +158,7 @@ def plan_suite(
     device: str = "cpu",
     data: Path | None = None,
     *,
+    methods: Sequence[str] = (),
     is_run_here: bool = True,
 ) -> Plan:
     """Expand a suite to cells and find those without a settled record.
@@ -161,11 +169,13 @@ def plan_suite(
         records: folder of what has been run; None if nothing has.
         device: where it is to run.
         data: folder of the sets that are read from files; cells are named after its content.
+        methods: those whose cells are run now, as cells name them; all if empty. The others stay
+            planned: no control is longer before they have run.
         is_run_here: whether peers whose packages are not installed are left out.
 
     Raises:
         ValueError: if the suite names a model, data set, method or setting that does not exist, or
-            a number that cannot work.
+            a number that cannot work; if it does not run one of the `methods`.
         FileNotFoundError: if a folder is given that is no such data set, or a file of weights is
             not there.
         OSError: if it or the folder of records cannot be read.
@@ -189,12 +199,28 @@ def plan_suite(
     }
     longer, waiting = _longer_controls(cells, settled) if suite.controls else ([], 0)
     cells += longer
-    missing = tuple(cell for cell in cells if cell.key not in settled)
+    unsettled = [cell for cell in cells if cell.key not in settled]
+    missing = tuple(_of_methods(unsettled, methods, {cell.method for cell in cells}))
+    set_aside = len(unsettled) - len(missing)
     told = tuple(
         f"{each} is left out: it needs {', '.join(packages)}, which is not installed"
         for each, packages in left_out.items()
     )
-    return Plan(name, tuple(cells), missing, tuple(found.unread), waiting, primary, told)
+    return Plan(name, tuple(cells), missing, tuple(found.unread), waiting, set_aside, primary, told)
+
+
+def _of_methods(
+    cells: Sequence[Cell], methods: Sequence[str], known: Collection[str]
+) -> Sequence[Cell]:
+    """The cells of some methods, or all.
+
+    Raises:
+        ValueError: if the suite does not run one of them, with the nearest names.
+    """
+    for name in methods:
+        if name not in known:
+            raise ValueError(f"the suite runs no method {name!r}; {suggest(name, known)}")
+    return [cell for cell in cells if cell.method in methods] if methods else cells
 
 
 def _missing(suite: Suite) -> dict[str, tuple[str, ...]]:

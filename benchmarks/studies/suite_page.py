@@ -38,6 +38,8 @@ by their content, count as left if `--data` is not given.)
 - `--model NAME` runs one network of the suite. All cells of a network and seed are run one after
   the other and belong on one machine: the same seed on another kind of processor is another parent,
   and its rows stand in a table of their own.
+- `--method NAME` runs one method of the suite now, and leaves the others to a later run: the cells
+  are the same, and the longer controls wait for all of them.
 - `--workers N` with `--device cuda` runs N cells beside each other on one GPU, which a single small
   network leaves mostly idle. Networks are timed at the end, one process alone.
 - `--dataset NAME --data PATH` puts another data set in the place of the suite's.

@@ -160,6 +160,15 @@ def test_a_dry_run_lists_the_cells_and_makes_nothing(run, suite_file, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_one_method_of_a_suite_is_run_alone(run, suite_file):
+    path = suite_file(methods='["uniform", "fpgm"]', budgets="[0.5, 0.25]")
+    status, out, err = run("run", path, "--dry-run", "--method", "fpgm", columns=200)
+    assert status == 0, err
+    assert "4 cells, 0 done, 2 to run, 2 of other methods" in out and "uniform" not in out
+    status, _, err = run("run", path, "--minutes", "0", "--method", "fpmg")
+    assert status == 2 and "the suite runs no method 'fpmg'; did you mean fpgm?" in err
+
+
 def test_a_dry_run_tells_the_cost_within_sixty_columns_and_needs_no_device(run, suite_file):
     path = suite_file(budgets="[0.5, 0.25]")
     status, out, err = run("run", path, "--dry-run", "--device", "cuda", "--seeds", "2")
@@ -181,10 +190,11 @@ def test_no_time_at_all_starts_nothing_and_says_what_is_left(
     run, suite_file, tmp_path, monkeypatch
 ):
     run_cells_here(monkeypatch)
-    path = suite_file(budgets="[0.5, 0.25]")
-    status, out, err = run("run", path, "--minutes", "0", "--workers", "1")
-    assert status == 0, err
-    assert "time is up: 2 cells left" in out
+    path = suite_file(methods='["uniform", "fpgm"]', budgets="[0.5, 0.25]")
+    for count, arguments in ((4, ()), (2, ("--method", "uniform"))):
+        status, out, err = run("run", path, "--minutes", "0", "--workers", "1", *arguments)
+        assert status == 0, err
+        assert f"time is up: {count} cells left" in out and "report" not in out
     assert list((tmp_path / "results").rglob("*.json")) == []
     assert list((tmp_path / "results").rglob("*.safetensors")) == []
 

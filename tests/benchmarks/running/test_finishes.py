@@ -227,6 +227,21 @@ def test_a_control_waits_for_all_methods_beside_it(tmp_path: Path) -> None:
     assert [(c.budget, c.longer) for c in plan.controls.missing] == [(0.25, 20)]
 
 
+def test_methods_run_now_leave_the_others_planned(tmp_path: Path) -> None:
+    whole = plan_suite("test", suite(), tmp_path)
+    now = plan_suite("test", suite(), tmp_path, methods=["fpgm", PARENT])
+    assert now.cells == whole.cells and now.waiting == whole.waiting == 2
+    assert now.missing == tuple(c for c in whole.cells if c.method in ("fpgm", PARENT))
+    assert (now.done, now.set_aside, whole.set_aside) == (0, 4, 0)
+    assert now.summary.startswith("7 cells, 0 done, 3 to run, 4 of other methods, 2 longer")
+    for asked in now.missing:
+        settle(asked, tmp_path, search=900, finetune=100)
+    now = plan_suite("test", suite(), tmp_path, methods=["fpgm", PARENT])
+    assert (now.missing, now.done, now.waiting) == ((), 3, 2)
+    with pytest.raises(ValueError, match=r"runs no method 'fpmg'; did you mean fpgm\?"):
+        plan_suite("test", suite(), tmp_path, methods=["fpmg"])
+
+
 def test_where_no_method_searches_no_control_is_longer(tmp_path: Path) -> None:
     for asked in plan_suite("test", suite(), tmp_path).cells:
         settle(asked, tmp_path, search=0, finetune=100)
