@@ -11,9 +11,9 @@ import contextlib
 import functools
 import gc
 import hashlib
+import io
 import math
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ from benchmarks.figures.search import (
     search_traces,
     traced,
 )
-from benchmarks.figures.style import DARK, PAPER, drawn_for
+from benchmarks.figures.style import PAPER, darken, drawn_for
 from benchmarks.records.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 __all__ = [
     "TITLES",
     "digest_of",
-    "draw_dark",
     "draw_figures",
     "draw_for_paper",
+    "draw_light_and_dark",
     "figures_of",
     "plotted",
 ]
@@ -117,18 +117,29 @@ def _collector_off() -> Iterator[None]:
             gc.enable()
 
 
-@_odd_names_allowed()
 def draw_figures(findings: Findings, folder: Path) -> list[Path]:
     """Draw every figure that there are numbers for, as PNG and PDF; return the paths.
 
     Figures of earlier records, which these do not make, are removed: files named as this function
     names them. What somebody else put into the folder stays.
     """
-    drawn = [
-        path
-        for name, draw in figures_of(findings).items()
-        for path in _draw_files(draw, folder / name)
-    ]
+    return _draw(findings, folder)
+
+
+def draw_light_and_dark(findings: Findings, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
+    """As `draw_figures`; return the paths, and PNGs of the same for a dark ground, by name."""
+    dark: dict[str, bytes] = {}
+    return _draw(findings, folder, dark), dark
+
+
+@_odd_names_allowed()
+def _draw(findings: Findings, folder: Path, dark: dict[str, bytes] | None = None) -> list[Path]:
+    drawn = []
+    for name, draw in figures_of(findings).items():
+        figure = _laid_out(draw)
+        drawn += _write(figure, folder / name)
+        if dark is not None:
+            dark[name] = _png_on_dark(figure)
     for path in set(folder.iterdir()) - set(drawn):
         if _DRAWN.fullmatch(path.name):
             path.unlink()
@@ -151,17 +162,8 @@ def draw_for_paper(comparison: Comparison, folder: Path, suffix: str) -> list[Pa
         return [
             path
             for name, draw in found.items()
-            for path in _draw_files(draw, folder / f"{name}{suffix}", ["pdf"])
+            for path in _write(_laid_out(draw), folder / f"{name}{suffix}", ["pdf"])
         ]
-
-
-def draw_dark(findings: Findings) -> dict[str, bytes]:
-    """The figures for a dark ground as PNG, by name."""
-    with drawn_for(DARK), _odd_names_allowed(), tempfile.TemporaryDirectory() as folder:
-        return {
-            name: _draw_files(draw, Path(folder) / name, ["png"])[0].read_bytes()
-            for name, draw in figures_of(findings).items()
-        }
 
 
 def figures_of(findings: Findings) -> dict[str, Draw]:
@@ -253,27 +255,40 @@ def _of_comparisons(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Dr
 
 
 @_collector_off()
-def _draw_files(
-    draw: Draw, stem: Path, formats: Sequence[Literal["png", "pdf"]] = ("png", "pdf")
-) -> list[Path]:
-    """Draw one figure and write it in some formats."""
+def _laid_out(draw: Draw) -> Figure:
+    """A figure with its resolution, its panels and legend in their places.
+
+    Matplotlib would lay it out, and draw it, twice a format.
+    """
     figure = draw()
-    figure.dpi = dpi = _resolution(*figure.get_size_inches())
-    _lay_out(figure)
-    notes = {"png": {DIGEST: plotted(figure)}, "pdf": {"CreationDate": None}}
-    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
-    for path, suffix in zip(paths, formats, strict=True):
-        with whole_file(path) as hidden:
-            figure.savefig(hidden, format=suffix, dpi=dpi, metadata=notes[suffix])
-    return paths
-
-
-def _lay_out(figure: Figure) -> None:
-    """Place panels and legend once; a figure with a layout is laid out and drawn twice a format."""
+    figure.dpi = _resolution(*figure.get_size_inches())
     layout = figure.get_layout_engine()
     assert layout is not None  # every figure is made with one
     layout.execute(figure)
     figure.set_layout_engine(None)
+    return figure
+
+
+@_collector_off()
+def _write(
+    figure: Figure, stem: Path, formats: Sequence[Literal["png", "pdf"]] = ("png", "pdf")
+) -> list[Path]:
+    """Write one figure in some formats."""
+    notes = {"png": {DIGEST: plotted(figure)}, "pdf": {"CreationDate": None}}
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
+    for path, suffix in zip(paths, formats, strict=True):
+        with whole_file(path) as hidden:
+            figure.savefig(hidden, format=suffix, dpi=figure.dpi, metadata=notes[suffix])
+    return paths
+
+
+@_collector_off()
+def _png_on_dark(figure: Figure) -> bytes:
+    """The figure on a dark ground, where it stays."""
+    darken(figure)
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=figure.dpi)
+    return written.getvalue()
 
 
 def _numbers(values: object) -> str:

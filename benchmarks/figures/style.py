@@ -14,8 +14,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib
+import numpy as np
+from matplotlib.collections import Collection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 from benchmarks.analysis.names import shown_names
 from benchmarks.records.cell import PARENT
@@ -36,6 +41,7 @@ __all__ = [
     "METHODS",
     "PAPER",
     "Canvas",
+    "darken",
     "drawn_for",
     "ink",
     "legend_below",
@@ -132,6 +138,34 @@ def drawn_for(canvas: Canvas) -> Iterator[None]:
             yield
     finally:
         _canvas.reset(before)
+
+
+def darken(figure: Figure) -> None:
+    """Give a figure for a light page the colours that it would have on a dark one.
+
+    Colours of methods, ink and grid change, and the ground of figure and panels; all else stays.
+    """
+    hues = {to_rgba(light): to_rgba(own) for light, own in zip(COLOURS, ON_DARK, strict=True)}
+    settings = cast(Mapping[str, Any], matplotlib.rcParams)  # its keys are literals
+    for key in (*_INKED, "grid.color"):
+        hues[to_rgba(settings[key])] = to_rgba(DARK.settings[key])
+
+    def on_dark(colour: Any) -> Any:  # Any: as matplotlib has it, one or a row for each
+        if np.ndim(colour) == 2:
+            return [on_dark(each) for each in colour]
+        if isinstance(colour, str) and colour == "none":
+            return colour
+        red, green, blue, alpha = to_rgba(colour)
+        opaque = (red, green, blue, 1.0)
+        return (*hues.get(opaque, opaque)[:3], alpha)
+
+    for artist in figure.findobj(lambda each: isinstance(each, Line2D | Text | Patch | Collection)):
+        for part in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            read, change = (getattr(artist, f"{verb}_{part}", None) for verb in ("get", "set"))
+            if read and change:
+                change(on_dark(read()))
+    for ground in (figure.patch, *(axis.patch for axis in figure.axes)):
+        ground.set_facecolor(DARK.settings["figure.facecolor"])
 
 
 def ink() -> str:

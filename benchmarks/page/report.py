@@ -47,7 +47,7 @@ def write_report(
     # Slow to import, and `zoo --help` reads this module.
     from benchmarks.analysis.comparison import compare
     from benchmarks.analysis.findings import Findings
-    from benchmarks.figures.all_figures import draw_dark, draw_figures
+    from benchmarks.figures.all_figures import draw_light_and_dark
     from benchmarks.page.page import write_page
     from benchmarks.page.paper import asked_methods, show_paper
     from benchmarks.records.latency_lines import latency_lines
@@ -78,11 +78,9 @@ def write_report(
             write_whole(path, text)
         else:  # what earlier records said holds no longer
             path.unlink(missing_ok=True)
-    figures = draw_figures(findings, results / "figures")
+    figures, dark = draw_light_and_dark(findings, results / "figures")
     title = f"Pruning results: {results.resolve().name}"
-    page = write_page(
-        findings, results / "page.html", title=title, figures=figures, dark=draw_dark(findings)
-    )
+    page = write_page(findings, results / "page.html", title=title, figures=figures, dark=dark)
     tables, drawn, page_at = (
         in_markup(str(each), LONGEST) for each in (results / "tables", results / "figures", page)
     )

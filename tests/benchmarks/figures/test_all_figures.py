@@ -35,6 +35,7 @@ from benchmarks.figures.style import (
     LIGHT,
     METHODS,
     PAPER,
+    darken,
     drawn_for,
     ink,
     look,
@@ -442,6 +443,12 @@ def luminance(colour):
     )
 
 
+def pixels(figure):
+    written = io.BytesIO()
+    figure.savefig(written, format="rgba")
+    return written.getvalue()
+
+
 def test_a_dark_figure_shows_the_same_in_colours_that_stand_out_from_its_ground():
     comparisons = compare([*RECORDS, searched()])
     for draw in (*ALL, search_traces):
@@ -451,6 +458,10 @@ def test_a_dark_figure_shows_the_same_in_colours_that_stand_out_from_its_ground(
         assert plotted(dark) == plotted(light)
         assert luminance(to_hex(dark.get_facecolor())) < 0.02
         assert luminance(to_hex(light.get_facecolor())) > 0.98
+        light.draw_without_rendering()  # which makes the last ticks
+        darken(light)
+        with drawn_for(DARK):
+            assert pixels(light) == pixels(dark)
     for canvas, ground in ((LIGHT, "#ffffff"), (DARK, DARK.settings["axes.facecolor"])):
         with drawn_for(canvas):
             colours = [ink(), *(look(method)[0] for method in METHODS)]

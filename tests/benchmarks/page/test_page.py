@@ -11,7 +11,7 @@ from rich.console import Console
 
 import benchmarks.page
 from benchmarks.analysis.findings import Findings
-from benchmarks.figures.all_figures import draw_dark, draw_figures
+from benchmarks.figures.all_figures import draw_light_and_dark
 from benchmarks.page.page import build_page, write_page
 from benchmarks.page.report import write_report
 from benchmarks.records.cell import Model
@@ -43,17 +43,24 @@ RECORDS = [
 ]
 
 
-DARK = draw_dark(Findings.of(RECORDS[:2]))
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return draw_light_and_dark(Findings.of(RECORDS), tmp_path_factory.mktemp("figures"))
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory):
-    return draw_figures(Findings.of(RECORDS), tmp_path_factory.mktemp("figures"))
+def figures(drawn):
+    return drawn[0]
 
 
 @pytest.fixture(scope="module")
-def page(figures):
-    return build_page(Findings.of(RECORDS), title=EVIL, figures=figures, dark=DARK)
+def dark(drawn):
+    return drawn[1]
+
+
+@pytest.fixture(scope="module")
+def page(figures, dark):
+    return build_page(Findings.of(RECORDS), title=EVIL, figures=figures, dark=dark)
 
 
 def test_a_report_leaves_no_table_of_earlier_records(tmp_path):
@@ -75,11 +82,11 @@ def test_every_row_links_to_its_record_with_settings_seed_environment_and_commit
             assert fact in details
 
 
-def test_a_record_tells_where_it_was_timed_beside_where_it_was_trained(figures):
+def test_a_record_tells_where_it_was_timed_beside_where_it_was_trained(figures, dark):
     gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
     on = TimedOn(device="cuda", environment=gpu, fingerprint="cuda-1")
     elsewhere = [each.model_copy(update={"timed_on": on}) for each in RECORDS]
-    text = build_page(Findings.of(elsewhere), title="", figures=figures, dark=DARK)
+    text = build_page(Findings.of(elsewhere), title="", figures=figures, dark=dark)
     count = sum(bool(each.latency) for each in RECORDS)
     assert count and text.count("on cuda, commit 0000") == text.count("gpu GPU 9") == count
 
@@ -153,8 +160,8 @@ def test_nothing_is_fetched(page):
     assert not re.findall(r"fetch\(|XMLHttp|https?://|eval\(|Function\(", rest)
 
 
-def test_the_page_is_the_same_in_every_run(page, figures):
-    again = build_page(Findings.of(reversed(RECORDS)), title=EVIL, figures=figures, dark=DARK)
+def test_the_page_is_the_same_in_every_run(page, figures, dark):
+    again = build_page(Findings.of(reversed(RECORDS)), title=EVIL, figures=figures, dark=dark)
     assert page == again
 
 
@@ -200,9 +207,9 @@ def test_a_network_that_was_made_wider_says_so_wherever_it_is_named():
     assert "tiny_net x 2" in told and not re.search("tiny_net(?! x 2|x2)", told)
 
 
-def test_a_dark_ground_has_figures_of_its_own(page):
+def test_a_dark_ground_has_figures_of_its_own(page, dark):
     sources = re.findall(r'<source media="\(prefers-color-scheme: dark\)" srcset="([^"]*)">', page)
-    assert len(sources) == len(DARK) > 4
+    assert len(sources) == len(dark) > 4
     assert all(source.startswith("data:image/png;base64,") for source in sources)
 
 
@@ -230,14 +237,14 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory, figures):
+def address(tmp_path_factory, figures, dark):
     path = tmp_path_factory.mktemp("page") / "page.html"
     return write_page(
         Findings.of(RECORDS),
         path,
         title=EVIL,
         figures=figures,
-        dark=draw_dark(Findings.of(RECORDS)),
+        dark=dark,
     ).as_uri()
 
 
