@@ -3,7 +3,8 @@
 An effect is a difference of final accuracies paired by network, data, budget and seed. Networks are
 what varies most, and the budgets and seeds of one network share its weights and its data; so an
 interval is that of a bootstrap which draws networks, then seeds in each of them, and keeps all
-budgets of a seed together. Reads records and nothing else.
+budgets of a seed together. What two kinds of processors trained, or two recipes, is one network:
+its seeds are those of both, since a seed is another parent there. Reads records and nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Effect:
         mean: over networks, of the mean over a network's seeds, of the mean over a seed's budgets.
         interval: over networks and seeds; None for one network, which says nothing of others.
         networks: networks with data that the mean is over.
-        tasks: budgets of these networks.
+        tasks: budgets of these networks, on each kind of processor and with each recipe.
         left_out: tasks without a gain, since a seed of the method or of uniform width failed.
     """
 
@@ -46,13 +47,13 @@ def overall_effects(comparisons: Iterable[Comparison]) -> list[Effect]:
 
     Methods with tasks left out come last: their means are over other tasks than the others'.
     """
-    rows: dict[str, list[tuple[str, Row]]] = {}
+    rows: dict[str, list[tuple[Comparison, Row]]] = {}
     kept = distinct(comparisons)
     names = names_over(kept)
     for comparison in kept:
         for row in comparison.rows:
             if row.is_compared:
-                rows.setdefault(names[row.method], []).append((comparison.title, row))
+                rows.setdefault(names[row.method], []).append((comparison, row))
     effects = [effect for name, found in rows.items() if (effect := _effect(name, found))]
     return sorted(effects, key=_order)
 
@@ -102,22 +103,35 @@ def cluster_interval(clusters: Sequence[Sequence[float]]) -> tuple[float, float]
     return float(low), float(high)
 
 
-def _effect(name: str, rows: Sequence[tuple[str, Row]]) -> Effect | None:
-    """The effect of one method from its rows and the networks with data that they are of."""
-    gains: dict[str, list[Mapping[int, float]]] = {}
-    for network, row in rows:
-        if found := row.gain_by_seed:
-            gains.setdefault(network, []).append(found)
-    clusters = [_seed_means(found) for found in gains.values()]
+def _effect(name: str, rows: Sequence[tuple[Comparison, Row]]) -> Effect | None:
+    """The effect of one method from its rows and the comparisons that they are of."""
+    trained_alike: dict[tuple[str, ...], list[Row]] = {}  # whatever timed them
+    for comparison, row in rows:
+        place = (comparison.title, comparison.cell.comparison, comparison.trained_on)
+        trained_alike.setdefault(place, []).append(row)
+    clusters: dict[str, list[float]] = {}
+    tasks = left_out = 0
+    for (title, *_), found in trained_alike.items():
+        gains: dict[tuple[str, float], dict[int, float]] = {}
+        for row in found:
+            if gain := row.gain_by_seed:
+                gains.setdefault(_budget(row), {}).update(gain)
+        tasks += len(gains)
+        left_out += len({_budget(row) for row in found} - gains.keys())
+        if gains:
+            clusters.setdefault(title, []).extend(_seed_means([*gains.values()]))
     if not clusters:
         return None
-    tasks = sum(map(len, gains.values()))
-    interval = cluster_interval(clusters) if len(clusters) > 1 else None
-    mean = float(np.mean([np.mean(values) for values in clusters]))
-    return Effect(name, mean, interval, len(clusters), tasks, len(rows) - tasks)
+    interval = cluster_interval([*clusters.values()]) if len(clusters) > 1 else None
+    mean = float(np.mean([np.mean(values) for values in clusters.values()]))
+    return Effect(name, mean, interval, len(clusters), tasks, left_out)
+
+
+def _budget(row: Row) -> tuple[str, float]:
+    return row.cell.metric, row.cell.budget
 
 
 def _seed_means(gains: Sequence[Mapping[int, float]]) -> list[float]:
-    """Gains of each seed, averaged over the budgets of a network that have it."""
+    """Gains of each seed, averaged over the budgets of a comparison that have it."""
     seeds = sorted({seed for gain in gains for seed in gain})
     return [float(np.mean([gain[seed] for gain in gains if seed in gain])) for seed in seeds]

@@ -2,10 +2,10 @@
 
 A task is a network with data, recipe and budget on which several methods ran; each gets a rank by
 its mean final accuracy over the seeds that all have, the best rank 1, ties shared. Tasks that share
-a network and its data are not independent, so ranks are averaged over the budgets of a network
-first, then over networks. Friedman's test asks whether the ranks differ at all, Nemenyi's critical
-difference by how much two average ranks must differ (Demsar 2006); both count networks and need
-five of them. Reads records and nothing else.
+a network and its data, whatever trained it, are not independent, so ranks are averaged over the
+tasks of a network first, then over networks. Friedman's test asks whether the ranks differ at all,
+Nemenyi's critical difference by how much two average ranks must differ (Demsar 2006); both count
+networks and need five of them. Reads records and nothing else.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Stability:
     """How alike a ranking of methods is at two budgets of one comparison.
 
     Attributes:
-        title: network and data.
+        title: network and data, and what trained it where several did.
         budgets: the two.
         methods: how many were ranked.
         left_out: how many others were run at both and lost seeds.
@@ -236,4 +236,4 @@ def _stability(
     low, high = interval_of(taus)
     first, second = top1.mean(axis=2)
     tau = kendall_tau(first, second)
-    return Stability(comparison.title, budgets, count, left_out, repeats, tau, low, high)
+    return Stability(comparison.heading, budgets, count, left_out, repeats, tau, low, high)

@@ -11,7 +11,7 @@ from benchmarks.analysis.effects import cluster_interval, overall_effects
 from benchmarks.records.cell import Model
 from benchmarks.tables.standing_table import standing_table
 from tests.benchmarks.analysis.test_standing import results
-from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 
 # Gains of x in points: 2 and 4 of the first seed of a, 6 and 8 of its second; 1 of b.
 GAINS = {
@@ -49,6 +49,42 @@ def test_an_effect_is_paired_by_network_budget_and_seed_and_each_network_counts_
     assert effect.mean == pytest.approx((0.05 + 0.01) / 2)
     assert (effect.networks, effect.tasks, effect.left_out) == (2, 3, 0)
     assert effect.interval == pytest.approx(cluster_interval([[0.03, 0.07], [0.01]]))
+
+
+def test_seeds_of_two_processors_are_seeds_of_one_network_and_never_averaged():
+    here = results({("a", 0.5): {"x": [0.6, 0.8], "uniform": [0.5, 0.5]}})
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    on_gpu = results(
+        {
+            ("a", 0.5): {"x": [0.9], "uniform": [0.5]},
+            ("a", 0.25): {"x": [0.3], "uniform": [0.1]},
+        },
+        device="cuda",
+    )
+    there = [each.model_copy(update={"environment": gpu}) for each in on_gpu]
+    other = results({("b", 0.5): {"x": [0.5], "uniform": [0.5]}})
+    (effect,) = overall_effects(compare([*here, *there, *other]))
+    # a: gains of 0.1 and 0.3 here, of 0.4 and 0.2 at two budgets of one seed there; b: none.
+    clusters = [[0.1, 0.3, 0.3], [0.0]]
+    assert effect.mean == pytest.approx((0.7 / 3 + 0.0) / 2)
+    assert (effect.networks, effect.tasks) == (2, 4)
+    assert effect.interval == pytest.approx(cluster_interval(clusters))
+
+
+def test_two_devices_that_timed_other_seeds_share_the_seeds_of_their_network():
+    here = results({("a", 0.5): {"x": [0.6, 0.8, 0.7], "uniform": [0.5, 0.5, 0.5]}})
+    by_two = [
+        each.model_copy(update={"fingerprint": name})
+        for name, seeds in (("cpu-1", (0, 1)), ("cpu-2", (1, 2)))
+        for each in here
+        if each.cell.seed in seeds
+    ]
+    other = results({("b", 0.5): {"x": [0.5], "uniform": [0.5]}})
+    comparisons = compare([*by_two, *other])
+    assert len(comparisons) == 3
+    (effect,) = overall_effects(comparisons)
+    assert effect.mean == pytest.approx((0.2 + 0.0) / 2) and effect.tasks == 2
+    assert effect.interval == pytest.approx(cluster_interval([[0.1, 0.3, 0.2], [0.0]]))
 
 
 def test_one_network_has_no_interval_over_networks_and_the_text_says_so():

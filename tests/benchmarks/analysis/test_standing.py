@@ -6,7 +6,7 @@ from benchmarks.analysis.effects import overall_effects
 from benchmarks.analysis.standing import average_ranks, stability
 from benchmarks.records.cell import Model
 from benchmarks.tables.standing_table import standing_table
-from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 
 
 def results(table, **changes):
@@ -30,6 +30,15 @@ def test_ranks_are_averaged_over_budgets_then_networks_and_ties_share_theirs():
     assert standing.methods == ("y", "x", "z")
     assert (standing.tasks, standing.networks) == (3, 2)
     assert standing.average.tolist() == [1.375, 1.625, 3.0]
+
+
+def test_rankings_of_one_network_on_two_processors_are_told_apart():
+    table = {("a", budget): {"x": [0.9], "y": [0.8], "z": [0.7]} for budget in (0.5, 0.25)}
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    there = [e.model_copy(update={"environment": gpu}) for e in results(table, device="cuda")]
+    titles = [each.title for each in stability(compare([*results(table), *there]))]
+    assert len(titles) == 2 and all(title.startswith("a on ") for title in titles)
+    assert sorted(title.endswith("trained on GPU 9") for title in titles) == [False, True]
 
 
 def test_a_method_that_failed_has_no_rank_and_one_that_was_not_run_leaves_the_task_out():
