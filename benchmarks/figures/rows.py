@@ -111,9 +111,10 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
         axis.tick_params(labelsize=LABEL_SIZE, length=2, pad=1.5)
         shown = [figure_text(label, SHORT_LABEL)]
         if len(comparisons) > 1:
-            is_told = len(networks) == len(comparisons)
+            is_told = len(networks) == len({each.title for each in comparisons})
             title = comparison.cell.model.title if is_told else comparison.title
-            shown.insert(0, figure_text(title, SHORT_LABEL))
+            trained = [comparison.trained_on] if comparison.has_other_trainer else []
+            shown = [figure_text(text, SHORT_LABEL) for text in (title, *trained)] + shown
         shown += [f"no mean at {row.budget}" for row in rows if row.lost]
         set_title(axis, "\n".join(shown), fontsize=LABEL_SIZE, color=look(rows[0].cell.method)[0])
     figure.suptitle("Keep ratio of channel groups in the network's order, by stage",

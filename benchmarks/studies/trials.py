@@ -198,16 +198,17 @@ def _mean_by_seed(found: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _find(test: Test, comparisons: Sequence[Comparison]) -> tuple[Comparison, Row] | None:
-    """The row of the method, from the newest protocol that has it."""
-    for comparison in sorted(comparisons, key=lambda each: -each.cell.protocol):
-        cell = comparison.cell
-        if (cell.model.title, cell.data.name) != (test.model, test.data):
-            continue
-        for row in comparison.rows:
-            is_asked = (row.cell.metric, row.cell.budget) == (test.metric, test.budget)
-            if is_asked and row.ok and test.method in _names(comparison, row):
-                return comparison, row
-    return None
+    """The row of the method, from the newest protocol that has it, with the most seeds."""
+    found = [
+        (comparison, row)
+        for comparison in comparisons
+        if (comparison.cell.model.title, comparison.cell.data.name) == (test.model, test.data)
+        for row in comparison.rows
+        if (row.cell.metric, row.cell.budget) == (test.metric, test.budget)
+        and row.ok
+        and test.method in _names(comparison, row)
+    ]
+    return max(found, key=lambda each: (each[0].cell.protocol, len(each[1].ok)), default=None)
 
 
 def _other(name: str, comparison: Comparison, row: Row) -> Row | None:
@@ -424,7 +425,7 @@ class _Begun:
 
 def _started(test: Test, comparison: Comparison, row: Row, control: str, number: str) -> _Begun:
     budget = f"{row.budget} of {row.cell.metric}"
-    setting = f"{test.method}, {comparison.title}, {budget}, {row.seeds}"
+    setting = f"{test.method}, {comparison.heading}, {budget}, {row.seeds}"
     return _Begun(setting, control, f"results/{test.folder}, protocol {row.cell.protocol}", number)
 
 

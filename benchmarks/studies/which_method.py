@@ -169,7 +169,7 @@ def _titled(
     told = counted(_most_seeds(comparison), "seed")
     parent = shown(comparison.parent_top1, ".1f", 100)
     table = markdown_table(headings, "l" + "r" * (len(headings) - 1), lines)
-    return f"**{comparison.title}**, {what}; {told}, parent {parent} %.\n\n{table}"
+    return f"**{comparison.heading}**, {what}; {told}, parent {parent} %.\n\n{table}"
 
 
 if __name__ == "__main__":

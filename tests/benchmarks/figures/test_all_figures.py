@@ -44,7 +44,7 @@ from benchmarks.records.cell import Model
 from benchmarks.records.join import joined
 from benchmarks.records.record import PhaseCost, Top1
 from benchmarks.records.runtime import Interval, Quartiles
-from tests.benchmarks.fabricate import cell, measured, record
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, measured, record
 from tests.benchmarks.machines import GPU, timing, trained
 
 RECORDS = [
@@ -122,6 +122,14 @@ def test_a_method_has_one_colour_and_marker_in_every_figure_and_panel(method):
         labels = [label for label in texts if method in label.get_text()]
         assert len(labels) == count
         assert {to_hex(label.get_color()) for label in labels} == {to_hex(colour)}
+
+
+def test_widths_of_one_network_on_two_processors_name_them():
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    there = record(cell=cell("taylor", device="cuda")).model_copy(update={"environment": gpu})
+    titles = [a.get_title() for a in kept_widths(compare([record("taylor"), there])).axes]
+    assert sum("GPU 9" in title for title in titles) == 1
+    assert len({*titles}) == 2 and all(title.startswith("tiny_net\n") for title in titles)
 
 
 def test_a_look_does_not_depend_on_who_else_is_drawn():

@@ -10,7 +10,7 @@ from benchmarks.records.cell import Data, Model, Schedule
 from benchmarks.records.files import write_record
 from benchmarks.studies.claims import Claim, claims_page, load_claims, try_claim
 from benchmarks.studies.trials import Verdict
-from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 from tests.benchmarks.figures.test_all_figures import SAMPLE
 
 ROOT = Path(__file__).parents[3]
@@ -65,6 +65,23 @@ def test_a_verdict_needs_three_seeds_and_an_interval_beyond_the_value(
 ):
     folder = results(*seeds("uniform", 0.50, 0.60, 0.70), *seeds("taylor", *top1))
     assert tried(claim(**limits), folder).verdict == verdict
+
+
+def test_of_two_processors_the_one_with_the_most_seeds_counts_and_is_named(results):
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+
+    def there(*records):
+        return [each.model_copy(update={"environment": gpu}) for each in records]
+
+    few = [*seeds("uniform", 0.5, 0.6), *seeds("taylor", 0.9, 0.8)]
+    on_gpu = {"device": "cuda"}
+    many = [
+        *seeds("uniform", 0.50, 0.60, 0.70, **on_gpu),
+        *seeds("taylor", 0.40, 0.51, 0.60, **on_gpu),
+    ]
+    outcome = tried(claim(), results(*few, *there(*many)))
+    assert outcome.verdict == "points the other way here"
+    assert "trained on GPU 9" in outcome.setting and "3 seeds" in outcome.setting
 
 
 def test_a_plain_verdict_needs_five_seeds(results):

@@ -6,7 +6,7 @@ from benchmarks.records.files import write_record
 from benchmarks.records.record import Record, Top1
 from benchmarks.studies.which_method import BLOCK, TUNED, UNTUNED, records_of, tables
 from benchmarks.tables.marked_blocks import block_of
-from tests.benchmarks.fabricate import ENVIRONMENT, record
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 
 ROOT = Path(__file__).parents[3]
 
@@ -52,6 +52,13 @@ def test_a_method_of_fewer_seeds_than_the_table_tells_them() -> None:
     assert "; 2 seeds, parent" in text
     names = [row[0] for row in rows(text)[1:]]
     assert names == ["bnp; 1 seed", "fpgm; 1 seed at 0.25"]
+
+
+def test_tables_of_two_processors_name_them() -> None:
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    there = record(cell=cell("bnp", device="cuda")).model_copy(update={"environment": gpu})
+    text = tables([], [record("bnp"), there])
+    assert text.count("trained on GPU 9**") == 1 and text.count("**, fine-tuned") == 2
 
 
 def test_the_page_is_that_of_the_published_records() -> None:
