@@ -2,13 +2,14 @@
 
 A contrast is confirmatory only if all records of its two sides carry it, seeds and all, and if all
 of these seeds ended; else it was named or changed after the first results, or is not finished. Each
-is tried on every network and data set, and Holm's correction goes over them all. Reads records and
+is tried on every network and data set, and Holm's correction goes over them all: tested or not, it
+counts once on each, and again where another processor's seeds confirm it as well. Reads records and
 nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.analysis.comparison import Comparison, Row
@@ -32,7 +33,7 @@ class Confirmed:
         gain: difference of final accuracies, paired by seed; None if it cannot be told.
         problem: why it is not confirmatory or cannot be told; empty if it is and can.
         p_value: Holm-corrected over all primary contrasts; 1 if there is no test.
-        family: how many primary contrasts there are.
+        family: how many primary contrasts the correction counts.
     """
 
     title: str
@@ -57,14 +58,34 @@ class Confirmed:
 def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
     """Every contrast that a record carries, in the order of the comparisons."""
     found = [
-        _confirmed(comparison, primary)
+        (comparison.title, _confirmed(comparison, primary))
         for comparison in distinct(comparisons)
         for primary in named_contrasts(comparison)
     ]
-    tests = [each.gain.p_value if each.gain and not each.problem else None for each in found]
+    family = _family(found)
+    tests = [found[place][1] for place in family]
+    p_values = holm(
+        [each.gain.p_value if each.gain and not each.problem else None for each in tests]
+    )
+    corrected = dict(zip(family, p_values, strict=True))
     return [
-        replace(each, p_value=p_value, family=len(found))
-        for each, p_value in zip(found, holm(tests), strict=True)
+        replace(each, p_value=corrected.get(place, 1.0), family=len(family))
+        for place, (_, each) in enumerate(found)
+    ]
+
+
+def _family(found: Sequence[tuple[str, Confirmed]]) -> list[int]:
+    """Places of the contrasts that Holm's correction counts, of those with their networks.
+
+    What another processor has only begun is no further test.
+    """
+    asked = [(title, each.primary) for title, each in found]
+    is_whole = [not each.problem for _, each in found]
+    whole = [key for key, is_tested in zip(asked, is_whole, strict=True) if is_tested]
+    return [
+        place
+        for place, key in enumerate(asked)
+        if is_whole[place] or (key not in whole and key not in asked[:place])
     ]
 
 

@@ -11,7 +11,7 @@ from benchmarks.records.cell import Model
 from benchmarks.records.contrast import Contrast, Primary
 from benchmarks.tables.contrast_lines import NONE, OTHERS, contrast_lines
 from benchmarks.tables.tables import to_latex, to_markdown, to_short_markdown
-from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 
 NAMED = Primary(contrast=Contrast(method="taylor", budget=0.5), metric="macs", seeds=(0, 1, 2))
 UNIFORM, TAYLOR = (0.50, 0.60, 0.70), (0.53, 0.635, 0.73)
@@ -48,6 +48,25 @@ def test_contrasts_on_several_networks_are_corrected_together():
     assert second.p_value == pytest.approx(2 * ttest_rel(TAYLOR, UNIFORM).pvalue)
     # What is called detectable is so by the test that is made, not by one at 5 %.
     assert second.detectable == estimate(np.subtract(TAYLOR, UNIFORM)).detectable(0.05 / 2)
+
+
+def on_gpu(records):
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    moved = [r.cell.model_copy(update={"device": "cuda"}) for r in records]
+    changes = [{"environment": gpu, "cell": cell} for cell in moved]
+    return [r.model_copy(update=update) for r, update in zip(records, changes, strict=True)]
+
+
+def test_what_another_processor_has_begun_is_no_further_test_and_what_it_ended_is():
+    raw = ttest_rel(TAYLOR, UNIFORM).pvalue
+    begun = [each for each in on_gpu(run()) if each.cell.seed < 2]
+    for there, p_values, family in ((begun, [raw, 1.0], 1), (on_gpu(run()), [2 * raw] * 2, 2)):
+        found = primary_contrasts(compare([*run(), *there]))
+        assert sorted(each.p_value for each in found) == pytest.approx(p_values)
+        assert {each.family for each in found} == {family}
+    both = [each for each in run() if each.cell.seed < 2]
+    found = primary_contrasts(compare([*both, *begun, *run(model="other")]))
+    assert [each.p_value for each in found if not each.problem] == pytest.approx([2 * raw])
 
 
 def test_records_that_carry_none_have_none():
