@@ -283,7 +283,7 @@ MAY_WRITE = {
 
 
 def writes(tree: ast.AST, lent: frozenset[str] = frozenset()) -> Iterator[ast.Call]:
-    """Calls that write, but for those on a path that `whole_file` lends."""
+    """Calls that write, but for those on a path that `whole_file` lends, or into memory."""
     for node in ast.iter_child_nodes(tree):
         inside = lent
         if isinstance(node, ast.With):
@@ -291,7 +291,7 @@ def writes(tree: ast.AST, lent: frozenset[str] = frozenset()) -> Iterator[ast.Ca
                 item.optional_vars.id
                 for item in node.items
                 if isinstance(item.context_expr, ast.Call)
-                and ast.unparse(item.context_expr.func) == "whole_file"
+                and ast.unparse(item.context_expr.func) in ("whole_file", "io.BytesIO")
                 and isinstance(item.optional_vars, ast.Name)
             }
         if isinstance(node, ast.Call) and is_write(node):
@@ -340,6 +340,8 @@ def test_files_are_written_whole_only() -> None:
         ("figure.savefig(path)", 1),
         ("with whole_file(path) as hidden:\n figure.savefig(hidden)", 0),
         ("with whole_file(path) as hidden:\n figure.savefig(path)", 1),
+        ("with io.BytesIO() as memory:\n figure.savefig(memory)", 0),
+        ("with io.BytesIO() as memory:\n figure.savefig(path)", 1),
         ("torch.save(a, path)\nframe.to_csv(path)\nsave_file(a, path)", 3),
     ],
 )

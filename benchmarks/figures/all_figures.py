@@ -286,9 +286,9 @@ def _write(
 def _png_on_dark(figure: Figure) -> bytes:
     """The figure on a dark ground, where it stays."""
     darken(figure)
-    written = io.BytesIO()
-    figure.savefig(written, format="png", dpi=figure.dpi)
-    return written.getvalue()
+    with io.BytesIO() as memory:
+        figure.savefig(memory, format="png", dpi=figure.dpi)
+        return memory.getvalue()
 
 
 def _numbers(values: object) -> str:
