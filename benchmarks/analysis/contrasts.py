@@ -2,8 +2,8 @@
 
 A contrast is confirmatory only if all records of its two sides carry it, seeds and all, and if all
 of these seeds ended; else it was named or changed after the first results, or is not finished. Each
-is tried on every network and data set, and Holm's correction goes over them all: tested or not, it
-counts once on each, and again where another processor's seeds confirm it as well. Reads records and
+is tried on every network and data set, and Holm's correction goes over them all: it counts once on
+each, finished or not, and again where another processor's seeds finish it, too. Reads records and
 nothing else.
 """
 

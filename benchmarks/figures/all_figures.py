@@ -284,7 +284,7 @@ def _write(
 
 @_collector_off()
 def _png_on_dark(figure: Figure) -> bytes:
-    """The figure on a dark ground, where it stays."""
+    """A PNG of the figure on a dark ground; the figure keeps the dark colours."""
     darken(figure)
     with io.BytesIO() as memory:
         figure.savefig(memory, format="png", dpi=figure.dpi)

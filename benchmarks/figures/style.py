@@ -150,7 +150,8 @@ def darken(figure: Figure) -> None:
     for key in (*_INKED, "grid.color"):
         hues[to_rgba(settings[key])] = to_rgba(DARK.settings[key])
 
-    def on_dark(colour: Any) -> Any:  # Any: as matplotlib has it, one or a row for each
+    def on_dark(colour: Any) -> Any:  # Any: as matplotlib has it
+        """One colour, or one of each row."""
         if np.ndim(colour) == 2:
             return [on_dark(each) for each in colour]
         if isinstance(colour, str) and colour == "none":

@@ -170,7 +170,7 @@ def plan_suite(
         device: where it is to run.
         data: folder of the sets that are read from files; cells are named after its content.
         methods: those whose cells are run now, as cells name them; all if empty. The others stay
-            planned: no control is longer before they have run.
+            planned, and the length of the longer controls is known only when they have run.
         is_run_here: whether peers whose packages are not installed are left out.
 
     Raises:

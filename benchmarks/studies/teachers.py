@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -48,16 +48,26 @@ class Task:
         cell: one of its cells.
         top1: by decision and finish.
         macs: the same of what the finish cost, a teacher's passes among it.
+        trained_on: name of the processor.
+        has_other_trainer: whether another processor trained this network, too.
     """
 
     cell: Cell
     top1: MutableMapping[tuple[str, str], Seeds]
     macs: MutableMapping[tuple[str, str], Seeds]
+    trained_on: str
+    has_other_trainer: bool = False
+
+    @property
+    def network(self) -> str:
+        """Network and data, and the processor if another one trained the network, too."""
+        trained = f", trained on {self.trained_on}" if self.has_other_trainer else ""
+        return f"{self.cell.model.title} on {self.cell.data.name}{trained}"
 
     @property
     def title(self) -> str:
-        """Network, data and budget."""
-        return f"{self.cell.model.title} on {self.cell.data.name}, {self.cell.budget:g} of the MACs"
+        """The same, and the budget."""
+        return f"{self.network}, {self.cell.budget:g} of the MACs"
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -126,11 +136,16 @@ def tasks_of(records: Sequence[Record]) -> list[Task]:
             continue
         held = cell.model_copy(update={"distill": 0.0})
         key = (held.comparison, record.trained_on, record.timed_by, cell.metric, cell.budget)
-        task = found.setdefault(key, Task(cell, defaultdict(dict), defaultdict(dict)))
+        empty = Task(cell, defaultdict(dict), defaultdict(dict), record.trained_on)
+        task = found.setdefault(key, empty)
         for finish, accuracy, phase in _finishes(record):
             task.top1[cell.method, finish][cell.seed] = accuracy
             task.macs[cell.method, finish][cell.seed] = spent_macs(record, [phase])
     whole = [task for task in found.values() if task.is_whole]
+    trainers: dict[str, set[str]] = defaultdict(set)
+    for task in whole:
+        trainers[task.network].add(task.trained_on)
+    whole = [replace(task, has_other_trainer=len(trainers[task.network]) > 1) for task in whole]
     return sorted(whole, key=lambda task: (task.cell.model.name, -task.cell.budget))
 
 
@@ -173,13 +188,12 @@ def page(tasks: Sequence[Task]) -> str:
 
 
 def _by_network(tasks: Sequence[Task]) -> Iterator[tuple[str, list[Task]]]:
-    titles = {task.cell.model.title: None for task in tasks}
-    for title in titles:
-        group = [task for task in tasks if task.cell.model.title == title]
+    for network in dict.fromkeys(task.network for task in tasks):
+        group = [task for task in tasks if task.network == network]
         counts = sorted({len(task.seeds) for task in group})
         told = " or ".join(map(str, counts))
         seeds = "one seed" if counts == [1] else f"{told} seeds"
-        yield f"{title} on {group[0].cell.data.name}, {seeds}", group
+        yield f"{network}, {seeds}", group
 
 
 def _table(tasks: Iterable[Task]) -> str:

@@ -16,7 +16,7 @@ from benchmarks.studies.teachers import (
     page,
     tasks_of,
 )
-from tests.benchmarks.fabricate import cell, record
+from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
 
 PLAIN_TOP1 = {"uniform": 0.80, "bnp": 0.82, "knapsack": 0.79}
 TAUGHT_TOP1 = {"uniform": 0.83, "bnp": 0.84, "knapsack": 0.83}
@@ -53,6 +53,25 @@ def test_each_finish_is_taken_from_its_record_and_paired_by_seed() -> None:
         found = task.gain("bnp", finish, base)
         assert found is not None and found.mean == pytest.approx(gain)
         assert found.sd == pytest.approx(0.0, abs=1e-12)
+
+
+def test_one_network_on_two_processors_has_two_tables_that_name_them() -> None:
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    there = [
+        each.model_copy(
+            update={
+                "id": f"{each.id}-there",
+                "cell": each.cell.model_copy(update={"device": "cuda"}),
+                "environment": gpu,
+            }
+        )
+        for each in all_records()
+    ]
+    tasks = tasks_of([*all_records(), *there])
+    headings = [line for line in page(tasks).splitlines() if line.startswith("## ")]
+    assert len(headings) == len({*headings}) == 2
+    assert sum("trained on GPU 9, 3 seeds" in heading for heading in headings) == 1
+    assert len({task.title for task in tasks}) == len(tasks) == 2
 
 
 def test_what_each_finish_costs_stands_beside_it() -> None:
