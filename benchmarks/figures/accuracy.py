@@ -54,6 +54,8 @@ SHOWN_THROUGH = 0.6
 """Opacity of whiskers."""
 WIDENED = 1.5
 """How much longer than the data an axis may be to hold the parent."""
+HEADROOM = 0.12
+"""Of an axis up to its highest whisker, what is added where a word on the parent stands above."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ def _figure(panels: Sequence[Panel]) -> Figure:
 
 def _heading(panel: Panel) -> str:
     """Title of a panel and, below it, what stands behind its points and what has none."""
-    title = figure_text(panel.comparison.heading)
+    title = textwrap.fill(figure_text(panel.comparison.heading), NOTE_WIDTH)
     notes = (title, _seeds(panel), panel.note, _lost(panel.comparison), _noise(panel))
     return "\n".join(filter(None, notes))
 
@@ -361,7 +363,6 @@ def _limit(axis: Axes, panel: Panel) -> None:
         xs += [value / 1e6 for point in points if (value := getattr(point, panel.published))]
     if not xs:
         return
-    _limit_accuracy(axis, panel)
     low, high = min(xs), max(xs)
     parent = _parent_place(panel)
     near = parent[0] if parent and parent[0] is not None else low
@@ -370,6 +371,7 @@ def _limit(axis: Axes, panel: Panel) -> None:
     room = max(0.08 * (high - low), 0.02 * abs(high))
     room = room or 1.0  # nothing was spent anywhere
     axis.set_xlim(low - room, high + room)
+    _limit_accuracy(axis, panel)
 
 
 def _limit_accuracy(axis: Axes, panel: Panel) -> None:
@@ -382,7 +384,14 @@ def _limit_accuracy(axis: Axes, panel: Panel) -> None:
         ys.append(parent[1] / 100)
     low, high = 100 * min(ys), 100 * max(ys)
     room = max(0.06 * (high - low), 0.2)
-    axis.set_ylim(low - room, high + 1.5 * room)  # a word stands above the parent's line
+    low, high = low - room, high + room
+    axis.set_ylim(low, high + HEADROOM * (high - low) * _has_word(axis, panel))
+
+
+def _has_word(axis: Axes, panel: Panel) -> bool:
+    """Whether the parent has a line and no place on the horizontal axis, so a word says where."""
+    parent = _parent_place(panel)
+    return parent is not None and (parent[0] is None or not _is_inside(axis, parent[0]))
 
 
 def _is_inside(axis: Axes, x: float) -> bool:
@@ -401,7 +410,7 @@ def _parent_place(panel: Panel) -> tuple[float | None, float] | None:
 
 
 def _draw_parent(axis: Axes, panel: Panel) -> None:
-    """A line at its accuracy, and a star at its cost or a word on where that is."""
+    """A line at its accuracy, and a star at its cost or, above all else, a word on where that is."""
     parent = _parent_place(panel)
     if parent is None:
         return
@@ -415,9 +424,9 @@ def _draw_parent(axis: Axes, panel: Panel) -> None:
     axis.annotate(
         f"parent{where} \N{RIGHTWARDS ARROW}" if where and is_right
         else f"\N{LEFTWARDS ARROW} parent{where}" if where else "parent",
-        (1.0 if is_right else 0.0, y), xycoords=("axes fraction", "data"),
-        xytext=(-3 if is_right else 3, 2), textcoords="offset points",
-        ha="right" if is_right else "left", va="bottom", fontsize=7, color=ink(),
+        (1.0 if is_right else 0.0, 1.0), xycoords="axes fraction",
+        xytext=(-3 if is_right else 3, -3), textcoords="offset points",
+        ha="right" if is_right else "left", va="top", fontsize=7, color=ink(),
     )  # fmt: skip
 
 

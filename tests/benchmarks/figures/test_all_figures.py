@@ -372,6 +372,22 @@ def test_an_axis_ends_where_the_data_do_and_a_far_parent_is_a_word():
     assert star.get_xdata()[0] == 1 < near.get_xlim()[1] and not near.texts
 
 
+@pytest.mark.parametrize("above", [0.01, 0.05, 0.15])
+def test_nothing_is_drawn_through_the_word_on_the_parent(above):
+    controls = [record(cell=cell("parent", 1.0), top1=0.8 + above / 2)]
+    controls += [record(cell=cell("uniform", 0.5, s, longer=4), top1=0.8 + s * above)
+                 for s in (0, 1)]  # fmt: skip
+    figure = accuracy_against_macs(compare([record("taylor", 0.25), *controls]))
+    (axis,) = figure.axes
+    figure.draw_without_rendering()
+    (word,) = axis.texts
+    box = word.get_window_extent()
+    assert axis.bbox.y0 < box.y0 and box.y1 < axis.bbox.y1
+    drawn = [line.get_window_extent() for line in axis.get_lines()]
+    drawn += [bars.get_window_extent() for bars in axis.collections]
+    assert len(drawn) > 4 and not [each for each in drawn if each.y1 >= box.y0]
+
+
 def test_every_point_and_whisker_lies_within_its_axes():
     seeds = [record(m, b, s, top1=t + s / 10) for m, t in (("taylor", 0.2), ("fpgm", 0.6))
              for b in (0.25, 0.5) for s in (0, 1)]  # fmt: skip
