@@ -26,6 +26,8 @@ from benchmarks.analysis.uncertainty import LEVEL
 __all__ = ["FEWEST_NETWORKS", "Stability", "Standing", "average_ranks", "stability"]
 
 RESAMPLES = 1000
+DECIMALS = 9
+"""Of a mean accuracy; further ones are rounding, and would break ties."""
 
 FEWEST_NETWORKS = 5
 """Independent tasks below which neither test is made."""
@@ -198,12 +200,17 @@ def _tasks(comparison: Comparison, names: Mapping[str, str]) -> Iterator[dict[st
 
 def _ranks(rows: Sequence[Row]) -> np.ndarray:
     """Ranks from 1 for the best mean accuracy over common seeds, ties shared, shape (methods,)."""
-    from scipy.stats import rankdata  # slow to import
-
     seeds = sorted(shared_seeds(rows))
-    means = [np.mean([row.top1_by_seed[seed] for seed in seeds]) for row in rows]
-    ranks: np.ndarray = rankdata(np.negative(means))
+    means = _means([[row.top1_by_seed[seed] for seed in seeds] for row in rows])
+    ahead, alike = means[:, None] < means, means[:, None] == means
+    ranks: np.ndarray = ahead.sum(axis=1) + (alike.sum(axis=1) + 1) / 2
     return ranks
+
+
+def _means(top1: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    """Means over the last axis; alike where only the order of their numbers makes a last bit."""
+    means: np.ndarray = np.round(np.mean(top1, axis=-1), DECIMALS)
+    return means
 
 
 def _is_uneven(rows: Sequence[Row]) -> bool:
@@ -231,9 +238,9 @@ def _stability(
     taus = np.empty(RESAMPLES)
     for place, way in enumerate(ways):
         chosen = which.ravel() == place
-        first, second = top1[:, :, way].mean(axis=2)
+        first, second = _means(top1[:, :, way])
         taus[chosen] = kendall_taus(first, second, counts[chosen])
     low, high = interval_of(taus)
-    first, second = top1.mean(axis=2)
+    first, second = _means(top1)
     tau = kendall_tau(first, second)
     return Stability(comparison.heading, budgets, count, left_out, repeats, tau, low, high)

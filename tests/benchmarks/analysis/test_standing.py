@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.effects import overall_effects
@@ -30,6 +31,16 @@ def test_ranks_are_averaged_over_budgets_then_networks_and_ties_share_theirs():
     assert standing.methods == ("y", "x", "z")
     assert (standing.tasks, standing.networks) == (3, 2)
     assert standing.average.tolist() == [1.375, 1.625, 3.0]
+
+
+def test_the_last_bit_of_a_sum_breaks_no_tie():
+    sums = {"x": [0.1, 0.2, 0.3], "y": [0.3, 0.2, 0.1], "z": [0.0, 0.0, 0.0]}
+    assert len({float(np.mean(values)) for values in sums.values()}) == 3
+    apart = {"x": [0.5] * 3, "y": [0.4] * 3, "z": [0.3] * 3}
+    comparisons = compare(results({("a", 0.5): sums, ("a", 0.25): apart}))
+    assert sorted(average_ranks(comparisons).average.tolist()) == [1.25, 1.75, 3.0]
+    (found,) = stability(comparisons)
+    assert found.tau == pytest.approx(kendalltau([2, 2, 1], [3, 2, 1]).statistic)
 
 
 def test_rankings_of_one_network_on_two_processors_are_told_apart():
