@@ -8,7 +8,7 @@ one budget. Reads records and nothing else.
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,14 +16,12 @@ from benchmarks.analysis.names import (
     method_name,
     settings_of,
     short_name,
-    told_epochs,
     told_settings,
 )
 from benchmarks.analysis.uncertainty import ERROR, Estimate, differences, estimate, holm
 from benchmarks.records.cell import REFERENCE, Cell
 from benchmarks.records.files import current_records
 from benchmarks.records.join import network_key
-from benchmarks.records.plain import counted
 from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
@@ -63,11 +61,14 @@ class Row:
 
     A row that lost a seed has no mean: which seeds fail depends on the method, so the mean of the
     others is one of something else.
+
+    `earlier` are records of its cells that ended well and were replaced since.
     """
 
     cell: Cell
     records: tuple[Record, ...]
     uniform: Mapping[int, float] | None = None
+    earlier: tuple[Record, ...] = ()
 
     @cached_property
     def ok(self) -> tuple[Record, ...]:
@@ -152,6 +153,8 @@ class Comparison:
         cell: one of the cells.
         hardware: that timed the networks, or else trained them, with its fingerprint if it has one.
         rows: one for each method and budget.
+        has_other_data: whether another one has data of the same name, but not the same.
+        has_other_protocol: whether one of the same title is of another protocol.
         has_other_trainer: whether another processor trained a comparison of the same title, too.
         has_other_timer: whether other hardware timed one of the same title and training.
     """
@@ -159,14 +162,25 @@ class Comparison:
     cell: Cell
     hardware: str
     rows: tuple[Row, ...]
+    has_other_data: bool = False
+    has_other_protocol: bool = False
     has_other_trainer: bool = False
     has_other_timer: bool = False
 
     @property
+    def network(self) -> tuple[str, ...]:
+        """Names the network with its data, these by content: what is drawn as one cluster."""
+        data = self.cell.data
+        return self.cell.model.title, data.name, data.digest or ""
+
+    @property
     def title(self) -> str:
-        """Network and data, and whether the common loss has a teacher."""
+        """Network and data, whether the common loss has a teacher, and what else tells it apart."""
+        data = self.cell.data
+        content = f" {data.digest or 'of unknown content'}" if self.has_other_data else ""
         taught = " with distillation" if self.cell.distill else ""
-        return f"{self.cell.model.title} on {self.cell.data.name}{taught}"
+        rules = f", protocol {self.cell.protocol}" if self.has_other_protocol else ""
+        return f"{self.cell.model.title} on {data.name}{content}{taught}{rules}"
 
     @property
     def trained_on(self) -> str:
@@ -233,34 +247,6 @@ class Comparison:
         return _mean(self.timed, lambda record: control_speedup(record, smallest))
 
     @property
-    def caption(self) -> str:
-        """What was held equal, in a sentence or two."""
-        records = self.ok
-        digest = self.cell.model.weights
-        start = f" started from weights {digest}," if digest else ""
-        sentences = [
-            f"Parent{start} trained for {told_epochs(self.cell.parent)}, every pruned network "
-            f"fine-tuned for {told_epochs(self.cell.finetune)}{self._loss}."
-        ]
-        if records and (size := records[0].size):
-            top1 = self.parent_top1
-            sentences.insert(
-                0,
-                f"Parent: {size.full_macs:,} MACs, {size.full_params:,} parameters, top-1 "
-                f"{top1.shown('.1f', 100) + ' %' if top1 else 'unknown'}.",
-            )
-            sentences.append(_where(records, self.hardware))
-        return " ".join(sentences)
-
-    @property
-    def _loss(self) -> str:
-        """The common loss, in words; protocol 1 had none."""
-        if self.cell.protocol < 2:
-            return ""
-        taught = f" and {self.cell.distill:g} x distillation of the parent's logits"
-        return f" with cross-entropy{taught if self.cell.distill else ''}"
-
-    @property
     def parent_top1(self) -> Estimate | None:
         """Test accuracy of the unpruned networks, one for each seed."""
         found = {record.cell.seed: record.top1.parent for record in self.ok}
@@ -270,13 +256,19 @@ class Comparison:
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
     """Group records into comparisons and rows, in the order of model, data and device."""
+    records = [record for record in records if record.cell.sample is None]  # no part of a ranking
+    current = current_records(records)
     groups: dict[tuple[str, str, str], list[Record]] = {}
-    for record in current_records(list(records)):
-        if record.cell.sample is not None:
-            continue  # part of a ranking
+    for record in current:
         place = (record.cell.comparison, record.trained_on, record.timed_by)
         groups.setdefault(place, []).append(record)
-    return sorted(_told_apart([_comparison(group) for group in groups.values()]), key=_order)
+    counted_ids = {record.id for record in current}
+    earlier: dict[str, list[Record]] = {}
+    for record in records:
+        if record.status == "ok" and record.id not in counted_ids:
+            earlier.setdefault(record.cell.key, []).append(record)
+    found = [_comparison(group, earlier) for group in groups.values()]
+    return sorted(_told_apart(found), key=_order)
 
 
 def hardware(record: Record) -> str:
@@ -331,12 +323,17 @@ def one_a_seed(records: Iterable[Record]) -> list[Record]:
     ]
 
 
-def _comparison(records: Sequence[Record]) -> Comparison:
+def _comparison(records: Sequence[Record], earlier: Mapping[str, Sequence[Record]]) -> Comparison:
+    """Rows from the current records of one comparison, and from the replaced ones by cell."""
     variants: dict[str, list[Record]] = {}
     for record in one_a_seed(records):
         variants.setdefault(record.cell.variant, []).append(record)
     alone = [
-        Row(group[0].cell, tuple(sorted(group, key=lambda r: r.cell.seed)))
+        Row(
+            group[0].cell,
+            tuple(sorted(group, key=lambda r: r.cell.seed)),
+            earlier=tuple(old for record in group for old in earlier.get(record.cell.key, ())),
+        )
         for group in variants.values()
     ]
     uniform = {
@@ -351,20 +348,27 @@ def _comparison(records: Sequence[Record]) -> Comparison:
 
 
 def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same, each knowing whether processor or hardware must be named in its heading."""
-    trainers: dict[str, set[str]] = {}
-    timers: dict[tuple[str, str], set[str]] = {}
+    """The same, each knowing what its heading must name to tell it from the others."""
+    several = _several(comparisons, lambda each: each.network[:2], lambda each: each.network)
+    found = [replace(e, has_other_data=e.network[:2] in several) for e in comparisons]
+    several = _several(found, lambda each: each.title, lambda each: each.cell.protocol)
+    found = [replace(e, has_other_protocol=e.title in several) for e in found]
+    several = _several(found, lambda each: each.title, lambda each: each.trained_on)
+    found = [replace(e, has_other_trainer=e.title in several) for e in found]
+    several = _several(found, lambda e: (e.title, e.trained_on), lambda each: each.hardware)
+    return [replace(e, has_other_timer=(e.title, e.trained_on) in several) for e in found]
+
+
+def _several(
+    comparisons: Iterable[Comparison],
+    shared: Callable[[Comparison], Hashable],
+    own: Callable[[Comparison], Hashable],
+) -> set[Hashable]:
+    """What comparisons share that differ in something else."""
+    found: dict[Hashable, set[Hashable]] = {}
     for each in comparisons:
-        trainers.setdefault(each.title, set()).add(each.trained_on)
-        timers.setdefault((each.title, each.trained_on), set()).add(each.hardware)
-    return [
-        replace(
-            each,
-            has_other_trainer=len(trainers[each.title]) > 1,
-            has_other_timer=len(timers[each.title, each.trained_on]) > 1,
-        )
-        for each in comparisons
-    ]
+        found.setdefault(shared(each), set()).add(own(each))
+    return {name for name, values in found.items() if len(values) > 1}
 
 
 def _order(each: Comparison) -> tuple[str, ...]:
@@ -399,35 +403,6 @@ def _top1(row: Row, seeds: Collection[int]) -> float:
     """Mean accuracy over some seeds, over its own if there are none; least where it has none."""
     known = [top1 for seed, top1 in row.top1_by_seed.items() if seed in seeds or not seeds]
     return statistics.fmean(known) if known else -math.inf
-
-
-def _where(records: Sequence[Record], hardware: str) -> str:
-    record = next((each for each in records if each.latency), records[0])
-    if not record.latency:
-        is_elsewhere = record.timed_on is not None  # where only others of them were timed
-        return f"Trained on {record.trained_on}." if is_elsewhere else f"Run on {hardware}."
-    measured = record.latency[0]
-    threads = counted(measured.threads, "thread")
-    environment = record.timed_on.environment if record.timed_on else record.environment
-    workers = {each.environment.workers for each in records}
-    trained = f"Trained on {record.trained_on}"
-    if workers != {environment.workers}:
-        trained = f"{trained}, {_beside(workers)}. "
-    else:
-        trained = "" if record.trained_on == record.processor else f"{trained}. "
-    return (
-        f"{trained}Latency on {hardware}, {threads}, {measured.dtype}, "
-        f"{measured.memory_format}, {_beside({environment.workers})}; "
-        "speed-up is the parent's time over the pruned network's, median of paired rounds."
-    )
-
-
-def _beside(workers: Collection[int]) -> str:
-    """How many cells ran at once."""
-    low, high = min(workers), max(workers)
-    if high == 1:
-        return "one cell at a time"
-    return f"{high if low == high else f'{low} to {high}'} cells side by side"
 
 
 def share(record: Record, metric: str) -> float | None:

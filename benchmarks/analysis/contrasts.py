@@ -1,15 +1,15 @@
 """Primary contrasts: what records say of the comparisons that were named before they were made.
 
-A contrast is confirmatory only if all records of its two sides carry it, seeds and all, and if all
-of these seeds ended; else it was named or changed after the first results, or is not finished. Each
-is tried on every network and data set, and Holm's correction goes over them all: it counts once on
-each, finished or not, and again where another processor's seeds finish it, too. Reads records and
-nothing else.
+A contrast is confirmatory only if all records of its two sides carry it, seeds and all, those that
+were replaced since among them, and if all of these seeds ended; else it was named or changed after
+the first results, or is not finished. Each is tried on every network and data set, and Holm's
+correction goes over them all: it counts once on each, finished or not, and again where another
+processor's seeds finish it, too. Reads records and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.analysis.comparison import Comparison, Row
@@ -58,7 +58,7 @@ class Confirmed:
 def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
     """Every contrast that a record carries, in the order of the comparisons."""
     found = [
-        (comparison.title, _confirmed(comparison, primary))
+        ((comparison.network, comparison.cell.distill), _confirmed(comparison, primary))
         for comparison in distinct(comparisons)
         for primary in named_contrasts(comparison)
     ]
@@ -74,12 +74,12 @@ def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
     ]
 
 
-def _family(found: Sequence[tuple[str, Confirmed]]) -> list[int]:
+def _family(found: Sequence[tuple[Hashable, Confirmed]]) -> list[int]:
     """Places of the contrasts that Holm's correction counts, of those with their networks.
 
     What another processor has only begun is no further test.
     """
-    asked = [(title, each.primary) for title, each in found]
+    asked = [(network, each.primary) for network, each in found]
     is_whole = [not each.problem for _, each in found]
     whole = [key for key, is_tested in zip(asked, is_whole, strict=True) if is_tested]
     return [
@@ -124,7 +124,7 @@ def _row(comparison: Comparison, primary: Primary, arm: Arm) -> Row | None:
 
 def _problem(comparison: Comparison, primary: Primary, rows: list[Row]) -> str:
     """Why the rows do not confirm anything; empty if they do."""
-    records: list[Record] = [record for row in rows for record in row.records]
+    records: list[Record] = [r for row in rows for r in (*row.records, *row.earlier)]
     others = sum(primary not in record.primary for record in records)
     if others:
         return (

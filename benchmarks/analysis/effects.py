@@ -4,12 +4,13 @@ An effect is a difference of final accuracies paired by network, data, budget an
 what varies most, and the budgets and seeds of one network share its weights and its data; so an
 interval is that of a bootstrap which draws networks, then seeds in each of them, and keeps all
 budgets of a seed together. What two kinds of processors trained, or two recipes, is one network:
-its seeds are those of both, since a seed is another parent there. Reads records and nothing else.
+its seeds are those of both, since a seed is another parent there. Records of an earlier protocol
+than others are left out. Reads records and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,14 @@ from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.analysis.names import short_name
 from benchmarks.analysis.uncertainty import LEVEL, RESAMPLES
 
-__all__ = ["Effect", "cluster_interval", "distinct", "names_over", "overall_effects"]
+__all__ = [
+    "Effect",
+    "cluster_interval",
+    "distinct",
+    "names_over",
+    "of_one_protocol",
+    "overall_effects",
+]
 
 
 @dataclass(frozen=True)
@@ -45,17 +53,24 @@ class Effect:
 def overall_effects(comparisons: Iterable[Comparison]) -> list[Effect]:
     """The effect of every method that has a gain, the largest first.
 
-    Methods with tasks left out come last: their means are over other tasks than the others'.
+    Methods that lost tasks, or were run on fewer of them, come last: their means are over other
+    tasks than the others'.
     """
     rows: dict[str, list[tuple[Comparison, Row]]] = {}
-    kept = distinct(comparisons)
+    kept = of_one_protocol(distinct(comparisons))
     names = names_over(kept)
     for comparison in kept:
         for row in comparison.rows:
             if row.is_compared:
                 rows.setdefault(names[row.method], []).append((comparison, row))
     effects = [effect for name, found in rows.items() if (effect := _effect(name, found))]
-    return sorted(effects, key=_order)
+    tasks = {name: len(_tasks(found)) for name, found in rows.items()}
+
+    def order(effect: Effect) -> tuple[bool, float, str]:
+        has_all = tasks[effect.method] == max(tasks.values()) and not effect.left_out
+        return not has_all, -effect.mean, effect.method
+
+    return sorted(effects, key=order)
 
 
 def names_over(comparisons: Iterable[Comparison]) -> dict[str, str]:
@@ -67,8 +82,11 @@ def names_over(comparisons: Iterable[Comparison]) -> dict[str, str]:
     return {method: short_name(cell, cells.values()) for method, cell in cells.items()}
 
 
-def _order(effect: Effect) -> tuple[bool, float, str]:
-    return effect.left_out > 0, -effect.mean, effect.method
+def of_one_protocol(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """The comparisons of the latest protocol among them: no number of another one is beside it."""
+    comparisons = list(comparisons)
+    latest = max((each.cell.protocol for each in comparisons), default=0)
+    return [each for each in comparisons if each.cell.protocol == latest]
 
 
 def distinct(comparisons: Iterable[Comparison]) -> list[Comparison]:
@@ -105,13 +123,13 @@ def cluster_interval(clusters: Sequence[Sequence[float]]) -> tuple[float, float]
 
 def _effect(name: str, rows: Sequence[tuple[Comparison, Row]]) -> Effect | None:
     """The effect of one method from its rows and the comparisons that they are of."""
-    trained_alike: dict[tuple[str, ...], list[Row]] = {}  # whatever timed them
+    trained_alike: dict[tuple[tuple[str, ...], str, str], list[Row]] = {}  # whatever timed them
     for comparison, row in rows:
-        place = (comparison.title, comparison.cell.comparison, comparison.trained_on)
+        place = (comparison.network, comparison.cell.comparison, comparison.trained_on)
         trained_alike.setdefault(place, []).append(row)
-    clusters: dict[str, list[float]] = {}
+    clusters: dict[tuple[str, ...], list[float]] = {}
     tasks = left_out = 0
-    for (title, *_), found in trained_alike.items():
+    for (network, *_), found in trained_alike.items():
         gains: dict[tuple[str, float], dict[int, float]] = {}
         for row in found:
             if gain := row.gain_by_seed:
@@ -119,12 +137,17 @@ def _effect(name: str, rows: Sequence[tuple[Comparison, Row]]) -> Effect | None:
         tasks += len(gains)
         left_out += len({_budget(row) for row in found} - gains.keys())
         if gains:
-            clusters.setdefault(title, []).extend(_seed_means([*gains.values()]))
+            clusters.setdefault(network, []).extend(_seed_means([*gains.values()]))
     if not clusters:
         return None
     interval = cluster_interval([*clusters.values()]) if len(clusters) > 1 else None
     mean = float(np.mean([np.mean(values) for values in clusters.values()]))
     return Effect(name, mean, interval, len(clusters), tasks, left_out)
+
+
+def _tasks(rows: Iterable[tuple[Comparison, Row]]) -> set[Hashable]:
+    """Networks with budgets that have a gain, on whatever processor."""
+    return {(each.network, _budget(row)) for each, row in rows if row.gain_by_seed}
 
 
 def _budget(row: Row) -> tuple[str, float]:

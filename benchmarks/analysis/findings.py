@@ -15,7 +15,7 @@ from benchmarks.analysis.comparison import Comparison, compare
 from benchmarks.analysis.effects import Effect, overall_effects
 from benchmarks.analysis.ranking import Ranking, collect_rankings
 from benchmarks.analysis.standing import Stability, Standing, average_ranks, stability
-from benchmarks.records.files import Unread
+from benchmarks.records.files import Unread, current_records
 from benchmarks.records.record import Record
 
 __all__ = ["Findings"]
@@ -65,14 +65,14 @@ class Findings:
 
     @cached_property
     def by_device(self) -> Mapping[str, Findings]:
-        """The same for the records of each device alone, by its name and fingerprint.
+        """The same for the current records of each device alone, by its name and fingerprint.
 
         Records without times have one device for each processor, named by the first of them; see
         `benchmarks.analysis.comparison.compare`.
         """
         devices: dict[str, list[Record]] = {}
         untimed: dict[str, str] = {}
-        for record in self.records:
+        for record in current_records(self.records):  # no device brings a replaced one back
             name = record.runs_on
             if not record.timed_by and record.cell.sample is None:
                 name = untimed.setdefault(record.processor, name)

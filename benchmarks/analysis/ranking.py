@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.analysis.comparison import spent_macs, spent_seconds
 from benchmarks.analysis.names import short_name
+from benchmarks.analysis.uncertainty import mean_accuracies
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import current_records
 from benchmarks.records.record import Record
@@ -93,14 +94,14 @@ class Ranking:
         truths = list(self.truth.values())
         if len(truths) < 2:
             return None
-        others = [np.mean(truths[:i] + truths[i + 1 :], axis=0) for i in range(len(truths))]
+        seeds = range(len(truths))
+        others = [mean_accuracies(truths[:i] + truths[i + 1 :], axis=0) for i in seeds]
         return agreement(truths, others)
 
     @property
     def mean_truth(self) -> np.ndarray:
         """Accuracy over the seeds, shape (count,)."""
-        mean: np.ndarray = np.mean(list(self.truth.values()), axis=0)
-        return mean
+        return mean_accuracies(list(self.truth.values()), axis=0)
 
     @property
     def title(self) -> str:

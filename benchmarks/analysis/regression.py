@@ -146,23 +146,13 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
     bases = [record for record in current_records(list(base)) if record.status == "ok"]
     news = current_records(list(new))
     old, now = ({record.cell.key: record for record in side} for side in (bases, news))
-    # Times are compared on every device that both sides have.
-    places = {(record.cell.key, record.runs_on): record for record in news}
-    copies: dict[str, list[Pair]] = {}
-    for record in bases:
-        key = record.cell.key
-        if (beside := places.get((key, record.runs_on))) is not None:
-            old[key], now[key] = record, beside
-            copies.setdefault(key, []).append(Pair(record, beside))
     if not old:
         raise ValueError(
             "the base has no record that ended well, so there is nothing to hold on to"
         )
-    pairs = [
-        Pair(record, now[key], tuple(copies.get(key, ())))
-        for key, record in old.items()
-        if key in now
-    ]
+    pairs = _on_one_processor(bases, news)
+    paired = {pair.base.cell.key for pair in pairs}
+    pairs += [Pair(record, now[key]) for key, record in old.items() if key in {*now} - paired]
     if not pairs:
         raise ValueError(f"the two sets share no cell; {_difference(old, now)}")
     missing = [record for key, record in old.items() if key not in now]
@@ -175,6 +165,26 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
             f"(the first: {first}{why}); run them, or compare what both have with --partial"
         )
     return pairs
+
+
+def _on_one_processor(bases: Iterable[Record], news: Iterable[Record]) -> list[Pair]:
+    """Pairs of the cells that one kind of processor trained on both sides, once for each kind.
+
+    Times are compared on every device that both sides have.
+    """
+    there: dict[tuple[str, str], dict[str, Record]] = {}
+    for record in news:
+        there.setdefault((record.cell.key, record.trained_on), {})[record.runs_on] = record
+    found: dict[tuple[str, str], Pair] = {}
+    for record in bases:
+        place = (record.cell.key, record.trained_on)
+        if (timed := there.get(place)) is None:
+            continue
+        last = found.setdefault(place, Pair(record, [*timed.values()][-1]))
+        if (beside := timed.get(record.runs_on)) is not None:
+            copies = (*last.copies, Pair(record, beside))
+            found[place] = Pair(record, beside, copies)
+    return [*found.values()]
 
 
 def compare_sets(

@@ -19,16 +19,13 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.analysis.comparison import Comparison, Row, shared_seeds
-from benchmarks.analysis.effects import distinct, names_over
+from benchmarks.analysis.effects import distinct, names_over, of_one_protocol
 from benchmarks.analysis.ranking import drawn_counts, interval_of, kendall_tau, kendall_taus
-from benchmarks.analysis.uncertainty import LEVEL
+from benchmarks.analysis.uncertainty import LEVEL, mean_accuracies
 
 __all__ = ["FEWEST_NETWORKS", "Stability", "Standing", "average_ranks", "stability"]
 
 RESAMPLES = 1000
-DECIMALS = 9
-"""Of a mean accuracy; further ones are rounding, and would break ties."""
-
 FEWEST_NETWORKS = 5
 """Independent tasks below which neither test is made."""
 
@@ -144,22 +141,22 @@ def average_ranks(comparisons: Iterable[Comparison]) -> Standing | None:
     Returns:
         None if there are no two tasks that have the same methods, or no two methods with ranks.
     """
-    kept = distinct(comparisons)
+    kept = of_one_protocol(distinct(comparisons))
     called = names_over(kept)
-    tasks = [(each.title, task) for each in kept for task in _tasks(each, called)]
+    tasks = [(each.network, task) for each in kept for task in _tasks(each, called)]
     if not tasks:
         return None
     names = max((sorted(task) for _, task in tasks), key=len)
-    shared = [(title, task) for title, task in tasks if all(name in task for name in names)]
+    shared = [(place, task) for place, task in tasks if all(name in task for name in names)]
     lost = {name: sum(not task[name].top1_by_seed for _, task in shared) for name in names}
     methods = [name for name in names if not lost[name]]
-    alike = [(title, [task[name] for name in methods]) for title, task in shared]
-    ranked = [(title, rows) for title, rows in alike if shared_seeds(rows)]
+    alike = [(place, [task[name] for name in methods]) for place, task in shared]
+    ranked = [(place, rows) for place, rows in alike if shared_seeds(rows)]
     if len(ranked) < 2 or len(methods) < 2:
         return None
-    by_network: dict[str, list[np.ndarray]] = {}
-    for title, rows in ranked:
-        by_network.setdefault(title, []).append(_ranks(rows))
+    by_network: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for network, rows in ranked:
+        by_network.setdefault(network, []).append(_ranks(rows))
     ranks = np.array([np.mean(found, axis=0) for found in by_network.values()])
     order = np.lexsort((methods, ranks.mean(axis=0)))
     return Standing(
@@ -201,16 +198,10 @@ def _tasks(comparison: Comparison, names: Mapping[str, str]) -> Iterator[dict[st
 def _ranks(rows: Sequence[Row]) -> np.ndarray:
     """Ranks from 1 for the best mean accuracy over common seeds, ties shared, shape (methods,)."""
     seeds = sorted(shared_seeds(rows))
-    means = _means([[row.top1_by_seed[seed] for seed in seeds] for row in rows])
+    means = mean_accuracies([[row.top1_by_seed[seed] for seed in seeds] for row in rows])
     ahead, alike = means[:, None] < means, means[:, None] == means
     ranks: np.ndarray = ahead.sum(axis=1) + (alike.sum(axis=1) + 1) / 2
     return ranks
-
-
-def _means(top1: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """Means over the last axis; alike where only the order of their numbers makes a last bit."""
-    means: np.ndarray = np.round(np.mean(top1, axis=-1), DECIMALS)
-    return means
 
 
 def _is_uneven(rows: Sequence[Row]) -> bool:
@@ -238,9 +229,9 @@ def _stability(
     taus = np.empty(RESAMPLES)
     for place, way in enumerate(ways):
         chosen = which.ravel() == place
-        first, second = _means(top1[:, :, way])
+        first, second = mean_accuracies(top1[:, :, way])
         taus[chosen] = kendall_taus(first, second, counts[chosen])
     low, high = interval_of(taus)
-    first, second = _means(top1)
+    first, second = mean_accuracies(top1)
     tau = kendall_tau(first, second)
     return Stability(comparison.heading, budgets, count, left_out, repeats, tau, low, high)

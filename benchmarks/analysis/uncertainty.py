@@ -28,6 +28,7 @@ __all__ = [
     "differences",
     "estimate",
     "holm",
+    "mean_accuracies",
     "paired",
     "shown",
 ]
@@ -43,6 +44,9 @@ POWER = 0.8
 
 ROUNDING = 1e-9
 """Standard deviations up to this are rounding: an accuracy moves in steps of an image."""
+
+DECIMALS = 9
+"""Of a mean accuracy that is ranked: further ones are rounding, and would break ties."""
 
 EXACT = 5
 """Up to so many values every resample is taken once; above, they are drawn."""
@@ -159,6 +163,18 @@ def shown(found: Estimate | None, pattern: str, scale: float = 1.0) -> str:
         scale: what both numbers are multiplied by.
     """
     return found.shown(pattern, scale) if found else "–"
+
+
+def mean_accuracies(
+    accuracies: Sequence[Sequence[float]] | Sequence[np.ndarray] | np.ndarray, axis: int = -1
+) -> np.ndarray:
+    """Means over an axis that tie where they are equal, whatever order they were summed in.
+
+    Args:
+        accuracies: as shares.
+        axis: of the seeds.
+    """
+    return np.asarray(accuracies).mean(axis=axis).round(DECIMALS)  # type: ignore[no-any-return]
 
 
 @functools.cache

@@ -410,7 +410,7 @@ def _parent_place(panel: Panel) -> tuple[float | None, float] | None:
 
 
 def _draw_parent(axis: Axes, panel: Panel) -> None:
-    """A line at its accuracy, and a star at its cost or, above all else, a word on where that is."""
+    """A line at its accuracy, and a star at its cost or, above all else, a word on that."""
     parent = _parent_place(panel)
     if parent is None:
         return

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks.analysis.captions import caption
 from benchmarks.analysis.comparison import (
     DECIDING,
     NOISE,
@@ -124,7 +125,7 @@ def build_page(
         js=own_text("page.js", "scatter.js"),
         library=own_text("uplot/uPlot.iife.min.js") if points["panels"] else "",
         licence=own_text("uplot/LICENSE"),
-        captions=[{"title": c.timed_heading, "text": c.caption} for c in comparisons],
+        captions=[{"title": c.timed_heading, "text": caption(c)} for c in comparisons],
         choices=_choices(rows),
         headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
         rows=rows,

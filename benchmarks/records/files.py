@@ -213,25 +213,30 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def current_records(records: Sequence[Record]) -> list[Record]:
-    """One record per cell: none that is superseded; an ok one, else an infeasible one, else any.
+    """One record for each cell and processor: an ok one, else an infeasible one, else any.
 
-    Of several alike the latest counts. A cell that is settled stays so: no failure makes it run
-    again, whatever the clock said when it was written. A record that stands there once for each
-    device it is timed on (see `joined`) stays so.
+    Of several alike the latest counts, and none that is superseded. A cell that is settled stays
+    so: no failure makes it run again, whatever the clock said when it was written and whatever
+    processor it was on. A record that stands there once for each device it is timed on (see
+    `joined`) stays so.
     """
     replaced = {record.supersedes for record in records}
-    chosen: dict[str, Record] = {}
-    for record in records:
-        if record.id in replaced:
+    known = [record for record in records if record.id not in replaced]
+    settled = {record.cell.key for record in known if record.status in SETTLED}
+    chosen: dict[tuple[str, str], Record] = {}
+    for record in known:
+        if record.status not in SETTLED and record.cell.key in settled:
             continue
-        best = chosen.get(record.cell.key)
+        best = chosen.get(_trained(record))
         if best is None or _rank(record) >= _rank(best):
-            chosen[record.cell.key] = record
-    return [
-        record
-        for record in records
-        if record.id not in replaced and record.id == chosen[record.cell.key].id
-    ]
+            chosen[_trained(record)] = record
+    ids = {place: record.id for place, record in chosen.items()}
+    return [record for record in known if ids.get(_trained(record)) == record.id]
+
+
+def _trained(record: Record) -> tuple[str, str]:
+    """A cell and the processor that trained it."""
+    return record.cell.key, record.trained_on
 
 
 def _rank(record: Record) -> tuple[bool, bool, str]:

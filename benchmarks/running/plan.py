@@ -192,11 +192,8 @@ def plan_suite(
     cells = expand(suite, jobs, device, named)
     cells += expand_ranking(suite, scorers, device, named)
     found = read_folder(records, Record) if records else Loaded([], [])
-    settled = {
-        record.cell.key: record
-        for record in current_records(found.records)
-        if record.status in SETTLED
-    }
+    ok_last = sorted(current_records(found.records), key=lambda record: record.status == "ok")
+    settled = {record.cell.key: record for record in ok_last if record.status in SETTLED}
     longer, waiting = _longer_controls(cells, settled) if suite.controls else ([], 0)
     cells += longer
     unsettled = [cell for cell in cells if cell.key not in settled]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from baselines.bcnet import mean_losses, population_prior
+from benchmarks.analysis.uncertainty import mean_accuracies
 from benchmarks.studies.width_table_file import Trainings, read_trainings
 from zoo.core.search.choice_table import ChoiceTable, greedy_state, random_state
 from zoo.core.search.evolution import (
@@ -166,7 +167,7 @@ def _one_training(table: WidthTable, seed: int) -> WidthTable:
     if table.runs is None:
         raise ValueError("the table holds no single trainings; read one that does")
     chosen = seed % len(table.runs)
-    others = np.delete(table.runs, chosen, axis=0).mean(axis=0)
+    others = mean_accuracies(np.delete(table.runs, chosen, axis=0), axis=0)
     return replace(table, accuracies=others, seen=table.runs[chosen])
 
 

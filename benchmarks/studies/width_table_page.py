@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.analysis.ranking import Agreement, agreement
+from benchmarks.analysis.uncertainty import mean_accuracies
 from benchmarks.records.whole_file import write_whole
 from benchmarks.studies.width_table_file import TABLE, Trainings, read_trainings
 from benchmarks.tables.markdown import markdown_table
@@ -67,8 +68,7 @@ class Measured:
     @cached_property
     def means(self) -> np.ndarray:
         """Mean accuracy over the seeds, shape (networks,)."""
-        mean: np.ndarray = self.runs.mean(axis=0)
-        return mean
+        return mean_accuracies(self.runs, axis=0)
 
     @cached_property
     def noise(self) -> float:
@@ -89,7 +89,9 @@ class Measured:
     def ceiling(self, chosen: np.ndarray) -> Agreement:
         """What one training says of the mean of the others, among some networks."""
         runs = self.runs[:, chosen]
-        others = [np.delete(runs, seed, axis=0).mean(axis=0) for seed in range(len(runs))]
+        others = [
+            mean_accuracies(np.delete(runs, seed, axis=0), axis=0) for seed in range(len(runs))
+        ]
         return agreement(list(runs), others)
 
     def by_cost(self, cost: np.ndarray, chosen: np.ndarray) -> Agreement:

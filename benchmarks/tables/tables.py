@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.analysis.captions import caption
 from benchmarks.analysis.comparison import (
     DECIDING,
     NOISE,
@@ -124,7 +125,7 @@ class Line:
 def to_markdown(comparisons: Sequence[Comparison]) -> str:
     """One heading, caption and table for each comparison."""
     parts = [
-        f"### {in_markdown(comparison.timed_heading)}\n\n{in_markdown(comparison.caption)}\n\n"
+        f"### {in_markdown(comparison.timed_heading)}\n\n{in_markdown(caption(comparison))}\n\n"
         f"{_markdown(comparison, COLUMNS)}"
         for comparison in comparisons
     ]
@@ -135,8 +136,8 @@ def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
     """The columns that decide, the first comparison open and the others folded."""
     parts = []
     for index, comparison in enumerate(comparisons):
-        caption = in_markdown(comparison.caption)
-        table = f"{caption}\n\n{_markdown(comparison, SHORT_COLUMNS)}"
+        held_equal = in_markdown(caption(comparison))
+        table = f"{held_equal}\n\n{_markdown(comparison, SHORT_COLUMNS)}"
         seeds = _seed_note(comparison)
         if index == 0:
             parts.append(f"### {in_markdown(comparison.timed_heading)}, {seeds}\n\n{table}")
@@ -166,7 +167,7 @@ def to_latex(comparisons: Sequence[Comparison]) -> str:
         body = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{in_tex(comparison.timed_heading)}. {in_tex(comparison.caption)}}}",
+            rf"\caption{{{in_tex(comparison.timed_heading)}. {in_tex(caption(comparison))}}}",
             rf"\begin{{tabular}}{{{_align(columns)}}}",
             r"\toprule",
             " & ".join(in_tex(column.heading(comparison)) for column in columns) + r" \\",

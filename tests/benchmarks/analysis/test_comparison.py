@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import ttest_rel
 
+from benchmarks.analysis.captions import caption
 from benchmarks.analysis.comparison import aligned, compare, macs_ratio, realised
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.regression import judge, pair_up
@@ -299,8 +300,8 @@ def test_records_of_two_fingerprints_are_never_compared_whatever_their_processor
     first, second = "cpu-11111111", "cpu-22222222"
     found = compare([record(fingerprint=first), record("taylor", fingerprint=second)])
     assert [len(comparison.rows) for comparison in found] == [1, 1]
-    assert ["Latency on Abacus 3000 (cpu-" in each.caption for each in found] == [True, True]
-    assert {first in found[0].caption, second in found[0].caption} == {True, False}
+    assert ["Latency on Abacus 3000 (cpu-" in caption(each) for each in found] == [True, True]
+    assert {first in caption(found[0]), second in caption(found[0])} == {True, False}
     (together,) = compare([record(fingerprint=first), record("taylor", fingerprint=first)])
     assert len(together.rows) == 2
 

@@ -7,7 +7,7 @@ from scipy.stats import ttest_rel
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.contrasts import primary_contrasts
 from benchmarks.analysis.uncertainty import estimate
-from benchmarks.records.cell import Model
+from benchmarks.records.cell import Data, Model
 from benchmarks.records.contrast import Contrast, Primary
 from benchmarks.tables.contrast_lines import NONE, OTHERS, contrast_lines
 from benchmarks.tables.tables import to_latex, to_markdown, to_short_markdown
@@ -67,6 +67,30 @@ def test_what_another_processor_has_begun_is_no_further_test_and_what_it_ended_i
     both = [each for each in run() if each.cell.seed < 2]
     found = primary_contrasts(compare([*both, *begun, *run(model="other")]))
     assert [each.p_value for each in found if not each.problem] == pytest.approx([2 * raw])
+
+
+def test_what_another_folder_of_images_has_begun_is_a_test():
+    def on(digest, records):
+        data = Data(name="imagefolder", digest=digest * 16)
+        moved = [each.cell.model_copy(update={"data": data}) for each in records]
+        return [r.model_copy(update={"cell": c}) for r, c in zip(records, moved, strict=True)]
+
+    begun = [each for each in run() if each.cell.seed < 2]
+    found = primary_contrasts(compare([*on("a", run()), *on("b", begun)]))
+    raw = ttest_rel(TAYLOR, UNIFORM).pvalue
+    assert [each.p_value for each in found] == pytest.approx([2 * raw, 1.0])
+
+
+def test_runs_that_were_repeated_once_the_question_was_known_confirm_nothing():
+    first = [each.model_copy(update={"id": f"{each.id}-a"}) for each in run(primary=())]
+    again = [
+        each.model_copy(update={"utc": "2026-01-02T12:00:00+00:00", "supersedes": old})
+        for each, old in zip(run(), [f.id for f in first[:3]] + [None] * 3, strict=True)
+    ]
+    (found,) = primary_contrasts(compare([*first, *again]))
+    assert "not named like this when 6 of its 12 records" in found.problem and not found.is_clear
+    (found,) = primary_contrasts(compare([*run(), *again]))
+    assert not found.problem
 
 
 def test_records_that_carry_none_have_none():

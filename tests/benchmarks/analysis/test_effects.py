@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.effects import cluster_interval, overall_effects
-from benchmarks.records.cell import Model
+from benchmarks.analysis.standing import average_ranks
+from benchmarks.records.cell import Data, Model
 from benchmarks.tables.standing_table import standing_table
 from tests.benchmarks.analysis.test_standing import results
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
@@ -102,6 +103,39 @@ def test_a_task_with_a_lost_seed_is_left_out_told_and_last():
     assert [(effect.method, effect.left_out) for effect in effects] == [("y", 0), ("x", 1)]
     assert effects[1].networks == 1 and effects[1].mean == pytest.approx(0.05)
     assert "a seed has no result there: x 1;" in standing_table(effects, None, [])
+
+
+def test_a_method_of_fewer_tasks_stands_last_however_easy_they_were():
+    easy = {("a", 0.5): {"y": [0.99, 0.99], "z": [0.51, 0.81]}, ("a", 0.25): {"z": [0.31, 0.61]},
+            ("b", 0.5): {"z": [0.5]}}  # fmt: skip
+    effects = overall_effects(compare([*results(GAINS), *results(easy)]))
+    assert [effect.method for effect in effects] == ["x", "z", "y"]
+    assert effects[2].mean > effects[0].mean
+
+
+def test_a_teacher_makes_no_second_network():
+    taught = results({("a", 0.5): {"x": [0.9], "uniform": [0.8]}}, distill=1.0)
+    (effect,) = overall_effects(compare([*results({("a", 0.5): GAINS["a", 0.5]}), *taught]))
+    assert (effect.networks, effect.tasks, effect.interval) == (1, 2, None)
+    assert effect.mean == pytest.approx((0.02 + 0.06 + 0.1) / 3)
+
+
+def test_two_folders_of_images_are_two_networks_with_data_and_told_apart():
+    folders = [Data(name="imagefolder", digest=digit * 16) for digit in "ab"]
+    found = compare([r for d in folders for r in results({("a", 0.5): GAINS["a", 0.5]}, data=d)])
+    assert overall_effects(found)[0].networks == 2
+    assert [each.heading for each in found] == [f"a on imagefolder {d * 16}" for d in "ab"]
+
+
+def test_what_an_earlier_protocol_gave_is_in_no_effect_and_its_tables_name_it():
+    earlier = results({("a", 0.5): {"x": [0.9], "uniform": [0.1]}}, protocol=1)
+    now = results(GAINS, protocol=2)
+    found = compare([*earlier, *now])
+    assert overall_effects(found) == overall_effects(compare(now))
+    assert average_ranks(found).tasks == 3
+    assert sorted(each.heading for each in found) == [
+        "a on digits, protocol 1", "a on digits, protocol 2", "b on digits",
+    ]  # fmt: skip
 
 
 def test_where_uniform_lost_a_seed_every_method_leaves_the_task_out():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from benchmarks.analysis.captions import caption
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.effects import distinct, overall_effects
 from benchmarks.analysis.findings import Findings
@@ -95,7 +96,7 @@ def test_an_untimed_run_that_went_on_with_other_workers_is_one_comparison() -> N
     (found,) = compare(records)
     assert [row.seeds for row in found.rows] == ["3 seeds"] * 2
     assert found.hardware == "Abacus 3000"
-    assert found.caption.endswith("Run on Abacus 3000.")
+    assert caption(found).endswith("Run on Abacus 3000.")
     (timed,) = compare(joined(records, [timing(records[0])]))
     assert [row.seeds for row in timed.rows] == ["3 seeds"] * 2
     (alone,) = compare(records[:1])
@@ -109,7 +110,7 @@ def test_a_device_that_timed_only_what_was_replaced_has_no_table() -> None:
     old = trained(id="a")
     new = trained(kept=5, id="b", supersedes="a", utc="2026-02-01T00:00:00+00:00")
     (found,) = compare(joined([old, new], [timing(old, on=GPU, device="cuda")]))
-    assert found.trained_on == "Abacus 3000" and found.caption.endswith(
+    assert found.trained_on == "Abacus 3000" and caption(found).endswith(
         f"Run on Abacus 3000 ({new.fingerprint})."
     )
 
@@ -118,7 +119,7 @@ def test_where_only_networks_that_are_not_shown_were_timed_the_caption_tells_the
     records = [trained(), trained("fpgm", kept=5)]
     both = joined(records, [timing(records[0], on=GPU, device="cuda")])
     (found,) = compare(each for each in both if each.cell.method == "fpgm")
-    assert found.caption.endswith("cross-entropy. Trained on Abacus 3000.")
+    assert caption(found).endswith("cross-entropy. Trained on Abacus 3000.")
 
 
 def test_only_a_comparison_whose_records_stand_in_another_is_no_distinct_one() -> None:
@@ -168,8 +169,8 @@ def test_the_caption_tells_how_many_were_trained_at_once_where_they_were_timed_o
     ):
         one, other = (trained(seed=seed, on=on) for seed, on in enumerate(trainers))
         (found,) = compare(joined([one, other], [timing(one, on=timer)]))
-        told[name] = found.caption.partition("cross-entropy. ")[2].partition("Latency on")[0]
-        assert found.caption.count("one cell at a time") == 1
+        told[name] = caption(found).partition("cross-entropy. ")[2].partition("Latency on")[0]
+        assert caption(found).count("one cell at a time") == 1
     assert told == {
         "alike": "",
         "two": "Trained on Abacus 3000, 2 cells side by side. ",
@@ -183,3 +184,30 @@ def test_the_csv_names_the_machine_of_the_seconds_beside_that_of_the_times() -> 
     found = compare(joined([one], [timing(one, on=GPU, device="cuda")]))
     (row,) = csv.DictReader(io.StringIO(to_csv(found)))
     assert row["trained_on"] == "Abacus 3000" and row["hardware"].startswith("GPU 9 (cuda-")
+
+
+def test_a_cell_on_two_processors_of_one_kind_stands_in_two_tables() -> None:
+    here = [
+        trained(m, seed=s, top1=t) for m, t in (("uniform", 0.5), ("fpgm", 0.6)) for s in (0, 1)
+    ]
+    there = [trained("uniform", seed=0, on=BETA, top1=0.7, id="another")]
+    first, second = compare([*here, *there])
+    assert {first.trained_on, second.trained_on} == {ABACUS.cpu, BETA.cpu}
+    whole, begun = sorted((first, second), key=lambda each: -len(each.ok))
+    assert [len(row.ok) for row in whole.rows] == [2, 2] and len(begun.ok) == 1
+    assert whole.heading.endswith(f"trained on {ABACUS.cpu}")
+
+
+def test_a_failure_does_not_stand_where_another_processor_settled_the_cell() -> None:
+    failed = trained("fpgm", status="failed", reason="killed", id="failed")
+    (found,) = compare([failed, trained("fpgm", on=BETA), trained(on=BETA)])
+    assert found.trained_on == BETA.cpu and not any(row.lost for row in found.rows)
+
+
+def test_no_device_s_figures_bring_back_what_was_replaced() -> None:
+    first = trained("fpgm", id="first")
+    better = trained("fpgm", on=BETA, id="better", supersedes="first")
+    found = Findings.of([trained(), first, better])
+    assert {r.id for each in found.by_device.values() for r in each.records} == {
+        trained().id, "better",
+    }  # fmt: skip

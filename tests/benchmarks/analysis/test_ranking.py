@@ -55,6 +55,16 @@ def test_tau_b_is_that_of_scipy_with_and_without_ties():
     assert np.isnan(kendall_tau(np.ones(5), np.arange(5.0)))
 
 
+def test_members_that_tie_over_the_seeds_tie_in_the_truth():
+    sums = [(0.1, 0.3, 0.0, 0.5), (0.2, 0.2, 0.0, 0.5), (0.3, 0.1, 0.0, 0.5)]
+    assert len({float(mean) for mean in np.mean(sums, axis=0)}) == 4
+    found = [record(cell=asked(STANDALONE, s, k), top1=t)
+             for s, row in enumerate(sums) for k, t in enumerate(row)]  # fmt: skip
+    (ranking,) = collect_rankings([*found, *scores("bnp", (1.0, 1.0, 0.0, 2.0))])
+    assert ranking.mean_truth.tolist() == [0.2, 0.2, 0.0, 0.5]
+    assert [each.tau for each in ranking.agreements.values()] == [1.0]
+
+
 def test_taus_of_resamples_are_those_of_resampled_rankings():
     rng = np.random.default_rng(0)
     first, second = rng.integers(6, size=(2, 12)).astype(float)

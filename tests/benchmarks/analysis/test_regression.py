@@ -357,6 +357,19 @@ def test_times_of_one_device_are_compared_where_a_network_has_those_of_several()
         assert pair.base.fingerprint == pair.new.fingerprint == "a"
 
 
+def test_what_got_worse_on_one_of_two_processors_is_worse() -> None:
+    other = ENVIRONMENT.model_copy(update={"cpu": "Beta 7"})
+    moved = {"environment": other, "fingerprint": "cpu-beta"}
+    there = [r.model_copy(update={"id": f"{r.id}-b", **moved}) for r in some()]
+    lost = [shifted(r, -0.06) if r.cell.method == "taylor" else r for r in some()]
+    for base, new in (([*some(), *there], [*lost, *there]), ([*there, *some()], [*there, *lost])):
+        pairs = pair_up(base, new)
+        assert len(pairs) == 2 * len(lost)
+        assert ("accuracy", "taylor") in worse(judge(pairs))
+    (pair,) = pair_up([some()[0]], [there[0]])
+    assert pair.base.trained_on != pair.new.trained_on
+
+
 def test_a_slow_down_on_one_of_several_devices_is_worse_wherever_it_stands() -> None:
     def timed(slower, devices=("a", "b")):
         return [

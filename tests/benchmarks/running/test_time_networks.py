@@ -9,6 +9,7 @@ import timm
 from rich.console import Console
 
 import zoo
+from benchmarks.analysis.captions import caption
 from benchmarks.analysis.comparison import compare, speedup
 from benchmarks.measuring.measure import Runtimes
 from benchmarks.records.cell import Data, Model
@@ -99,7 +100,7 @@ def test_a_device_that_timed_is_named_by_its_own_and_where_it_was_trained_stays_
     (on_gpu,) = joined([other], [timed])
     assert (on_cpu.processor, on_gpu.processor) == ("cpu-1", "GPU 9")
     assert [c.hardware for c in compare([on_cpu, on_gpu])] == ["GPU 9 (cuda-1)", "cpu-1 (cpu-1)"]
-    told = [c.caption for c in compare([on_cpu, on_gpu])]
+    told = [caption(c) for c in compare([on_cpu, on_gpu])]
     assert "Trained on Abacus 3000. Latency on GPU 9 (cuda-1), 1 thread" in told[0]
     assert "Trained on GPU 9. Latency on cpu-1 (cpu-1), 1 thread" in told[1]
     assert (on_cpu.environment, on_gpu.environment) == (gpu, ENVIRONMENT)
