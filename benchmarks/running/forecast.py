@@ -95,7 +95,18 @@ def forecast_lines(
     """
     if not cells:
         return []
-    device = cells[0].device
+    lines = _trainings(costs, cells[0].device, workers) if costs else []
+    unknown = {cell.data.name for cell in cells if outline(cell.data.name) is None}
+    lines += [
+        f"{name} is known from its files only, so what it costs is not counted."
+        for name in sorted(unknown)
+    ]
+    lines += _from_records(cells, records, workers)
+    return lines + [_floors(cost) for cost in costs]
+
+
+def _trainings(costs: Sequence[NetworkCost], device: str, workers: int) -> list[str]:
+    """What the trainings cost, and what they take at a stated rate."""
     rate = MACS_PER_SECOND[device.partition(":")[0]] / 1e9
     macs = sum(cost.parent_macs + cost.finetune_macs for cost in costs)
     took = hours(macs, device, workers)
@@ -106,15 +117,11 @@ def forecast_lines(
         _tera(sum(getattr(cost, part) for cost in costs))
         for part in ("parent_macs", "finetune_macs")
     )
-    lines = [
+    return [
         f"Tera-MACs forward and backward: {parents} for parents, {tuned} for fine-tuning.",
         f"At {rate:,g} GMACs a second: {_duration(took)} {where}. Searches, tests and timing come "
         "on top; what they take cannot be known before.",
     ]
-    unknown = {cell.data.name for cell in cells if outline(cell.data.name) is None}
-    lines += [f"{name} is known from its files only and not counted." for name in sorted(unknown)]
-    lines += _from_records(cells, records, workers)
-    return lines + [_floors(cost) for cost in costs]
 
 
 def show_forecast(console: Console, cells: Sequence[Cell], job: Job) -> None:
@@ -134,7 +141,8 @@ def show_forecast(console: Console, cells: Sequence[Cell], job: Job) -> None:
         table.add_column(heading, justify="right")
     for cost in costs:
         table.add_row(*map(in_cell, cost_row(cost)))
-    console.print(table)
+    if costs:
+        console.print(table)
     for line in forecast_lines(cells, costs, job.workers, read_folder(job.records, Record).records):
         console.print(in_markup(line, 500), highlight=False)
 

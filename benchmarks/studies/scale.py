@@ -7,6 +7,7 @@ made of the same kind of records. `docs/scale.md` tells what came of it.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import heapq
 import itertools
@@ -254,8 +255,9 @@ def time_report(count: int, folder: Path) -> float:
     return time.process_time() - began
 
 
-def main() -> None:
-    """Print what `docs/scale.md` says."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print what `docs/scale.md` says: driving cells of made-up workers, and reports of many."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args(arguments)
     console = Console()
     for count, workers in ((2_500, 250), (10_000, 1_000)):
         before = _memory_mib()

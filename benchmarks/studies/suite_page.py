@@ -70,11 +70,10 @@ def suite_section(name: str, suite: Suite) -> str:
     cells = plan_suite(name, suite, device=device, is_run_here=False).cells
     costs = forecast(cells)
     table = markdown_table(HEADINGS, "l" + "r" * (len(HEADINGS) - 1), map(cost_row, costs))
+    table = f"{table}\n" if costs else ""
     lines = "\n".join(f"- {line}" for line in forecast_lines(cells, costs, workers))
     text = f"{suite.title}."
-    return (
-        f"## {name}\n\n{text}\n\n```\n{command}\n```\n\n{len(cells)} cells.\n\n{table}\n{lines}\n"
-    )
+    return f"## {name}\n\n{text}\n\n```\n{command}\n```\n\n{len(cells)} cells.\n\n{table}{lines}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
