@@ -54,6 +54,8 @@ SHOWN_THROUGH = 0.6
 """Opacity of whiskers."""
 WIDENED = 1.5
 """How much longer than the data an axis may be to hold the parent."""
+DOTTED = "\N{MIDDLE DOT}" * 3
+"""Says of the word on the parent which line it is about."""
 HEADROOM = 0.12
 """Of an axis up to its highest whisker, what is added where a word on the parent stands above."""
 
@@ -236,7 +238,7 @@ def _figure(panels: Sequence[Panel]) -> Figure:
 
 def _heading(panel: Panel) -> str:
     """Title of a panel and, below it, what stands behind its points and what has none."""
-    title = textwrap.fill(figure_text(panel.comparison.heading), NOTE_WIDTH)
+    title = figure_text(panel.comparison.heading)
     notes = (title, _seeds(panel), panel.note, _lost(panel.comparison), _noise(panel))
     return "\n".join(filter(None, notes))
 
@@ -422,8 +424,8 @@ def _draw_parent(axis: Axes, panel: Panel) -> None:
     where = "" if x is None else f" at {x:.3g}"
     is_right = x is None or x > axis.get_xlim()[1]
     axis.annotate(
-        f"parent{where} \N{RIGHTWARDS ARROW}" if where and is_right
-        else f"\N{LEFTWARDS ARROW} parent{where}" if where else "parent",
+        f"{DOTTED} parent{where} \N{RIGHTWARDS ARROW}" if where and is_right
+        else f"\N{LEFTWARDS ARROW} {DOTTED} parent{where}" if where else f"{DOTTED} parent",
         (1.0 if is_right else 0.0, 1.0), xycoords="axes fraction",
         xytext=(-3 if is_right else 3, -3), textcoords="offset points",
         ha="right" if is_right else "left", va="top", fontsize=7, color=ink(),

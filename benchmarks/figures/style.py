@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import textwrap
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -84,6 +85,9 @@ COLUMN_WIDTH = 3.3
 
 LABEL_SIZE = 7.5
 """Points, of small print that is still read at 100 %."""
+
+LETTER = 0.6
+"""Width of a letter of titles, of its size."""
 
 SMALL_PRINT = 6.5
 """Points, in a paper."""
@@ -219,7 +223,17 @@ def set_title(axis: Axes, title: str, **looks: Any) -> None:  # Any: what matplo
     """
     if _canvas.get().width and "fontsize" in looks:
         looks["fontsize"] = min(looks["fontsize"], SMALL_PRINT)
-    axis.set_title(title, y=1.0, **looks)
+    room = _title_room(axis, looks.get("fontsize", 10.0))
+    lines = [textwrap.fill(line, room) for line in title.split("\n")]
+    axis.set_title("\n".join(lines), y=1.0, **looks)
+
+
+def _title_room(axis: Axes, size: float) -> int:
+    """Letters of a size in points that stand above a panel without running over its neighbour."""
+    place, figure = axis.get_subplotspec(), axis.get_figure(root=True)
+    columns = place.get_gridspec().ncols if place else 1
+    assert figure is not None
+    return max(int(72 * figure.get_size_inches()[0] / columns / (LETTER * size)), 12)
 
 
 def name_rows(axis: Axes, names: Sequence[str], methods: Sequence[str]) -> None:

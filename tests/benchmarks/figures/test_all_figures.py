@@ -366,7 +366,9 @@ def test_an_axis_ends_where_the_data_do_and_a_far_parent_is_a_word():
     low, high = axis.get_xlim()
     assert 0.15 < low < 0.25 and 0.5 < high < 0.6
     assert not [line for line in axis.get_lines() if line.get_marker() == "*"]
-    assert [text.get_text() for text in axis.texts] == ["parent at 1 \N{RIGHTWARDS ARROW}"]
+    assert [text.get_text() for text in axis.texts] == [
+        "\N{MIDDLE DOT}\N{MIDDLE DOT}\N{MIDDLE DOT} parent at 1 \N{RIGHTWARDS ARROW}"
+    ]
     near = accuracy_against_macs(compare([record("taylor", b) for b in (0.25, 0.8)])).axes[0]
     (star,) = [line for line in near.get_lines() if line.get_marker() == "*"]
     assert star.get_xdata()[0] == 1 < near.get_xlim()[1] and not near.texts
@@ -386,6 +388,23 @@ def test_nothing_is_drawn_through_the_word_on_the_parent(above):
     drawn = [line.get_window_extent() for line in axis.get_lines()]
     drawn += [bars.get_window_extent() for bars in axis.collections]
     assert len(drawn) > 4 and not [each for each in drawn if each.y1 >= box.y0]
+
+
+@pytest.mark.parametrize("draw", [accuracy_against_macs, search_traces])
+def test_no_title_runs_over_the_edge_or_into_the_next(draw):
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "Accelerator Nine 80GB HBM3 of a long name"})
+    found = [
+        searched().model_copy(update={"environment": place, "cell": searched().cell.model_copy(
+            update={"device": device, "model": Model(name="a_long_name_of_a_network")})})
+        for place, device in ((ENVIRONMENT, "cpu"), (gpu, "cuda"))
+    ]  # fmt: skip
+    figure = draw(compare(found))
+    figure.draw_without_rendering()
+    titles = [axis.title for axis in figure.axes if axis.get_visible()]
+    assert len(titles) in (2, 4) and all("trained on" in title.get_text() for title in titles)
+    boxes = [title.get_window_extent() for title in titles]
+    for left, right in zip(boxes[::2], boxes[1::2], strict=True):
+        assert left.x0 >= 0 and left.x1 < right.x0 and right.x1 <= figure.bbox.x1
 
 
 def test_every_point_and_whisker_lies_within_its_axes():
