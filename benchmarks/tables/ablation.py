@@ -70,7 +70,7 @@ def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     for row, found, p_value in zip(variants, differences, corrected, strict=True):
         cells.append(_cells(row, row.settings_beyond(plain), _told(found, p_value, len(variants))))
     headings: tuple[str, ...] = HEADINGS
-    if any(_own_by_seed(row) for row in rows):  # where methods hand on a loss or weights
+    if any(_has_own(row) for row in rows):  # where methods hand on a loss or weights
         headings = (*HEADINGS, *OWN_HEADINGS)
         cells = [[*cell, *_own(row, plain)] for cell, row in zip(cells, rows, strict=True)]
     align = "ll" + "r" * (len(headings) - 2)
@@ -91,7 +91,15 @@ def _own(row: Row, plain: Row) -> list[str]:
     return [own, shown(difference, "+.1f", 100)]
 
 
+def _has_own(row: Row) -> bool:
+    """Whether any seed had a finish of the method's own."""
+    return any(record.top1.own is not None for record in row.ok)
+
+
 def _own_by_seed(row: Row) -> dict[int, float]:
+    """Accuracy under the own finish of each seed that has one; none if a seed was lost."""
+    if row.lost:
+        return {}
     found = {record.cell.seed: record.top1.own for record in row.ok}
     return {seed: top1 for seed, top1 in found.items() if top1 is not None}
 

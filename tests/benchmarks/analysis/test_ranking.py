@@ -9,6 +9,7 @@ from scipy.stats import kendalltau, ttest_rel
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.ranking import agreement, collect_rankings, kendall_tau, kendall_taus
 from benchmarks.records.cell import Sample, Schedule
+from benchmarks.records.record import Top1
 from benchmarks.running.suite import STANDALONE
 from benchmarks.tables.ablation import ablation_table
 from benchmarks.tables.ranking_table import ranking_table
@@ -223,6 +224,28 @@ def test_an_ablation_pairs_variants_with_the_plain_method_by_seed():
     assert lines[1][4].startswith("-15.0 ±") and lines[2][4].startswith("-20.0 ±")
     assert [line[6] for line in lines] == ["–", "2.00 ± 0.00", "500.00 ± 0.00"]
     assert "uniform" not in table
+
+
+@pytest.mark.parametrize(
+    ("losing", "told"),
+    [
+        ({}, {"plain": ["2 of 3 failed", "–"], "solver=exact": ["81.0 ± 1.0", "–"]}),
+        (
+            {"solver": "exact"},
+            {"plain": ["71.0 ± 1.0", "–"], "solver=exact": ["2 of 3 failed", "–"]},
+        ),
+    ],
+)
+def test_an_own_finish_has_no_difference_where_a_side_of_an_ablation_lost_seeds(losing, told):
+    found = []
+    for settings, own in (({}, 0.7), ({"solver": "exact"}, 0.8)):
+        for seed, made in enumerate(ablated(settings, 0.5, 0.6, 0.7)):
+            changes = {"top1": Top1(finetuned=0.5, own=own + seed / 100)}
+            if settings == losing and seed:
+                changes = {"status": "failed", "reason": "no memory", "top1": Top1()}
+            found.append(made.model_copy(update=changes))
+    lines = [line.strip("| ").split(" | ") for line in ablation_table(compare(found)).splitlines()]
+    assert {line[0]: line[-2:] for line in lines if line[0] in told} == told
 
 
 def test_a_variant_is_bold_if_holm_over_the_table_leaves_its_difference():
