@@ -19,6 +19,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.markdown import markdown_table
 from benchmarks.tables.marked_blocks import replace_block
+from benchmarks.tables.tables import accuracy_text
 
 __all__ = ["BLOCK", "TUNED", "UNTUNED", "main", "records_of", "tables"]
 
@@ -84,8 +85,8 @@ def _untrained(row: Row | None) -> list[str]:
     if row is None:
         return ["–", "–"]
     return [
-        shown(row.mean(lambda record: record.top1.pruned), ".1f", 100),
-        shown(row.mean(lambda record: record.top1.recalibrated), ".1f", 100),
+        accuracy_text(row, lambda record: record.top1.pruned),
+        accuracy_text(row, lambda record: record.top1.recalibrated),
     ]
 
 
@@ -103,7 +104,13 @@ def _after_training(comparison: Comparison) -> str:
         for method, rows in found.items()
         if method != REFERENCE
     ]
-    return _titled(comparison, "fine-tuned", headings, lines)
+    return _titled(comparison, "fine-tuned", headings, lines, _without_base(base))
+
+
+def _without_base(base: Mapping[float, Row]) -> str:
+    """Says where nothing is compared with uniform width, since seeds of it failed; else empty."""
+    lost = [f"{row.seeds} at {at:g}" for at, row in sorted(base.items(), reverse=True) if row.lost]
+    return f" No gains over {REFERENCE} where it lost seeds: {', '.join(lost)}." if lost else ""
 
 
 def _gain_headings(at: float) -> list[str]:
@@ -111,9 +118,14 @@ def _gain_headings(at: float) -> list[str]:
 
 
 def _gains(row: Row | None, base: Row | None) -> list[str]:
-    """Gains in points over uniform width, and the decision's cost in common fine-tunings."""
+    """Gains in points over uniform width, and the decision's cost in common fine-tunings.
+
+    A row that lost seeds has neither; how many failed stands in their place.
+    """
     if row is None or base is None:
         return ["–", "–", "–"]
+    if row.lost:
+        return [row.seeds, row.seeds, "–"]
     cost = row.mean(_in_finetunings)
     return [
         shown(row.gain, "+.1f", 100),
@@ -164,12 +176,16 @@ def _budgets(found: Mapping[str, Mapping[float, Row]]) -> list[float]:
 
 
 def _titled(
-    comparison: Comparison, what: str, headings: Sequence[str], lines: list[list[str]]
+    comparison: Comparison,
+    what: str,
+    headings: Sequence[str],
+    lines: list[list[str]],
+    note: str = "",
 ) -> str:
     told = counted(_most_seeds(comparison), "seed")
     parent = shown(comparison.parent_top1, ".1f", 100)
     table = markdown_table(headings, "l" + "r" * (len(headings) - 1), lines)
-    return f"**{comparison.heading}**, {what}; {told}, parent {parent} %.\n\n{table}"
+    return f"**{comparison.heading}**, {what}; {told}, parent {parent} %.{note}\n\n{table}"
 
 
 if __name__ == "__main__":

@@ -54,6 +54,31 @@ def test_a_method_of_fewer_seeds_than_the_table_tells_them() -> None:
     assert names == ["bnp; 1 seed", "fpgm; 1 seed at 0.25"]
 
 
+def three_seeds(method: str, failed: int = 0) -> list[Record]:
+    lost = [record(method, 0.5, s, status="failed", reason="no memory") for s in range(failed)]
+    return [*lost, *(with_top1(record(method, 0.5, s), own=0.9) for s in range(failed, 3))]
+
+
+def test_a_row_that_lost_seeds_says_how_many_and_not_that_it_was_never_run() -> None:
+    found = [*three_seeds("uniform"), *three_seeds("bnp"), *three_seeds("fpgm", failed=2)]
+    assert rows(tables(found, []))[1:] == [
+        ["bnp", "10.0 ± 0.0", "30.0 ± 0.0"],
+        ["fpgm", "2 of 3 failed", "2 of 3 failed"],
+        ["uniform", "10.0 ± 0.0", "30.0 ± 0.0"],
+    ]
+    assert rows(tables([], found))[1:] == [
+        ["bnp", "+0.0 ± 0.0", "+10.0 ± 0.0", "5.0"],
+        ["fpgm", "2 of 3 failed", "2 of 3 failed", "–"],
+    ]
+    assert "No gains" not in tables([], found)
+
+
+def test_where_uniform_width_lost_seeds_no_gain_stands_and_the_title_says_so() -> None:
+    text = tables([], [*three_seeds("uniform", failed=1), *three_seeds("bnp")])
+    assert rows(text)[1:] == [["bnp", "–", "–", "5.0"]]
+    assert "No gains over uniform where it lost seeds: 1 of 3 failed at 0.5.\n" in text
+
+
 def test_tables_of_two_processors_name_them() -> None:
     gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
     there = record(cell=cell("bnp", device="cuda")).model_copy(update={"environment": gpu})
