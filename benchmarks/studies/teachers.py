@@ -9,12 +9,14 @@ the parent's logits, and with what its method hands on.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from benchmarks.analysis.comparison import Row
 from benchmarks.analysis.uncertainty import Estimate, estimate, paired, shown
 from benchmarks.figures.style import legend_below, look, new_panels, set_title
 from benchmarks.records.cell import REFERENCE, Cell
@@ -36,6 +38,9 @@ HEADINGS = (
     "Fine-tuning, TMACs in this order",
 )  # fmt: skip
 
+NOTE_WIDTH = 56
+"""Characters of a line above a panel."""
+
 Seeds = dict[int, float]
 """Test accuracy, as a fraction, or multiply-adds, by seed."""
 
@@ -46,15 +51,17 @@ class Task:
 
     Attributes:
         cell: one of its cells.
-        top1: by decision and finish.
+        top1: by decision and finish; none of a row that lost seeds.
         macs: the same of what the finish cost, a teacher's passes among it.
+        lost: how many seeds failed, by decision and finish, of rows that lost some.
         trained_on: name of the processor.
         has_other_trainer: whether another processor trained this network, too.
     """
 
     cell: Cell
-    top1: MutableMapping[tuple[str, str], Seeds]
-    macs: MutableMapping[tuple[str, str], Seeds]
+    top1: Mapping[tuple[str, str], Seeds]
+    macs: Mapping[tuple[str, str], Seeds]
+    lost: Mapping[tuple[str, str], str]
     trained_on: str
     has_other_trainer: bool = False
 
@@ -71,8 +78,8 @@ class Task:
 
     @cached_property
     def seeds(self) -> list[int]:
-        """Those in which every decision was finished in every way that there is."""
-        return sorted(set.intersection(*map(set, self.top1.values())))
+        """Those in which every decision was finished in every way that there is and lost none."""
+        return sorted(set.intersection(*map(set, self.top1.values()))) if self.top1 else []
 
     def of(self, decision: str, finish: str) -> Seeds:
         """The accuracies in the common seeds; nothing if the decision has no such finish."""
@@ -96,10 +103,9 @@ class Task:
 
     @property
     def is_whole(self) -> bool:
-        """Whether each decision was finished with and without the common teacher."""
-        return bool(self.seeds) and all(
-            self.of(decision, finish) for decision in DECISIONS for finish in (PLAIN, TAUGHT)
-        )
+        """Whether each decision was finished, or failed, with and without the common teacher."""
+        asked = [(decision, finish) for decision in DECISIONS for finish in (PLAIN, TAUGHT)]
+        return bool(self.seeds) and all(each in self.lost or self.of(*each) for each in asked)
 
 
 def main() -> None:
@@ -122,31 +128,54 @@ def main() -> None:
 
 
 def tasks_of(records: Sequence[Record]) -> list[Task]:
-    """The tasks in which every decision was finished with and without the common teacher.
+    """The tasks in which every decision was run with and without the common teacher.
 
     A decision is that of a method as the suites set it, none of its variants.
     """
     settings = load_suite(SUITES[0]).settings  # those of the other are the same
-    found: dict[tuple[object, ...], Task] = {}
+    found: dict[tuple[object, ...], list[Record]] = {}
     for record in current_records(records):
         cell = record.cell
         is_asked = cell.method in DECISIONS and cell.settings == settings.get(cell.method, {})
         is_asked = is_asked and not cell.longer and not cell.scratch
-        if record.status != "ok" or not is_asked or cell.sample is not None:
+        if not is_asked or cell.sample is not None:
             continue
         held = cell.model_copy(update={"distill": 0.0})
         key = (held.comparison, record.trained_on, record.timed_by, cell.metric, cell.budget)
-        empty = Task(cell, defaultdict(dict), defaultdict(dict), record.trained_on)
-        task = found.setdefault(key, empty)
-        for finish, accuracy, phase in _finishes(record):
-            task.top1[cell.method, finish][cell.seed] = accuracy
-            task.macs[cell.method, finish][cell.seed] = spent_macs(record, [phase])
-    whole = [task for task in found.values() if task.is_whole]
+        found.setdefault(key, []).append(record)
+    whole = [task for group in found.values() if (task := _task(group)).is_whole]
     trainers: dict[str, set[str]] = defaultdict(set)
     for task in whole:
         trainers[task.network].add(task.trained_on)
     whole = [replace(task, has_other_trainer=len(trainers[task.network]) > 1) for task in whole]
     return sorted(whole, key=lambda task: (task.cell.model.name, -task.cell.budget))
+
+
+def _task(records: Sequence[Record]) -> Task:
+    """The task of some records, which differ in decision, seed and common teacher alone."""
+    rows: dict[tuple[str, bool], list[Record]] = {}
+    for record in records:
+        rows.setdefault((record.cell.method, bool(record.cell.distill)), []).append(record)
+    top1: dict[tuple[str, str], Seeds] = defaultdict(dict)
+    macs: dict[tuple[str, str], Seeds] = defaultdict(dict)
+    lost: dict[tuple[str, str], str] = {}
+    for (decision, is_taught), group in rows.items():
+        row = Row(group[0].cell, tuple(group))
+        if row.lost:
+            lost |= {(decision, finish): row.seeds for finish in _asked(decision, is_taught)}
+            continue
+        for record in group:
+            for finish, accuracy, phase in _finishes(record):
+                top1[decision, finish][record.cell.seed] = accuracy
+                macs[decision, finish][record.cell.seed] = spent_macs(record, [phase])
+    return Task(records[0].cell, top1, macs, lost, records[0].trained_on)
+
+
+def _asked(decision: str, is_taught: bool) -> tuple[str, ...]:
+    """The finishes that a row's records tell; uniform width hands on nothing of its own."""
+    if is_taught:
+        return (TAUGHT,)
+    return (PLAIN,) if decision == REFERENCE else (PLAIN, OWN)
 
 
 def _finishes(record: Record) -> Iterator[tuple[str, float, Phase]]:
@@ -201,7 +230,7 @@ def _table(tasks: Iterable[Task]) -> str:
         [
             f"{task.cell.budget:g}",
             decision,
-            *(shown(task.mean(decision, finish), ".1f", 100) for finish in FINISHES),
+            *(_accuracy(task, decision, finish) for finish in FINISHES),
             *_gains(task, decision),
             " / ".join(_costs(task, decision)),
         ]
@@ -209,6 +238,12 @@ def _table(tasks: Iterable[Task]) -> str:
         for decision in DECISIONS
     ]
     return markdown_table(HEADINGS, "rlrrrrrrr", rows)
+
+
+def _accuracy(task: Task, decision: str, finish: str) -> str:
+    """Mean over the seeds; how many failed if some did."""
+    lost = task.lost.get((decision, finish))
+    return lost or shown(task.mean(decision, finish), ".1f", 100)
 
 
 def _gains(task: Task, decision: str) -> list[str]:
@@ -219,9 +254,11 @@ def _gains(task: Task, decision: str) -> list[str]:
 
 
 def _costs(task: Task, decision: str) -> Iterator[str]:
-    """Multiply-adds of each finish that there is, in 10¹²."""
+    """Multiply-adds of each finish that there is, in 10¹²; a dash where seeds failed."""
     for finish in FINISHES:
-        if found := task.cost(decision, finish):
+        if (decision, finish) in task.lost:
+            yield "–"
+        elif found := task.cost(decision, finish):
             yield f"{found.mean / 1e12:.2f}"
 
 
@@ -248,10 +285,19 @@ def draw(tasks: Sequence[Task], path: Path) -> None:
         axis.set_xlim(-0.4, len(FINISHES) - 0.6)
         axis.set_ylabel("top-1, %", fontsize=8)
         axis.tick_params(labelsize=8)
-        set_title(axis, task.title, fontsize=8)
+        set_title(axis, "\n".join([task.title, *_without_point(task)]), fontsize=8)
     legend_below(figure, DECISIONS)
     with whole_file(path) as hidden:
         figure.savefig(hidden, format="png", dpi=150)
+
+
+def _without_point(task: Task) -> list[str]:
+    """Lines that name what has no mean, since seeds failed."""
+    finishes: dict[str, list[str]] = defaultdict(list)
+    for decision, finish in sorted(task.lost):
+        finishes[decision].append(finish)
+    told = "; ".join(f"{decision} {', '.join(found)}" for decision, found in finishes.items())
+    return textwrap.wrap(f"no mean: {told}", NOTE_WIDTH) if told else []
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.records.record import PhaseCost, Record, Top1
 from benchmarks.running.suite import load_suite
+from benchmarks.studies import teachers
 from benchmarks.studies.teachers import (
     DECISIONS,
     OWN,
@@ -31,7 +32,7 @@ def finished(method: str, seed: int, distill: float = 0.0, **changes: object) ->
     top1 = (TAUGHT_TOP1 if distill else PLAIN_TOP1)[method] + seed / 100
     own = OWN_TOP1[method] + seed / 100 if method in OWN_TOP1 else None
     own = 0.1 if own and distill else own  # the own finish is told by the plain record alone
-    made = record(method, seed=seed)
+    made = record(method, seed=seed, latency=())
     found = Top1(parent=0.9, finetuned=top1, own=own)
     return made.model_copy(update={"id": label, "cell": asked, "top1": found})
 
@@ -96,6 +97,61 @@ def test_a_seed_that_lacks_a_finish_counts_in_none() -> None:
     (task,) = tasks_of(records)
     assert task.seeds == [0, 1] and set(task.of("uniform", PLAIN)) == {0, 1}
     assert "2 seeds" in page([task])
+
+
+def losing(method: str, distill: float, *seeds: int) -> list[Record]:
+    failed = {"status": "failed", "reason": "no memory", "top1": Top1()}
+    return [
+        each.model_copy(update=failed)
+        if each.cell.method == method and each.cell.distill == distill and each.cell.seed in seeds
+        else each
+        for each in all_records()
+    ]
+
+
+def table_of(records: list[Record]) -> dict[str, list[str]]:
+    lines = [line.strip("| ").split(" | ") for line in page(tasks_of(records)).splitlines()]
+    return {line[1]: line[2:] for line in lines if line[0] == "0.5"}
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2)])
+def test_a_decision_that_lost_seeds_has_no_mean_and_cuts_no_seed_of_another(
+    seeds: tuple[int, ...],
+) -> None:
+    whole, records = table_of(all_records()), losing("bnp", 0.0, *seeds)
+    told = f"{len(seeds)} of 3 failed"
+    assert table_of(records) == {
+        **whole,
+        "bnp": [told, "85.0 ± 1.0", told, "–", "+1.0 ± 0.0", "–", "– / 0.30 / –"],
+    }
+    assert "3 seeds" in page(tasks_of(records))
+
+
+def test_a_taught_decision_that_lost_seeds_keeps_its_plain_and_its_own_finish() -> None:
+    whole, found = table_of(all_records()), table_of(losing("bnp", 1.0, 2))
+    assert found["bnp"][:6] == [
+        whole["bnp"][0], "1 of 3 failed", whole["bnp"][2], whole["bnp"][3], "–", whole["bnp"][5]
+    ]  # fmt: skip
+
+
+def test_nothing_is_compared_with_uniform_width_that_lost_seeds() -> None:
+    whole, found = table_of(all_records()), table_of(losing("uniform", 0.0, 1))
+    assert found["uniform"][:3] == ["1 of 3 failed", "84.0 ± 1.0", "–"]
+    for method in ("bnp", "knapsack"):
+        assert found[method][:3] == whole[method][:3]
+        assert found[method][3:6] == ["–", whole[method][4], "–"]
+
+
+def test_the_figure_names_what_has_no_point_since_seeds_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(teachers, "set_title", lambda _, title, **looks: titles.append(title))
+    for records in (all_records(), losing("bnp", 0.0, 0), losing("knapsack", 1.0, 0, 1, 2)):
+        draw(tasks_of(records), tmp_path / "teachers.png")
+    assert [title.splitlines()[1:] for title in titles] == [
+        [], ["no mean: bnp cross-entropy, own"], ["no mean: knapsack with distillation"]
+    ]  # fmt: skip
 
 
 def test_longer_controls_and_tasks_without_a_common_teacher_stay_out() -> None:
