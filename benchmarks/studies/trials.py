@@ -6,6 +6,7 @@ were read and a verdict, whose words follow the number of seeds. Imports neither
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from benchmarks.analysis.ranking import (
     Scorer,
     collect_rankings,
 )
-from benchmarks.analysis.uncertainty import Estimate, estimate, paired
+from benchmarks.analysis.uncertainty import ROUNDING, Estimate, estimate, paired
 from benchmarks.records.cell import PARENT
 from benchmarks.records.files import read_folder
 from benchmarks.records.join import read_results
@@ -170,7 +171,7 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
         by_method.setdefault(other.cell.method, []).append(other.top1_by_seed)
     others = [_mean_by_seed(each) for each in by_method.values()]
     to_mean = paired(row.top1_by_seed, _mean_by_seed(others))
-    best = _named(comparison, max(rivals, key=_mean_top1))
+    best = _hardest(margins)
     number = f"{_points(to_mean)} to the mean, {_points(margins[best])} to {best}"
     control = f"the mean of {len(others)} other methods; the best of them, {best}"
     begun = _started(test, comparison, row, control, number)
@@ -179,7 +180,8 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
     judged = _judged(test, begun, to_mean)
     if to_mean is None or len(to_mean.values) < FEWEST:
         return judged
-    better = sum(statistics.fmean(other.values()) > _mean_top1(row) for other in others if other)
+    leads = (paired(row.top1_by_seed, other) for other in others)
+    better = sum(lead is not None and lead.mean < -ROUNDING for lead in leads)
     rank = f"{better} of {len(others)} others are more accurate on average"
     if all(found is not None and found.sign > 0 for found in margins.values()):
         return begun.ended(
@@ -189,6 +191,19 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
         why = f"clearly below the mean; {rank}; {judged.why}"
         return begun.ended(_verdict(-1, len(to_mean.values)), why)
     return begun.untested(f"no clear lead over each, not clearly below the mean; {rank}")
+
+
+def _hardest(margins: Mapping[str, Estimate | None]) -> str:
+    """The rival that a row leads least over the seeds that both have, of several alike the first.
+
+    A rival without such seeds comes last.
+    """
+
+    def margin(name: str) -> float:
+        found = margins[name]
+        return math.inf if found is None else round(found.mean / ROUNDING)
+
+    return min(margins, key=margin)
 
 
 def _mean_by_seed(found: Sequence[Mapping[int, float]]) -> dict[int, float]:
@@ -242,11 +257,6 @@ def _named(comparison: Comparison, row: Row) -> str:
 
 def _is_unfair(row: Row, rival: Row) -> bool:
     return row.cell.protocol < 2 and row.cell.method != rival.cell.method
-
-
-def _mean_top1(row: Row) -> float:
-    top1 = row.mean(lambda record: record.top1.finetuned)
-    return top1.mean if top1 else -1.0
 
 
 # Scores and costs of supernets

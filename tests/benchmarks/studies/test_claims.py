@@ -118,6 +118,29 @@ def test_a_loss_to_the_best_of_others_alone_refutes_nothing(results):
     assert below.verdict == "points the other way here" and "clearly below the mean" in below.why
 
 
+def test_the_best_of_the_others_is_best_over_the_seeds_that_it_is_compared_over(results):
+    lucky = seeds("uniform", 0.70, 0.705, 0.70, 0.95, 0.95, 0.95)  # where nothing else was run
+    folder = results(*lucky, *seeds("fpgm", 0.78, 0.785, 0.782), *seeds("taylor", 0.8, 0.81, 0.8))
+    outcome = tried(claim("best", against=""), folder)
+    assert outcome.control == "the mean of 2 other methods; the best of them, fpgm"
+    assert outcome.number.endswith("+2.1 ± 0.4 [+1.8, +2.5] points to fpgm")
+
+
+def test_others_are_more_accurate_over_the_seeds_that_they_share_with_the_method(results):
+    rivals = [*seeds("l1_norm", 0.801, 0.8105, 0.8), *seeds("fpgm", 0.71, 0.712, 0.709)]
+    unlucky = seeds("taylor", 0.80, 0.81, 0.80, 0.55, 0.56)  # two seeds that the others lack
+    outcome = tried(claim("best", against=""), results(*rivals, *unlucky))
+    assert outcome.control.endswith("the best of them, l1_norm")
+    assert outcome.why.endswith("; 1 of 2 others are more accurate on average")
+
+
+def test_a_tie_in_another_order_of_seeds_is_no_better_method(results):
+    # The mean of their differences is -2e-17.
+    tied, method = seeds("fpgm", 0.84, 0.22, 0.17), seeds("taylor", 0.22, 0.17, 0.84)
+    outcome = tried(claim("best", against=""), results(*tied, *method))
+    assert outcome.why.endswith("; 0 of 1 others are more accurate on average")
+
+
 def test_a_control_that_was_trained_longer_is_no_rival(results):
     longer = seeds("uniform", 0.91, 0.95, 0.99, longer=9)
     folder = results(*longer, *seeds("fpgm", 0.1, 0.2, 0.3), *seeds("taylor", 0.5, 0.61, 0.7))
