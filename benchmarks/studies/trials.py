@@ -140,9 +140,9 @@ def _against_both(
     strong = paired(row.top1_by_seed, rival.top1_by_seed)
     both = begun.beside(name, f"{_points(strong)} against {name}")
     judged = _judged(test, both, weak)
-    if strong is None or judged.verdict not in ("holds here", "points that way here"):
+    if judged.verdict not in ("holds here", "points that way here"):
         return judged
-    if strong.sign > 0:
+    if strong is None or len(strong.values) < FEWEST or strong.sign > 0:
         return _judged(test, both, strong)
     seen = (
         "it is less accurate" if strong.sign < 0 else f"no difference is seen{_reach(test, strong)}"

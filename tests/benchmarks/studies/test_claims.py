@@ -230,6 +230,25 @@ def test_a_lead_over_a_weak_control_needs_one_over_the_strong_control(
     assert outcome.number.count("points against") == 2
 
 
+@pytest.mark.parametrize(
+    ("is_lost", "why"), [(True, "no seed has both results"), (False, "2 seeds, needs 3")]
+)
+def test_a_lead_over_a_weak_control_is_no_verdict_where_the_strong_one_lacks_seeds(
+    results, is_lost, why
+):
+    *strong, last = seeds("bnp", 0.601, 0.708, 0.80, settings={"solver": "exact"})
+    lost = last.model_copy(update={"status": "failed", "reason": "no memory"})
+    folder = results(
+        *seeds("bnp", 0.60, 0.71, 0.80),
+        *seeds("bnp", 0.50, 0.60, 0.70, settings={"solver": "random"}),
+        *strong,
+        *([lost] if is_lost else []),
+    )
+    asked = claim(method="bnp", against="bnp (solver=random)", stronger="bnp (solver=exact)")
+    outcome = tried(asked, folder)
+    assert (outcome.verdict, outcome.why) == ("cannot be tested here", why)
+
+
 def test_what_was_not_run_is_named(results):
     assert "no records in results/f" in tried(claim(), results()).why
     folder = results(*seeds("uniform", 0.5, 0.6, 0.7))
