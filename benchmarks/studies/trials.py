@@ -177,6 +177,8 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
     begun = _started(test, comparison, row, control, number)
     if any(_is_unfair(row, rival) for rival in rivals):
         return begun.untested(UNFAIR)
+    if lost := [_named(comparison, rival) for rival in rivals if rival.lost]:
+        return begun.untested(f"no lead over each can be told: {'; '.join(lost)}")
     judged = _judged(test, begun, to_mean)
     if to_mean is None or len(to_mean.values) < FEWEST:
         return judged
@@ -247,12 +249,11 @@ def _names(comparison: Comparison, row: Row) -> tuple[str, str]:
 
 
 def _named(comparison: Comparison, row: Row) -> str:
-    """A control's name; uniform width says which channels it keeps."""
+    """A control's name, and how many seeds failed; uniform width says which channels it keeps."""
     name = comparison.label(row)
-    if row.cell.method != "uniform":
-        return name
-    kept = "L1 norm" if row.cell.protocol > 1 else "first channels"
-    return f"{name} ({kept})"
+    if row.cell.method == "uniform":
+        name += " (L1 norm)" if row.cell.protocol > 1 else " (first channels)"
+    return f"{name}, {row.seeds}" if row.lost else name
 
 
 def _is_unfair(row: Row, rival: Row) -> bool:

@@ -141,6 +141,18 @@ def test_a_tie_in_another_order_of_seeds_is_no_better_method(results):
     assert outcome.why.endswith("; 0 of 1 others are more accurate on average")
 
 
+def test_a_control_that_lost_seeds_is_named_with_how_many_failed(results):
+    *whole, last = seeds("uniform", 0.3, 0.4, 0.5)
+    lost = last.model_copy(update={"status": "failed", "reason": "no memory"})
+    folder = results(*whole, lost, *seeds("fpgm", 0.6, 0.7, 0.8), *seeds("taylor", 0.7, 0.81, 0.9))
+    told = "uniform (L1 norm), 1 of 3 failed"
+    outcome = tried(claim(), folder)
+    assert outcome.control == told and outcome.why == "no seed has both results"
+    outcome = tried(claim("best", against=""), folder)
+    assert outcome.control.endswith("the best of them, fpgm")
+    assert outcome.why == f"no lead over each can be told: {told}"
+
+
 def test_a_control_that_was_trained_longer_is_no_rival(results):
     longer = seeds("uniform", 0.91, 0.95, 0.99, longer=9)
     folder = results(*longer, *seeds("fpgm", 0.1, 0.2, 0.3), *seeds("taylor", 0.5, 0.61, 0.7))
