@@ -88,9 +88,14 @@ class Estimate:
         return _student_quantile(count - 1) * self.sd / math.sqrt(count)
 
     @property
+    def spreads(self) -> bool:
+        """Whether the values differ by more than rounding: alike, they say nothing of the noise."""
+        return self.sd is not None and self.sd > ROUNDING
+
+    @property
     def sign(self) -> int:
-        """1 or -1 if both intervals lie above or below zero, else 0; one seed never counts."""
-        if self.interval is None or self.half_width is None:
+        """1 or -1 if both intervals lie above or below zero, else 0, as where there is no test."""
+        if self.interval is None or self.half_width is None or not self.spreads:
             return 0
         low = min(self.interval[0], self.mean - self.half_width)
         high = max(self.interval[1], self.mean + self.half_width)
@@ -100,9 +105,9 @@ class Estimate:
     def p_value(self) -> float | None:
         """Of Student's t-test, both sides, that the true mean is zero.
 
-        None for one seed, and for values that do not differ: three alike say nothing of the noise.
+        None for one seed, and for values that do not differ.
         """
-        if not self.sd or self.sd <= ROUNDING:
+        if self.sd is None or not self.spreads:
             return None
         from scipy.special import stdtr  # slow to import, and one seed does not need it
 
@@ -117,7 +122,7 @@ class Estimate:
         Args:
             level: of the test, both sides.
         """
-        if not self.sd or self.sd <= ROUNDING:
+        if self.sd is None or not self.spreads:
             return None
         count = len(self.values)
         return _noncentrality(count - 1, level) * self.sd / math.sqrt(count)

@@ -58,12 +58,13 @@ it says: a claim that does not hold here may hold there, and the other way round
 
 **Rule.** The number is a difference to the control, paired by seed, or what the claim says; in
 brackets stands its bootstrap 95 % interval. A row is clear if bootstrap and Student's interval both
-lie on one side of the value that the claim names (zero if it names none). The words follow the
-seeds: from {MANY} on a clear row *holds here* or *does not hold here*; with {FEWEST} or {MANY - 1},
-which leave two or three degrees of freedom, it only *points that way here* or *points the other way
-here*. *Not supported here*: the method beats the control that the claim has in mind, but not a
-stronger one that lacks what the claim praises. *Cannot be tested here*: fewer than {FEWEST} seeds,
-no fair control, or no clear row; then the table says what is missing.
+lie on one side of the value that the claim names (zero if it names none); differences that do not
+spread at all have no test and are never clear. The words follow the seeds: from {MANY} on a clear
+row *holds here* or *does not hold here*; with {FEWEST} or {MANY - 1}, which leave two or three
+degrees of freedom, it only *points that way here* or *points the other way here*. *Not supported
+here*: the method beats the control that the claim has in mind, but not a stronger one that lacks
+what the claim praises. *Cannot be tested here*: fewer than {FEWEST} seeds, no fair control, or no
+clear row; then the table says what is missing.
 
 **Controls.** Every row names its own.
 

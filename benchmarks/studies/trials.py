@@ -142,7 +142,7 @@ def _against_both(
     judged = _judged(test, both, weak)
     if judged.verdict not in ("holds here", "points that way here"):
         return judged
-    if strong is None or len(strong.values) < FEWEST or strong.sign > 0:
+    if strong is None or len(strong.values) < FEWEST or not strong.spreads or strong.sign > 0:
         return _judged(test, both, strong)
     seen = (
         "it is less accurate" if strong.sign < 0 else f"no difference is seen{_reach(test, strong)}"
@@ -449,6 +449,8 @@ def _judged(test: Test, begun: _Begun, found: Estimate | None) -> Outcome:
         return begun.untested(f"{'one seed' if seeds == 1 else f'{seeds} seeds'}, needs {FEWEST}")
     limit, way = (test.at_most, -1) if test.at_most is not None else (test.at_least or 0.0, 1)
     margin = estimate([way * (value - limit) for value in found.values])
+    if not margin.spreads:
+        return begun.untested(f"{seeds} seeds whose differences do not spread, so there is no test")
     if margin.sign:
         return begun.ended(_verdict(margin.sign, seeds), f"{seeds} seeds")
     return begun.untested(f"no clear difference{_reach(test, margin)}")

@@ -56,6 +56,12 @@ def test_a_sign_needs_both_intervals():
     assert estimate([-0.10, -0.11, -0.12]).sign == -1
 
 
+@pytest.mark.parametrize("last", [0.1, 0.1 + 1e-12])
+def test_values_that_do_not_spread_have_neither_test_nor_sign(last):
+    alike = estimate([0.1, 0.1, last])
+    assert (alike.sign, alike.p_value, alike.detectable(0.05)) == (0, None, None)
+
+
 def test_a_sign_is_rarely_wrong_where_there_is_no_difference():
     draws = np.random.default_rng(0).normal(size=(2000, 3))
     signs = [estimate(draw).sign for draw in draws]
