@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from benchmarks.analysis.comparison import spent_macs, spent_seconds
+from benchmarks.analysis.comparison import Row, spent_macs, spent_seconds
 from benchmarks.analysis.names import short_name
 from benchmarks.analysis.uncertainty import mean_accuracies
 from benchmarks.records.cell import Cell
@@ -42,11 +42,25 @@ class Scorer:
 
     Attributes:
         name: of the method, with the settings in which its scorers differ.
-        records: one for each seed.
+        records: one for each seed, those that failed among them.
     """
 
     name: str
     records: tuple[Record, ...]
+
+    @cached_property
+    def _row(self) -> Row:
+        return Row(self.records[0].cell, self.records)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a seed failed: which do depends on the method, so the others have no mean."""
+        return bool(self._row.lost)
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds there are, and how many of them failed."""
+        return self._row.seeds
 
     @property
     def scores(self) -> Mapping[int, np.ndarray]:
@@ -69,7 +83,8 @@ class Ranking:
         macs: multiply-adds of every member, shape (count,).
         alone_tmacs: trillions of MACs to train every member alone once, mean over these seeds.
         alone_seconds: the same in seconds.
-        scorers: methods and proxies that scored it.
+        scorers: methods and proxies that scored it in every seed.
+        lost: those that failed in some seeds or in all.
     """
 
     cell: Cell
@@ -78,6 +93,7 @@ class Ranking:
     alone_tmacs: float
     alone_seconds: float
     scorers: tuple[Scorer, ...]
+    lost: tuple[Scorer, ...] = ()
 
     @cached_property
     def agreements(self) -> Mapping[str, Agreement]:
@@ -137,12 +153,12 @@ def collect_rankings(records: Iterable[Record]) -> list[Ranking]:
     members: dict[tuple[str, str, str, str], list[Record]] = {}
     scored: dict[tuple[str, str, str], list[Record]] = {}
     for record in current_records(list(records)):
-        if record.cell.sample is None or record.status != "ok":
+        if record.cell.sample is None:
             continue
         key = (record.cell.ranking, record.trained_on, record.timed_by)
         if record.cell.member is None:
             scored.setdefault(key, []).append(record)
-        else:
+        elif record.status == "ok":
             members.setdefault((*key, _recipe(record.cell)), []).append(record)
     found = [_ranking(group, scored.get(key[:3], [])) for key, group in sorted(members.items())]
     return [ranking for ranking in found if ranking.truth]
@@ -201,18 +217,22 @@ def _ranking(members: Sequence[Record], scored: Sequence[Record]) -> Ranking:
     cells = [record.cell for record in scored]
     for record in scored:
         named.setdefault(short_name(record.cell, cells), []).append(record)
+    scorers = [_scorer(name, group, cell) for name, group in sorted(named.items())]
     return Ranking(
         cell=cell,
         truth=whole,
         macs=macs,
         alone_tmacs=sum(spent_macs(r, ["finetune"]) for r in alone) / seeds / 1e12,
         alone_seconds=sum(spent_seconds(r, ["finetune"]) for r in alone) / seeds,
-        scorers=tuple(_scorer(name, group, cell) for name, group in sorted(named.items())),
+        scorers=tuple(scorer for scorer in scorers if not scorer.is_lost),
+        lost=tuple(scorer for scorer in scorers if scorer.is_lost),
     )
 
 
 def _scorer(name: str, records: Sequence[Record], trained: Cell) -> Scorer:
     """One record for each seed: under the recipe of the trained networks, or else the newest.
+
+    No recipe acts on scores, so a record that failed counts where no other of its seed ended well.
 
     Args:
         name: of the scorer.
@@ -220,7 +240,9 @@ def _scorer(name: str, records: Sequence[Record], trained: Cell) -> Scorer:
         trained: a cell of a network that was trained alone.
     """
     recipe = _recipe(trained)
-    last_best = sorted(records, key=lambda each: (_recipe(each.cell) == recipe, each.utc))
+    last_best = sorted(
+        records, key=lambda each: (each.status == "ok", _recipe(each.cell) == recipe, each.utc)
+    )
     by_seed = {record.cell.seed: record for record in last_best}
     return Scorer(name, tuple(by_seed[seed] for seed in sorted(by_seed)))
 

@@ -49,8 +49,14 @@ def proxy_against_accuracy(rankings: Sequence[Ranking]) -> Figure:
         if len(rankings) > 1:
             title = figure_text(ranking.title.split(",")[0])
             axis.set_title(f"{title}\n{axis.get_title()}", fontsize=8)
-    if len(rankings) == 1:
-        figure.suptitle(figure_text(rankings[0].title), fontsize=9)
+    titles = [rankings[0].title] if len(rankings) == 1 else []
+    titles += [
+        f"no tau: {scorer.name} on {ranking.title.split(',')[0]}, {scorer.seeds}"
+        for ranking in rankings
+        for scorer in ranking.lost
+    ]
+    if titles:
+        figure.suptitle("\n".join(map(figure_text, titles)), fontsize=9)
     return figure
 
 

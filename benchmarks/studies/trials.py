@@ -271,6 +271,8 @@ def _of_rankings(test: Test, rankings: Sequence[Ranking]) -> Outcome:
             continue
         records = f"results/{test.folder}, protocol {ranking.cell.protocol}"
         begun = _Begun(f"{mine.name}, {ranking.title}", theirs.name, records, "–")
+        if lost := [f"{each.name}, {each.seeds}" for each in (mine, theirs) if each.is_lost]:
+            return begun.untested("; ".join(lost))
         if test.kind == "tau":
             ceiling = ceiling_of(ranking, rankings)
             return _taus_compared(test, begun, ranking, mine, theirs, ceiling)
@@ -331,7 +333,7 @@ def _unit_unknown(
         f"{1 / passes.against:.2f} at best, so the paper's {test.at_most:.2f} counts something "
         "that is not known"
     )
-    other = _ratio(mine, _seconds(third)) if third else None
+    other = _ratio(mine, _seconds(third)) if third and not third.is_lost else None
     if other is None:
         return why
     pairs = [(test.at_most, passes.stated), (ratio.mean, other.mean)]
@@ -343,9 +345,13 @@ def _unit_unknown(
 
 
 def _scorer(ranking: Ranking, name: str) -> Scorer | None:
-    """The scorer of that name; of a name without settings, the one with the fewest."""
-    named = [scorer for scorer in ranking.scorers if scorer.name == name]
-    plain = [scorer for scorer in ranking.scorers if scorer.records[0].cell.method == name]
+    """The scorer of that name; of a name without settings, the one with the fewest.
+
+    One that lost seeds among them: no variant takes its place.
+    """
+    scorers = [*ranking.scorers, *ranking.lost]
+    named = [scorer for scorer in scorers if scorer.name == name]
+    plain = [scorer for scorer in scorers if scorer.records[0].cell.method == name]
     plain.sort(key=lambda scorer: len(scorer.records[0].cell.settings))
     return next(iter(named + plain), None)
 

@@ -17,7 +17,10 @@ HEADINGS = ("Scores of", "Seeds", "Tau", "95 % interval", "Regret, points", "TMA
 
 
 def ranking_table(rankings: Sequence[Ranking]) -> str:
-    """Markdown: one heading, caption and table for each ranking, the best tau first."""
+    """Markdown: one heading, caption and table for each ranking, the best tau first.
+
+    Scorers that lost seeds stand last and say how many failed.
+    """
     return "\n".join(_one_table(ranking) for ranking in rankings)
 
 
@@ -37,6 +40,7 @@ def _one_table(ranking: Ranking) -> str:
     if top := ranking.ceiling:
         name, seeds = "one training alone (the ceiling)", len(ranking.truth)
         cells.insert(0, _cells(top, name, seeds, ranking.alone_tmacs, ranking.alone_seconds))
+    cells += [(scorer.name, scorer.seeds, *"–––––") for scorer in ranking.lost]
     truth, cell = 100 * ranking.mean_truth, ranking.cell
     trained = "one seed" if len(ranking.truth) == 1 else f"{len(ranking.truth)} seeds"
     caption = (

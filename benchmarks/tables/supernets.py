@@ -51,8 +51,14 @@ def supernet_table(rankings: Sequence[Ranking]) -> str:
         if trained := _cheapest_first(ranking.scorers):
             rows = [_supernet_cells(ranking, scorer) for scorer in trained]
             table = markdown_table(TRAINING, "l" + "r" * 10, rows)
-            parts.append(f"### {in_markdown(ranking.title)}\n\n{table}")
+            parts.append(f"### {in_markdown(ranking.title)}\n\n{table}{_left_out(ranking)}")
     return "\n".join(parts)
+
+
+def _left_out(ranking: Ranking) -> str:
+    """Names the scorers without a tau, since seeds of theirs failed; empty if there are none."""
+    told = "; ".join(in_markdown(f"{scorer.name}, {scorer.seeds}") for scorer in ranking.lost)
+    return f"\nWithout a tau: {told}.\n" if told else ""
 
 
 def _supernet_cells(ranking: Ranking, scorer: Scorer) -> list[str]:
@@ -229,7 +235,7 @@ def _one_reach(ranking: Ranking, reaches: Sequence[_Reach]) -> str:
     )
     table = markdown_table(REACH, "llrrr", [_reach_cells(reach, reference) for reach in reaches])
     claim = _claim({reach.name: reach for reach in plain}, reference)
-    text = f"### {in_markdown(ranking.title)}\n\n{caption}\n\n{table}"
+    text = f"### {in_markdown(ranking.title)}\n\n{caption}\n\n{table}{_left_out(ranking)}"
     return f"{text}\n{claim}\n" if claim else text
 
 

@@ -161,6 +161,30 @@ def test_a_scorer_of_two_recipes_counts_once_a_seed_and_the_one_of_the_trained_n
         assert ranking.scorers[0].records == tuple(other)  # the newest
 
 
+def failed(made):
+    return made.model_copy(update={"status": "failed", "reason": "no memory", "scores": ()})
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_scorer_that_lost_seeds_has_no_tau_and_says_how_many_failed(count):
+    made = scores("pse_net", (1.0, 2, 3, 4), (1.0, 2, 4, 3))
+    lost = [failed(each) if seed < count else each for seed, each in enumerate(made)]
+    (ranking,) = collect_rankings([*members(), *scores("macs", *TRUTH.values()), *lost])
+    assert [*ranking.agreements] == ["macs"] and [each.name for each in ranking.lost] == ["pse_net"]
+    last = ranking_table([ranking]).splitlines()[-1]
+    assert last == f"| pse_net | {count} of 2 failed | – | – | – | – | – |"
+
+
+def test_a_seed_that_another_recipe_s_record_has_scored_is_not_lost():
+    rows = (1.0, 2.0, 3.0, 4.0)
+    other = [
+        record(cell=asked("macs", seed, finetune=Schedule(epochs=9)), scores=rows) for seed in TRUTH
+    ]
+    lost = [failed(each) for each in scores("macs", rows, rows)]
+    (ranking,) = collect_rankings([*members(), *lost, *other])
+    assert ranking.scorers[0].records == tuple(other) and not ranking.lost
+
+
 def test_what_was_trained_otherwise_is_another_ranking():
     longer = members(finetune=Schedule(epochs=9))
     assert len(collect_rankings([*members(), *longer])) == 2

@@ -207,6 +207,16 @@ def test_scores_stand_against_the_mean_accuracy_with_their_tau():
     assert f"tau {ranking.agreements[ranking.scorers[0].name].tau:.2f}" in axis.get_title()
 
 
+def test_scores_of_a_method_that_lost_seeds_have_no_panel_and_are_named():
+    asked = cell("bcnet", 0.35, 0, sample=SAMPLE)
+    lost = record(cell=asked, status="failed", reason="no memory")
+    (ranking,) = collect_rankings([*ranked(), lost])
+    figure = proxy_against_accuracy([ranking])
+    assert len(figure.axes) == 1
+    (_, note) = figure.get_suptitle().splitlines()
+    assert note == "no tau: bcnet on tiny_net on digits, 1 of 1 failed"
+
+
 def test_a_trace_shows_the_best_so_far_and_the_losses():
     evaluations, losses = search_traces(compare([searched()])).axes
     assert list(evaluations.get_lines()[0].get_ydata()) == [20, 50, 50]

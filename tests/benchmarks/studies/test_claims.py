@@ -358,6 +358,22 @@ def test_a_sample_on_which_trainings_disagree_compares_no_rankings(results):
     assert tried(asked, folder).verdict == "points that way here"
 
 
+def test_a_supernet_that_lost_seeds_is_not_compared_and_no_variant_takes_its_place(
+    ranking, results
+):
+    lost = scored("pse_net", 3, (1, 2, 3, 4), 10.0)
+    lost = lost.model_copy(update={"status": "failed", "reason": "no memory", "scores": ()})
+    few = [
+        record(cell=cell("pse_net", 0.35, s, sample=SAMPLE, settings={"steps": 1}), scores=each)
+        for s, each in enumerate([(1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 4, 3)])
+    ]
+    folder = results(lost, *few)
+    for kind in ("tau", "seconds"):
+        outcome = tried(claim(kind, method="pse_net", against="bcnet"), folder)
+        assert (outcome.verdict, outcome.number) == ("cannot be tested here", "–")
+        assert outcome.why == "pse_net, 1 of 4 failed"
+
+
 def test_a_lead_that_hangs_on_one_network_is_none(results):
     trained = alone(*[[0.5 + 0.1 * m] * 3 for m in range(4)])
     good = [scored("pse_net", s, (1, 2, 3, 4), 10.0) for s in range(3)]

@@ -99,5 +99,17 @@ def test_the_cost_of_equal_quality_is_the_shortest_training_that_reaches_the_ref
         ) in table
 
 
+def test_supernets_that_lost_seeds_have_no_tau_and_are_named():
+    lost = [
+        made.model_copy(update={"status": "failed", "reason": "no memory", "scores": ()})
+        for made in trained("pse_net", 30, FAIR)
+    ]
+    rankings = collect_rankings([*members(), *trained("autoslim", 90, FAIR), *lost])
+    for table in (supernet_table(rankings), reach_table(rankings)):
+        (line,) = lines_of(table)
+        assert line.startswith("| autoslim | ")
+        assert table.endswith("\nWithout a tau: pse_net, 1 of 1 failed.\n")
+
+
 def test_without_supernets_there_is_nothing_to_reach():
     assert reach_table(collect_rankings([*members(), *scores("macs", GOOD)])) == ""
