@@ -57,3 +57,37 @@ def test_a_row_that_lost_a_seed_says_so() -> None:
     records = [*made("uniform", 0.5, 0.7), *made("bnp", 0.5, 0.8), lost]
     *_, last = rows(finding_table(compare(records)))
     assert last[0] == "bnp" and "1 of 3 failed" in last[1] and last[2] == "–"
+
+
+def test_the_legend_names_the_rows_that_are_there_and_no_others() -> None:
+    against = Contrast(method="knapsack", against="bnp", budget=0.5)
+    asked = {"primary": (Primary(contrast=against, metric="macs", seeds=(0,)),)}
+    sides = [record("knapsack", **asked), record("bnp", **asked)]
+    text = finding_table(compare([*sides, record("uniform", **asked)]))
+    assert text.endswith("whole table. Rows: the methods of the primary contrasts.\n")
+    longer = record(cell=cell("uniform", longer=2), **asked)
+    text = finding_table(compare([*sides, longer]))
+    assert text.endswith(
+        "in 10¹². Rows: uniform width fine-tuned for what the dearest method costs and the methods "
+        "of the primary contrasts.\n"
+    )
+    text = finding_table(compare([*made("uniform", 0.5, 0.7), *made("bnp", 0.5, 0.8), longer]))
+    assert text.endswith(
+        "Bold: more accurate than uniform, Holm-corrected over the network's whole table. "
+        "Rows: uniform width, uniform width fine-tuned for what the dearest method costs, and the "
+        "methods of the primary contrasts.\n"
+    )
+
+
+def test_a_row_of_fewer_seeds_than_the_heading_tells_them() -> None:
+    def seeds(method: str, budget: float, count: int) -> list[Record]:
+        return [record(method, budget, seed, primary=(ASKED,)) for seed in range(count)]
+
+    records = [*seeds("uniform", 0.5, 3), *seeds("uniform", 0.25, 3)]
+    assert [row[0] for row in rows(finding_table(compare(records)))[2:]] == ["uniform"]
+    even = finding_table(compare([*records, *seeds("bnp", 0.5, 2), *seeds("bnp", 0.25, 2)]))
+    assert ", 3 seeds:" in even and "| bnp; 2 seeds |" in even and "| uniform |" in even
+    one = finding_table(compare([*records, *seeds("bnp", 0.5, 3), *seeds("bnp", 0.25, 1)]))
+    assert "| bnp; one seed at 0.25 MACs |" in one
+    two = finding_table(compare([*records, *seeds("bnp", 0.5, 2), *seeds("bnp", 0.25, 1)]))
+    assert "| bnp; 2 seeds at 0.5 MACs, one seed at 0.25 MACs |" in two
