@@ -395,8 +395,9 @@ def _in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def _place(row: Row) -> tuple[str, bool, float]:
-    budget = row.cell.budget
-    return row.cell.metric, isinstance(budget, int), -budget
+    metric, budget = row.cell.metric, row.cell.budget
+    is_count = metric != "latency_ms" and budget > 1  # milliseconds are no ratios, whole or not
+    return metric, is_count, -budget
 
 
 def _top1(row: Row, seeds: Collection[int]) -> float:

@@ -113,13 +113,20 @@ def _body(comparison: Comparison, rows: Sequence[Row], unit: MacsUnit) -> Iterat
     """Lines of rows, a heading before each budget."""
     budget = ""
     for row in rows:
-        metric = UNITS.get(row.cell.metric, row.cell.metric)
-        heading = f"Budget {row.budget} of {metric}" if row.cell.budget != 1 else "Not pruned"
+        heading = _heading(row)
         if heading != budget:
             budget = heading
             yield r"\midrule"
             yield rf"\multicolumn{{5}}{{@{{}}l}}{{\emph{{{in_tex(heading)}}}}} \\"
         yield _line(comparison, row, unit)
+
+
+def _heading(row: Row) -> str:
+    """The budget in words; a ratio of 1 leaves the whole network, and 1 ms does not."""
+    metric = row.cell.metric
+    if metric == "latency_ms":
+        return f"Budget {row.budget} ms"
+    return f"Budget {row.budget} of {UNITS[metric]}" if row.cell.budget != 1 else "Not pruned"
 
 
 def _line(comparison: Comparison, row: Row, unit: MacsUnit) -> str:

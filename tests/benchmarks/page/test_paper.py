@@ -109,6 +109,22 @@ def test_a_row_that_lost_a_seed_says_so_and_has_no_number():
     assert line == r"taylor & \multicolumn{4}{l@{}}{1 of 4 failed} \\"
 
 
+def test_budgets_of_milliseconds_are_in_order_and_one_of_them_is_no_whole_network():
+    budgets = (1, 3, 2.5, 2)
+    records = [
+        record(cell=cell(method, budget, metric="latency_ms"), size=None)
+        for budget in budgets
+        for method in ("uniform", "taylor")
+    ]
+    (comparison,) = compare([*records, record("parent", 1.0)])
+    text = paper_table(comparison, (), "a")
+    assert re.findall(r"emph\{(.*?)\}", text) == [
+        "Budget 3 ms", "Budget 2.5 ms", "Budget 2 ms", "Budget 1 ms", "Not pruned"
+    ]  # fmt: skip
+    counts = [record("uniform", budget, size=None) for budget in (500_000, 0.5, 1.0, 900_000)]
+    assert [row.budget for row in compare(counts)[0].rows] == ["1", "0.5", "900,000", "500,000"]
+
+
 def test_unknown_methods_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"no records of nobody; --methods can name: fpgm; taylor"):
         write_paper(Findings.of(results()), tmp_path / "paper", ["fpgm", "nobody"])
