@@ -27,6 +27,7 @@ __all__ = [
     "bootstrap_interval",
     "differences",
     "estimate",
+    "findable",
     "holm",
     "mean_accuracies",
     "paired",
@@ -41,6 +42,9 @@ ERROR = 1 - LEVEL
 
 POWER = 0.8
 """Chance of being found that makes a difference a detectable one."""
+
+WIDEST = 1.0
+"""Of all true differences of two accuracies."""
 
 ROUNDING = 1e-9
 """Standard deviations up to this are rounding: an accuracy moves in steps of an image."""
@@ -180,6 +184,11 @@ def mean_accuracies(
         axis: of the seeds.
     """
     return np.asarray(accuracies).mean(axis=axis).round(DECIMALS)  # type: ignore[no-any-return]
+
+
+def findable(detectable: float | None) -> float | None:
+    """A detectable difference of accuracies; infinite where no true difference is that large."""
+    return math.inf if detectable is not None and detectable > WIDEST else detectable
 
 
 @functools.cache

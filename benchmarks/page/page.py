@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ from benchmarks.analysis.comparison import (
     spent_macs,
 )
 from benchmarks.analysis.findings import Findings
-from benchmarks.analysis.uncertainty import Estimate
+from benchmarks.analysis.uncertainty import Estimate, findable
 from benchmarks.figures.all_figures import TITLES
 from benchmarks.page.scatter import scatter
 from benchmarks.page.template import own_text, page_template
@@ -158,6 +159,12 @@ def _one(value: float | None) -> Estimate | None:
     return None if value is None else Estimate((value,))
 
 
+def _detectable(size: float | None) -> Estimate | str | None:
+    """The same of a detectable difference; "none" where no true one is found."""
+    found = findable(size)
+    return "none" if found == math.inf else _one(found)
+
+
 def _speed_column(heading: str, *, smallest: bool) -> Column:
     return Column(
         heading,
@@ -192,7 +199,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("Total TMACs", _mean(lambda r: spent_macs(r, TOTAL)), ".2f", 1e-12),
     Column("MACs %", _mean(lambda r: share(r, "macs")), ".1f", 100),
     Column("Params %", _mean(lambda r: share(r, "params")), ".1f", 100),
-    Column("Detectable", lambda c, row: _one(c.detectable(row)), ".1f", 100),
+    Column("Detectable", lambda c, row: _detectable(c.detectable(row)), ".1f", 100),
     Column("Seeds", lambda c, row: row.seeds),
     Column("Data", lambda c, row: c.cell.data.name),
     Column("Of", lambda c, row: row.cell.metric),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from benchmarks.analysis.comparison import Comparison
 from benchmarks.analysis.contrasts import Confirmed, primary_contrasts
+from benchmarks.analysis.uncertainty import findable
 
 __all__ = ["contrast_lines", "points"]
 
@@ -23,9 +25,12 @@ def contrast_lines(comparisons: Iterable[Comparison]) -> list[str]:
     return [*map(_told, found), OTHERS]
 
 
-def points(difference: float | None) -> str:
-    """A difference of accuracies without its sign, in points; a dash for None."""
-    return "–" if difference is None else f"{100 * difference:.1f}"
+def points(detectable: float | None) -> str:
+    """A detectable difference in points; "none" where no true one is found, a dash for None."""
+    size = findable(detectable)
+    if size is None:
+        return "–"
+    return "none" if math.isinf(size) else f"{100 * size:.1f}"
 
 
 def _told(found: Confirmed) -> str:

@@ -7,6 +7,7 @@ Nobody is called the best of all, since nothing tests that. Reads records and no
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from benchmarks.analysis.comparison import REFERENCE, Comparison, Row
 from benchmarks.analysis.contrasts import Confirmed, primary_contrasts
 from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.findings import Findings
-from benchmarks.analysis.uncertainty import ERROR
+from benchmarks.analysis.uncertainty import ERROR, findable
 
 __all__ = ["finding"]
 
@@ -79,11 +80,10 @@ def _against_uniform(compared: Sequence[Difference], has_many: bool) -> list[str
     else:
         first = f"No method is clearly more accurate than {same}."
     second = [f"Clearly less accurate: {_list(losses, has_many)}."] if losses else []
-    found = [size for c, row in tested if (size := c.detectable(row)) is not None]
-    typical = f" The median difference that such a test would find is {_size(found)}."
+    found = [size for c, row in tested if (size := findable(c.detectable(row))) is not None]
     were = "was one difference" if len(tested) == 1 else f"were {len(tested)} differences"
     tests = f"Tested {were}, Holm-corrected at 5 % within each table."
-    return [first, *second, f"{tests}{typical if found else ''}"]
+    return [first, *second, f"{tests} {_typical(found)}" if found else tests]
 
 
 def _list(found: Sequence[Difference], has_many: bool) -> str:
@@ -106,5 +106,10 @@ def _points(difference: float) -> str:
     return f"{100 * difference:+.1f} points".replace("-", "\N{MINUS SIGN}")
 
 
-def _size(found: Sequence[float]) -> str:
-    return f"{100 * statistics.median(found):.1f} points"
+def _typical(found: Sequence[float]) -> str:
+    """The median of the sizes that tests would find; infinite ones are those of no difference."""
+    median = statistics.median(found)
+    if math.isfinite(median):
+        return f"The median difference that such a test would find is {100 * median:.1f} points."
+    which = "Such a test finds" if len(found) == 1 else "At least half of such tests find"
+    return f"{which} no difference with 80 % power, however large it is."

@@ -30,7 +30,7 @@ from benchmarks.analysis.comparison import (
     spent_seconds,
 )
 from benchmarks.analysis.findings import Findings
-from benchmarks.analysis.uncertainty import Estimate, shown
+from benchmarks.analysis.uncertainty import Estimate, findable, shown
 from benchmarks.records.files import Unread
 from benchmarks.records.plain import in_csv, in_html, in_markdown, in_tex
 from benchmarks.records.record import TOTAL, Record
@@ -184,7 +184,10 @@ def to_latex(comparisons: Sequence[Comparison]) -> str:
 
 
 def to_csv(comparisons: Sequence[Comparison]) -> str:
-    """All rows in one table, numbers unrounded, an empty field for what was not measured."""
+    """All rows in one table, numbers unrounded, an empty field for what was not measured.
+
+    A detectable difference is `inf` where no true one is found.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_HEADINGS)
@@ -463,7 +466,7 @@ def _csv_row(row: Row, comparison: Comparison) -> list[object]:
         gain.mean if gain else None,
         *_spread(gain),
         comparison.p_value(row),
-        comparison.detectable(row),
+        findable(comparison.detectable(row)),
         comparison.is_clear_gain(row),
         row.seeds if row.lost else None,
         " ".join(record.id for record in row.records),

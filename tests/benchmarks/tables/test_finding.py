@@ -1,12 +1,20 @@
 """The first words of the page: what the tests of the tables support, and nothing else."""
 
+import csv
+import io
+
 import pytest
 
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.findings import Findings
+from benchmarks.page.page import build_page
 from benchmarks.records.cell import Model
 from benchmarks.records.contrast import Contrast, Primary
+from benchmarks.records.record import Top1
+from benchmarks.tables.ablation import ablation_table
+from benchmarks.tables.contrast_lines import contrast_lines
 from benchmarks.tables.finding import finding
+from benchmarks.tables.tables import to_csv, to_short_markdown
 from tests.benchmarks.fabricate import cell, record
 
 NOISE = (0.0, 0.01, 0.005, -0.003)
@@ -57,6 +65,42 @@ def test_where_nothing_is_clear_no_method_is_praised_and_the_power_is_told():
     size = comparison.detectable(next(row for row in comparison.rows if row.gain))
     assert second.startswith("Tested was one difference, Holm-corrected")
     assert f"would find is {100 * size:.1f} points." in second
+
+
+WILD = (-0.45, 0.0, 0.4)
+
+
+def wild(*methods, **settings):
+    """Three seeds of uniform width, and of methods whose gains spread by tens of points."""
+    named = Primary(contrast=Contrast(method="bnp", budget=0.5), metric="macs", seeds=(0, 1, 2))
+    asked = [cell("uniform", seed=seed) for seed in range(3)]
+    asked += [cell(method, seed=seed, **settings) for method in methods for seed in range(3)]
+    return [
+        record(cell=each, top1=0.5 + (WILD[each.seed] if each.method != "uniform" else 0),
+               primary=(named,))
+        for each in asked
+    ]  # fmt: skip
+
+
+def test_no_detectable_difference_is_beyond_what_accuracies_can_differ_by():
+    assert told(wild("bnp"))[-1] == (
+        "Tested was one difference, Holm-corrected at 5 % within each table. "
+        "Such a test finds no difference with 80 % power, however large it is."
+    )
+    assert told(wild("bnp", "taylor", "fpgm"))[-1].endswith(
+        "At least half of such tests find no difference with 80 % power, however large it is."
+    )
+    records = wild("bnp", "taylor", "fpgm")
+    comparisons = compare(records)
+    assert min(c.detectable(row) for c in comparisons for row in c.rows if row.gain) > 1
+    assert "detectable: none)" in contrast_lines(comparisons)[0]
+    assert to_short_markdown(comparisons).count("| none |") == 3
+    assert build_page(Findings.of(records), title="x").count(">none</td>") == 3
+    found = csv.DictReader(io.StringIO(to_csv(comparisons)))
+    assert [row["top1_to_uniform_detectable"] for row in found].count("inf") == 3
+    variants = [each for each in wild("bnp", settings={"steps": 3}) if each.cell.method == "bnp"]
+    shifted = [each.model_copy(update={"top1": Top1(finetuned=0.5)}) for each in variants]
+    assert "| none |" in ablation_table(compare([*wild("bnp"), *shifted]))
 
 
 def test_many_are_counted_and_networks_named_where_there_are_several():
