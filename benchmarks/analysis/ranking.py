@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from benchmarks.analysis.comparison import Row, spent_macs, spent_seconds
 from benchmarks.analysis.names import short_name
 from benchmarks.analysis.uncertainty import mean_accuracies
+from benchmarks.records.bounds import moment
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import current_records
 from benchmarks.records.record import Record
@@ -240,9 +242,11 @@ def _scorer(name: str, records: Sequence[Record], trained: Cell) -> Scorer:
         trained: a cell of a network that was trained alone.
     """
     recipe = _recipe(trained)
-    last_best = sorted(
-        records, key=lambda each: (each.status == "ok", _recipe(each.cell) == recipe, each.utc)
-    )
+
+    def worth(each: Record) -> tuple[bool, bool, datetime]:
+        return each.status == "ok", _recipe(each.cell) == recipe, moment(each.utc)
+
+    last_best = sorted(records, key=worth)
     by_seed = {record.cell.seed: record for record in last_best}
     return Scorer(name, tuple(by_seed[seed] for seed in sorted(by_seed)))
 

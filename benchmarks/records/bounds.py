@@ -4,9 +4,12 @@ Bounds lie far beyond whatever a run gives, and close enough that no sum, ratio 
 numbers within them overflows. Imports neither torch nor zoo.
 """
 
+import contextlib
 import json
 import math
+import re
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue
@@ -25,6 +28,8 @@ __all__ = [
     "Sized",
     "Some",
     "Text",
+    "Time",
+    "moment",
     "numbers",
 ]
 
@@ -61,6 +66,34 @@ def numbers(values: Iterable[object]) -> list[float]:
         and not isinstance(value, bool)
         and -FARTHEST <= value <= FARTHEST  # false for NaN
     ]
+
+
+def moment(utc: str) -> datetime:
+    """What is compared of the time of a record: as a text, other offsets have another order.
+
+    Args:
+        utc: a `Time`.
+    """
+    return datetime.fromisoformat(utc)
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+
+
+def _time(given: str) -> str:
+    """A text that is a moment: a date, a time of day to the second at least, and an offset.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    with contextlib.suppress(ValueError):  # the thirteenth month
+        if _TIME.fullmatch(given) and moment(given):
+            return given
+    raise ValueError(f"{given!r} is no time such as 2026-01-31T12:00:00+00:00")
+
+
+Time = Annotated[str, Field(max_length=40), AfterValidator(_time)]
+"""When a record was written; by `moment` it is compared."""
 
 
 def _options(given: dict[str, JsonValue]) -> dict[str, JsonValue]:

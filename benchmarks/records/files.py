@@ -8,11 +8,13 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from benchmarks.records.bounds import moment
 from benchmarks.records.plain import visible
 from benchmarks.records.record import SCHEMA, SETTLED, Record
 from benchmarks.records.reference import Reference
@@ -239,5 +241,5 @@ def _trained(record: Record) -> tuple[str, str]:
     return record.cell.key, record.trained_on
 
 
-def _rank(record: Record) -> tuple[bool, bool, str]:
-    return record.status == "ok", record.status in SETTLED, record.utc
+def _rank(record: Record) -> tuple[bool, bool, datetime]:
+    return record.status == "ok", record.status in SETTLED, moment(record.utc)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.records.bounds import moment
 from benchmarks.records.files import Loaded, current_records, read_folder
 from benchmarks.records.record import Record, TimedOn
 from benchmarks.records.runtime import PredictedLatency
@@ -74,7 +75,7 @@ def joined(records: Sequence[Record], timings: Iterable[Timing]) -> list[Record]
     returned as they are.
     """
     latest: dict[tuple[str, str], Timing] = {}
-    for timing in sorted(timings, key=lambda each: each.utc):
+    for timing in sorted(timings, key=lambda each: moment(each.utc)):
         latest[timing.network, timing.fingerprint] = timing
     devices: dict[tuple[str, str], dict[str, Timing]] = {}  # of each comparison, by fingerprint
     by_network: dict[str, list[Timing]] = {}

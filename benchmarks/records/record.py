@@ -23,6 +23,7 @@ from benchmarks.records.bounds import (
     Sized,
     Some,
     Text,
+    Time,
 )
 from benchmarks.records.cell import Cell
 from benchmarks.records.contrast import Primary
@@ -57,9 +58,6 @@ __all__ = [
 
 SCHEMA = 1
 """Version of the fields below; raised when a field changes its meaning."""
-
-TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
-"""Of a time as records hold it, in the order of time."""
 
 
 Status = Literal["ok", "infeasible", "failed", "cancelled"]
@@ -185,7 +183,7 @@ class Record(Strict):
 
     id: Brief
     schema_version: int = Field(default=SCHEMA, ge=1, le=1_000_000)
-    utc: str = Field(pattern=TIME, max_length=40)
+    utc: Time
     suite: Brief
     primary: Many[Primary] = Field(default=(), max_length=100)
     cell: Cell

@@ -8,8 +8,7 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from benchmarks.records.bounds import Brief, Name, Sized, Text
-from benchmarks.records.record import TIME
+from benchmarks.records.bounds import Brief, Name, Sized, Text, Time, moment
 from benchmarks.records.runtime import Environment, Footprint, Latency, Measured, Side, Way
 from benchmarks.records.strict import Many, Strict
 
@@ -51,7 +50,7 @@ class Reference(Strict):
 
     id: Brief
     schema_version: int = 1
-    utc: str = Field(pattern=TIME, max_length=40)
+    utc: Time
     pair: Pair
     settings: Latency
     device: Name
@@ -92,7 +91,7 @@ class Reference(Strict):
 def newest_of_pairs(records: Iterable[Reference]) -> list[Reference]:
     """The newest record of each pair, device fingerprint and settings; ordered by their first."""
     found: dict[tuple[str, str, str], Reference] = {}
-    for record in sorted(records, key=lambda record: (record.utc, record.id)):
+    for record in sorted(records, key=lambda each: (moment(each.utc), each.id)):
         place = record.fingerprint, record.settings.model_dump_json()
         found[(*place, record.pair.model_dump_json())] = record
     return [*found.values()]

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from benchmarks.records.bounds import Brief, Text
-from benchmarks.records.record import SCHEMA, TIME
+from benchmarks.records.bounds import Brief, Text, Time
+from benchmarks.records.record import SCHEMA
 from benchmarks.records.runtime import Environment, Footprint, Measured, Side, Way
 from benchmarks.records.strict import Many, Strict
 
@@ -29,7 +29,7 @@ class Timing(Strict):
 
     id: Brief
     schema_version: int = Field(default=SCHEMA, ge=1, le=1_000_000)
-    utc: str = Field(pattern=TIME, max_length=40)
+    utc: Time
     network: str = Field(pattern="^[0-9a-f]{16}$")
     label: Brief
     device: Brief

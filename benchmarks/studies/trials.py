@@ -20,6 +20,7 @@ from benchmarks.analysis.ranking import (
     collect_rankings,
 )
 from benchmarks.analysis.uncertainty import ROUNDING, Estimate, estimate, paired
+from benchmarks.records.bounds import moment
 from benchmarks.records.cell import PARENT
 from benchmarks.records.files import read_folder
 from benchmarks.records.join import read_results
@@ -389,7 +390,7 @@ def _runtime(test: Test, folder: Path) -> Outcome:
     ]
     if not known:
         return begun.untested(f"no such record in results/{test.folder}")
-    known.sort(key=lambda record: (record.device.startswith(test.device), record.utc), reverse=True)
+    known.sort(key=lambda e: (e.device.startswith(test.device), moment(e.utc)), reverse=True)
     outcomes = [_timed(test, begun, record) for record in known]
     clear = (found for found in outcomes if found.verdict != "cannot be tested here")
     return next(clear, outcomes[0])

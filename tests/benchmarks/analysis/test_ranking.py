@@ -185,6 +185,19 @@ def test_a_seed_that_another_recipe_s_record_has_scored_is_not_lost():
     assert ranking.scorers[0].records == tuple(other) and not ranking.lost
 
 
+def test_the_newest_scorer_is_that_of_the_latest_moment():
+    rows, train = (1.0, 2.0, 3.0, 4.0), members(finetune=Schedule(epochs=7))
+    january = {"utc": "2026-02-01T01:00:00+02:00"}
+    sooner = [each.model_copy(update=january) for each in scores("macs", rows, rows)]
+    later = [
+        record(cell=asked("macs", seed, distill=1.0), scores=rows, utc="2026-02-01T00:00:00Z")
+        for seed in TRUTH
+    ]
+    for found in ([*sooner, *later], [*later, *sooner]):
+        (ranking,) = collect_rankings([*train, *found])
+        assert ranking.scorers[0].records == tuple(later)
+
+
 def test_what_was_trained_otherwise_is_another_ranking():
     longer = members(finetune=Schedule(epochs=9))
     assert len(collect_rankings([*members(), *longer])) == 2

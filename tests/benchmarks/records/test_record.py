@@ -187,6 +187,19 @@ def test_a_failure_from_the_future_unsettles_no_infeasible_cell():
     assert current_records([never, bad]) == [never] == current_records([bad, never])
 
 
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("2026-01-01T12:00:00+02:00", "2026-01-01T11:00:00+00:00"),
+        ("2026-01-01T11:00:00Z", "2026-01-01T11:00:00.5Z"),
+        ("2025-12-31T23:30:00-02:00", "2026-01-01T01:30:00.000001Z"),
+    ],
+)
+def test_of_records_alike_the_later_moment_counts_however_it_is_written(earlier, later):
+    old, new = record(id="old", utc=earlier), record(id="new", utc=later)
+    assert current_records([old, new]) == [new] == current_records([new, old])
+
+
 def test_a_superseded_record_does_not_count():
     old, new = record(id="old"), record(id="new", supersedes="old", top1=0.5)
     assert current_records([new, old]) == [new]

@@ -113,6 +113,9 @@ def test_the_latest_timing_counts_and_old_records_keep_their_own_times() -> None
     found = joined([one, old], [again, timing(one, "cpu-1", 0.5)])
     assert found[0].latency == again.latency and found[1] is old
     assert joined([one], []) == [one]
+    times = "2026-01-02T13:00:00+02:00", "2026-01-02T12:00:00Z"
+    sooner, later = (timing(one, "cpu-1", 0.3 + 0.1 * i, utc=utc) for i, utc in enumerate(times))
+    assert joined([one], [sooner, later])[0].latency == later.latency
 
 
 def test_what_was_predicted_is_told_beside_what_was_measured() -> None:

@@ -446,6 +446,14 @@ def test_a_runtime_measured_again_replaces_the_older_one(tmp_path, newer, verdic
     assert tried(claim("runtime", device="cuda"), tmp_path).verdict == verdict
 
 
+@pytest.mark.parametrize("fingerprint", ["cuda-1", "cuda-2"])
+def test_the_newest_runtime_is_that_of_the_latest_moment(tmp_path, fingerprint):
+    write_runtime(tmp_path, 0.7, 0.8, utc="2026-05-01T11:00:00Z", fingerprint="cuda-1")
+    earlier = {"utc": "2026-05-01T12:00:00+02:00", "fingerprint": fingerprint}
+    write_runtime(tmp_path, 1.3, 1.5, **earlier)
+    assert tried(claim("runtime", device="cuda"), tmp_path).verdict == "holds here"
+
+
 def test_of_two_devices_the_newest_clear_runtime_counts_and_another_kind_of_device_never(tmp_path):
     march, may, july = (f"2026-0{month}-01T00:00:00+00:00" for month in (3, 5, 7))
     write_runtime(tmp_path, 0.7, 0.8, utc=march, fingerprint="cuda-1")
