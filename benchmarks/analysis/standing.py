@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.analysis.comparison import Comparison, Row, shared_seeds
-from benchmarks.analysis.effects import distinct, names_over, of_one_protocol
+from benchmarks.analysis.effects import distinct, names_over, of_one_protocol, told_budget
 from benchmarks.analysis.ranking import drawn_counts, interval_of, kendall_tau, kendall_taus
 from benchmarks.analysis.uncertainty import LEVEL, mean_accuracies
 
@@ -114,7 +114,7 @@ class Stability:
 
     Attributes:
         title: network and data, and what trained it where several did.
-        budgets: the two.
+        budgets: the two, with their metric where the comparison has several.
         methods: how many were ranked.
         left_out: how many others were run at both and lost seeds.
         seeds: behind each mean.
@@ -172,17 +172,20 @@ def average_ranks(comparisons: Iterable[Comparison]) -> Standing | None:
 
 
 def stability(comparisons: Iterable[Comparison]) -> list[Stability]:
-    """Every pair of budgets of every comparison that at least three methods share."""
+    """Every pair of budgets of one metric of every comparison that three methods share, or more."""
     found = []
     for comparison in distinct(comparisons):
-        named = _tasks(comparison, names_over([comparison]))
-        tasks = {next(iter(task.values())).budget: task for task in named}
+        tasks = _tasks(comparison, names_over([comparison]))
         for first, second in itertools.combinations(tasks, 2):
-            both = [(tasks[first][m], tasks[second][m]) for m in tasks[first] if m in tasks[second]]
+            ends = [next(iter(task.values())) for task in (first, second)]
+            if ends[0].cell.metric != ends[1].cell.metric:
+                continue
+            both = [(row, second[method]) for method, row in first.items() if method in second]
             rows = [(a, b) for a, b in both if a.top1_by_seed and b.top1_by_seed]
             if len(rows) >= 3 and shared_seeds(itertools.chain.from_iterable(rows)):
                 left_out = len(both) - len(rows)
-                found.append(_stability(comparison, (first, second), rows, left_out))
+                budgets = told_budget(comparison, ends[0]), told_budget(comparison, ends[1])
+                found.append(_stability(comparison, budgets, rows, left_out))
     return found
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.analysis.comparison import DECIDING, Comparison, Row, compare, spent_macs
+from benchmarks.analysis.effects import told_budget
 from benchmarks.analysis.uncertainty import Estimate, paired, shown
 from benchmarks.records.cell import PARENT, REFERENCE
 from benchmarks.records.files import current_records, read_folder
@@ -69,8 +70,8 @@ def tables(untuned: Iterable[Record], tuned: Iterable[Record]) -> str:
 def _without_training(comparison: Comparison) -> str:
     """As cut and recalibrated, at every budget."""
     found = _by_method(comparison)
-    budgets = _budgets(found)
-    headings = ["Method", *(f"{kind}, {at:g}" for at in budgets for kind in (CUT, RECALIBRATED))]
+    budgets = _budgets(comparison)
+    headings = ["Method", *(f"{kind}, {at}" for at in budgets for kind in (CUT, RECALIBRATED))]
     lines = [
         [
             _seeded(method, rows, comparison),
@@ -93,7 +94,7 @@ def _untrained(row: Row | None) -> list[str]:
 def _after_training(comparison: Comparison) -> str:
     """Gains over uniform width, common and own finish, and what deciding costs."""
     found = _by_method(comparison)
-    budgets = _budgets(found)
+    budgets = _budgets(comparison)
     base = found.get(REFERENCE, {})
     headings = ["Method", *(text for at in budgets for text in _gain_headings(at))]
     lines = [
@@ -113,8 +114,8 @@ def _without_base(base: Mapping[float, Row]) -> str:
     return f" No gains over {REFERENCE} where it lost seeds: {', '.join(lost)}." if lost else ""
 
 
-def _gain_headings(at: float) -> list[str]:
-    return [f"{at:g}: common finish", "own finish", "cost"]
+def _gain_headings(at: str) -> list[str]:
+    return [f"{at}: common finish", "own finish", "cost"]
 
 
 def _gains(row: Row | None, base: Row | None) -> list[str]:
@@ -147,32 +148,37 @@ def _in_finetunings(record: Record) -> float | None:
     return deciding / finetuning if deciding is not None and finetuning else None
 
 
-def _by_method(comparison: Comparison) -> dict[str, dict[float, Row]]:
+def _by_method(comparison: Comparison) -> dict[str, dict[str, Row]]:
     """Rows by label and budget, without controls."""
-    found: dict[str, dict[float, Row]] = {}
-    for row in comparison.rows:
-        if row.cell.method != PARENT and row.cell.longer is None:
-            found.setdefault(comparison.label(row), {})[float(row.cell.budget)] = row
+    found: dict[str, dict[str, Row]] = {}
+    for row in _shown(comparison):
+        found.setdefault(comparison.label(row), {})[told_budget(comparison, row)] = row
     return dict(sorted(found.items()))
+
+
+def _shown(comparison: Comparison) -> list[Row]:
+    """The rows that are no controls."""
+    rows = comparison.rows
+    return [row for row in rows if row.cell.method != PARENT and row.cell.longer is None]
 
 
 def _most_seeds(comparison: Comparison) -> int:
     return max(len(row.records) for row in comparison.rows)
 
 
-def _seeded(method: str, rows: Mapping[float, Row], comparison: Comparison) -> str:
+def _seeded(method: str, rows: Mapping[str, Row], comparison: Comparison) -> str:
     """A method's name, and its seeds at each budget where they are fewer than the table's."""
     most = _most_seeds(comparison)
-    few = {at: len(row.records) for at, row in sorted(rows.items()) if len(row.records) < most}
+    few = {at: len(row.records) for at, row in rows.items() if len(row.records) < most}
     if len(few) == len(rows) and len({*few.values()}) == 1:
         return f"{method}; {counted(min(few.values()), 'seed')}"
-    told = ", ".join(f"{counted(seeds, 'seed')} at {at:g}" for at, seeds in reversed(few.items()))
+    told = ", ".join(f"{counted(seeds, 'seed')} at {at}" for at, seeds in few.items())
     return f"{method}; {told}" if told else method
 
 
-def _budgets(found: Mapping[str, Mapping[float, Row]]) -> list[float]:
-    """All budgets, the mildest first."""
-    return sorted({budget for rows in found.values() for budget in rows}, reverse=True)
+def _budgets(comparison: Comparison) -> list[str]:
+    """All budgets, the mildest of each metric first."""
+    return list(dict.fromkeys(told_budget(comparison, row) for row in _shown(comparison)))
 
 
 def _titled(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from benchmarks.analysis.comparison import REFERENCE, Comparison, Row
 from benchmarks.analysis.contrasts import Confirmed, primary_contrasts
-from benchmarks.analysis.effects import distinct
+from benchmarks.analysis.effects import distinct, told_budget
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import ERROR, findable
 
@@ -90,7 +90,7 @@ def _list(found: Sequence[Difference], has_many: bool) -> str:
     """The largest first, so many by name and the number of the others."""
     ordered = sorted(found, key=lambda each: (-abs(_gain(each[1])), each[1].method))
     told = [
-        f"{c.label(row)} at {row.budget}{f' on {c.heading}' if has_many else ''} "
+        f"{c.label(row)} at {told_budget(c, row)}{f' on {c.heading}' if has_many else ''} "
         f"({_points(_gain(row))})"
         for c, row in ordered[:MOST_NAMED]
     ]

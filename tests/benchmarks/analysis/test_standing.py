@@ -168,6 +168,23 @@ def test_stability_is_one_for_the_same_order_and_minus_one_for_the_reverse():
     assert "| a on digits | 0.5 and 0.25 | 6 | 0 | 2 seeds | 1.00 |" in text
 
 
+def test_only_budgets_of_one_metric_are_compared_and_the_metric_is_named_where_there_are_two():
+    order = {f"m{i}": [0.1 * i, 0.1 * i + 0.01] for i in range(4)}
+    reverse = {name: [0.5 - value for value in values] for name, values in order.items()}
+    macs = results({("a", 0.5): order, ("a", 0.25): order})
+    params = results({("a", 0.5): reverse}, metric="params")
+    (found,) = stability(compare([*macs, *params]))
+    assert found.tau == 1.0 and found.budgets == ("0.5 of macs", "0.25 of macs")
+    further = results({("a", 0.25): reverse}, metric="params")
+    assert [each.budgets for each in stability(compare([*macs, *params, *further]))] == [
+        ("0.5 of macs", "0.25 of macs"),
+        ("0.5 of params", "0.25 of params"),
+    ]
+    control = record(cell=cell("parent", 1.0, model=Model(name="a")))
+    (alone,) = stability(compare([*params, *further, control]))
+    assert alone.budgets == ("0.5", "0.25")
+
+
 def test_a_method_that_lost_a_seed_takes_no_seed_from_the_others_stability():
     order = {f"m{i}": [0.1 * i, 0.1 * i + 0.01] for i in range(4)}
     lost = record(status="failed", reason="x", cell=cell("m3", 0.5, 1, model=Model(name="a")))

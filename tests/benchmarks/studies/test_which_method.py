@@ -44,6 +44,20 @@ def test_gains_are_over_the_common_finish_of_uniform_width() -> None:
     assert body == [["bnp", "+1.0", "+4.0", "5.0"]]
 
 
+def test_one_budget_of_two_metrics_has_columns_of_its_own() -> None:
+    both: list[Record] = []
+    for metric, gain in (("macs", 0.01), ("params", 0.03)):
+        asked = [cell(method, 0.5, metric=metric) for method in ("uniform", "bnp")]
+        both += [with_top1(record(cell=asked[0]), recalibrated=0.2)]
+        both += [with_top1(record(cell=asked[1]), recalibrated=0.2 + gain, finetuned=0.8 + gain)]
+    head, line = rows(tables([], both))
+    assert head[1::3] == ["0.5 of macs: common finish", "0.5 of params: common finish"]
+    assert line[0] == "bnp" and line[1::3] == ["+1.0", "+3.0"]
+    head, line, _ = rows(tables(both, []))
+    assert head[2::2] == ["recalibrated, 0.5 of macs", "recalibrated, 0.5 of params"]
+    assert line[2::2] == ["21.0", "23.0"]
+
+
 def test_a_method_of_fewer_seeds_than_the_table_tells_them() -> None:
     tuned = [with_top1(record("uniform", at, seed)) for at in (0.5, 0.25) for seed in (0, 1)]
     tuned += [with_top1(record("bnp", at, 0)) for at in (0.5, 0.25)]

@@ -109,6 +109,15 @@ def test_many_are_counted_and_networks_named_where_there_are_several():
     assert "bnp at 0.5 on net_a on digits (+25.1 points)" in found
 
 
+def test_a_budget_is_told_with_its_metric_where_there_are_two():
+    params = [
+        each.model_copy(update={"cell": each.cell.model_copy(update={"metric": "params"})})
+        for each in results({"taylor": 0.2})
+    ]
+    first = told([*results({"taylor": 0.1}), *params])[0]
+    assert "taylor at 0.5 of params (+20.1 points), taylor at 0.5 of macs (+10.1 points)." in first
+
+
 def test_one_seed_tells_nothing_and_no_comparison_nothing_at_all():
     (only,) = told([record("uniform"), record("taylor", top1=0.99)])
     assert only.startswith("Nothing tells a method from uniform width here")
