@@ -225,6 +225,19 @@ def test_one_logit_stands_for_two_classes(shape: tuple[int, ...]) -> None:
     assert result.val_top1 == int(hits.sum()) / 32
 
 
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+@pytest.mark.parametrize("kind", [Tiny, WithFeatures])
+def test_epochs_are_judged_by_logits_that_are_read_once(
+    kind: type[Tiny], ema_decay: float | None
+) -> None:
+    data = loader(labels=LABELS % 2)
+    recipe = zoo.Recipe(epochs=4, lr=0.01, patience=4, ema_decay=ema_decay)
+    result = pruned(network(kind, 1), data, data, recipe=recipe, method="l1_norm")
+    (row,) = (row for row in result.trace if row["step"] == "finetune")
+    scores: Any = row["scores"]
+    assert max(scores) == result.val_top1 and len(set(scores)) > 1
+
+
 def test_cross_entropy_of_one_logit_is_binary_cross_entropy() -> None:
     logit = torch.randn(16, 1, dtype=torch.float64)
     labels = torch.arange(16) % 2

@@ -95,8 +95,12 @@ class LogitsReader:
 def reading(model: nn.Module, reader: LogitsReader) -> Iterator[nn.Module]:
     """Let a network return logits while the context is open.
 
-    Copies made in this context, and networks cut from it, keep the hook.
+    Copies made in this context, and networks cut from it, keep the hook. A network that has one
+    returns logits already, in which the reader would look for logits again.
     """
+    if any(isinstance(hook, LogitsReader) for hook in model._forward_hooks.values()):
+        yield model
+        return
     handle = model.register_forward_hook(reader)
     try:
         yield model
