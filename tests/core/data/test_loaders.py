@@ -12,7 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
 
 import zoo
 from tests.tiny_network import CLASSES, IMAGES, LABELS, loader, plain, pruned, refused, same_weights
@@ -283,6 +290,65 @@ def test_a_stream_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(loaders, "MOST_BATCHES", 20)
     refused("no length and yields more than 20 batches; .*__len__", train=DataLoader(Endless()))
+
+
+class Shuffled(BatchSampler):
+    """Batches in an order of their own, by the generator and the epoch that it was told."""
+
+    def __init__(self, sampler: RandomSampler, generator: torch.Generator) -> None:
+        super().__init__(sampler, 8, drop_last=False)
+        self.generator, self.epoch = generator, -1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = list(super().__iter__())
+        for place in torch.randperm(len(batches), generator=self.generator).tolist():
+            yield batches[place]
+
+
+Make = Callable[[torch.Generator, torch.Generator], DataLoader[tuple[Tensor, ...]]]
+INDICES = TensorDataset(torch.arange(32.0).view(-1, 1, 1, 1), LABELS)
+
+DRAWING: dict[str, Make] = {
+    "sampler": lambda one, other: DataLoader(
+        INDICES, 8, sampler=RandomSampler(INDICES, replacement=True, generator=one), generator=other
+    ),
+    "batch sampler": lambda one, _: DataLoader(
+        INDICES, batch_sampler=BatchSampler(RandomSampler(INDICES, generator=one), 8, False)
+    ),
+    "batch sampler of its own": lambda one, other: DataLoader(
+        INDICES, batch_sampler=Shuffled(RandomSampler(INDICES, generator=one), other)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWING)
+def test_images_depend_on_seed_and_epoch_and_the_generators_are_put_back(kind: str) -> None:
+    def drawn(source: LoaderBatches, epoch: int) -> list[int]:
+        return [int(image) for images, _ in source.epoch(epoch) for image in images]
+
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    states = [generator.get_state() for generator in generators]
+    made = DRAWING[kind](*generators)
+    sources = [LoaderBatches(made, seed=seed) for seed in (0, 1)]
+    first = drawn(sources[0], 1)
+    assert first == drawn(sources[0], 1)
+    assert first != drawn(sources[0], 0) and first != drawn(sources[1], 1)
+    begun = sources[0].epoch(1)
+    cut = [int(image) for image in next(begun)[0]]
+    drawn(sources[1], 0)  # another pass over the same loader in between, as over held-out images
+    assert cut + [int(image) for images, _ in begun for image in images] == first
+    for generator, state in zip(generators, states, strict=True):
+        assert torch.equal(generator.get_state(), state)
+
+
+def test_a_batch_sampler_is_told_the_epoch() -> None:
+    sampler = Shuffled(RandomSampler(INDICES), torch.Generator())
+    source = LoaderBatches(DataLoader(INDICES, batch_sampler=sampler))
+    list(source.epoch(3))
+    assert sampler.epoch == 3
 
 
 # --- labels and pairs, by themselves

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any, cast
 
@@ -28,9 +29,10 @@ MOST_BATCHES = 1_000_000
 class LoaderBatches:
     """Any loader as a `BatchSource`.
 
-    Random numbers that the loader draws in this process, from its own generators or the global
-    ones, are fixed by (seed, epoch), and the global ones are put back after each batch. A sampler
-    with `set_epoch` is told the epoch. What has no length is counted in one pass over epoch 0.
+    Random numbers that the loader draws in this process, from its own generators, those of its
+    samplers or the global ones, are fixed by (seed, epoch), and the generators are put back after
+    each batch. A sampler with `set_epoch` is told the epoch. A generator inside of the data set is
+    not reached. What has no length is counted in one pass over epoch 0.
 
     Args:
         loader: a DataLoader, or anything else that can be iterated anew for each epoch; yields
@@ -146,17 +148,16 @@ class LoaderBatches:
 
     def _pairs(self, index: int) -> Iterator[Batch]:
         """Batches of an epoch as the loader yields them, as many as its length says."""
-        sampler: Any = getattr(self.loader, "sampler", None)  # anyone's
-        for owner in (self.loader, sampler):
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(stream_seed("loader", self.seed, index))
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(index)
-        with fixed_random("loader", self.seed, index, "start"), self._explained(index, 0):
+        samplers = _samplers(self.loader)
+        own = _OwnDraws([self.loader, *samplers], stream_seed("loader", self.seed, index))
+        draw = partial(fixed_random, "loader", self.seed, index)
+        with draw("start"), own.going_on(), self._explained(index, 0):
+            for sampler in samplers:
+                if hasattr(sampler, "set_epoch"):
+                    sampler.set_epoch(index)
             batches = iter(self.loader)
         for number in count() if self._length is None else range(self._length):
-            with fixed_random("loader", self.seed, index, number), self._explained(index, number):
+            with draw(number), own.going_on(), self._explained(index, number):
                 batch = next(batches, _END)
             if batch is _END and self._length is None:
                 return
@@ -203,6 +204,63 @@ class LoaderBatches:
         if not sizes or next(self._pairs(0), None) is None:
             raise ValueError(_ONCE.format(name=self.name))
         return sizes
+
+
+class _OwnDraws:
+    """The generators that a loader owns, in the states of one pass while that draws from them.
+
+    Args:
+        owners: what may have a generator.
+        seed: where each starts.
+    """
+
+    def __init__(self, owners: Iterable[object], seed: int) -> None:
+        found = (getattr(owner, "generator", None) for owner in owners)
+        generators = {id(each): each for each in found if isinstance(each, torch.Generator)}
+        self._generators = list(generators.values())
+        self._states = [_state_at(seed, each.device) for each in self._generators]
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Let the pass draw; afterwards the generators are as they were."""
+        before = self._exchanged(self._states)
+        try:
+            yield
+        finally:
+            self._states = self._exchanged(before)
+
+    def _exchanged(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """Set the generators' states, and return those that they were in."""
+        old = [generator.get_state() for generator in self._generators]
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.set_state(state)
+        return old
+
+
+def _state_at(seed: int, device: torch.device) -> Tensor:
+    """State of a generator that was just seeded."""
+    return torch.Generator(device).manual_seed(seed).get_state()
+
+
+def _samplers(owner: object, depth: int = 3) -> list[Any]:
+    """The samplers of a loader, and those inside of them, each once.
+
+    torch's `sampler` of a loader with a batch sampler of one's own is never drawn from.
+
+    Args:
+        owner: a loader, or a sampler that may hold others.
+        depth: how far to look; anyone's samplers may hold each other.
+    """
+    if not depth:
+        return []
+    parts = (getattr(owner, name, None) for name in ("sampler", "batch_sampler"))
+    found = {
+        id(each): each
+        for part in parts
+        if part is not None
+        for each in (part, *_samplers(part, depth - 1))
+    }
+    return list(found.values())
 
 
 _END = object()
