@@ -410,7 +410,7 @@ class InnerDistillation(TrainingLoss):
         gamma: weight of the distillation terms.
         error: of a student's features against the teacher's, two tensors of one shape.
         starts: of the maps, by position, shape (wide, narrow); others start random.
-        task: gives the loss.
+        task: gives the loss, and its label smoothing.
     """
 
     def __init__(

@@ -70,6 +70,7 @@ from zoo.core.errors import InfeasibleBudget
 from zoo.core.meter import Meter
 from zoo.core.method.discovery import create_pruner
 from zoo.core.method.guard import left_alone
+from zoo.core.method.own_tasks import own_loss
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
 from zoo.core.method.shared_search import answered_by_rank_0, largest_peaks, searched
@@ -313,7 +314,8 @@ def _finished_its_own_way(
     student = rebuild(problem.model, problem.space, subnet.config, subnet.weights)
     student = laid_out(student, cell.finetune)
     with left_alone(problem.model, findings.pruner):
-        loss = findings.pruner.loss(problem.model, student, problem.space, subnet.config)
+        smoothing = cell.last_training.label_smoothing
+        loss = own_loss(findings.pruner, problem, student, subnet.config, smoothing)
         handed_on: tuple[tuple[HandedOn, bool], ...] = (
             ("weights", subnet.weights is not None),
             ("loss", loss is not None),

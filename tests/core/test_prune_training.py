@@ -249,3 +249,32 @@ def test_a_recorded_fine_tuning_is_refused_before_the_search_where_it_cannot_be(
         with pytest.raises(ValueError, match="cuda_graph needs a CUDA device and the network is"):
             pruned(recipe=zoo.Recipe(epochs=1, cuda_graph=True))
     assert pruned(recipe=zoo.Recipe(epochs=0, cuda_graph=True)).model  # nothing is trained
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("knapsack", {"normalisation": "none"}), ("bnp", {"steps": 0, "beta": 0.0})],
+)
+def test_label_smoothing_reaches_the_loss_of_a_method(
+    method: str, settings: dict[str, Any]
+) -> None:
+    def weights(smoothing: float) -> Tensor:
+        recipe = zoo.Recipe(epochs=1, lr=0.01, label_smoothing=smoothing)
+        result = pruned(method=method, settings=settings, recipe=recipe)
+        return torch.cat([p.flatten() for p in result.model.parameters()])
+
+    plain = weights(0.0)
+    assert torch.equal(plain, weights(0.0))
+    assert not torch.equal(plain, weights(0.3))
+
+
+def test_a_loss_that_takes_no_task_is_told_to_miss_label_smoothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Classifiers(get_pruner("knapsack")):  # type: ignore[misc]
+        def loss(self, teacher, student, space, config):  # type: ignore[no-untyped-def]
+            return super().loss(teacher, student, space, config)
+
+    recipe = zoo.Recipe(epochs=1, lr=0.01, label_smoothing=0.3)
+    pruned(method=Classifiers(normalisation="none"), recipe=recipe)
+    assert "label_smoothing 0.3 is not used: the loss of Classifiers takes no task" in caplog.text

@@ -378,7 +378,7 @@ def _loss(
 ) -> TrainingLoss | None:
     """The loss to fine-tune with; None for cross-entropy."""
     if distill is None:
-        return own_loss(pruner, problem, small, config)
+        return own_loss(pruner, problem, small, config, recipe.label_smoothing)
     return problem.common_loss(distill, recipe.label_smoothing)
 
 

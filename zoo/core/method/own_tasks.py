@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from typing import TypedDict
 
@@ -18,6 +19,9 @@ from zoo.core.training.task import Loss, Metric, Task
 from zoo.core.training.train import Recipe, TaskLoss, TrainingLoss
 
 __all__ = ["TaskArguments", "check_served", "check_task_arguments", "own_loss"]
+
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class TaskArguments(TypedDict, total=False):
@@ -101,7 +105,11 @@ def check_served(
 
 
 def own_loss(
-    pruner: Pruner, problem: Problem, student: nn.Module, config: SubnetConfig
+    pruner: Pruner,
+    problem: Problem,
+    student: nn.Module,
+    config: SubnetConfig,
+    label_smoothing: float = 0.0,
 ) -> TrainingLoss | None:
     """The loss that a method fine-tunes with; None for cross-entropy alone.
 
@@ -110,9 +118,19 @@ def own_loss(
         problem: gives the teacher and the task.
         student: the network that is trained.
         config: the channels that it kept.
+        label_smoothing: of the cross-entropy, also where it is a part of the method's loss.
     """
-    named = {} if problem.task.is_classification else {"task": problem.task}
+    task = problem.task.smoothed(label_smoothing)
+    takes_task = _takes_task(pruner)
+    # A method for classifiers need not know of tasks; smoothing is all that it misses.
+    named = {"task": task} if takes_task or not task.is_classification else {}
     loss = pruner.loss(problem.model, student, problem.space, config, **named)
+    if loss is not None and label_smoothing and not takes_task:
+        _LOGGER.warning(
+            "label_smoothing %g is not used: the loss of %s takes no task, which holds it",
+            label_smoothing,
+            type(pruner).__name__,
+        )
     if loss is None and not problem.task.is_classification:
         return TaskLoss(task=problem.task)
     return loss

@@ -110,8 +110,7 @@ class Problem:
             macs=self.cost.full_macs,
             beta=0.0,
             kd=distill,
-            label_smoothing=label_smoothing,
-            task=self.task,
+            task=self.task.smoothed(label_smoothing),
             part=self.space.part,
         )
 

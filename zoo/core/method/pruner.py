@@ -93,7 +93,7 @@ class Pruner(ABC):
             student: the rebuilt network.
             space: the parent's channel groups.
             config: the channels that the student kept.
-            task: gives the loss of outputs and targets.
+            task: gives the loss of outputs and targets, label smoothing included.
         """
         del teacher, student, space, config, task
         return None

@@ -299,8 +299,7 @@ class BlockDistillation(TrainingLoss):
         beta: weight of the block terms.
         kd: weight of the divergence from the teacher's softened classes.
         temperature: of that softening.
-        label_smoothing: share of the cross-entropy's target spread over all classes.
-        task: gives the loss.
+        task: gives the loss, and its label smoothing.
         part: path of the part whose outputs are compared; "" for the network's own.
     """
 
@@ -313,7 +312,6 @@ class BlockDistillation(TrainingLoss):
         beta: float,
         kd: float,
         temperature: float = TEMPERATURE,
-        label_smoothing: float = 0.0,
         task: Task = CLASSIFICATION,
         part: str = "",
     ) -> None:
@@ -323,7 +321,6 @@ class BlockDistillation(TrainingLoss):
         self.beta = beta
         self.kd = kd
         self.temperature = temperature
-        self.label_smoothing = label_smoothing
         self.macs_per_image = macs
         self.task = task
         self.part = part
@@ -335,7 +332,7 @@ class BlockDistillation(TrainingLoss):
         with Taps(student, self.outputs) as taps:
             narrow_answer = answer(student, images, self.part)
             narrow = taps.features
-        loss = self.task.loss_of(narrow_answer.outputs, labels, self.label_smoothing)
+        loss = self.task.loss_of(narrow_answer.outputs, labels)
         if self.outputs:
             errors = [output_error(narrow[path], wide[path]) for path in self.outputs]
             loss = loss + self.beta * torch.stack(errors).mean()

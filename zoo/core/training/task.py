@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -158,12 +158,18 @@ class Task:
         incomparable: why what the network returns cannot be compared with a teacher's, as the start
             of a sentence; "" if it can.
         indivisible: why a batch cannot be divided image by image; "" if it can.
+        label_smoothing: share of the cross-entropy's target spread over all classes.
     """
 
     loss: Loss | None = None
     metric: Metric = TOP1
     incomparable: str = ""
     indivisible: str = ""
+    label_smoothing: float = 0.0
+
+    def smoothed(self, label_smoothing: float) -> Self:
+        """The same task, its cross-entropy with so much smoothing; a loss of its own stays."""
+        return replace(self, label_smoothing=label_smoothing)
 
     @property
     def is_comparable(self) -> bool:
@@ -185,16 +191,15 @@ class Task:
         """Key of the score in trace rows."""
         return "top1" if self.metric.name == TOP1.name else "score"
 
-    def loss_of(self, outputs: Any, targets: Any, label_smoothing: float = 0.0) -> Tensor:
+    def loss_of(self, outputs: Any, targets: Any) -> Tensor:
         """The loss of a batch, a scalar.
 
         Args:
             outputs: logits, shape (N, classes), or what the network returns in training mode.
             targets: class indices or probabilities, or the task's own.
-            label_smoothing: of the cross-entropy.
         """
         if self.loss is None:
-            return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+            return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
         return self.loss(outputs, targets)
 
     def score_of(self, pairs: Pairs) -> float:

@@ -173,13 +173,12 @@ class TaskLoss(TrainingLoss):
 
     def __init__(self, label_smoothing: float = 0.0, task: Task = CLASSIFICATION) -> None:
         super().__init__()
-        self.label_smoothing = label_smoothing
-        self.task = task
+        self.task = task.smoothed(label_smoothing)
         self.is_capturable = task.is_classification
 
     def forward(self, student: nn.Module, images: Inputs, labels: Any) -> Tensor:
         """Mean loss of the batch, a scalar; in nats for cross-entropy."""
-        return self.task.loss_of(call(student, images), labels, self.label_smoothing)
+        return self.task.loss_of(call(student, images), labels)
 
 
 def train(
