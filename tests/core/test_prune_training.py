@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import zoo
@@ -148,6 +151,48 @@ def test_other_data_begin_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         on_step=lambda e: first.append(e.step),
     )
     assert first[0] == 1 and "begins anew" in caplog.text
+
+
+def classifying(error: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    return lambda outputs, labels: error(outputs, F.one_hot(labels, outputs.shape[1]).float())
+
+
+def likelihood(sign: float) -> zoo.Metric:
+    def compute(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        return sign * torch.stack([F.cross_entropy(*pair) for pair in pairs]).mean()
+
+    return zoo.Metric("likelihood", compute)
+
+
+@pytest.mark.parametrize("name", ["loss", "compute", "direction"])
+def test_another_loss_or_metric_begins_anew(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metric = likelihood(-1.0)
+    given = {"loss": classifying(F.l1_loss), "metric": metric}
+    other = {
+        "loss": {"loss": classifying(F.mse_loss)},
+        "compute": {"metric": likelihood(1.0)},
+        "direction": {"metric": replace(metric, higher_is_better=False)},
+    }[name]
+
+    def first_step(**arguments: Any) -> int:
+        steps: list[int] = []
+
+        def stop(event: Any) -> None:
+            steps.append(event.step)
+            if event.step == 3:
+                raise LookupError
+
+        kept = Checkpoints(tmp_path, seconds=0)
+        with suppress(LookupError):
+            pruned(on_step=stop, checkpoint=kept, distill=0.0, **(given | arguments))
+        return steps[0]
+
+    assert first_step() == 1
+    again = {"loss": classifying(F.l1_loss), "metric": likelihood(-1.0)}  # made anew
+    assert first_step(**again) == 3 and "begins anew" not in caplog.text
+    assert first_step(**other) == 1 and "begins anew" in caplog.text
 
 
 def test_a_folder_alone_is_enough_and_nothing_is_left(

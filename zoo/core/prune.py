@@ -179,7 +179,7 @@ def prune(
             if isinstance(method, str):
                 pruner = _scaled(pruner, problem, settings or {})
             _say_effort(problem, pruner, recipe, say)
-        set_up(problem, pruner, work, tell, ready.first_batches(), distill, ready.task.loss)
+        set_up(problem, pruner, work, tell, ready.first_batches(), distill, inexact, task)
         config, small = _decided(pruner, problem, ready, recipe, distill, tell)
         result = _result(problem, config, small, ready, (timing, unit), architecture)
     if problem.checkpoints is not None and rank() == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from zoo.core.errors import unknown_name
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner
+from zoo.core.method.told import shown, told
 from zoo.core.progress import Tell
 from zoo.core.training.checkpoint import Checkpoints, digest
 from zoo.core.training.course import ModuleState
@@ -91,15 +91,10 @@ def _origin(
         digest(ModuleState(model).state_dict()),
         digest(data),
         problem.method,
-        _told(pruner),
+        shown(pruner),
         str(problem.budget),
         repr(problem.rules),
         problem.seed,
         *facts,
     ]
-    return json.dumps(given, default=_told)
-
-
-def _told(value: object) -> str:
-    """As Python shows it, without places in memory, which are others in each process."""
-    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+    return json.dumps(given, default=told, sort_keys=True)

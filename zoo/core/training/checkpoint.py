@@ -2,7 +2,7 @@
 
 A checkpoint is a sealed file of tensors and JSON, so none is ever unpickled, and a damaged one is
 set aside and not used. It carries a key of all that decides the training; one of another recipe,
-network, data set or version is not used either.
+network, task, data set or version is not used either.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ class Checkpoint:
         tensors, facts = found
         if facts.get("key") != self.key:
             _LOGGER.warning(
-                "%s is of another recipe, network, data set or version; this training begins anew",
+                "%s is of another recipe, network, task, data set or version; this training begins "
+                "anew",
                 self.path,
             )
             return None
