@@ -45,13 +45,17 @@ def main() -> None:
 
 
 def records_of(results: Path, suites: Iterable[str]) -> list[Record]:
-    """The records of some suites; of a cell that several have run, the first that has a result."""
-    found: dict[str, Record] = {}
+    """The records of some suites; of a cell that several have run, the first that has a result.
+
+    What two processors have run stays beside one another.
+    """
+    found: dict[tuple[str, str], Record] = {}
     for name in suites:
         for record in current_records(read_folder(results / name / "records", Record).records):
-            known = found.get(record.cell.key)
+            place = (record.cell.key, record.trained_on)
+            known = found.get(place)
             if known is None or (known.status != "ok" and record.status == "ok"):
-                found[record.cell.key] = record
+                found[place] = record
     return [*found.values()]
 
 
@@ -108,9 +112,9 @@ def _after_training(comparison: Comparison) -> str:
     return _titled(comparison, "fine-tuned", headings, lines, _without_base(base))
 
 
-def _without_base(base: Mapping[float, Row]) -> str:
+def _without_base(base: Mapping[str, Row]) -> str:
     """Says where nothing is compared with uniform width, since seeds of it failed; else empty."""
-    lost = [f"{row.seeds} at {at:g}" for at, row in sorted(base.items(), reverse=True) if row.lost]
+    lost = [f"{row.seeds} at {at}" for at, row in base.items() if row.lost]
     return f" No gains over {REFERENCE} where it lost seeds: {', '.join(lost)}." if lost else ""
 
 
