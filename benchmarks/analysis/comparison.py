@@ -22,6 +22,7 @@ from benchmarks.analysis.uncertainty import ERROR, Estimate, differences, estima
 from benchmarks.records.cell import REFERENCE, Cell
 from benchmarks.records.files import current_records
 from benchmarks.records.join import network_key
+from benchmarks.records.plain import budget_text
 from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
@@ -103,8 +104,7 @@ class Row:
     @property
     def budget(self) -> str:
         """The budget as it was asked for."""
-        value = self.cell.budget
-        return f"{value:g}" if isinstance(value, float) else f"{value:,}"
+        return budget_text(self.cell.budget)
 
     @property
     def seeds(self) -> str:

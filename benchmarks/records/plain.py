@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.text import Text
 
 __all__ = [
+    "budget_text",
     "counted",
     "figure_text",
     "first_sentence",
@@ -72,6 +73,11 @@ def counted(number: int, what: str) -> str:
         what: one of them; its last word takes an s.
     """
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def budget_text(budget: float) -> str:
+    """A budget as it was asked for: a ratio or milliseconds in short, a count with all digits."""
+    return f"{budget:g}" if isinstance(budget, float) else f"{budget:,}"
 
 
 def visible(text: str, limit: int | None = None) -> str:

@@ -16,6 +16,7 @@ from benchmarks.analysis.contrasts import Confirmed, primary_contrasts
 from benchmarks.analysis.effects import distinct, told_budget
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import ERROR, findable
+from benchmarks.records.plain import budget_text
 
 __all__ = ["finding"]
 
@@ -58,7 +59,7 @@ def _told(found: Confirmed) -> str:
     verb = "more" if found.gain.mean > 0 else "less"
     contrast = found.primary.contrast
     return (
-        f"{new} is clearly {verb} accurate than {base} at {contrast.budget:g} of "
+        f"{new} is clearly {verb} accurate than {base} at {budget_text(contrast.budget)} of "
         f"{found.primary.metric}, {found.title} ({_points(found.gain.mean)})"
     )
 

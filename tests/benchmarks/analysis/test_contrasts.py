@@ -93,6 +93,16 @@ def test_runs_that_were_repeated_once_the_question_was_known_confirm_nothing():
     assert not found.problem
 
 
+def test_a_budget_of_many_channels_or_weights_is_told_with_all_its_digits():
+    contrast = Contrast(method="taylor", budget=1_234_567)
+    named = NAMED.model_copy(update={"contrast": contrast, "metric": "params"})
+    at = {"budget": 1_234_567, "metric": "params"}
+    moved = [each.model_copy(update={"cell": each.cell.model_copy(update=at)})
+             for each in run(primary=(named,))]  # fmt: skip
+    (line, _) = contrast_lines(compare(moved))
+    assert "taylor against uniform at 1,234,567 of params" in line
+
+
 def test_records_that_carry_none_have_none():
     comparisons = compare(run(primary=()))
     assert primary_contrasts(comparisons) == [] and contrast_lines(comparisons) == [NONE]
