@@ -90,7 +90,7 @@ class AutoSlim(OneShot):
             return whole
         widths = list_widths(problem, self)
         trained = self.train(widths)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             state = slim(widths, trained.weights, self)
         chosen = fill_closely(
             problem, widths.widths_of(state), widths.narrowest_first, slack=self.slack

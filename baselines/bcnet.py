@@ -110,7 +110,7 @@ class BCNet(OneShot):
             return whole
         widths = list_widths(problem, self)
         trained = self.train(widths)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             losses = mean_losses(widths.grid, LossRecords(**trained.records))
             prior = population_prior(widths.grid, losses, problem.budget.limit)
             state = evolve_widths(

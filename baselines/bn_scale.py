@@ -75,9 +75,9 @@ class BNScale(Pruner):
         """Train a copy sparsely, then threshold its scales."""
         if whole := unpruned(problem):
             return whole
-        with problem.meter.phase("supernet"):
+        with problem.phase("supernet"):
             slimmed = sparse_training(problem, self)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             scores = scale_scores(slimmed, problem.space)
             config = keep_best(problem.space, scores, global_widths(problem, scores))
         return conclude(problem, config, slimmed.state_dict())

@@ -80,10 +80,10 @@ class DepGraph(Pruner):
             return whole
         model, weights = problem.model, None
         if self.epochs:
-            with problem.meter.phase("supernet"):
+            with problem.phase("supernet"):
                 model = sparse_training(problem, self)
             weights = model.state_dict()
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             scores = coupled_norms(model, problem.space)
             config = keep_best(problem.space, scores, global_widths(problem, scores))
         return conclude(problem, config, weights)

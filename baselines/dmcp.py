@@ -153,7 +153,7 @@ class DMCP(OneShot):
         trained = self.train(widths)
         chains = Chains.of(widths.grid)
         logits = torch.from_numpy(trained.records["logits"])
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             if self.sampling == "expected":
                 chosen = expected_widths(problem, chains, logits)
             else:

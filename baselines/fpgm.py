@@ -48,9 +48,9 @@ class FPGM(Pruner):
         """Score by weights alone, then count."""
         if whole := unpruned(problem):
             return whole
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             scores = distance_scores(problem.model, problem.space)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             widths = uniform_widths(problem)
         return conclude(problem, keep_best(problem.space, scores, widths))
 

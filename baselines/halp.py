@@ -81,9 +81,9 @@ class HALP(Pruner):
             return whole
         data = problem.data
         n_batches = max(1, math.ceil(self.calibration * data.num_train / data.batch_size))
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             values = norm_values(problem, n_batches)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             gains = [np.append(np.sort(values[g.name])[::-1], 0.0) for g in problem.space.groups]
             widths = problem.widest
             for limit in lowered_limits(problem, self.rounds):

@@ -48,8 +48,8 @@ class Isomorphic(Pruner):
         """Score by weights alone, rank within classes, then count."""
         if whole := unpruned(problem):
             return whole
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             scores = ranks_in_topology(problem.space, coupled_norms(problem.model, problem.space))
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             widths = global_widths(problem, scores)
         return conclude(problem, keep_best(problem.space, scores, widths))

@@ -49,9 +49,9 @@ class L1Norm(Pruner):
         """Score by weights alone, then threshold and count."""
         if whole := unpruned(problem):
             return whole
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             scores = relative_magnitudes(problem.model, problem.space)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             widths = global_widths(problem, scores)
         return conclude(problem, keep_best(problem.space, scores, widths))
 

@@ -135,7 +135,7 @@ class MetaPruning(OneShot):
             return whole
         widths = list_widths(problem, self)
         trained = self.train(widths)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             state = evolve_widths(
                 widths,
                 lambda configs: self.accuracies(widths, configs, trained.weights),

@@ -75,10 +75,10 @@ class OBDC(Pruner):
         if whole := unpruned(problem):
             return whole
         data = problem.data
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             n_batches = max(1, math.ceil(self.calibration * data.num_train / data.batch_size))
             scores = relative_scores(fisher_scores(problem, n_batches))
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             widths = global_widths(problem, scores)
         return conclude(problem, keep_best(problem.space, scores, widths))
 

@@ -60,7 +60,7 @@ class RandomSearch(Pruner):
         if whole := unpruned(problem):
             return whole
         rng = problem.rng("search")
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             order = magnitude_scores(problem.model, problem.space)
             drawn = [
                 keep_best(problem.space, order, random_widths(problem, rng))
@@ -81,7 +81,7 @@ class RandomSearch(Pruner):
             problem: this rank's own, equal to that of rank 0.
             configs: the channels kept.
         """
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             shared_scores(problem, configs, problem.accuracy)
 
     @classmethod

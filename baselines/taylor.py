@@ -75,9 +75,9 @@ class Taylor(Pruner):
             return whole
         data = problem.data
         n_batches = max(1, math.ceil(self.calibration * data.num_train / data.batch_size))
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             scores = squared_gates(problem, data.train(n_batches))
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             widths = global_widths(problem, scores)
         return conclude(problem, keep_best(problem.space, scores, widths))
 

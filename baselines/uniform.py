@@ -53,8 +53,8 @@ class Uniform(Pruner):
         """Count, and keep the first channels of the order."""
         if whole := unpruned(problem):
             return whole
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             order = channel_order(problem, by_magnitude=self.channels == "l1")
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             widths = uniform_widths(problem)
         return conclude(problem, keep_best(problem.space, order, widths))

@@ -255,6 +255,7 @@ def pretended() -> Iterator[Counter[str]]:
         "current_device": lambda: 0,
         "get_rng_state": lambda *_, **__: zeros,
         "set_rng_state": lambda *_, **__: None,
+        "default_generators": (torch.Generator(), torch.Generator()),
         "Event": _Event,
         "CUDAGraph": pretended_graph.Graph,
         "graph": pretended_graph.recorded,

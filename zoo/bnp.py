@@ -157,11 +157,11 @@ class BNP(Pruner):
         if whole := unpruned(problem):
             return whole
         grid, runner = prepare_blocks(problem, self.candidates)
-        with problem.meter.phase("supernet"):
+        with problem.phase("supernet"):
             weights = distil_blocks(problem, grid, runner, self)
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             table = score_blocks(problem, grid, runner, weights, self)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             states = finalists(problem, table, self)
             config = best_finalist(problem, grid, table, states, weights)
         return conclude(problem, config, {**problem.model.state_dict(), **weights})
@@ -175,9 +175,9 @@ class BNP(Pruner):
         grid, runner = prepare_blocks(problem, self.candidates)
         inner = {name for block in grid.blocks for name in block.groups}
         check_interfaces(problem.space, inner, configs)
-        with problem.meter.phase("supernet"):
+        with problem.phase("supernet"):
             weights = distil_blocks(problem, grid, runner, self)
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             rounds = [(config, range(len(grid.blocks))) for config in configs]
             errors = block_errors(problem, runner, weights, rounds, self).sum(axis=1)
         full = problem.full_cost

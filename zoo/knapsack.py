@@ -166,10 +166,10 @@ class Knapsack(Pruner):
         """Solve the knapsack so that the recounted network meets the budget."""
         if whole := unpruned(problem):
             return whole
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             batches = calibration_batches(problem, self.calibration)
             values = taylor_values(problem, batches, self.importance)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             if self.scope == "isomorphic":
                 values = isomorphic_values(problem, values)
             items = make_items(problem, values, self.protect)

@@ -118,7 +118,7 @@ class PSENet(OneShot):
             return whole
         widths = list_widths(problem, self)
         trained = self.train(widths)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             prior = fit_prior(widths.grid, LossRecords(**trained.records), problem.budget.limit)
             state = evolve_widths(widths, trained.weights, prior, self)
         chosen = fill_closely(

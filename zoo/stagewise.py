@@ -202,7 +202,7 @@ class Stagewise(OneShot):
         widths = list_widths(problem, self)
         staged = self.cut(widths)
         trained = self.train(widths)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             staged.check_reach(problem.budget)
             if self.evolution == "stages":
                 with summoned(self, "search_along", on=trained.weights):
@@ -226,7 +226,7 @@ class Stagewise(OneShot):
         """
         widths = list_widths(problem, self)
         staged = self.cut(widths)
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             scorers = stage_scorers(problem, staged.stages, on_device(problem, weights))
             search_stages(widths, staged, scorers, self)
 
@@ -286,7 +286,7 @@ class Stagewise(OneShot):
         widths = list_widths(problem, self)
         trained = self.train(widths)
         ranked = [widths.leading(config.widths(problem.space)) for config in configs]
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             if self.score == "assembled":
                 return self.accuracies(widths, ranked, trained.weights)
             scorers = stage_scorers(problem, stages, trained.weights)

@@ -90,7 +90,7 @@ class FastNAS(Pruner):
         if whole := unpruned(problem):
             return whole
         tagged, share = tagged_copy(problem.model), problem.budget.limit / problem.full_cost
-        with problem.meter.phase("search"), fixed_random("fastnas"):
+        with problem.phase("search"), fixed_random("fastnas"):
             for _ in range(TRIES):
                 network = search_copy(problem, self, tagged, share)
                 config = read_config(tagged, network, problem.space)

@@ -100,7 +100,7 @@ class TorchPruning(Pruner):
         if whole := unpruned(problem):
             return whole
         tagged, scores = tagged_copy(problem.model), _importance(self.importance)
-        with problem.meter.phase("scoring"):
+        with problem.phase("scoring"):
             take_gradients(problem, self, tagged, scores)
         most = int(problem.space.sizes.sum())
 
@@ -108,7 +108,7 @@ class TorchPruning(Pruner):
             network = prune_copy(problem, self, tagged, scores, removed / most)
             return read_config(tagged, network, problem.space)
 
-        with problem.meter.phase("search"), fixed_random("torch_pruning"):
+        with problem.phase("search"), fixed_random("torch_pruning"):
             config = fewest_removed(problem, prune, most)
         return conclude(problem, config)
 

@@ -323,3 +323,57 @@ def test_a_loss_that_takes_no_task_is_told_to_miss_label_smoothing(
     recipe = zoo.Recipe(epochs=1, lr=0.01, label_smoothing=0.3)
     pruned(method=Classifiers(normalisation="none"), recipe=recipe)
     assert "label_smoothing 0.3 is not used: the loss of Classifiers takes no task" in caplog.text
+
+
+class Dropped(Plain):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(F.dropout(images, 0.5, self.training))
+
+
+def dropped() -> nn.Module:
+    model = Dropped()
+    model.load_state_dict(network().state_dict())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("uniform", {}),
+        ("bn_scale", {"epochs": 1}),
+        ("autoslim", SMALL),
+        ("bnp", {"steps": 2, "lr": 1e-4, "chain_steps": 50, "beta": 0.0}),
+    ],
+)
+def test_what_a_network_drops_follows_from_the_seed_alone(
+    method: str, settings: dict[str, Any]
+) -> None:
+    model = dropped()
+
+    def result(global_seed: int, seed: int = 0) -> zoo.PruneResult:
+        with torch.random.fork_rng():
+            torch.manual_seed(global_seed)
+            before = torch.get_rng_state()
+            found = pruned(model, method=method, settings=settings, seed=seed)
+            assert torch.equal(torch.get_rng_state(), before)
+        return found
+
+    first = result(0)
+    assert same(first, result(1))
+    assert not same(first, result(0, seed=1))
+
+
+@pytest.mark.parametrize("phase", ["supernet", "finetune"])
+def test_a_cut_call_with_dropout_goes_on(phase: str, tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path / "kept", seconds=0)
+    given: dict[str, Any] = {"method": "autoslim", "settings": SMALL}
+
+    def stop(event: Any) -> None:
+        if (event.phase, event.step) == (phase, 3):
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        pruned(dropped(), on_step=stop, checkpoint=kept, **given)
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        assert same(pruned(dropped(), checkpoint=kept, **given), pruned(dropped(), **given))

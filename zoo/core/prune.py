@@ -400,7 +400,7 @@ def _finetune(
     held_out = MeteredBatches(ready.validation, problem.meter, macs_per_image=macs)
     validation = Validation(lambda network: ready.task.metric.score(ready.value(network, held_out)))
     with (
-        problem.meter.phase("finetune"),
+        problem.phase("finetune"),
         ready.read(problem.model),
         ready.read(small),
     ):

@@ -29,17 +29,25 @@ def stream_seed(*names: int | str) -> int:
 
 
 @contextmanager
-def fixed_random(*names: int | str) -> Iterator[None]:
-    """Python's, numpy's and torch's global CPU generators at a fixed state, put back at the end."""
+def fixed_random(*names: int | str, device: torch.device | None = None) -> Iterator[None]:
+    """Python's, numpy's and torch's global generators at a fixed state, put back at the end.
+
+    Args:
+        names: of the stream that they start.
+        device: a GPU whose generator is held, too; None or a CPU for none.
+    """
     seed = stream_seed(*names)
-    before = global_random()
+    before = global_random(device)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # it takes 32 bits
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset those of GPUs, too
+    if device is not None and "cuda" in before:
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
     try:
         yield
     finally:
-        set_global_random(before)
+        set_global_random(before, device)
 
 
 # Any: the states are the libraries' own.

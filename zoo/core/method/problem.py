@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -20,7 +21,7 @@ from zoo.core.cost.cost_model import CostModel
 from zoo.core.data.inputs import Inputs, call, count_images
 from zoo.core.data.metered import MeteredData
 from zoo.core.errors import InfeasibleBudget
-from zoo.core.meter import Meter
+from zoo.core.meter import Meter, Phase, Spent
 from zoo.core.randomness import fixed_random, search_seeds
 from zoo.core.supernet.supernet import CANDIDATE_BATCHES, Supernet
 from zoo.core.supernet.trained_store import SupernetStore
@@ -131,6 +132,22 @@ class Problem:
     def _seeds(self, stream: str) -> np.random.SeedSequence:
         name = f"{self.method}/{stream}" if stream == "search" else stream
         return search_seeds(self.seed, name)
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[Spent]:
+        """A phase of the meter, in which what draws from global generators is seeded.
+
+        Dropout and stochastic depth do, wherever a network runs in training mode: each phase starts
+        from the seed and its name, whatever ran before, and puts the generators back.
+
+        Args:
+            name: what is charged.
+        """
+        with (
+            fixed_random("phase", name, self.seed, device=self.meter.device),
+            self.meter.phase(name) as spent,
+        ):
+            yield spent
 
     def trace(self, step: str, **values: object) -> None:
         """Report one row; numpy scalars and arrays become plain numbers and lists."""

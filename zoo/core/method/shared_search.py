@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from zoo.core.meter import Meter, Spent
 from zoo.core.method.guard import left_alone
 from zoo.core.method.problem import Problem
 from zoo.core.method.pruner import Pruner, Subnet
+from zoo.core.randomness import fixed_random
 from zoo.core.training.ranks import decided, each_of_all, largest, mine_of, rank, world
 
 __all__ = ["answered_by_rank_0", "largest_peaks", "searched", "shared_out", "shared_scores"]
@@ -80,8 +82,11 @@ def answered_by_rank_0(
         ValueError: if the method changed its network; see `left_alone`.
     """
 
+    # Phases are seeded anyway; this is for foreign methods, and for what is outside of phases.
+    seeded = partial(fixed_random, "search", problem.seed, device=problem.meter.device)
+
     def guarded() -> T:
-        with left_alone(problem.model, pruner):
+        with left_alone(problem.model, pruner), seeded():
             return ask()
 
     if world() == 1:
@@ -91,7 +96,7 @@ def answered_by_rank_0(
         return guarded(), problem.meter.spent, problem.trace_rows
 
     def beside(name: str, *given: object) -> None:
-        with working():
+        with working(), seeded():
             getattr(pruner, name)(problem, *given)
 
     own = problem.meter.spent

@@ -250,7 +250,7 @@ class OneShot(Pruner):
             configs: the channels kept.
             weights: of the supernet that rank 0 has, full-size, by state-dict name.
         """
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             self.accuracies(list_widths(problem, self), configs, on_device(problem, weights))
 
     def scores(self, problem: Problem, configs: Sequence[SubnetConfig]) -> Sequence[float]:
@@ -258,7 +258,7 @@ class OneShot(Pruner):
         widths = list_widths(problem, self)
         weights = self.train(widths).weights
         ranked = [widths.leading(config.widths(problem.space)) for config in configs]
-        with problem.meter.phase("search"):
+        with problem.phase("search"):
             return self.accuracies(widths, ranked, weights)
 
 

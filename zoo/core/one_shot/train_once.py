@@ -71,7 +71,7 @@ def train_metered(
 ) -> Trained:
     """A supernet trained in its phase, by all ranks together; the peak is the largest of them."""
     with summoned(by, "train_along"):
-        with problem.meter.phase("supernet") as spent:
+        with problem.phase("supernet") as spent:
             trained = train()
         spent.peak_bytes = largest(spent.peak_bytes)
     return trained
