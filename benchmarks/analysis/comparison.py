@@ -19,10 +19,10 @@ from benchmarks.analysis.names import (
     told_settings,
 )
 from benchmarks.analysis.uncertainty import ERROR, Estimate, differences, estimate, holm
-from benchmarks.records.cell import REFERENCE, Cell
+from benchmarks.records.cell import PARENT, REFERENCE, Cell
 from benchmarks.records.files import current_records
 from benchmarks.records.join import network_key
-from benchmarks.records.plain import budget_text
+from benchmarks.records.plain import asked_budget
 from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
@@ -104,7 +104,7 @@ class Row:
     @property
     def budget(self) -> str:
         """The budget as it was asked for."""
-        return budget_text(self.cell.budget)
+        return asked_budget(self.cell.budget)
 
     @property
     def seeds(self) -> str:
@@ -205,6 +205,11 @@ class Comparison:
     def label(self, row: Row) -> str:
         """The method's name, with the settings in which the comparison's variants of it differ."""
         return short_name(row.cell, [other.cell for other in self.rows])
+
+    def told_budget(self, row: Row) -> str:
+        """A row's budget, with its metric where the comparison has budgets of several."""
+        metrics = {each.cell.metric for each in self.rows if each.cell.method != PARENT}
+        return f"{row.budget} of {row.cell.metric}" if len(metrics) > 1 else row.budget
 
     def noted(self, row: Row) -> str:
         """The label, and how many seeds failed, for which the row has no mean."""

@@ -18,7 +18,6 @@ import numpy as np
 from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.analysis.names import short_name
 from benchmarks.analysis.uncertainty import LEVEL, RESAMPLES
-from benchmarks.records.cell import PARENT
 
 __all__ = [
     "Effect",
@@ -27,7 +26,6 @@ __all__ = [
     "names_over",
     "of_one_protocol",
     "overall_effects",
-    "told_budget",
 ]
 
 
@@ -89,12 +87,6 @@ def of_one_protocol(comparisons: Iterable[Comparison]) -> list[Comparison]:
     comparisons = list(comparisons)
     latest = max((each.cell.protocol for each in comparisons), default=0)
     return [each for each in comparisons if each.cell.protocol == latest]
-
-
-def told_budget(comparison: Comparison, row: Row) -> str:
-    """A row's budget, and what it limits where budgets of the comparison limit several things."""
-    metrics = {each.cell.metric for each in comparison.rows if each.cell.method != PARENT}
-    return f"{row.budget} of {row.cell.metric}" if len(metrics) > 1 else row.budget
 
 
 def distinct(comparisons: Iterable[Comparison]) -> list[Comparison]:

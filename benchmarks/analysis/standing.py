@@ -19,13 +19,14 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.analysis.comparison import Comparison, Row, shared_seeds
-from benchmarks.analysis.effects import distinct, names_over, of_one_protocol, told_budget
+from benchmarks.analysis.effects import distinct, names_over, of_one_protocol
 from benchmarks.analysis.ranking import drawn_counts, interval_of, kendall_tau, kendall_taus
 from benchmarks.analysis.uncertainty import LEVEL, mean_accuracies
 
 __all__ = ["FEWEST_NETWORKS", "Stability", "Standing", "average_ranks", "stability"]
 
 RESAMPLES = 1000
+
 FEWEST_NETWORKS = 5
 """Independent tasks below which neither test is made."""
 
@@ -184,7 +185,7 @@ def stability(comparisons: Iterable[Comparison]) -> list[Stability]:
             rows = [(a, b) for a, b in both if a.top1_by_seed and b.top1_by_seed]
             if len(rows) >= 3 and shared_seeds(itertools.chain.from_iterable(rows)):
                 left_out = len(both) - len(rows)
-                budgets = told_budget(comparison, ends[0]), told_budget(comparison, ends[1])
+                budgets = comparison.told_budget(ends[0]), comparison.told_budget(ends[1])
                 found.append(_stability(comparison, budgets, rows, left_out))
     return found
 

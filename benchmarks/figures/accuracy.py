@@ -7,7 +7,6 @@ are noise are grey and no part of a line. Reads records and published numbers an
 from __future__ import annotations
 
 import statistics
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -40,9 +39,8 @@ __all__ = [
 
 Number = Callable[[Record], float | None]
 
-NOTE_WIDTH = 52
-"""Characters in a line of a panel's note."""
 LONGEST_NOTE = 400
+"""Characters of a panel's note."""
 
 SHARED_TIMES = "times: of networks that differ; of one, its rounds"
 """A panel's note where seeds gave one network, whose times they share."""
@@ -412,7 +410,7 @@ def _parent_place(panel: Panel) -> tuple[float | None, float] | None:
 
 
 def _draw_parent(axis: Axes, panel: Panel) -> None:
-    """A line at its accuracy, and a star at its cost or, above all else, a word on that."""
+    """A line at its accuracy; a star at its cost, or a word at the panel's top on where that is."""
     parent = _parent_place(panel)
     if parent is None:
         return
@@ -464,7 +462,7 @@ def _lost(comparison: Comparison) -> str:
         if row.lost:
             budgets.setdefault(comparison.label(row), []).append(row.budget)
     told = "; ".join(f"{label} {', '.join(found)}" for label, found in sorted(budgets.items()))
-    return textwrap.fill(figure_text(f"no mean: {told}", LONGEST_NOTE), NOTE_WIDTH) if told else ""
+    return figure_text(f"no mean: {told}", LONGEST_NOTE) if told else ""
 
 
 def _noise(panel: Panel) -> str:
@@ -475,7 +473,7 @@ def _noise(panel: Panel) -> str:
         return ""
     told = "; ".join(f"{comparison.label(row)} {row.budget}" for row in rows)
     text = f"grey, no result: parent against itself off by more than 10 % ({told})"
-    return textwrap.fill(figure_text(text, LONGEST_NOTE), NOTE_WIDTH)
+    return figure_text(text, LONGEST_NOTE)
 
 
 def _seeds(panel: Panel) -> str:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.text import Text
 
 __all__ = [
-    "budget_text",
+    "asked_budget",
     "counted",
     "figure_text",
     "first_sentence",
@@ -75,7 +75,7 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def budget_text(budget: float) -> str:
+def asked_budget(budget: float) -> str:
     """A budget as it was asked for: a ratio or milliseconds in short, a count with all digits."""
     return f"{budget:g}" if isinstance(budget, float) else f"{budget:,}"
 

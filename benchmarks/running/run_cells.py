@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.records.cell import Cell
 from benchmarks.records.files import write_record
-from benchmarks.records.plain import budget_text, counted, in_markup
+from benchmarks.records.plain import asked_budget, counted, in_markup
 from benchmarks.records.record import SETTLED, Record, Status
 from benchmarks.records.whole_file import require_writable, sweep
 from benchmarks.running.claims import Claims
@@ -442,7 +442,7 @@ def _prepare(job: Job) -> None:
 def _line(record: Record) -> str:
     """One cell, one line: outcome, method, network, budget, and what it reached or why not."""
     cell = record.cell
-    name = f"{cell.method} {cell.model.title} {budget_text(cell.budget)} s{cell.seed}"
+    name = f"{cell.method} {cell.model.title} {asked_budget(cell.budget)} s{cell.seed}"
     if cell.member is not None:
         name += f" member {cell.member}"
     if record.status == "ok" and record.scores:

@@ -9,7 +9,6 @@ the parent's logits, and with what its method hands on.
 from __future__ import annotations
 
 import argparse
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,9 +36,6 @@ HEADINGS = (
     "To uniform, both plain", "To uniform, both taught", "Own, to plain uniform",
     "Fine-tuning, TMACs in this order",
 )  # fmt: skip
-
-NOTE_WIDTH = 56
-"""Characters of a line above a panel."""
 
 Seeds = dict[int, float]
 """Test accuracy, as a fraction, or multiply-adds, by seed."""
@@ -285,19 +281,19 @@ def draw(tasks: Sequence[Task], path: Path) -> None:
         axis.set_xlim(-0.4, len(FINISHES) - 0.6)
         axis.set_ylabel("top-1, %", fontsize=8)
         axis.tick_params(labelsize=8)
-        set_title(axis, "\n".join([task.title, *_without_point(task)]), fontsize=8)
+        set_title(axis, "\n".join(filter(None, [task.title, _without_point(task)])), fontsize=8)
     legend_below(figure, DECISIONS)
     with whole_file(path) as hidden:
         figure.savefig(hidden, format="png", dpi=150)
 
 
-def _without_point(task: Task) -> list[str]:
-    """Lines that name what has no mean, since seeds failed."""
+def _without_point(task: Task) -> str:
+    """Names what has no mean, since seeds failed; empty if all has one."""
     finishes: dict[str, list[str]] = defaultdict(list)
     for decision, finish in sorted(task.lost):
         finishes[decision].append(finish)
     told = "; ".join(f"{decision} {', '.join(found)}" for decision, found in finishes.items())
-    return textwrap.wrap(f"no mean: {told}", NOTE_WIDTH) if told else []
+    return f"no mean: {told}" if told else ""
 
 
 if __name__ == "__main__":

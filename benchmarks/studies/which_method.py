@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.analysis.comparison import DECIDING, Comparison, Row, compare, spent_macs
-from benchmarks.analysis.effects import told_budget
 from benchmarks.analysis.uncertainty import Estimate, paired, shown
 from benchmarks.records.cell import PARENT, REFERENCE
 from benchmarks.records.files import current_records, read_folder
 from benchmarks.records.plain import counted
 from benchmarks.records.record import Record
 from benchmarks.records.whole_file import write_whole
+from benchmarks.tables.finding_table import seeded
 from benchmarks.tables.markdown import markdown_table
 from benchmarks.tables.marked_blocks import replace_block
 from benchmarks.tables.tables import accuracy_text
@@ -78,7 +78,7 @@ def _without_training(comparison: Comparison) -> str:
     headings = ["Method", *(f"{kind}, {at}" for at in budgets for kind in (CUT, RECALIBRATED))]
     lines = [
         [
-            _seeded(method, rows, comparison),
+            seeded(method, rows, _most_seeds(comparison)),
             *(t for at in budgets for t in _untrained(rows.get(at))),
         ]
         for method, rows in found.items()
@@ -103,7 +103,7 @@ def _after_training(comparison: Comparison) -> str:
     headings = ["Method", *(text for at in budgets for text in _gain_headings(at))]
     lines = [
         [
-            _seeded(method, rows, comparison),
+            seeded(method, rows, _most_seeds(comparison)),
             *(text for at in budgets for text in _gains(rows.get(at), base.get(at))),
         ]
         for method, rows in found.items()
@@ -156,7 +156,7 @@ def _by_method(comparison: Comparison) -> dict[str, dict[str, Row]]:
     """Rows by label and budget, without controls."""
     found: dict[str, dict[str, Row]] = {}
     for row in _shown(comparison):
-        found.setdefault(comparison.label(row), {})[told_budget(comparison, row)] = row
+        found.setdefault(comparison.label(row), {})[comparison.told_budget(row)] = row
     return dict(sorted(found.items()))
 
 
@@ -170,19 +170,9 @@ def _most_seeds(comparison: Comparison) -> int:
     return max(len(row.records) for row in comparison.rows)
 
 
-def _seeded(method: str, rows: Mapping[str, Row], comparison: Comparison) -> str:
-    """A method's name, and its seeds at each budget where they are fewer than the table's."""
-    most = _most_seeds(comparison)
-    few = {at: len(row.records) for at, row in rows.items() if len(row.records) < most}
-    if len(few) == len(rows) and len({*few.values()}) == 1:
-        return f"{method}; {counted(min(few.values()), 'seed')}"
-    told = ", ".join(f"{counted(seeds, 'seed')} at {at}" for at, seeds in few.items())
-    return f"{method}; {told}" if told else method
-
-
 def _budgets(comparison: Comparison) -> list[str]:
     """All budgets, the mildest of each metric first."""
-    return list(dict.fromkeys(told_budget(comparison, row) for row in _shown(comparison)))
+    return list(dict.fromkeys(comparison.told_budget(row) for row in _shown(comparison)))
 
 
 def _titled(

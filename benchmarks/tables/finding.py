@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 from benchmarks.analysis.comparison import REFERENCE, Comparison, Row
 from benchmarks.analysis.contrasts import Confirmed, primary_contrasts
-from benchmarks.analysis.effects import distinct, told_budget
+from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import ERROR, findable
-from benchmarks.records.plain import budget_text
+from benchmarks.records.plain import asked_budget
 
 __all__ = ["finding"]
 
@@ -59,7 +59,7 @@ def _told(found: Confirmed) -> str:
     verb = "more" if found.gain.mean > 0 else "less"
     contrast = found.primary.contrast
     return (
-        f"{new} is clearly {verb} accurate than {base} at {budget_text(contrast.budget)} of "
+        f"{new} is clearly {verb} accurate than {base} at {asked_budget(contrast.budget)} of "
         f"{found.primary.metric}, {found.title} ({_points(found.gain.mean)})"
     )
 
@@ -91,7 +91,7 @@ def _list(found: Sequence[Difference], has_many: bool) -> str:
     """The largest first, so many by name and the number of the others."""
     ordered = sorted(found, key=lambda each: (-abs(_gain(each[1])), each[1].method))
     told = [
-        f"{c.label(row)} at {told_budget(c, row)}{f' on {c.heading}' if has_many else ''} "
+        f"{c.label(row)} at {c.told_budget(row)}{f' on {c.heading}' if has_many else ''} "
         f"({_points(_gain(row))})"
         for c, row in ordered[:MOST_NAMED]
     ]

@@ -16,7 +16,7 @@ from benchmarks.records.record import TOTAL
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.tables import accuracy_text, budget_text
 
-__all__ = ["finding_table"]
+__all__ = ["finding_table", "seeded"]
 
 LEGEND = (
     "Top-1 in per cent under the common finish (own finish in brackets: with the loss and weights "
@@ -69,7 +69,7 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> str:
     headings = ["Method", *(each for at in budgets for each in (f"Top-1 % at {at}", "Total"))]
     lines = []
     for label, found in by_label.items():
-        cells = [_seeded(label, found, most)]
+        cells = [seeded(label, found, most)]
         for at in budgets:
             cells += _cells(comparison, found.get(at))
         lines.append(cells)
@@ -79,10 +79,15 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> str:
     return f"{in_markdown(comparison.heading)}, parent {parent} %, {counted}:\n\n{table}"
 
 
-def _seeded(label: str, rows: Mapping[str, Row], most: int) -> str:
+def seeded(label: str, rows: Mapping[str, Row], most: int) -> str:
     """A method's name, and its seeds where they are fewer than the heading's.
 
     Where a seed was lost, the row's cell tells how many there are.
+
+    Args:
+        label: the name.
+        rows: of the method, by budget as it is told.
+        most: seeds of the heading.
     """
     few = {at: row.seeds for at, row in rows.items() if not row.lost and len(row.records) < most}
     if len(few) == len(rows) and len({*few.values()}) == 1:

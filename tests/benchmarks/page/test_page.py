@@ -20,7 +20,8 @@ from benchmarks.records.join import joined
 from benchmarks.records.record import TimedOn
 from benchmarks.tables.contrast_lines import NONE
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
-from tests.benchmarks.figures.test_all_figures import ranked, timed
+from tests.benchmarks.figures.test_accuracy import timed
+from tests.benchmarks.figures.test_all_figures import ranked
 from tests.benchmarks.machines import BETA, GPU, timing, trained
 
 LIBRARY = Path(benchmarks.page.__file__).with_name("uplot") / "uPlot.iife.min.js"

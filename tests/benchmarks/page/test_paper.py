@@ -19,7 +19,7 @@ from benchmarks.tables.paper_table import paper_table, tex_number
 from benchmarks.tables.tables import to_markdown
 from benchmarks.tables.terminal import terminal_table
 from tests.benchmarks.fabricate import cell, record
-from tests.benchmarks.figures.test_all_figures import timed
+from tests.benchmarks.figures.test_accuracy import timed
 
 ODD = "x_y" * 20 + " \\evil{} $ & % # ~ ^ \u4e2d " + "z" * 70
 

@@ -65,7 +65,7 @@ def test_a_method_of_fewer_seeds_than_the_table_tells_them() -> None:
     text = tables([], tuned)
     assert "; 2 seeds, parent" in text
     names = [row[0] for row in rows(text)[1:]]
-    assert names == ["bnp; 1 seed", "fpgm; 1 seed at 0.25"]
+    assert names == ["bnp; one seed", "fpgm; one seed at 0.25"]
 
 
 def three_seeds(method: str, failed: int = 0) -> list[Record]:

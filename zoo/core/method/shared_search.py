@@ -81,7 +81,6 @@ def answered_by_rank_0(
     Raises:
         ValueError: if the method changed its network; see `left_alone`.
     """
-
     # Phases are seeded anyway; this is for foreign methods, and for what is outside of phases.
     seeded = partial(fixed_random, "search", problem.seed, device=problem.meter.device)
 
