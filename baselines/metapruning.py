@@ -187,7 +187,7 @@ class PruningNet:
     It holds no weights: they come with each call, by name. Of the layer whose weight is "w" in the
     state dict, the first fully connected layer is "w/fc1.weight" and "w/fc1.bias", the matrix of
     the second is "w/fc2.weight", and its bias, in the shape of the weight, is "w" itself.
-    Parameters that nothing generates have their own names.
+    Parameters that nothing generates have their own names; frozen ones stay the network's.
 
     Attributes:
         problem: gives network, groups and meter.
@@ -203,7 +203,7 @@ class PruningNet:
     @classmethod
     def of(cls, problem: Problem, settings: MetaPruning) -> PruningNet:
         """The one for a problem; see `MetaPruning`."""
-        space = problem.space
+        space, own = problem.space, dict(problem.model.named_parameters())
         groups: dict[str, list[int]] = {}
         for ordinal, group in enumerate(space.groups):
             for member in group.members:
@@ -214,7 +214,7 @@ class PruningNet:
         read = {
             name: tuple(found) if settings.encoding == "layer" else every
             for name, found in groups.items()
-            if found
+            if found and own[name].requires_grad
         }
         size = sum(math.prod(space.table.shapes[name]) for name in read)
         most = max(1, settings.most_parameters // max(1, size))
@@ -261,7 +261,8 @@ class PruningNet:
         """
         self.problem.meter.passes(1, self.macs, backward=torch.is_grad_enabled())
         shares = config.widths(self.problem.space) / self.problem.space.sizes
-        found = {name: trained[name] for name, _ in self.problem.model.named_parameters()}
+        names = (name for name, _ in self.problem.model.named_parameters())
+        found = {name: trained[name] for name in names if name in trained}
         for name, ordinals in self.read.items():
             bias = trained[name]
             code = torch.as_tensor(shares[list(ordinals)], dtype=bias.dtype, device=bias.device)

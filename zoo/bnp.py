@@ -243,12 +243,13 @@ def distil_blocks(
         settings: steps, learning rate, and whose features feed the blocks.
 
     Returns:
-        Full-size weights of the blocks, by state-dict name.
+        Full-size weights of the blocks, by state-dict name; frozen ones are left out.
     """
-    if settings.steps == 0 or not grid.blocks:
-        return {}
     own = dict(problem.model.named_parameters())
-    weights = {n: own[n].detach().clone().requires_grad_() for n in runner.parameters()}
+    trained = [name for name in runner.parameters() if own[name].requires_grad]
+    if settings.steps == 0 or not grid.blocks or not trained:
+        return {}
+    weights = {name: own[name].detach().clone().requires_grad_() for name in trained}
     optimizer = torch.optim.Adam(weights.values(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     rng = problem.rng("search")

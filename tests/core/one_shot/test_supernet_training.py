@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from zoo.core.channels.space import ChannelSpace
 from zoo.core.cost.budget import Budget
 from zoo.core.cost.cost_model import CostModel
 from zoo.core.errors import Diverged
+from zoo.core.method.discovery import get_pruner
 from zoo.core.method.problem import Problem
 from zoo.core.one_shot.supernet_training import (
     SLICED_FROM,
@@ -315,3 +319,30 @@ def test_two_trainings_of_one_supernet_take_turns(tmp_path: Path) -> None:
         seen.append("second enters")
     thread.join()
     assert seen == ["first leaves", "second enters"]
+
+
+TRAINED = ("autoslim", "bcnet", "bn_scale", "bnp", "dmcp", "metapruning", "pse_net", "stagewise")
+
+
+def with_frozen(is_frozen: Callable[[str], bool]) -> Problem:
+    task = problem()
+    task = replace(task, model=copy.deepcopy(task.model))
+    for name, parameter in task.model.named_parameters():
+        parameter.requires_grad_(not is_frozen(name))
+    return task
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_frozen_parameters_stay_as_they_are(method: str) -> None:
+    frozen = "layer1.0.conv1.weight"
+    task = with_frozen(lambda name: name == frozen)
+    own = task.model.state_dict()
+    weights = get_pruner(method).tiny().search(task).weights or {}
+    assert torch.equal(weights.get(frozen, own[frozen]), own[frozen])
+    moved = any(not torch.equal(weight, own[name]) for name, weight in weights.items())
+    assert moved or method == "metapruning"  # which hands on no weights
+
+
+def test_a_supernet_with_nothing_to_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="all parameters are frozen"):
+        get_pruner("autoslim").tiny().search(with_frozen(lambda name: True))

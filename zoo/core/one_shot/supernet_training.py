@@ -55,7 +55,8 @@ class Engine:
 
     Args:
         problem: gives network, groups, costs and meter.
-        weights: full-size parameters by state-dict name, leaves that require gradients.
+        weights: full-size parameters by state-dict name, leaves that require gradients; what is
+            not among them stays as it is in the network.
         steps: updates that will be made, for the cosine of the learning rate.
         lr: its highest value.
         momentum: of the gradient descent.
@@ -73,8 +74,8 @@ class Engine:
             and the remedy; "" if nothing is known.
 
     Raises:
-        ValueError: if subnets that run one after the other should share batch statistics, or if
-            subnets whose weights differ should run at once.
+        ValueError: if subnets that run one after the other should share batch statistics, if
+            subnets whose weights differ should run at once, or if there is nothing to train.
     """
 
     def __init__(
@@ -93,6 +94,11 @@ class Engine:
             raise ValueError("norm 'joint' runs subnets together; use execution 'masked'")
         if generate is not None and execution != "sliced":
             raise ValueError("each subnet has weights of its own; use execution 'sliced'")
+        if steps and not weights:
+            raise ValueError(
+                "all parameters are frozen (requires_grad=False), so a supernet has nothing to "
+                "train; unfreeze some, or take a method that trains none, such as l1_norm"
+            )
         self.problem = problem
         self.weights = dict(weights)
         self.steps = steps
@@ -440,13 +446,19 @@ class Engine:
 def starting_weights(problem: Problem, start: Start) -> dict[str, Tensor]:
     """Copies of the parent's parameters, or newly drawn ones, by state-dict name, as leaves.
 
+    Parameters that are frozen (`requires_grad=False`) are left out: subnets use the parent's.
+
     Args:
         problem: gives the parent; new weights are drawn from its seed.
         start: "parent" or "scratch".
     """
     model = problem.model if start == "parent" else _redrawn(problem.model, problem.seed)
-    device = problem.meter.device
-    return {n: p.detach().clone().to(device).requires_grad_() for n, p in model.named_parameters()}
+    device, own = problem.meter.device, dict(problem.model.named_parameters())
+    return {
+        name: parameter.detach().clone().to(device).requires_grad_()
+        for name, parameter in model.named_parameters()
+        if own[name].requires_grad
+    }
 
 
 def _redrawn(model: nn.Module, seed: int) -> nn.Module:
