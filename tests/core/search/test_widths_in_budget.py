@@ -5,11 +5,14 @@ from itertools import product
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 from tests.problems import problem as float64_problem
 from zoo.core.channels.config import SubnetConfig, WidthRules
+from zoo.core.channels.space import ChannelSpace
 from zoo.core.contract.trial import NETWORKS, Trial
 from zoo.core.cost.budget import Budget
+from zoo.core.cost.cost_model import CostModel
 from zoo.core.method.discovery import get_pruner
 from zoo.core.method.planted import planted_problem
 from zoo.core.method.problem import Problem
@@ -21,6 +24,7 @@ from zoo.core.search.widths_in_budget import (
     largest_feasible,
     legal_widths,
     next_widths,
+    random_widths,
     uniform_widths,
 )
 
@@ -169,3 +173,48 @@ def test_a_channel_is_given_up_where_every_single_step_is_too_large() -> None:
     found = fill_closely(tight, widths, priority, slack=slack)
     assert share(widths) < 1 - slack <= share(found) <= 1
     assert (found >= problem.rules.minimums(problem.space)).all() and (found <= sizes).all()
+
+
+class Coarse(nn.Module):
+    """Few legal widths at a divisor of 16, between which single steps are large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 48, 3, padding=1)
+        self.c, self.d = nn.Conv2d(48, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.a(images).relu()
+        features = features + self.c(self.b(features).relu()).relu()
+        return self.head(self.d(features).relu().mean((2, 3)))
+
+
+def coarse_problem() -> Problem:
+    model = Coarse().eval()
+    cost = CostModel(ChannelSpace.trace(model, (3, 8, 8)))
+    data = float64_problem().data  # nothing of it is drawn
+    budget, rules = Budget.parse(0.8, cost), WidthRules(min_keep=0.3, divisor=16)
+    return Problem(model, cost.space, cost, budget, data, rules)
+
+
+def test_a_coarse_grid_is_filled_closely() -> None:
+    problem = coarse_problem()
+    every = np.array(list(product(*problem.legal)))
+    costs = problem.cost_of(every)
+    best = costs[costs <= problem.budget.limit].max()
+    rng = np.random.default_rng(0)
+    scores = {group.name: rng.random(group.size) for group in problem.space.groups}
+    found = [global_widths(problem, scores)]
+    found += [random_widths(problem, np.random.default_rng(seed)) for seed in range(5)]
+    reached = problem.cost_of(np.stack(found))
+    assert (reached == best).all()
+
+
+def test_groups_that_are_not_free_stay_wide_on_a_coarse_grid() -> None:
+    problem = coarse_problem()
+    free = np.array([True, False, True])  # an exchange would narrow the second, for more cost
+    for seed in range(5):
+        widths = random_widths(problem, np.random.default_rng(seed), free)
+        assert (widths[~free] == problem.widest[~free]).all()
+        assert problem.cost_of(widths[None])[0] <= problem.budget.limit

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _SCALES = 256  # candidates on the way from the smallest to the full network
+_SLACK = 0.02  # share of the budget that may stay unused where widths are multiples of a divisor
 
 
 def legal_widths(problem: Problem, widths: np.ndarray) -> np.ndarray:
@@ -100,6 +101,7 @@ def fill_closely(
     priority: Callable[[np.ndarray], np.ndarray],
     *,
     slack: float,
+    free: np.ndarray | None = None,
 ) -> np.ndarray:
     """Fill up; where every single step is too large, take one and give up channels elsewhere.
 
@@ -108,6 +110,7 @@ def fill_closely(
         widths: legal widths within the budget, shape (G,).
         priority: as `fill_up` takes it.
         slack: share of the budget that may stay unused.
+        free: which groups may be narrowed, bool, shape (G,); all if None.
 
     Returns:
         Widths within the budget, shape (G,); more may stay unused where no exchange helps.
@@ -115,12 +118,14 @@ def fill_closely(
     wanted = (1 - slack) * problem.budget.limit
     widths = fill_up(problem, widths, priority)
     cost = _cost(problem, widths)
+    is_held = np.zeros(len(widths), dtype=bool) if free is None else ~free
     while cost < wanted:
         wider = next_widths(problem, widths)
         exchanged = []
         for group in np.flatnonzero(wider > widths).tolist():
-            one_wider = np.where(np.arange(len(widths)) == group, wider, widths)
-            exchanged.append(fill_up(problem, _fitted(problem, one_wider, group), priority))
+            is_wider = np.arange(len(widths)) == group
+            fitted = _fitted(problem, np.where(is_wider, wider, widths), is_held | is_wider)
+            exchanged.append(fill_up(problem, fitted, priority))
         best = max(exchanged, key=lambda each: _cost(problem, each), default=widths)
         if not cost < _cost(problem, best) <= problem.budget.limit:
             break
@@ -128,8 +133,20 @@ def fill_closely(
     return widths
 
 
-def _fitted(problem: Problem, widths: np.ndarray, kept: int) -> np.ndarray:
-    """Narrow groups other than ``kept`` step by step until the widths, shape (G,), fit.
+def _filled(
+    problem: Problem,
+    widths: np.ndarray,
+    priority: Callable[[np.ndarray], np.ndarray],
+    free: np.ndarray | None = None,
+) -> np.ndarray:
+    """Fill up by single steps, or closely where a divisor makes these large; shape (G,)."""
+    if problem.rules.divisor == 1:
+        return fill_up(problem, widths, priority)
+    return fill_closely(problem, widths, priority, slack=_SLACK, free=free)
+
+
+def _fitted(problem: Problem, widths: np.ndarray, is_kept: np.ndarray) -> np.ndarray:
+    """Narrow groups that are not kept step by step until the widths, shape (G,), fit.
 
     A step that fits and leaves the most cost ends it; before that, the largest step is taken.
     """
@@ -138,7 +155,7 @@ def _fitted(problem: Problem, widths: np.ndarray, kept: int) -> np.ndarray:
         eye = np.eye(len(widths), dtype=bool)
         narrower = np.maximum(legal_widths(problem, np.where(eye, widths - 1, widths)), minimums)
         costs = problem.cost_of(narrower)
-        costs[kept] = cost
+        costs[is_kept] = cost
         if (costs >= cost).all():
             break
         fits = costs <= problem.budget.limit
@@ -174,7 +191,7 @@ def random_widths(
     candidates = legal_widths(problem, np.where(free, ratios, 1.0) * sizes)
     narrowest = np.where(free, problem.narrowest, problem.widest)
     widths = largest_feasible(problem, np.vstack([narrowest, candidates]))
-    return fill_up(problem, widths, lambda widths: rng.random(len(widths)))
+    return _filled(problem, widths, lambda widths: rng.random(len(widths)), free)
 
 
 def uniform_widths(problem: Problem) -> np.ndarray:
@@ -214,7 +231,7 @@ def global_widths(problem: Problem, scores: Mapping[str, np.ndarray]) -> np.ndar
     dropped[np.arange(1, len(order) + 1), owner[order]] = 1
     candidates = legal_widths(problem, sizes - dropped.cumsum(axis=0))
     ranked = [np.append(np.sort(scores[g.name])[::-1], -np.inf) for g in groups]
-    return fill_up(
+    return _filled(
         problem,
         largest_feasible(problem, candidates),
         lambda widths: np.array([s[w] for s, w in zip(ranked, widths, strict=True)]),
