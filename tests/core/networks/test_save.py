@@ -316,6 +316,26 @@ def test_the_caller_s_network_and_random_numbers_stay(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
+    result = half()
+    for parameter in result.model.conv1.parameters():
+        parameter.requires_grad_(False)
+    frozen = [n for n, p in result.model.named_parameters() if not p.requires_grad]
+    saved(result, tmp_path)
+    for loaded in (zoo.load_pruned(tmp_path), zoo.load_pruned(tmp_path, parent=fresh())):
+        assert [n for n, p in loaded.named_parameters() if not p.requires_grad] == frozen
+    edit(tmp_path, frozen=["conv0"])
+    with pytest.raises(ValueError, match="frozen: the network has no parameter 'conv0'"):
+        zoo.load_pruned(tmp_path)
+
+
+def test_a_network_without_frozen_parameters_is_saved_as_older_versions_read_it(
+    folder_of_half: Path,
+) -> None:
+    assert "frozen" not in json.loads((folder_of_half / "network.json").read_text())
+    assert all(p.requires_grad for p in zoo.load_pruned(folder_of_half).parameters())
+
+
 def test_channels_last_stays(tmp_path: Path) -> None:
     result = half()
     result.model.to(memory_format=torch.channels_last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ def assemble(
     except RuntimeError as error:
         hint = "the given parent is another network" if parent is not None else "give parent=..."
         raise ValueError(f"its tensors do not fit its architecture ({hint}): {error}") from error
+    if structure.frozen:
+        _freeze(model, structure.frozen)
     if structure.channels_last:
         model.to(memory_format=torch.channels_last)
     return model.eval()
@@ -91,6 +93,17 @@ def _take_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         if not (given.is_floating_point() and own.is_floating_point()):
             raise ValueError(f"{name} is of type {given.dtype}, where the network has {own.dtype}")
         own.data = own.data.to(given.dtype)
+
+
+def _freeze(model: nn.Module, frozen: Sequence[str]) -> None:
+    """Let these parameters require no gradients, and all others that can have some."""
+    own = dict(model.named_parameters())
+    for name in frozen:
+        if name not in own:
+            raise ValueError(f"frozen: the network has no parameter {name!r}")
+    named = set(frozen)
+    for name, parameter in own.items():
+        parameter.requires_grad_(name not in named and parameter.is_floating_point())
 
 
 def _refuse_huge(space: ChannelSpace, wider: Mapping[str, int]) -> None:

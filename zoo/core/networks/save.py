@@ -99,7 +99,7 @@ def save_pruned(
     before, or pruned before, is made again from its architecture like any other.
 
     What the network puts out for the fixed images goes into the file, too, and so do the types of
-    its tensors: a network in bfloat16 is loaded as one.
+    its tensors, a network in bfloat16 is loaded as one, and which parameters are frozen.
 
     ``network.json`` is written last. A run that is killed before leaves no network, and its folder
     can be saved into again; one that is killed later leaves a whole one.
@@ -318,6 +318,7 @@ def _verified(result: Saveable, tensors: Mapping[str, Tensor], sha256: str) -> S
             memory_format_of(p) is torch.channels_last for p in result.model.parameters()
         ),
         "dtypes": {name: _dtype_name(name, tensor) for name, tensor in tensors.items()},
+        "frozen": [n for n, p in result.model.named_parameters() if not p.requires_grad] or None,
         "check": _repeated_output(result.model, space),
         "sha256": sha256,
     }

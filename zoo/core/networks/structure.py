@@ -62,6 +62,8 @@ class Structure(BaseModel):
         keep: kept channels, by group.
         channels_last: whether the network lay in channels_last memory.
         dtypes: type of each tensor by state-dict name.
+        frozen: parameters that are not trained (``requires_grad``), by state-dict name; left out of
+            the file where there are none, as in those of older versions, which are the parent's.
         check: what the network puts out for fixed images; None if that is not the same twice.
         sha256: of the file of tensors.
     """
@@ -83,6 +85,7 @@ class Structure(BaseModel):
     )
     channels_last: bool
     dtypes: dict[Name, DtypeName] | None = Field(default=None, max_length=_TENSORS)
+    frozen: list[Name] | None = Field(default=None, max_length=_TENSORS)
     check: CheckOutput | None = None
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
@@ -147,7 +150,9 @@ class Structure(BaseModel):
 
     def text(self) -> str:
         """Return the file's text."""
-        return json.dumps(self.model_dump(), indent=1, allow_nan=False) + "\n"
+        # Older versions refuse a key that they do not know, so most files do without it.
+        content = self.model_dump(exclude=None if self.frozen else {"frozen"})
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def read_plain_file(path: Path, most: int) -> bytes:
