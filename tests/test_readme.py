@@ -122,6 +122,14 @@ def test_table_of_pruners_is_made_from_their_cards() -> None:
     assert block_of(README, "pruners").strip() == methods_table().strip()
 
 
+def test_nobody_is_told_to_install_this_project_from_an_index_that_lacks_it() -> None:
+    modules = [
+        path for wing in ("zoo", "benchmarks", "baselines") for path in ROOT.glob(f"{wing}/**/*.py")
+    ]
+    told = {path: path.read_text("utf-8") for path in (*TEXTS, *modules)}
+    assert not [path for path, text in told.items() if re.search("install '?pruning-zoo", text)]
+
+
 def test_python_examples_run(tmp_path: Path) -> None:
     own = (ROOT / "docs" / "your_network.md").read_text("utf-8")
     snippets = re.findall(r"```python\n(.*?)```", README + own, flags=re.DOTALL)

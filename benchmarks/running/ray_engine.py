@@ -113,7 +113,8 @@ class RayCluster:
             ray: ModuleType = importlib.import_module("ray")
         except ModuleNotFoundError as error:
             raise OSError(
-                "--engine ray needs Ray, which is not installed: pip install 'pruning-zoo[ray]'"
+                "--engine ray needs Ray, which is not installed: pip install ray "
+                "(or pip install -e '.[ray]')"
             ) from error
         if ray.is_initialized():
             return ray

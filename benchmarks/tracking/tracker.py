@@ -45,7 +45,8 @@ def require_tracker(name: str) -> str:
         raise ValueError(f"unknown tracker {name!r}; {suggest(name, TRACKERS)}")
     if importlib.util.find_spec(name) is None:
         raise ValueError(
-            f"--track {name} needs the package {name}: pip install 'pruning-zoo[{name}]'"
+            f"--track {name} needs the package {name}: pip install {name} "
+            f"(or pip install -e '.[{name}]')"
         )
     return name
 
