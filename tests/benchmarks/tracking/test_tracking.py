@@ -154,9 +154,7 @@ def test_an_unknown_tracker_and_a_missing_package_say_what_to_do(
     with pytest.raises(ValueError, match=r"unknown tracker 'tensorbord'; did you mean"):
         require_tracker("tensorbord")
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"--track mlflow needs .*pip install 'pruning-zoo\[mlflow"
-    ):
+    with pytest.raises(ValueError, match=r"--track mlflow needs .*pip install -e '\.\[mlflow\]'"):
         require_tracker("mlflow")
 
 
