@@ -22,7 +22,7 @@ from benchmarks.analysis.uncertainty import ERROR, Estimate, differences, estima
 from benchmarks.records.cell import PARENT, REFERENCE, Cell
 from benchmarks.records.files import current_records
 from benchmarks.records.join import network_key
-from benchmarks.records.plain import asked_budget
+from benchmarks.records.plain import asked_budget, told_budget
 from benchmarks.records.record import DECIDING, Phase, Record, spent_macs
 from benchmarks.records.runtime import Measured, aligned_share, realised_share
 
@@ -105,6 +105,11 @@ class Row:
     def budget(self) -> str:
         """The budget as it was asked for."""
         return asked_budget(self.cell.budget)
+
+    @property
+    def asked(self) -> tuple[str, float]:
+        """Metric and budget."""
+        return self.cell.metric, self.cell.budget
 
     @property
     def seeds(self) -> str:
@@ -209,7 +214,7 @@ class Comparison:
     def told_budget(self, row: Row) -> str:
         """A row's budget, with its metric where the comparison has budgets of several."""
         metrics = {each.cell.metric for each in self.rows if each.cell.method != PARENT}
-        return f"{row.budget} of {row.cell.metric}" if len(metrics) > 1 else row.budget
+        return told_budget(row.cell.budget, row.cell.metric) if len(metrics) > 1 else row.budget
 
     def noted(self, row: Row) -> str:
         """The label, and how many seeds failed, for which the row has no mean."""
@@ -341,12 +346,8 @@ def _comparison(records: Sequence[Record], earlier: Mapping[str, Sequence[Record
         )
         for group in variants.values()
     ]
-    uniform = {
-        (row.cell.metric, row.cell.budget): row.top1_by_seed
-        for row in alone
-        if row.method == REFERENCE
-    }
-    rows = [replace(row, uniform=uniform.get((row.cell.metric, row.cell.budget))) for row in alone]
+    uniform = {row.asked: row.top1_by_seed for row in alone if row.method == REFERENCE}
+    rows = [replace(row, uniform=uniform.get(row.asked)) for row in alone]
     places = {record.runs_on for record in records}  # several only of networks without times
     where = hardware(records[0]) if len(places) == 1 else records[0].processor
     return Comparison(records[0].cell, where, tuple(_in_order(rows)))

@@ -117,7 +117,7 @@ def _confirmed(comparison: Comparison, primary: Primary) -> Confirmed:
 def _row(comparison: Comparison, primary: Primary, arm: Arm) -> Row | None:
     wanted = (primary.metric, primary.contrast.budget)
     for row in comparison.rows:
-        if arm.holds(row.cell) and (row.cell.metric, row.cell.budget) == wanted:
+        if arm.holds(row.cell) and row.asked == wanted:
             return row
     return None
 

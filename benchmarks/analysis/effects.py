@@ -133,9 +133,9 @@ def _effect(name: str, rows: Sequence[tuple[Comparison, Row]]) -> Effect | None:
         gains: dict[tuple[str, float], dict[int, float]] = {}
         for row in found:
             if gain := row.gain_by_seed:
-                gains.setdefault(_budget(row), {}).update(gain)
+                gains.setdefault(row.asked, {}).update(gain)
         tasks += len(gains)
-        left_out += len({_budget(row) for row in found} - gains.keys())
+        left_out += len({row.asked for row in found} - gains.keys())
         if gains:
             clusters.setdefault(network, []).extend(_seed_means([*gains.values()]))
     if not clusters:
@@ -147,11 +147,7 @@ def _effect(name: str, rows: Sequence[tuple[Comparison, Row]]) -> Effect | None:
 
 def _tasks(rows: Iterable[tuple[Comparison, Row]]) -> set[Hashable]:
     """Networks with budgets that have a gain, on whatever processor."""
-    return {(each.network, _budget(row)) for each, row in rows if row.gain_by_seed}
-
-
-def _budget(row: Row) -> tuple[str, float]:
-    return row.cell.metric, row.cell.budget
+    return {(each.network, row.asked) for each, row in rows if row.gain_by_seed}
 
 
 def _seed_means(gains: Sequence[Mapping[int, float]]) -> list[float]:

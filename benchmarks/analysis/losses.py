@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.analysis.comparison import DECIDING, one_a_seed, spent_macs, timing_of
 from benchmarks.analysis.names import method_name
-from benchmarks.records.plain import asked_budget
+from benchmarks.records.plain import told_budget
 from benchmarks.records.record import Record
 
 __all__ = [
@@ -70,7 +70,7 @@ class Pair:
     def task(self) -> str:
         """Network, data and budget."""
         cell = self.base.cell
-        return f"{self.network} at {asked_budget(cell.budget)} {cell.metric}"
+        return f"{self.network} at {told_budget(cell.budget, cell.metric)}"
 
     @property
     def network(self) -> str:

@@ -193,7 +193,7 @@ def stability(comparisons: Iterable[Comparison]) -> list[Stability]:
 def _tasks(comparison: Comparison, names: Mapping[str, str]) -> Iterator[dict[str, Row]]:
     """Rows of each budget by the name of their method, where at least two ran to the end."""
     rows = sorted(comparison.rows, key=lambda row: (row.cell.metric, -row.cell.budget))
-    for _, group in itertools.groupby(rows, lambda row: (row.cell.metric, row.cell.budget)):
+    for _, group in itertools.groupby(rows, lambda row: row.asked):
         task = {names[row.method]: row for row in group}
         if sum(bool(row.ok) for row in task.values()) >= 2:
             yield task

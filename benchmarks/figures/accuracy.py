@@ -460,7 +460,7 @@ def _lost(comparison: Comparison) -> str:
     budgets: dict[str, list[str]] = {}
     for row in comparison.rows:
         if row.lost:
-            budgets.setdefault(comparison.label(row), []).append(row.budget)
+            budgets.setdefault(comparison.label(row), []).append(comparison.told_budget(row))
     told = "; ".join(f"{label} {', '.join(found)}" for label, found in sorted(budgets.items()))
     return figure_text(f"no mean: {told}", LONGEST_NOTE) if told else ""
 
@@ -471,7 +471,7 @@ def _noise(panel: Panel) -> str:
     rows = [row for row in comparison.rows if panel.is_noise(row) and _spot(panel, row)]
     if not rows:
         return ""
-    told = "; ".join(f"{comparison.label(row)} {row.budget}" for row in rows)
+    told = "; ".join(f"{comparison.label(row)} {comparison.told_budget(row)}" for row in rows)
     text = f"grey, no result: parent against itself off by more than 10 % ({told})"
     return figure_text(text, LONGEST_NOTE)
 

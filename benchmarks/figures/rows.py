@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.figures.accuracy import parent_training
+from benchmarks.figures.budgets import dashes_of, legend_of
 from benchmarks.figures.style import (
-    DASHES,
     LABEL_SIZE,
     ink,
     legend_below,
@@ -98,11 +97,12 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
     ]
     figure, axes = new_panels(len(panels), 1.45, width=1.62, columns=COLUMNS)
     networks = {comparison.cell.model.title for comparison in comparisons}
+    dashes = dashes_of(row for _, _, rows in panels for row in rows)
     for axis, (comparison, label, rows) in zip(axes, panels, strict=True):
-        groups, budgets = _groups(comparison), _budgets(comparison)
+        groups = _groups(comparison)
         for row in rows:
             if not row.lost:
-                _draw_widths(axis, row, groups, DASHES[budgets.index(row.cell.budget) % 4])
+                _draw_widths(axis, row, groups, dashes[row.asked])
         _mark_stages(axis, groups)
         axis.set_ylim(0, 1.05)
         place = axis.get_subplotspec()
@@ -115,16 +115,11 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
             title = comparison.cell.model.title if is_told else comparison.title
             trained = [comparison.trained_on] if comparison.has_other_trainer else []
             shown = [figure_text(text, SHORT_LABEL) for text in (title, *trained)] + shown
-        shown += [f"no mean at {row.budget}" for row in rows if row.lost]
+        shown += [f"no mean at {comparison.told_budget(row)}" for row in rows if row.lost]
         set_title(axis, "\n".join(shown), fontsize=LABEL_SIZE, color=look(rows[0].cell.method)[0])
     figure.suptitle("Keep ratio of channel groups in the network's order, by stage",
                     fontsize=LABEL_SIZE)  # fmt: skip
-    budgets = sorted({b for comparison in comparisons for b in _budgets(comparison)}, reverse=True)
-    handles = [
-        Line2D([], [], color=ink(), ls=dash, label=f"budget {budget:g}")
-        for budget, dash in zip(budgets, DASHES, strict=False)
-    ]
-    legend_below(figure, (), handles)
+    legend_below(figure, (), legend_of(dashes))
     return figure
 
 
@@ -138,11 +133,6 @@ def _by_label(comparison: Comparison) -> dict[str, list[Row]]:
         if row.cell.method != PARENT and row.cell.longer is None:
             found.setdefault(comparison.label(row), []).append(row)
     return found or {comparison.label(row): [row] for row in comparison.rows}
-
-
-def _budgets(comparison: Comparison) -> list[float]:
-    pruned = [row.cell.budget for row in comparison.rows if row.cell.method != PARENT]
-    return sorted({*(pruned or [row.cell.budget for row in comparison.rows])}, reverse=True)
 
 
 def _draw_widths(axis: Axes, row: Row, groups: Sequence[Group], dash: str) -> None:
@@ -179,7 +169,7 @@ def _mark_stages(axis: Axes, groups: Sequence[Group]) -> None:
 
 
 def _name(axis: Axes, comparison: Comparison, rows: Sequence[Row]) -> None:
-    names = [f"{comparison.noted(row)}  {row.budget}" for row in rows]
+    names = [f"{comparison.noted(row)}  {comparison.told_budget(row)}" for row in rows]
     name_rows(axis, names, [row.cell.method for row in rows])
 
 

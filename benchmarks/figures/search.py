@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pydantic import JsonValue
 
 from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.analysis.ranking import Ranking, Scorer
 from benchmarks.analysis.standing import Standing
-from benchmarks.figures.style import DASHES, ink, legend_below, look, new_panels, set_title
+from benchmarks.figures.budgets import Dashes, dashes_of, legend_of
+from benchmarks.figures.style import ink, legend_below, look, new_panels, set_title
 from benchmarks.records.bounds import numbers
 from benchmarks.records.cell import PARENT
 from benchmarks.records.plain import figure_text
@@ -74,19 +74,13 @@ def search_traces(comparisons: Sequence[Comparison]) -> Figure:
         if any(numbers(record) for row in _plain(comparison) for record in row.ok)
     ]
     figure, axes = new_panels(len(panels))
+    dashes = dashes_of(row for c in comparisons for row in _plain(c) if _is_searched(row))
     methods: set[str] = set()
     for axis, (comparison, draw) in zip(axes, panels, strict=True):
-        methods.update(draw(axis, comparison))
+        methods.update(draw(axis, comparison, dashes))
         set_title(axis, f"{figure_text(comparison.heading)}\n{_seeds_told(comparison)}", fontsize=9)
         axis.grid(alpha=0.3)
-    drawn = {
-        row.cell.budget for c in comparisons for row in _plain(c) if any(map(_evaluations, row.ok))
-    }
-    lines = [
-        Line2D([], [], color=ink(), ls=_dash(comparisons, budget), label=f"budget {budget:g}")
-        for budget in sorted(drawn, reverse=True)
-    ]
-    legend_below(figure, methods, lines)
+    legend_below(figure, methods, legend_of(dashes))
     return figure
 
 
@@ -98,7 +92,11 @@ def traced(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
             yield comparison
 
 
-def _draw_best(axis: Axes, comparison: Comparison) -> list[str]:
+def _is_searched(row: Row) -> bool:
+    return any(map(_evaluations, row.ok))
+
+
+def _draw_best(axis: Axes, comparison: Comparison, dashes: Dashes) -> list[str]:
     """A line for each method and budget; the methods that have one."""
     drawn = []
     for row in _plain(comparison):
@@ -109,15 +107,15 @@ def _draw_best(axis: Axes, comparison: Comparison) -> list[str]:
         length = max(map(len, seeds))
         best = [[*accumulate(found, max)] for found in seeds]
         filled = np.array([[*found, *[found[-1]] * (length - len(found))] for found in best])
-        dash = _dash([comparison], row.cell.budget)
-        _draw_band(axis, np.arange(1, length + 1), 100 * filled, row.cell.method, dash)
+        xs = np.arange(1, length + 1)
+        _draw_band(axis, xs, 100 * filled, row.cell.method, dashes[row.asked])
         drawn.append(row.cell.method)
     axis.set(xlabel="Evaluations", ylabel="Best top-1 on search images so far, %")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return drawn
 
 
-def _draw_losses(axis: Axes, comparison: Comparison) -> list[str]:
+def _draw_losses(axis: Axes, comparison: Comparison, _: Dashes) -> list[str]:
     """A line for each supernet, which serves every budget; the methods that have one."""
     supernets: dict[str, dict[int, list[float]]] = {}
     for row in _plain(comparison):
@@ -142,12 +140,6 @@ def _draw_band(axis: Axes, xs: np.ndarray, values: np.ndarray, method: str, dash
         xs, np.median(values, axis=0), dash, color=colour, marker=marker, ms=4, lw=1.1,
         markevery=max(1, len(xs) // 10),
     )  # fmt: skip
-
-
-def _dash(comparisons: Sequence[Comparison], budget: float) -> str:
-    """Of a budget, by its place among all that were searched."""
-    budgets = sorted({row.cell.budget for c in comparisons for row in _plain(c)}, reverse=True)
-    return DASHES[budgets.index(budget) % len(DASHES)]
 
 
 def _seeds_told(comparison: Comparison) -> str:

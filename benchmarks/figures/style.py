@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "COLUMN_WIDTH",
     "DARK",
-    "DASHES",
     "FAINT",
     "LABEL",
     "LABEL_SIZE",
@@ -73,9 +72,6 @@ METHODS = (
 
 # A name is a text, and a dollar in it no formula.
 matplotlib.rcParams["text.parse_math"] = False
-
-DASHES = ("-", "--", ":", "-.")
-"""Of budgets, the largest first."""
 
 FAINT = "#8A8F96"
 """Of what is no result, readable on both grounds."""

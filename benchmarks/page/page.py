@@ -38,7 +38,7 @@ from benchmarks.figures.all_figures import TITLES
 from benchmarks.page.scatter import scatter
 from benchmarks.page.template import own_text, page_template
 from benchmarks.records.files import current_records
-from benchmarks.records.plain import asked_budget
+from benchmarks.records.plain import told_budget
 from benchmarks.records.record import TOTAL, Record
 from benchmarks.records.runtime import Environment
 from benchmarks.records.whole_file import write_whole
@@ -325,7 +325,7 @@ def _record(copies: Sequence[Record]) -> dict[str, Any]:  # Any: as above
         "Method": cell.method,
         "Settings": json.dumps(record.method_settings or cell.settings),
         "Network and data": f"{cell.model.title} on {cell.data.name}",
-        "Budget": f"{asked_budget(cell.budget)} of {cell.metric}",
+        "Budget": told_budget(cell.budget, cell.metric),
         "Seed": cell.seed,
         "Status": record.status + (f": {record.reason}" if record.reason else ""),
         "Suite": record.suite,

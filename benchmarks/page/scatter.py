@@ -88,7 +88,9 @@ def _point(
         "noise": [False, *(bool(found and found.is_noise) for found, _ in times), False],
         "y": 100 * (record.top1.finetuned or 0.0),
         "method": visible(row.cell.method),
-        "label": visible(f"{comparison.label(row)} {row.budget}, seed {record.cell.seed}"),
+        "label": visible(
+            f"{comparison.label(row)} {comparison.told_budget(row)}, seed {record.cell.seed}"
+        ),
         "anchor": anchor(record),
     }
 

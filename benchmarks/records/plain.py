@@ -23,6 +23,7 @@ __all__ = [
     "in_markdown",
     "in_markup",
     "in_tex",
+    "told_budget",
     "visible",
     "without_folders",
 ]
@@ -78,6 +79,14 @@ def counted(number: int, what: str) -> str:
 def asked_budget(budget: float) -> str:
     """A budget as it was asked for: a ratio or milliseconds in short, a count with all digits."""
     return f"{budget:g}" if isinstance(budget, float) else f"{budget:,}"
+
+
+def told_budget(budget: float, metric: str) -> str:
+    """A budget as it was asked for, with its metric: "0.5 of macs", "90,000 params", "5 ms"."""
+    if metric == "latency_ms":
+        return f"{asked_budget(budget)} ms"
+    of = "of " if isinstance(budget, float) else ""
+    return f"{asked_budget(budget)} {of}{metric}"
 
 
 def visible(text: str, limit: int | None = None) -> str:

@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 from benchmarks.records.cell import PARENT, REFERENCE, Cell, Data, Model, Schedule
 from benchmarks.records.files import current_records
 from benchmarks.records.join import read_results
-from benchmarks.records.plain import asked_budget, counted
+from benchmarks.records.plain import counted, told_budget
 from benchmarks.records.record import Phase, PhaseCost, Record
 from benchmarks.records.runtime import Environment
 from benchmarks.running.network import unloaded, untrained
@@ -218,7 +218,7 @@ def _rows(records: Sequence[Record]) -> Iterator[Fault]:
         task = (cell.comparison, record.trained_on, cell.metric, cell.budget)
         rows.setdefault((*task, cell.variant), set()).add(cell.seed)
         names[*task, cell.variant] = (
-            f"{cell.method} at {asked_budget(cell.budget)} on {cell.model.name}"
+            f"{cell.method} at {told_budget(cell.budget, cell.metric)} on {cell.model.name}"
         )
         if cell.method == REFERENCE and not cell.settings and cell.longer is None:
             controls.setdefault(task, set()).add(cell.seed)

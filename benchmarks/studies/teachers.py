@@ -20,6 +20,7 @@ from benchmarks.analysis.uncertainty import Estimate, estimate, paired, shown
 from benchmarks.figures.style import legend_below, look, new_panels, set_title
 from benchmarks.records.cell import REFERENCE, Cell
 from benchmarks.records.files import current_records, read_folder
+from benchmarks.records.plain import told_budget
 from benchmarks.records.record import Phase, Record, spent_macs
 from benchmarks.running.suite import load_suite
 from benchmarks.tables.markdown import markdown_table
@@ -70,7 +71,7 @@ class Task:
     @property
     def title(self) -> str:
         """The same, and the budget."""
-        return f"{self.network}, {self.cell.budget:g} of the MACs"
+        return f"{self.network}, {told_budget(self.cell.budget, self.cell.metric)}"
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -144,7 +145,9 @@ def tasks_of(records: Sequence[Record]) -> list[Task]:
     for task in whole:
         trainers[task.network].add(task.trained_on)
     whole = [replace(task, has_other_trainer=len(trainers[task.network]) > 1) for task in whole]
-    return sorted(whole, key=lambda task: (task.cell.model.name, -task.cell.budget))
+    return sorted(
+        whole, key=lambda task: (task.cell.model.name, task.cell.metric, -task.cell.budget)
+    )
 
 
 def _task(records: Sequence[Record]) -> Task:
@@ -224,7 +227,7 @@ def _by_network(tasks: Sequence[Task]) -> Iterator[tuple[str, list[Task]]]:
 def _table(tasks: Iterable[Task]) -> str:
     rows = [
         [
-            f"{task.cell.budget:g}",
+            told_budget(task.cell.budget, task.cell.metric),
             decision,
             *(_accuracy(task, decision, finish) for finish in FINISHES),
             *_gains(task, decision),

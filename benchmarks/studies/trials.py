@@ -24,6 +24,7 @@ from benchmarks.records.bounds import moment
 from benchmarks.records.cell import PARENT
 from benchmarks.records.files import read_folder
 from benchmarks.records.join import read_results
+from benchmarks.records.plain import told_budget
 from benchmarks.records.reference import Reference, newest_of_pairs
 from benchmarks.studies.claim_schema import Passes, Test
 from benchmarks.studies.separable import CEILING, ceiling_of, gap_between, taus_within
@@ -222,7 +223,7 @@ def _find(test: Test, comparisons: Sequence[Comparison]) -> tuple[Comparison, Ro
         for comparison in comparisons
         if (comparison.cell.model.title, comparison.cell.data.name) == (test.model, test.data)
         for row in comparison.rows
-        if (row.cell.metric, row.cell.budget) == (test.metric, test.budget)
+        if row.asked == (test.metric, test.budget)
         and row.ok
         and test.method in _names(comparison, row)
     ]
@@ -442,7 +443,7 @@ class _Begun:
 
 
 def _started(test: Test, comparison: Comparison, row: Row, control: str, number: str) -> _Begun:
-    budget = f"{row.budget} of {row.cell.metric}"
+    budget = told_budget(row.cell.budget, row.cell.metric)
     setting = f"{test.method}, {comparison.heading}, {budget}, {row.seeds}"
     return _Begun(setting, control, f"results/{test.folder}, protocol {row.cell.protocol}", number)
 

@@ -12,7 +12,7 @@ from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.names import settings_of
 from benchmarks.analysis.uncertainty import ERROR, Estimate, holm, paired, shown
 from benchmarks.records.bounds import numbers
-from benchmarks.records.plain import in_markdown
+from benchmarks.records.plain import in_markdown, told_budget
 from benchmarks.records.record import Record
 from benchmarks.tables.contrast_lines import points
 from benchmarks.tables.markdown import bold, markdown_table
@@ -53,7 +53,7 @@ def _families(comparison: Comparison) -> Iterator[list[Row]]:
     """Rows of each method with variants at one budget, the plain one first."""
     families: dict[tuple[str, str, float], list[Row]] = {}
     for row in comparison.rows:
-        key = (row.cell.method, row.cell.metric, row.cell.budget)
+        key = (row.cell.method, *row.asked)
         families.setdefault(key, []).append(row)
     for rows in families.values():
         if len(rows) > 1:
@@ -62,7 +62,8 @@ def _families(comparison: Comparison) -> Iterator[list[Row]]:
 
 def _one_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     plain = rows[0]
-    name = f"{plain.cell.method} at {plain.budget} of {plain.cell.metric}: {comparison.heading}"
+    budget = told_budget(plain.cell.budget, plain.cell.metric)
+    name = f"{plain.cell.method} at {budget}: {comparison.heading}"
     variants = rows[1:]
     differences = [paired(row.top1_by_seed, plain.top1_by_seed) for row in variants]
     corrected = holm([found.p_value if found else None for found in differences])

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from benchmarks.analysis.comparison import Comparison
 from benchmarks.analysis.contrasts import Confirmed, primary_contrasts
 from benchmarks.analysis.uncertainty import findable
-from benchmarks.records.plain import asked_budget
+from benchmarks.records.plain import told_budget
 
 __all__ = ["contrast_lines", "points"]
 
@@ -38,8 +38,8 @@ def _told(found: Confirmed) -> str:
     contrast = found.primary.contrast
     new, base = found.sides
     asked = (
-        f"Primary contrast: {new} against {base} at {asked_budget(contrast.budget)} of "
-        f"{found.primary.metric}, {found.title}"
+        f"Primary contrast: {new} against {base} at "
+        f"{told_budget(contrast.budget, found.primary.metric)}, {found.title}"
     )
     number = f"{found.gain.with_interval('+.1f', 100)} points" if found.gain else "no difference"
     if found.problem:

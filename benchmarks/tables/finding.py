@@ -16,7 +16,7 @@ from benchmarks.analysis.contrasts import Confirmed, primary_contrasts
 from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import ERROR, findable
-from benchmarks.records.plain import asked_budget
+from benchmarks.records.plain import told_budget
 
 __all__ = ["finding"]
 
@@ -57,10 +57,10 @@ def _told(found: Confirmed) -> str:
     new, base = found.sides
     assert found.gain is not None
     verb = "more" if found.gain.mean > 0 else "less"
-    contrast = found.primary.contrast
+    budget = told_budget(found.primary.contrast.budget, found.primary.metric)
     return (
-        f"{new} is clearly {verb} accurate than {base} at {asked_budget(contrast.budget)} of "
-        f"{found.primary.metric}, {found.title} ({_points(found.gain.mean)})"
+        f"{new} is clearly {verb} accurate than {base} at {budget}, {found.title} "
+        f"({_points(found.gain.mean)})"
     )
 
 

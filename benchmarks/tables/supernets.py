@@ -112,11 +112,17 @@ def sharing_table(comparisons: Sequence[Comparison]) -> str:
 
     Records that name the same trained supernet share it; each was charged its whole training. The
     last two columns are what one target costs if the supernet serves it alone, and if it serves
-    all that the records hold.
+    all that the records hold. A method that lost seeds has no means.
     """
     parts = []
     for comparison in distinct(comparisons):
-        rows = [_sharing_cells(name, groups) for name, groups in _shared(comparison).items()]
+        lost = {comparison.label(row): row.seeds for row in comparison.rows if row.lost}
+        rows = [
+            [name, lost[name], *"–" * (len(SHARING) - 2)]
+            if name in lost
+            else _sharing_cells(name, supernets)
+            for name, supernets in _shared(comparison).items()
+        ]
         if rows:
             table = markdown_table(SHARING, "l" + "r" * 8, rows)
             parts.append(f"### {in_markdown(comparison.heading)}\n\n{table}")

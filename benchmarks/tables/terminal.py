@@ -28,8 +28,9 @@ def terminal_table(comparison: Comparison) -> Table:
     for heading in ("MACs", "top-1", "Δ unif.", "speed"):
         table.add_column(heading, justify="right")
     for row in comparison.rows:
+        named = comparison.told_budget(row), in_cell(comparison.label(row))
         if row.lost:
-            table.add_row(row.budget, in_cell(comparison.label(row)), f"[red]{row.seeds}[/]")
+            table.add_row(*named, f"[red]{row.seeds}[/]")
             continue
         top1 = row.mean(lambda record: record.top1.finetuned)
         macs = row.mean(lambda record: share(record, "macs"))
@@ -42,7 +43,7 @@ def terminal_table(comparison: Comparison) -> Table:
             row.gain.shown("+.1f", 100) if row.gain else "",
             f"[dim]{told} {NOISE}[/]" if told and is_noise else told,
         )
-        table.add_row(row.budget, in_cell(comparison.label(row)), *cells)
+        table.add_row(*named, *cells)
     if control := comparison.control(smallest=False):
         parent = shown(comparison.parent_top1, ".1f", 100)
         table.add_row("", "A/A", "100 %", parent, "", control.shown(".2f") + "x")

@@ -188,6 +188,10 @@ def test_the_scatter_has_a_point_for_each_run_with_its_numbers_and_record():
     assert first["x"] == pytest.approx([0.5, 8, 5, 1.8]) and first["y"] == pytest.approx(70)
     assert (first["label"], second["label"]) == ("taylor 0.5, seed 0", "taylor 0.5, seed 1")
     assert f'<details id="{first["anchor"]}">' in page
+    params = record(cell=cell("taylor", 0.5, metric="params"))
+    two = build_page(Findings.of([*seeds, params]), title="t")
+    labels = {point["label"] for point in points_of(two)["panels"][0]["points"]}
+    assert {"taylor 0.5 of macs, seed 0", "taylor 0.5 of params, seed 0"} <= labels
     assert whole["method"] == "parent" and whole["x"][0] is None  # it is the dotted line
     assert panel["parent"] == pytest.approx(90)
 

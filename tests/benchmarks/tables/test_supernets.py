@@ -56,6 +56,9 @@ def test_a_supernet_is_charged_once_or_shared_by_its_targets():
     (line,) = lines_of(sharing_table(compare(found)))
     # 3 TMACs once; 2 TMACs and 2 s for each target; 3 + 2 for one, 3 / 2 + 2 for each of two.
     assert line == "| pse_net | 2 | 2 | 3.000 | 6.0 | 2.000 | 2.0 | 5.000 | 3.500 |"
+    lost = record("pse_net", 0.5, 2, status="failed", reason="x")
+    (line,) = lines_of(sharing_table(compare([*found, lost])))
+    assert line == "| pse_net | 1 of 3 failed | – | – | – | – | – | – | – |"
     assert sharing_table(compare([record("taylor")])) == ""
 
 
