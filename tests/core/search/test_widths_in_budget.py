@@ -190,22 +190,23 @@ class Coarse(nn.Module):
         return self.head(self.d(features).relu().mean((2, 3)))
 
 
-def coarse_problem() -> Problem:
+def coarse_problem(ratio: float = 0.8) -> Problem:
     model = Coarse().eval()
     cost = CostModel(ChannelSpace.trace(model, (3, 8, 8)))
     data = float64_problem().data  # nothing of it is drawn
-    budget, rules = Budget.parse(0.8, cost), WidthRules(min_keep=0.3, divisor=16)
+    budget, rules = Budget.parse(ratio, cost), WidthRules(min_keep=0.3, divisor=16)
     return Problem(model, cost.space, cost, budget, data, rules)
 
 
-def test_a_coarse_grid_is_filled_closely() -> None:
-    problem = coarse_problem()
+@pytest.mark.parametrize("ratio", [0.65, 0.7, 0.8])
+def test_a_coarse_grid_is_filled_closely(ratio: float) -> None:
+    problem = coarse_problem(ratio)
     every = np.array(list(product(*problem.legal)))
     costs = problem.cost_of(every)
     best = costs[costs <= problem.budget.limit].max()
     rng = np.random.default_rng(0)
     scores = {group.name: rng.random(group.size) for group in problem.space.groups}
-    found = [global_widths(problem, scores)]
+    found = [uniform_widths(problem), global_widths(problem, scores)]
     found += [random_widths(problem, np.random.default_rng(seed)) for seed in range(5)]
     reached = problem.cost_of(np.stack(found))
     assert (reached == best).all()

@@ -205,7 +205,7 @@ def uniform_widths(problem: Problem) -> np.ndarray:
     ratios = np.unique(np.concatenate([np.arange(size + 1) / size for size in sizes]))
     candidates = legal_widths(problem, np.floor(ratios[:, None] * sizes + 1e-9))
     widths = largest_feasible(problem, candidates)
-    return fill_up(problem, widths, lambda widths: -widths / sizes)
+    return _filled(problem, widths, lambda widths: -widths / sizes)
 
 
 def global_widths(problem: Problem, scores: Mapping[str, np.ndarray]) -> np.ndarray:
