@@ -238,7 +238,11 @@ def test_search_outside_of_network_passes(benchmark: BenchmarkFixture) -> None:
 
 
 def test_training_loop_against_a_bare_loop(benchmark: BenchmarkFixture) -> None:
-    """The harness may cost at most 3 % more than a loop without meter, schedule and checks."""
+    """The harness may cost at most 3 % more than a loop without meter, schedule and checks.
+
+    The start of a phase gives freed memory back to the system, which the first update takes anew;
+    so the ratio within an open phase is told beside it.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (512, 3, 32, 32), dtype=torch.uint8, generator=generator)
     data = ImageTensors(images, torch.arange(512) % 10, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -247,9 +251,12 @@ def test_training_loop_against_a_bare_loop(benchmark: BenchmarkFixture) -> None:
     model = timm.create_model("resnet18", num_classes=10)
     meter = Meter()
 
+    def loop() -> None:
+        train(model, batches, Recipe(epochs=1, lr=1e-4), meter=meter, macs_per_image=1)
+
     def harness() -> None:
         with meter.phase("finetune"):
-            train(model, batches, Recipe(epochs=1, lr=1e-4), meter=meter, macs_per_image=1)
+            loop()
 
     def bare() -> None:
         model.train()
@@ -265,8 +272,12 @@ def test_training_loop_against_a_bare_loop(benchmark: BenchmarkFixture) -> None:
             optimizer.step()
 
     ratio = _ratio(harness, bare)
+    with meter.phase("finetune"):
+        within = _ratio(loop, bare)
     benchmark.extra_info["harness_over_bare"] = round(ratio, 3)
+    benchmark.extra_info["within_a_phase_over_bare"] = round(within, 3)
     _time(benchmark, harness, rounds=3)
+    assert within <= 1.03
     assert ratio <= 1.03
 
 
