@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,17 +44,26 @@ def answered(model: nn.Module, inputs: Inputs, name: str, part: str = "") -> Ans
 
     Raises:
         ValueError: if it fails.
+        UnsupportedModel: if it writes into its inputs.
     """
+    watch = _WriteWatch(inputs)
     devices = [tensor.device for tensor in tensors_of(inputs) if tensor.device.type == "cuda"]
     try:
         with fixed_random("preflight"), torch.random.fork_rng(devices[:1]):
-            return answer(model, inputs, part)
+            found = answer(model, inputs, part)
     except Exception as error:  # whatever a foreign forward pass may raise
         mode = "training" if model.training else "eval"
         raise ValueError(
             f"the first batch of {name} does not go through {type(model).__name__} in {mode} mode: "
             f"{_where(model, error)}{said(error)}. {_told(model, inputs)}"
         ) from error
+    if watch.has_seen_writes:
+        raise UnsupportedModel(
+            f"{type(model).__name__} changes its inputs in place, and others read the same batch "
+            "after it, such as a teacher; let it make new tensors, x - mean instead of "
+            "x.sub_(mean), and have no inplace=True in what reads the images"
+        )
+    return found
 
 
 def check_gradients(model: nn.Module, loss: Tensor, name: str, scale: str = "images'") -> None:
@@ -94,10 +102,9 @@ def metric_of(model: nn.Module, metric: Metric, batches: BatchSource) -> float:
 
 
 def check_metric(model: nn.Module, metric: Metric, batches: LoaderBatches) -> None:
-    """Refuse a metric that fails, that is no finite number, or that broadcasts images.
+    """Refuse a metric that fails, that is no number, or that broadcasts images.
 
-    A metric may need more than one batch, such as an area under a curve: where that of the first
-    is not finite, that of all decides.
+    A metric may need more than one batch, such as an area under a curve, so it need not be finite.
 
     Args:
         model: with the outputs that the metric reads.
@@ -108,9 +115,11 @@ def check_metric(model: nn.Module, metric: Metric, batches: LoaderBatches) -> No
         ValueError: naming the metric, with the way out.
     """
     watch = BroadcastWatch()
+    batch = batches.first_batch()
+    writes = _WriteWatch(batch[1])
 
     def pairs() -> Iterator[tuple[Any, Any]]:
-        for outputs, targets in _pairs(model, iter([batches.first_batch()])):
+        for outputs, targets in _pairs(model, iter([batch])):
             watch.add(outputs, targets)
             yield outputs, targets
 
@@ -125,17 +134,14 @@ def check_metric(model: nn.Module, metric: Metric, batches: LoaderBatches) -> No
         ) from error
     if watch.found:
         raise ValueError(f"metric {metric.name!r} {watch.told}")
+    if writes.has_seen_writes:
+        raise ValueError(f"metric {metric.name!r} {_WRITES_TARGETS}")
     try:
-        number = float(value)
+        float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"metric {metric.name!r} returns {_described(value)}; let it return one number"
         ) from error
-    if not math.isfinite(number) and not math.isfinite(metric_of(model, metric, batches)):
-        raise ValueError(
-            f"metric {metric.name!r} of the given network on {batches.name} is {number}, by which "
-            "nothing can be compared; let it return a finite number"
-        )
 
 
 def probed_task(
@@ -194,7 +200,12 @@ def _pairs(model: nn.Module, batches: Iterator[Batch]) -> Iterator[tuple[Any, An
 
 def _check_loss(model: nn.Module, task: Task, outputs: Any, targets: Any, name: str) -> None:
     """Refuse a loss that fails, broadcasts, is no finite scalar, or has no gradient."""
-    watch = BroadcastWatch(outputs, targets)
+    if isinstance(task.loss, nn.Module) and any(p.requires_grad for p in task.loss.parameters()):
+        raise ValueError(
+            f"loss= is a {type(task.loss).__name__} with parameters of its own, which would not be "
+            "trained; make them part of the network, or freeze them with loss.requires_grad_(False)"
+        )
+    watch, writes = BroadcastWatch(outputs, targets), _WriteWatch(targets)
     try:
         with watch.refusing():
             loss: Any = task.loss_of(outputs, targets)
@@ -206,6 +217,8 @@ def _check_loss(model: nn.Module, task: Task, outputs: Any, targets: Any, name: 
         ) from error
     if watch.found:
         raise ValueError(f"loss= {watch.told}")
+    if writes.has_seen_writes:
+        raise ValueError(f"loss= {_WRITES_TARGETS}")
     if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.ndim:
         raise ValueError(
             f"loss= returns {_described(loss)}; let it return a scalar tensor, such as the mean "
@@ -264,6 +277,29 @@ def _indivisible(train: LoaderBatches) -> str:
     except ValueError as error:
         return f"{error}, which is so for"
     return ""
+
+
+_WRITES_TARGETS = (
+    "changes its targets in place, and others read the same batch after it; let it make new "
+    "tensors, such as targets.clamp(0) instead of targets.clamp_(0)"
+)
+
+
+class _WriteWatch:
+    """Sees whether tensors are written into, by the versions that torch keeps of them.
+
+    Args:
+        value: tensors, or what holds them; those of inference mode have no versions.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._tensors = [each for each in tensors_of(value) if not each.is_inference()]
+        self._versions = [tensor._version for tensor in self._tensors]
+
+    @property
+    def has_seen_writes(self) -> bool:
+        """Whether one was written into since."""
+        return self._versions != [tensor._version for tensor in self._tensors]
 
 
 def _where(model: nn.Module, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def check_network(model: object) -> nn.Module:
             f"{name} is not on one device that holds data ({told}); move it with model.to(device)"
         )
     for path, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
             raise ValueError(
                 f"{path} of {name} holds NaN or infinite numbers: no accuracy of this network "
                 "means anything; load other weights or train it anew with a lower learning rate"
@@ -164,6 +165,26 @@ class Preflight:
                     "without data; let it read that from its tensors, and make new ones on their "
                     "device"
                 ) from error
+
+    def given_value(self) -> float:
+        """The metric of the given network on all held-out batches.
+
+        Raises:
+            ValueError: if it is no finite number.
+            Exception: what reading a batch, the network or the metric raises, with a note.
+        """
+        metric, name = self.task.metric.name, self.validation.name
+        try:
+            value = self.value(self.given)
+        except Exception as error:  # whatever foreign code may raise
+            error.add_note(f"(in metric {metric!r} of the given network on all of {name})")
+            raise
+        if not math.isfinite(value):
+            raise ValueError(
+                f"metric {metric!r} of the given network on {name} is {value}, by which nothing "
+                "can be compared; let it return a finite number"
+            )
+        return value
 
     def value(self, network: nn.Module, batches: BatchSource | None = None) -> float:
         """The metric of a network on held-out batches.

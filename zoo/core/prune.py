@@ -179,9 +179,11 @@ def prune(
             if isinstance(method, str):
                 pruner = _scaled(pruner, problem, settings or {})
             _say_effort(problem, pruner, recipe, say)
+        tell("validating the given network", 0, None)
+        given_value = ready.given_value()  # what the held-out set hides is told before the work
         set_up(problem, pruner, work, tell, ready.first_batches(), distill, inexact, task)
         config, small = _decided(pruner, problem, ready, recipe, distill, tell)
-        result = _result(problem, config, small, ready, (timing, unit), architecture)
+        result = _result(problem, config, small, ready, (timing, unit), architecture, given_value)
     if problem.checkpoints is not None and rank() == 0:
         problem.checkpoints.remove()
     return result
@@ -341,12 +343,11 @@ def _result(
     ready: Preflight,
     timed: tuple[Timing, BudgetUnit],
     architecture: Architecture,
+    parent_value: float,
 ) -> PruneResult:
     cost = problem.cost
     largest_peaks(problem.meter)
-    value, parent_value = (
-        ready.value(network) for network in (ready.to_given_types(small), ready.given)
-    )
+    value = ready.value(ready.to_given_types(small))
     is_top1 = ready.task.metric.name == TOP1.name
     return PruneResult(
         model=small.eval(),

@@ -167,7 +167,13 @@ class LoaderBatches:
                     "A set that wraps a generator or an open file is empty the second time: let "
                     "its __iter__ start anew, and its __len__, if it has one, say the truth"
                 )
-            yield self._pair(batch)
+            pair = self._pair(batch)
+            if count_images(pair[0]) == 0:
+                raise ValueError(
+                    f"batch {number} of {self.name} in epoch {index} has no images, so no loss; "
+                    "let the loader leave such a batch out, and its length with it"
+                )
+            yield pair
 
     def _pair(self, batch: object) -> Batch:
         """Inputs and targets of a batch, as they are."""

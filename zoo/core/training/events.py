@@ -213,6 +213,8 @@ class LossReader:
         limit = self.diverged * max(1.0, self._first or 0.0)
         if not math.isfinite(value) or value > limit:
             way_out = "lower the learning rate, add warm-up epochs or clip the gradient"
+            if not math.isfinite(value):
+                way_out += ", and look for NaN in the images and targets of later batches"
             raise Diverged(
                 f"training loss {value} at step {self._done} of {self.steps}; "
                 f"{self._divergence_hint() or way_out}"
