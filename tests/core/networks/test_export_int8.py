@@ -145,3 +145,14 @@ def test_files_that_are_there_and_packages_that_are_not_are_told(
     monkeypatch.setattr("importlib.util.find_spec", found)
     with pytest.raises(ValueError, match=r"onnx-int8 needs onnxruntime.*pip install onnxruntime"):
         zoo.export_int8(net, [images(2, 1)], tmp_path / "new.onnx")
+
+
+class InADict(Depthwise):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"out": super().forward(x)}
+
+
+def test_a_network_that_returns_a_dict_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"puts out a dict; one tensor.*return that alone"):
+        zoo.export_int8(InADict(), [images(4, 0)], tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())

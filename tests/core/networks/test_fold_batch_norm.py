@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 import zoo
@@ -125,3 +126,120 @@ def test_a_layer_whose_tensors_are_read_elsewhere_is_not_folded(what):
     folded = fold_batch_norm(net, (3, 8, 8))
     assert len(norms(folded)) == 1
     assert_same(net, folded, (3, 8, 8))
+
+
+class Plain(nn.Module):
+    """A convolution and its batch norm."""
+
+    def __init__(self, conv=nn.Conv2d, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.conv, self.norm = conv(3, 4, 3, bias=False), norm(4)
+
+    def forward(self, images):
+        return self.run(images)
+
+    def run(self, images):
+        return self.norm(self.conv(images)).relu()
+
+
+class WithoutBias(nn.Conv2d):
+    def forward(self, images):
+        return nn.functional.conv2d(images, self.weight, None, self.stride, self.padding)
+
+
+class Doubling(nn.BatchNorm2d):
+    def forward(self, maps):
+        return 2 * super().forward(maps)
+
+
+class Halved(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+def hooked(name):
+    net = Plain()
+    net.get_submodule(name).register_forward_hook(lambda module, args, output: 2 * output)
+    return net
+
+
+def hooked_before(name):
+    net = Plain()
+    net.get_submodule(name).register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    return net
+
+
+def parametrized(name):
+    net = Plain()
+    nn.utils.parametrize.register_parametrization(net.get_submodule(name), "weight", Halved())
+    return net
+
+
+def with_own_forward(name):
+    net = Plain()
+    layer = net.get_submodule(name)
+    before = layer.forward
+    layer.forward = lambda maps: 2 * before(maps)
+    return net
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        Plain(conv=WithoutBias), Plain(norm=Doubling),
+        *(change(name) for change in (hooked, hooked_before, parametrized, with_own_forward)
+          for name in ("conv", "norm")),
+    ],
+)  # fmt: skip
+def test_layers_that_do_more_than_torchs_own_are_not_folded(net):
+    net = lively(net)
+    folded = fold_batch_norm(net, (3, 8, 8))
+    assert_same(net, folded, (3, 8, 8))
+    assert len(norms(folded)) == 1
+
+
+class InTwoPlaces(Plain):
+    """The same layers by two names, or in a list or function that the module tree does not know."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        conv, norm = self.conv, self.norm
+        self.block = nn.Sequential(conv, norm)
+        self.layers = [conv, norm]
+        self.calls = [lambda images: conv(images), lambda maps: norm(maps)]
+
+    def run(self, images):
+        place, _, part = self.how.partition(" ")
+        conv, norm = {"block": self.block, "list": self.layers, "function": self.calls}[place]
+        first = self.conv if part == "norm" else conv
+        second = self.norm if part == "conv" else norm
+        return second(first(images)).relu()
+
+
+@pytest.mark.parametrize("part", ["", " conv", " norm"])
+@pytest.mark.parametrize("how", ["block", "list", "function"])
+def test_layers_are_folded_wherever_the_network_finds_them(how, part):
+    net = lively(InTwoPlaces(how + part))
+    folded = fold_batch_norm(net, (3, 8, 8))
+    assert_same(net, folded, (3, 8, 8))
+    assert not norms(folded) and len(norms(net)) == 1
+
+
+def test_convolutions_that_pad_as_tensorflow_does_are_folded():
+    net = lively(timm.create_model("tf_mobilenetv3_small_minimal_100", num_classes=5))
+    folded = fold_batch_norm(net, (3, 32, 32))
+    assert any(type(module) is Conv2dSame for module in folded.modules())
+    assert_same(net, folded, (3, 32, 32))
+    assert not norms(folded) and norms(net)
+
+
+def test_what_code_reads_of_a_folded_layer_beside_its_tensors_is_still_there():
+    class Reads(Plain):
+        def run(self, images):
+            return self.norm(self.conv(images)).view(len(images), self.norm.num_features, -1)
+
+    net = lively(Reads())
+    folded = fold_batch_norm(net, (3, 8, 8))
+    assert_same(net, folded, (3, 8, 8))
+    assert not norms(folded)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from zoo.core.arguments import checked
 from zoo.core.networks.fold_batch_norm import fold_batch_norm
@@ -43,7 +44,7 @@ _PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 """What each form of an export needs beside the library itself; the last has files of its own."""
 _TOLERANCE = 1e-4
-"""Of the largest logit: float32 sums of some thousand terms in another order."""
+"""Of the largest number of an output: float32 sums of some thousand terms in another order."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Exported:
     Attributes:
         path: of the file.
         size_bytes: its length.
-        difference: largest difference between two logits, on random images.
+        difference: largest difference between two logits (or other outputs), on random images.
     """
 
     path: Path
@@ -73,7 +74,9 @@ def export_network(
     """Write a network as ONNX or as a ``torch.export`` program, for any number of images.
 
     The file is loaded again before it gets its name, and its logits on random images are compared
-    with those of the network as it was given; a file that computes anything else is not kept.
+    with those of the network as it was given; a file that computes anything else is not kept. Of a
+    network that returns a tuple or a dict, all tensors are written and compared, in their order.
+    An ONNX file calls its output ``logits``, or those of a dict as its keys.
 
     Args:
         model: the network; it is not touched.
@@ -84,7 +87,7 @@ def export_network(
 
     Raises:
         ValueError: if a package is missing, the path ends as another kind of file does, or the
-            file's logits are not those of the network.
+            file's outputs are not those of the network.
         FileExistsError: if there is such a file.
         OSError: if it cannot be written.
     """
@@ -97,7 +100,7 @@ def export_network(
     require_target(target, form)
     network = _plain(model)
     written = fold_batch_norm(network, input_size) if fold else network
-    write, load = (_write_onnx, onnx_runner) if form == "onnx" else (_write_program, _load_program)
+    write, load = (_write_onnx, _load_onnx) if form == "onnx" else (_write_program, _load_program)
     with whole_file(target) as hidden:
         write(written, input_size, hidden)
         difference = _compared(network, load(hidden), input_size)
@@ -171,8 +174,17 @@ def onnx_runner(path: Path) -> Callable[[Tensor], Tensor]:
     Args:
         path: of a file that ``export_network`` or ``export_int8`` has written.
     """
+    run = _load_onnx(path)
+    return lambda images: run(images)[0]
+
+
+def _load_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
     session = onnx_session(path, threads=1)
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    def run(images: Tensor) -> list[Tensor]:
+        return [torch.as_tensor(each) for each in session.run(None, {"images": images.numpy()})]
+
+    return run
 
 
 def _plain(model: nn.Module) -> nn.Module:
@@ -190,17 +202,30 @@ def _any_batch() -> tuple[dict[int, Any]]:  # Any: torch leaves Dim untyped
 
 
 def _write_onnx(model: nn.Module, input_size: Sequence[int], path: Path) -> None:
+    images = _images(2, input_size)
+    with torch.no_grad():
+        names = _output_names(model(images))
     torch.onnx.export(
         model,
-        (_images(2, input_size),),
+        (images,),
         path,
         dynamo=True,
         dynamic_shapes=_any_batch(),
         external_data=False,
         input_names=["images"],
-        output_names=["logits"],
+        output_names=names,
         verbose=False,
     )
+
+
+def _output_names(outputs: object) -> list[str] | None:
+    """Names of what a network returns; None for those that torch gives."""
+    if isinstance(outputs, Tensor):
+        return ["logits"]
+    if not isinstance(outputs, Mapping) or "images" in outputs:  # the name of the input
+        return None
+    is_flat = all(isinstance(each, Tensor) for each in outputs.values())
+    return list(map(str, outputs)) if is_flat else None
 
 
 def _write_program(model: nn.Module, input_size: Sequence[int], path: Path) -> None:
@@ -210,33 +235,60 @@ def _write_program(model: nn.Module, input_size: Sequence[int], path: Path) -> N
         torch.export.save(program, file)
 
 
-def _load_program(path: Path) -> Callable[[Tensor], Tensor]:
+def _load_program(path: Path) -> Callable[[Tensor], Any]:
     with path.open("rb") as file:
         module: nn.Module = torch.export.load(file).module()
     return module
 
 
 def _compared(
-    model: nn.Module, loaded: Callable[[Tensor], Tensor], input_size: Sequence[int]
+    model: nn.Module, loaded: Callable[[Tensor], Any], input_size: Sequence[int]
 ) -> float:
-    """Largest difference of logits on a batch of another size than the one that was exported.
+    """Largest difference of outputs on a batch of another size than the one that was exported.
+
+    Raises:
+        ValueError: if it is above the tolerance, or numbers or shapes of outputs differ.
+    """
+    images = _images(3, input_size)
+    with torch.no_grad():
+        expected, found = _tensors(model(images)), _tensors(loaded(images))
+    if not expected or len(found) != len(expected):
+        raise ValueError(
+            f"the exported file gives {len(found)} tensors, the network {len(expected)}; it was "
+            "not kept"
+        )
+    named = (
+        [f"values of output {n}" for n in range(1, len(found) + 1)]
+        if len(found) > 1
+        else ["logits"]
+    )
+    return max(map(_difference, named, expected, found))
+
+
+def _tensors(outputs: object) -> list[Tensor]:
+    """The tensors that a network returns, of any shape, as torch's exporters order them."""
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _difference(name: str, expected: Tensor, found: Tensor) -> float:
+    """Largest difference of two tensors, which are to have one shape.
 
     Raises:
         ValueError: if it is above the tolerance, or the shapes differ.
     """
-    images = _images(3, input_size)
-    with torch.no_grad():
-        expected, found = model(images), loaded(images)
     if found.shape != expected.shape:
         raise ValueError(
-            f"the exported file gives logits of shape {tuple(found.shape)}, the network "
+            f"the exported file gives {name} of shape {tuple(found.shape)}, the network "
             f"{tuple(expected.shape)}; it was not kept"
         )
-    difference = float((found - expected).abs().max())
-    limit = _TOLERANCE * float(expected.abs().max())
+    if not expected.numel():
+        return 0.0
+    wanted = expected.double()  # class indices and masks are compared as numbers
+    difference = float((found.double() - wanted).abs().max())
+    limit = _TOLERANCE * float(wanted.abs().max())
     if not difference <= limit:
         raise ValueError(
-            f"the exported file's logits differ from the network's by {difference:.2g}, more than "
+            f"the exported file's {name} differ from the network's by {difference:.2g}, more than "
             f"{limit:.2g}; it was not kept"
         )
     return difference

@@ -95,7 +95,8 @@ def export_int8(
 
     Raises:
         ValueError: if a package is missing, images cannot be used, or the INT8 file tells images
-            apart no better than one that puts out the same for all; it is not kept.
+            apart no better than one that puts out the same for all; it is not kept. Also if the
+            network returns anything but one tensor.
         FileExistsError: if there is such a file.
         OSError: if it cannot be written.
     """
@@ -111,6 +112,7 @@ def export_int8(
         raise ValueError("images hold fewer than two images; give some hundred to measure ranges")
     network = copy_network(model).eval().cpu().float()
     network = network.to(memory_format=torch.contiguous_format)
+    _require_one_output(network, batches[0][:2])
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "float.onnx"
         exported = export_network(network, batches[0].shape[1:], plain, fold=True)
@@ -150,6 +152,21 @@ def _usable(images: Iterable[Tensor], name: str, like: Tensor | None = None) -> 
     if like is None:
         raise ValueError(f"{name} yields no image; give some hundred to measure ranges on")
     return found
+
+
+def _require_one_output(network: nn.Module, images: Tensor) -> None:
+    """Refuse a network that returns anything but one tensor, shape (N, C, ...).
+
+    Raises:
+        ValueError: naming what it returns.
+    """
+    with torch.no_grad():
+        outputs = network(images)
+    if not isinstance(outputs, Tensor):
+        raise ValueError(
+            f"the network puts out a {type(outputs).__name__}; one tensor (N, C, ...) is compared: "
+            "let its forward method return that alone, or write float32 with export_network"
+        )
 
 
 def _quantize(plain: Path, folder: Path, target: Path, batches: Sequence[Tensor]) -> None:

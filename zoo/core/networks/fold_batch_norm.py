@@ -8,14 +8,14 @@ one pass on the meta device.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from zoo.core.arguments import checked
 from zoo.core.tracing.copies import copy_network
@@ -25,6 +25,7 @@ from zoo.core.tracing.trace import on_meta
 
 __all__ = ["fold_batch_norm"]
 
+_CONVOLUTIONS: frozenset[Any] = frozenset((nn.Conv2d, Conv2dSame))
 _CONVOLUTION = "aten.convolution.default"
 _BATCH_NORM = "aten.native_batch_norm.default"
 
@@ -34,7 +35,8 @@ def fold_batch_norm(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
     """Return a copy in eval mode whose batch norms are folded into the convolutions before them.
 
     A batch norm stays where it is if it reads anything but the output of one convolution, if
-    anything else reads that output, or if it is of a kind that is not known here.
+    anything else reads that output, or if one of the two is not of torch's own class or timm's (of
+    a derived class, or with a parametrization), has a forward hook or a forward method of its own.
 
     Args:
         model: the network; it is not touched.
@@ -44,15 +46,31 @@ def fold_batch_norm(model: nn.Module, input_size: Sequence[int]) -> nn.Module:
         UnsupportedModel: if the model cannot be copied.
     """
     folded = copy_network(model).eval()
-    modules = dict(folded.named_modules(remove_duplicate=False))
+    modules = dict(folded.named_modules())
     for convolution, norm in _pairs(model, input_size):
-        rest = _without_statistics(modules[norm])
-        if rest is None or not isinstance(modules[convolution], nn.Conv2d):
-            continue
-        fused = fuse_conv_bn_eval(modules[convolution], modules[norm])
-        folded.set_submodule(convolution, fused)
-        folded.set_submodule(norm, rest)
+        _fold(modules[convolution], modules[norm])
     return folded
+
+
+def _fold(convolution: Any, norm: Any) -> None:  # Any: of classes that are looked at first
+    """Fold two layers in place, wherever else the network holds them, if that is exact."""
+    rest = _without_statistics(norm)
+    if rest is None or type(convolution) not in _CONVOLUTIONS:
+        return
+    if _is_changed(convolution) or _is_changed(norm):
+        return
+    convolution.weight, convolution.bias = fuse_conv_bn_weights(
+        convolution.weight, convolution.bias,
+        norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
+    )  # fmt: skip
+    vars(norm).update(vars(rest.eval()))  # code may read the other attributes
+    object.__setattr__(norm, "__class__", type(rest))
+
+
+def _is_changed(layer: nn.Module) -> bool:
+    """Whether calling a layer is more than what its class does."""
+    own = vars(layer)
+    return bool(own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
 
 
 def _pairs(model: nn.Module, input_size: Sequence[int]) -> list[tuple[str, str]]:
@@ -113,8 +131,9 @@ class _Reader(OperatorMode):
 
 def _without_statistics(norm: nn.Module) -> nn.Module | None:
     """The rest of a batch norm without its affine map; None for an unknown kind."""
-    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+    if getattr(norm, "running_mean", None) is None:
         return None
     if type(norm) is BatchNormAct2d:
-        return nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
+        parts = {name: norm.get_submodule(name) for name in ("drop", "act")}
+        return nn.Sequential(OrderedDict(parts))
     return nn.Identity() if type(norm) is nn.BatchNorm2d else None

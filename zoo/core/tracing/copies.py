@@ -23,6 +23,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
 from zoo.core.errors import UnsupportedModel, said
+from zoo.core.tracing.bound_functions import BoundFunctions
 
 __all__ = [
     "copy_network",
@@ -76,7 +77,7 @@ def copy_with(
 def _copy(model: nn.Module, memo: dict[int, Any], replace: Callable[[Tensor], Tensor]) -> nn.Module:
     """The deep copy; ``memo`` is deepcopy's own form: id of an original -> what stands for it."""
     try:
-        return _Copier(dict(memo), replace).module(model)
+        return _Copier(model, dict(memo), replace).module(model)
     except (RuntimeError, TypeError) as error:
         raise UnsupportedModel(
             f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {said(error)}. "
@@ -87,9 +88,12 @@ def _copy(model: nn.Module, memo: dict[int, Any], replace: Callable[[Tensor], Te
 class _Copier:
     """Copies modules as `copy.deepcopy` does, without a walk through what needs no copy."""
 
-    def __init__(self, memo: dict[int, Any], replace: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, root: nn.Module, memo: dict[int, Any], replace: Callable[[Tensor], Tensor]
+    ) -> None:
         self._memo = memo
         self._replace = replace
+        self._functions = BoundFunctions(root, self._value, memo)
 
     def module(self, module: nn.Module) -> nn.Module:
         known: nn.Module | None = self._memo.get(id(module))
@@ -98,6 +102,7 @@ class _Copier:
         kind: Any = type(module)  # mypy doubts that classes of modules can be hashed
         state = kind.__getstate__(module) if _is_copied_by_state(kind) else None
         if not isinstance(state, dict):
+            self._functions.refuse(module)
             self._note_computed(_computed(module))
             return copy.deepcopy(module, self._memo)
         twin: nn.Module = kind.__new__(kind)
@@ -108,13 +113,13 @@ class _Copier:
             if of in _PLAIN:
                 continue
             if of not in _CONTAINERS or value:
-                copied[name] = self._attribute(name, value)
+                copied[name] = self._attribute(module, name, value)
             else:  # hooks, mostly, which their handles share
                 copied[name] = self._memo.setdefault(id(value), of())
         kind.__setstate__(twin, copied)
         return twin
 
-    def _attribute(self, name: str, value: Any) -> Any:
+    def _attribute(self, module: nn.Module, name: str, value: Any) -> Any:
         kind = type(value)
         if name == "_modules" and kind is dict:
             parts = value.items()
@@ -123,6 +128,13 @@ class _Copier:
             return {key: self._tensor(tensor) for key, tensor in value.items()}
         if _is_plain(value):
             return value
+        if self._functions.lead_back(value):
+            return self._functions.attribute(module, name, value)
+        return self._value(value)
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return self.module(value)
         self._note_computed(_computed_in([value]))
         return copy.deepcopy(value, self._memo)
 
