@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from benchmarks.records.cell import PARENT, REFERENCE, Cell, Data, Model, Schedule
-from benchmarks.records.files import current_records
+from benchmarks.records.files import current_records, faulty_links
 from benchmarks.records.join import read_results
 from benchmarks.records.plain import counted, told_budget
 from benchmarks.records.record import Phase, PhaseCost, Record
@@ -68,6 +68,7 @@ def check_submission(folder: Path) -> tuple[int, list[Fault]]:
     faults = [Fault(folder.name, line) for line in map(str, unread)]
     if not current:
         faults.append(Fault(folder.name, "no record in it; make some with: zoo run SUITE"))
+    faults += [Fault(record.id, text) for record, text in faulty_links(records)]
     faults += dict.fromkeys(Fault(each.id, text) for each in copies for text in _faults_of(each))
     faults += _parents(current)
     faults += _rows(current)

@@ -210,6 +210,18 @@ def test_all_published_times_agree() -> None:
     assert count > 1000
 
 
+def test_a_record_that_replaces_one_of_another_cell_is_told(
+    folder: Path,
+) -> None:
+    one, other = record_of(folder), record_of(folder, "uniform")
+    change(one, lambda fields: fields.update(supersedes=other.stem))
+    count, faults = check_submission(folder)
+    assert count == 4
+    assert [(fault.where, fault.text) for fault in faults] == [
+        (one.stem, f"supersedes {other.stem}, a record of another cell; both count")
+    ]
+
+
 def test_rows_need_the_seeds_of_their_control(folder: Path) -> None:
     record_of(folder, "knapsack", 1).unlink()
     assert told(folder) == ["seeds [1] are missing"]
