@@ -17,7 +17,6 @@ from benchmarks.records.record import Record
 
 __all__ = [
     "CHECKS",
-    "ENOUGH",
     "EXPECTED",
     "IMAGES_COUNT_AS",
     "LOSSES",
@@ -44,8 +43,9 @@ IMAGES_COUNT_AS = 10
 """Repetitions that the spread due to test images counts as, beside the spread over seeds."""
 
 
-ENOUGH = 6
-"""Differences needed to take their own spread as noise."""
+UNSEEN = 2.0
+"""Noise of one seed over what its test images let an accuracy vary: the median of published rows,
+whose seeds tell it."""
 
 
 class CannotJudge(ValueError):
@@ -83,6 +83,11 @@ class Pair:
         return method_name(self.base.cell)
 
     @property
+    def row(self) -> tuple[str, str]:
+        """The cell without its seed, and the processor; pairs that share both repeat each other."""
+        return self.base.cell.variant, self.base.trained_on
+
+    @property
     def timings(self) -> tuple[tuple[str, str], ...]:
         """Side and name of the timings of base and new, which other cells may share."""
         return ("base", timing_of(self.base)), ("new", timing_of(self.new))
@@ -108,6 +113,8 @@ def _accuracy_noise(value: Callable[[Record], float | None]) -> Noise:
         over_seeds = sum((len(row) - 1) * own[key] for key, row in rows.items())
         repeats = sum(len(row) - 1 for row in rows.values())
         pooled = (IMAGES_COUNT_AS * by_images + over_seeds) / (IMAGES_COUNT_AS + repeats)
+        if not repeats:
+            pooled = UNSEEN**2 * by_images
         return [math.sqrt(2 * max(pooled, own[pair.base.cell.variant])) for pair in pairs]
 
     return noise

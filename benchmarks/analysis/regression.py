@@ -2,22 +2,22 @@
 
 A change to a program acts on a run as another seed does, even where it is meant to change nothing;
 so the noise of a difference is what two runs with different seeds would differ by. It is estimated
-for each task (network, data, budget) from three sources:
+for each task (network, data, budget; each image folder and processor by itself) from three sources:
 
 - the spread over seeds in the base, pooled over the methods of the task, or a method's own if that
   is larger, times the root of two;
-- where there is one seed, what the number of test images alone lets an accuracy vary; with few
-  seeds the two are averaged, this one counted like ten repetitions;
-- the spread of the differences themselves, by their median absolute deviation, if it is larger and
-  at least six methods and seeds were paired.
+- what the number of test images alone lets an accuracy vary: averaged with the spread over seeds,
+  where it counts like ten repetitions; where there is one seed, twice as much;
+- the spread of the differences over the seeds of a method, pooled over methods or its own, if it is
+  larger, but up to twice the others, or half the tolerance, only (see `benchmarks.analysis.noise`).
 
 Times take the spread of the parent timed against itself instead of the first two, each timing once,
 however many seeds and methods share its network; and counts, which
 do not vary with the seed's luck, have only the third. A change is called worse if it is larger than
-its tolerance and its one-sided p-value is below the level after Holm's correction over everything
-tested: all cells, every method, every network, every row, and of times each of them on every device
-that both sides were timed on. What should be compared and cannot be,
-because a number is missing or not finite, fails the gate. Reads records and nothing else.
+its tolerance and its one-sided p-value, of Student's t, is below the level after Holm's correction
+over everything tested: all cells, every method, every network, every row, the same cells once, and
+of times each of them on every device that both sides were timed on. What should be compared and
+cannot be, because a number is missing or not finite, fails the gate. Reads records only.
 """
 
 from __future__ import annotations
@@ -28,14 +28,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scipy.special import ndtr
-from scipy.stats import median_abs_deviation
-
 from benchmarks.analysis.comparison import hardware
 from benchmarks.analysis.losses import (
     CHECKS,
-    ENOUGH,
-    EXPECTED,
     LOSSES,
     OF_TIMES,
     WHY_NOT,
@@ -43,6 +38,7 @@ from benchmarks.analysis.losses import (
     Check,
     Pair,
 )
+from benchmarks.analysis.noise import noises, p_value, standard_error
 from benchmarks.analysis.uncertainty import holm
 from benchmarks.records.files import Loaded, current_records
 from benchmarks.records.plain import counted
@@ -332,7 +328,9 @@ def _test(
     tolerance: float,
     level: float,
 ) -> list[Finding]:
-    """Every group's mean change against its noise, Holm's correction over the groups.
+    """Every group's mean change against its noise, Holm's correction over groups that differ.
+
+    A set's only network is all its cells: groups of the same pairs are one hypothesis.
 
     Args:
         check: which number.
@@ -341,51 +339,40 @@ def _test(
         level: chance of a false alarm over all families.
     """
     tested = []
+    chances: dict[tuple[str, tuple[int, ...]], float] = {}
     limit = math.log1p(tolerance) if check in OF_TIMES else tolerance
-    for family in families.values():
+    for place, family in families.items():
         pairs, losses = [pair for pair, _ in family], [loss for _, loss in family]
-        noises = _noises(check, pairs, losses)
+        spread = noises(check, pairs, losses, limit)
         device = hardware(pairs[0].base) if len(families) > 1 else ""
         for group, members in _groups(pairs).items():
             loss = statistics.fmean(losses[i] for i in members)
-            error = _error(check, [(pairs[i], noises[i]) for i in members])
-            p_value, is_large = _p_value(abs(loss), error), abs(loss) > limit
+            error = standard_error(check, [(pairs[i], spread[i]) for i in members])
+            hypothesis = (place, tuple(members))
+            chances[hypothesis] = p_value(check, abs(loss), error, [pairs[i] for i in members])
+            is_large = abs(loss) > limit
             if check in OF_TIMES:  # from logarithms to growth, the unit of the tolerance
                 loss, error = math.expm1(loss), math.expm1(error)
             found = Finding(check, group, len(members), loss, error, "same", device)
-            tested.append((p_value, is_large, found))
-    corrected = holm([p_value for p_value, *_ in tested])
+            tested.append((hypothesis, is_large, found))
+    corrected = dict(zip(chances, holm([*chances.values()]), strict=True))
     findings = []
-    for p_value, (_, is_large, found) in zip(corrected, tested, strict=True):
-        counts = p_value <= level and is_large
+    for hypothesis, is_large, found in tested:
+        counts = corrected[hypothesis] <= level and is_large
         # A configuration can only be another one; whether that is better, accuracy says.
         verdict: Literal["worse", "better"] = "worse" if found.loss > 0 else "better"
         findings.append(replace(found, verdict=verdict) if counts else found)
     return findings
 
 
-def _error(check: Check, noises: Sequence[tuple[Pair, float]]) -> float:
-    """Standard error of a mean change, from the noise of each.
-
-    Half the variance of a change of times is that of each of its two timings. Cells that share a
-    timing share its error, so such errors add up instead of averaging out.
-    """
-    if check not in OF_TIMES:
-        return math.sqrt(sum(noise**2 for _, noise in noises)) / len(noises)
-    sums: dict[tuple[str, str], float] = {}
-    for pair, noise in noises:
-        for timing in pair.timings:
-            sums[timing] = sums.get(timing, 0.0) + noise
-    return math.sqrt(sum(each**2 for each in sums.values()) / 2) / len(noises)
-
-
 def _groups(pairs: Sequence[Pair]) -> dict[str, list[int]]:
     """Positions of the pairs of all cells, of every network, of every method and of every row."""
     groups: dict[str, list[int]] = {"all cells": list(range(len(pairs)))}
+    rows = _row_names(pairs)
     named: Sequence[Callable[[Pair], str]] = (
         lambda pair: pair.network,
         lambda pair: pair.method,
-        lambda pair: f"{pair.method}, {pair.task}",
+        lambda pair: rows[pair.row],
     )
     for name in named:
         for index, pair in enumerate(pairs):
@@ -393,31 +380,19 @@ def _groups(pairs: Sequence[Pair]) -> dict[str, list[int]]:
     return groups
 
 
-def _p_value(loss: float, error: float) -> float:
-    """One-sided, of a normal distribution; without noise any change is certain."""
-    if error == 0:
-        return 0.0 if loss else 1.0
-    return float(ndtr(-loss / error))
-
-
-def _noises(check: Check, pairs: Sequence[Pair], losses: Sequence[float]) -> list[float]:
-    """Standard deviation of each difference under no change, by task."""
-    tasks: dict[str, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        tasks.setdefault(pair.task, []).append(index)
-    noises = [0.0] * len(pairs)
-    for members in tasks.values():
-        expect = EXPECTED.get(check)
-        expected = expect([pairs[i] for i in members]) if expect else [0.0] * len(members)
-        own = [losses[i] for i in members]
-        if check in OF_TIMES:  # one of those whose two timings are the same
-            own = [*{pairs[i].timings: losses[i] for i in members}.values()]
-        spread = 0.0
-        if len(own) >= ENOUGH:
-            spread = 1.4826 * float(median_abs_deviation(own))
-        for index, noise in zip(members, expected, strict=True):
-            noises[index] = max(noise, spread)
-    return noises
+def _row_names(pairs: Iterable[Pair]) -> dict[tuple[str, str], str]:
+    """What every row is called; those of one name tell the processor and settings that differ."""
+    alike: dict[str, dict[tuple[str, str], None]] = {}
+    for pair in pairs:
+        alike.setdefault(f"{pair.method}, {pair.task}", {})[pair.row] = None
+    names = {}
+    for name, rows in alike.items():
+        variants, processors = ({*each} for each in zip(*rows, strict=True))
+        for row in rows:
+            told = f", settings {row[0]}" if len(variants) > 1 else ""
+            where = f", trained on {row[1]}" if len(processors) > 1 else ""
+            names[row] = f"{name}{told}{where}"
+    return names
 
 
 def _breakage(pair: Pair) -> str:

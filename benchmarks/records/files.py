@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ __all__ = [
     "Loaded",
     "Unread",
     "current_records",
+    "faulty_links",
     "load_record",
     "load_records",
     "read_folder",
@@ -217,12 +218,14 @@ def _open_at_once(path: str, flags: int) -> int:
 def current_records(records: Sequence[Record]) -> list[Record]:
     """One record for each cell and processor: an ok one, else an infeasible one, else any.
 
-    Of several alike the latest counts, and none that is superseded. A cell that is settled stays
+    Of several alike the latest counts, and none that is superseded; see `faulty_links` for what
+    supersedes nothing. A cell that is settled stays
     so: no failure makes it run again, whatever the clock said when it was written and whatever
     processor it was on. A record that stands there once for each device it is timed on (see
     `joined`) stays so.
     """
-    replaced = {record.supersedes for record in records}
+    faulty = {record.id for record, _ in faulty_links(records)}
+    replaced = {record.supersedes for record in records if record.id not in faulty}
     known = [record for record in records if record.id not in replaced]
     settled = {record.cell.key for record in known if record.status in SETTLED}
     chosen: dict[tuple[str, str], Record] = {}
@@ -234,6 +237,35 @@ def current_records(records: Sequence[Record]) -> list[Record]:
             chosen[_trained(record)] = record
     ids = {place: record.id for place, record in chosen.items()}
     return [record for record in known if ids.get(_trained(record)) == record.id]
+
+
+def faulty_links(records: Sequence[Record]) -> list[tuple[Record, str]]:
+    """Records that supersede what they cannot, and why; such a link is as if it were not there.
+
+    A correction is one of the same cell. Records that supersede each other in a circle would all
+    be gone.
+    """
+    by_id = {record.id: record for record in records}
+    found = []
+    for record in by_id.values():
+        old = by_id.get(record.supersedes or "")
+        if old is None:
+            continue
+        if old.cell.key != record.cell.key:
+            found.append((record, f"supersedes {old.id}, a record of another cell; both count"))
+        elif record.id in _replaced_from(old, by_id):
+            found.append((record, f"supersedes {old.id}, which supersedes it in turn"))
+    return found
+
+
+def _replaced_from(record: Record, by_id: Mapping[str, Record]) -> set[str]:
+    """Ids of a record and of all that it replaces, step by step."""
+    seen: set[str] = set()
+    step: Record | None = record
+    while step is not None and step.id not in seen:
+        seen.add(step.id)
+        step = by_id.get(step.supersedes or "")
+    return seen
 
 
 def _trained(record: Record) -> tuple[str, str]:

@@ -197,6 +197,35 @@ class Measured(Strict):
     processor_share: Share | None = None
     suspect: Text | None = None
 
+    @model_validator(mode="after")
+    def hold_the_medians(self) -> "Measured":
+        """Refuse an interval without its median: its ends are rounds on either side of it.
+
+        Raises:
+            ValueError: naming both.
+        """
+        for name, found, ends in (
+            ("ratio", self.ratio, self.ratio_interval),
+            ("control", self.control, self.control_interval),
+        ):
+            if ends and not ends.low <= found.median <= ends.high:
+                raise ValueError(
+                    f"{name}_interval from {ends.low} to {ends.high} does not hold its median, "
+                    f"{found.median}"
+                )
+        return self
+
+    @property
+    def ratio_limits(self) -> tuple[float, float]:
+        """Least and largest median of the ratio that the two networks' quartiles allow.
+
+        In three of four rounds the pruned network took at least its lower quartile, in three of
+        four the parent at most its upper one, so in half of the rounds both; and the other way
+        round.
+        """
+        parent, pruned = self.parent_ms, self.pruned_ms
+        return pruned.q25 / parent.q75, pruned.q75 / parent.q25
+
     @property
     def speedup(self) -> float:
         """The parent's time over the pruned network's, median of paired rounds."""

@@ -1,7 +1,8 @@
 """What is missing or off in a folder of records that someone hands in.
 
 Every check holds numbers of a record against others that follow from it: costs are counted again
-from the kept channels, spending from images and MACs, and an accuracy is a whole number of answers.
+from the kept channels, spending from images and MACs, a ratio of times is held against the times,
+and an accuracy is a whole number of answers.
 A record that was changed by hand would have to be changed everywhere at once, and its name, which
 follows from its settings, still tells of what it was asked.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from benchmarks.records.cell import PARENT, REFERENCE, Cell, Data, Model, Schedule
-from benchmarks.records.files import current_records
+from benchmarks.records.files import current_records, faulty_links
 from benchmarks.records.join import read_results
 from benchmarks.records.plain import counted, told_budget
 from benchmarks.records.record import Phase, PhaseCost, Record
@@ -33,6 +34,10 @@ BACKWARD = 2
 
 ANSWER = 1e-6
 """How far from a whole number of right answers an accuracy may be, for rounding."""
+
+
+ROUNDING = 1.05
+"""Beyond what quartiles allow, for those of few rounds, which lie between two of them."""
 
 
 class Fault(NamedTuple):
@@ -63,6 +68,7 @@ def check_submission(folder: Path) -> tuple[int, list[Fault]]:
     faults = [Fault(folder.name, line) for line in map(str, unread)]
     if not current:
         faults.append(Fault(folder.name, "no record in it; make some with: zoo run SUITE"))
+    faults += [Fault(record.id, text) for record, text in faulty_links(records)]
     faults += dict.fromkeys(Fault(each.id, text) for each in copies for text in _faults_of(each))
     faults += _parents(current)
     faults += _rows(current)
@@ -90,6 +96,7 @@ def _faults_of(record: Record) -> Iterator[str]:
         return
     yield from _missing(record)
     yield from _answers(record)
+    yield from _times(record)
     if cell.sample is None:
         yield from _costs(record)
         yield from _spending(record)
@@ -121,6 +128,18 @@ def _answers(record: Record) -> Iterator[str]:
         if share is not None and abs(share * tested - round(share * tested)) > ANSWER * tested:
             images = counted(tested, "image")
             yield f"top1.{name}, {share}, is no whole number of answers to {images}"
+
+
+def _times(record: Record) -> Iterator[str]:
+    """Ratios of times that the times themselves do not allow."""
+    quantized = record.quantized.latency if record.quantized else ()
+    for found in (*record.latency, *record.further_latency, *quantized):
+        low, high = found.ratio_limits
+        if not low / ROUNDING <= found.ratio.median <= high * ROUNDING:
+            yield (
+                f"at batch {found.batch}, {found.way}, the ratio of times is "
+                f"{found.ratio.median:.4g}; its times allow {low:.4g} to {high:.4g}"
+            )
 
 
 def _costs(record: Record) -> Iterator[str]:

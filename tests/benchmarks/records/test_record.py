@@ -12,6 +12,7 @@ from benchmarks.records.cell import Cell, Model, Schedule
 from benchmarks.records.files import (
     DamagedRecord,
     current_records,
+    faulty_links,
     load_record,
     load_records,
     read_folder,
@@ -203,6 +204,28 @@ def test_of_records_alike_the_later_moment_counts_however_it_is_written(earlier,
 def test_a_superseded_record_does_not_count():
     old, new = record(id="old"), record(id="new", supersedes="old", top1=0.5)
     assert current_records([new, old]) == [new]
+
+
+def test_records_that_supersede_each_other_in_a_circle_replace_none():
+    for names in ("ab", "abc"):
+        circle = [
+            record(id=name, supersedes=names[place - 1], utc=f"2026-01-0{place + 1}T12:00:00+00:00")
+            for place, name in enumerate(names)
+        ]
+        assert current_records(circle) == [circle[-1]]
+        assert [each.id for each, _ in faulty_links(circle)] == [*names]
+        # What only leads into the circle is a correction like any other.
+        last = record(id="last", supersedes="b", utc="2026-02-01T12:00:00+00:00")
+        assert current_records([*circle, last]) == [last]
+        assert len(faulty_links([*circle, last])) == len(names)
+
+
+def test_a_record_does_not_replace_one_of_another_cell():
+    old, new = record("fpgm", id="old"), record("taylor", id="new", supersedes="old")
+    assert current_records([old, new]) == [old, new]
+    ((found, reason),) = faulty_links([old, new])
+    assert found == new and reason == "supersedes old, a record of another cell; both count"
+    assert not faulty_links([new]) and not faulty_links([old, record("fpgm", id="n")])
 
 
 def test_the_record_module_needs_neither_torch_nor_zoo():

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from benchmarks.records.files import load_record
-from benchmarks.records.join import joined, network_key
+from benchmarks.records.join import joined, network_key, read_results
 from benchmarks.records.record import PhaseCost, Top1
-from benchmarks.running.submission import _parents, _rows, _spending, check_submission
+from benchmarks.running.submission import _parents, _rows, _spending, _times, check_submission
 from tests.benchmarks.machines import BETA, GPU, timing, trained
 
 ROOT = Path(__file__).parents[3]
@@ -158,6 +158,68 @@ def test_a_timing_from_a_changed_checkout_is_told_as_one(folder: Path) -> None:
     change(timings / name.name, dirty)
     (fault,) = told(folder)
     assert fault.startswith("timed from a checkout with changes")
+
+
+def ratios_tenth(each: dict[str, Any]) -> None:
+    each["ratio"] = {name: value / 10 for name, value in each["ratio"].items()}
+
+
+def interval_tenth_too(each: dict[str, Any]) -> None:
+    ratios_tenth(each)
+    each["ratio_interval"] = {**each["ratio_interval"], "low": 1e-3, "high": 1.0}
+
+
+def control_tenth(each: dict[str, Any]) -> None:
+    each["control"] = {name: value / 10 for name, value in each["control"].items()}
+
+
+def pruned_in_no_time(each: dict[str, Any]) -> None:
+    each["pruned_ms"] = {name: value / 10 for name, value in each["pruned_ms"].items()}
+
+
+@pytest.mark.parametrize(
+    ("do", "expected"),
+    [
+        (ratios_tenth, "does not hold its median"),
+        (control_tenth, "does not hold its median"),
+        (interval_tenth_too, "its times allow"),
+        (pruned_in_no_time, "its times allow"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_times_that_do_not_agree_are_told(
+    folder: Path, do: Callable[[dict[str, Any]], None], expected: str
+) -> None:
+    record = load_record(record_of(folder))
+    (name,) = (PUBLISHED.parent / "timings").glob(f"*{network_key(record)}*")
+    (folder / "timings").mkdir()
+    shutil.copy(name, folder / "timings")
+    assert told(folder) == []
+    change(folder / "timings" / name.name, lambda fields: do(fields["latency"][0]))
+    assert any(expected in text for text in told(folder)), told(folder)
+
+
+def test_all_published_times_agree() -> None:
+    count = 0
+    for results in sorted(path for path in (ROOT / "results").iterdir() if path.is_dir()):
+        loaded = read_results(results) if (results / "records").is_dir() else None
+        assert loaded is None or not loaded.unread
+        for record in loaded.records if loaded else ():
+            count += len(record.latency)
+            assert not [*_times(record)], record.id
+    assert count > 1000
+
+
+def test_a_record_that_replaces_one_of_another_cell_is_told(
+    folder: Path,
+) -> None:
+    one, other = record_of(folder), record_of(folder, "uniform")
+    change(one, lambda fields: fields.update(supersedes=other.stem))
+    count, faults = check_submission(folder)
+    assert count == 4
+    assert [(fault.where, fault.text) for fault in faults] == [
+        (one.stem, f"supersedes {other.stem}, a record of another cell; both count")
+    ]
 
 
 def test_rows_need_the_seeds_of_their_control(folder: Path) -> None:
