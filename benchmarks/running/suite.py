@@ -89,7 +89,8 @@ class Suite(Strict):
 
     `distill` names the common loss: cross-entropy, and the divergence from the parent's logits with
     that weight. `controls` are the parent fine-tuned like the pruned networks, uniform width, and
-    uniform width fine-tuned for as long as the dearest method searches and fine-tunes.
+    uniform width fine-tuned for as long as the dearest method searches and fine-tunes. With
+    other settings uniform width is one of the `variants`, and stands beside its control.
 
     `variants` are run beside the `methods`, at the same budgets; a `ranking` at none. `options` are
     those of `zoo run` that the suite is meant to be run with; they change no cell. `image_sizes`

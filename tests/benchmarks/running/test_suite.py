@@ -328,6 +328,37 @@ def test_variants_take_the_settings_of_the_suite_for_their_method(tmp_path):
     assert found == [("uniform", {}), ("bnp", {"steps": 7}), ("bnp", exact)]
 
 
+FIRST = '[settings.uniform]\nchannels = "first"\n'
+FIRST_ONES = {"channels": "first"}
+
+
+@pytest.mark.parametrize("methods", ["['taylor']", "['uniform', 'taylor']"])
+def test_settings_never_replace_the_control_that_gains_are_against(tmp_path, methods):
+    text = MINIMAL.replace("controls = false", f"methods = {methods}\n")
+    with pytest.raises(ValueError, match=r"settings\.uniform: .*; give them to .*\[\[variants\]\]"):
+        plan_suite("mine", read(tmp_path, text + FIRST), tmp_path)
+    unchanged = read(tmp_path, text + FIRST.replace("first", "l1"))
+    beside = '[[variants]]\nmethod = "uniform"\nsettings = {channels = "first"}\n'
+    for suite, settings in ((unchanged, [{}]), (read(tmp_path, text + beside), [{}, FIRST_ONES])):
+        cells = plan_suite("mine", suite, tmp_path).cells
+        found = [cell.settings for cell in cells if cell.method == "uniform"]
+        assert sorted(found, key=len) == settings
+
+
+def test_where_no_control_is_planned_uniform_takes_settings_or_has_none(tmp_path):
+    alone = read(tmp_path, MINIMAL + "methods = ['uniform']\n" + FIRST)
+    (cell,) = plan_suite("mine", alone, tmp_path).cells
+    assert cell.settings == FIRST_ONES
+    for text in (
+        MINIMAL + "methods = ['taylor']\n" + FIRST,
+        MINIMAL.replace("budgets = [0.5]", "methods = []").replace("false", "true")
+        + RANKING
+        + FIRST,
+    ):
+        with pytest.raises(ValueError, match="settings for 'uniform', which the suite does not"):
+            plan_suite("mine", read(tmp_path, text), tmp_path)
+
+
 def test_a_suite_runs_on_another_data_set_whole(tmp_path):
     suite = load_suite("bnp-headline").on_dataset("digits")
     cells = plan_suite("mine", suite, tmp_path).cells
