@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.records.cell import PARENT, REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records, read_folder
-from benchmarks.records.plain import counted, in_cell, in_markup
+from benchmarks.records.plain import asked_budget, counted, in_cell, in_markup
 from benchmarks.records.rates import MACS_PER_SECOND, hours, training_macs
 from benchmarks.records.record import Record
 from benchmarks.running.costs import rules_of
@@ -248,7 +248,7 @@ def _floors(cost: NetworkCost) -> str:
     if cost.inner_floor < 1:
         least += f", {100 * cost.inner_floor:.1f} % with the interfaces of blocks whole"
     if cost.unreachable:
-        least += f"; out of reach of all methods: {', '.join(f'{b:g}' for b in cost.unreachable)}"
+        least += f"; out of reach of all methods: {', '.join(map(asked_budget, cost.unreachable))}"
     return least + "."
 
 

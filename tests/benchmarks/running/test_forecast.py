@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,9 @@ def test_budgets_out_of_reach_are_told_and_those_above_the_parent_refused():
     assert "out of reach of all methods: 0.001" in forecast_lines([low], [cost], 1)[-1]
     with pytest.raises(ValueError, match="above the parent's"):
         forecast([high])
+    count = SMALL.model_copy(update={"budget": 1})
+    bare = dataclasses.replace(cost, unreachable=(1_234_567,))
+    assert "out of reach of all methods: 1,234,567." in forecast_lines([count], [bare], 1)[-1]
 
 
 def test_imagenet_is_counted_without_its_files_and_without_published_weights(monkeypatch):

@@ -100,6 +100,7 @@ def test_a_file_is_read_by_its_path(tmp_path):
         ("[rules]\ndivisr = 8", "rules: unknown key 'divisr'; did you mean divisor"),
         ("[[variants]]\nsettings = {}", "variants.0.method: Field required"),
         ("primary = [{method = 'bnp', budget = 0.4}]", "no budget 0.4 in .*; did you mean 0.5"),
+        ("primary = [{method = 'bnp', budget = 41234567}]", "no budget 41,234,567 in "),
         ("primary = [{method = 'bnp', budgt = 0.5}]", "unknown key 'budgt'; did you mean budget"),
         (
             f"primary = [{', '.join(2 * ['{method = 1}'])}]".replace("1", "'bnp', budget = 0.5"),
