@@ -162,6 +162,8 @@ class Comparison:
         has_other_protocol: whether one of the same title is of another protocol.
         has_other_trainer: whether another processor trained a comparison of the same title, too.
         has_other_timer: whether other hardware timed one of the same title and training.
+        among: all rows where `rows` are only those shown, so that names, tests and the parent are
+            those of all; empty if all are shown.
     """
 
     cell: Cell
@@ -171,6 +173,16 @@ class Comparison:
     has_other_protocol: bool = False
     has_other_trainer: bool = False
     has_other_timer: bool = False
+    among: tuple[Row, ...] = ()
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """Those that count, shown or not."""
+        return self.among or self.rows
+
+    def showing(self, rows: Iterable[Row]) -> "Comparison":
+        """The same with some of its rows shown."""
+        return replace(self, rows=tuple(rows), among=self.all_rows)
 
     @property
     def network(self) -> tuple[str, ...]:
@@ -209,11 +221,11 @@ class Comparison:
 
     def label(self, row: Row) -> str:
         """The method's name, with the settings in which the comparison's variants of it differ."""
-        return short_name(row.cell, [other.cell for other in self.rows])
+        return short_name(row.cell, [other.cell for other in self.all_rows])
 
     def told_budget(self, row: Row) -> str:
         """A row's budget, with its metric where the comparison has budgets of several."""
-        metrics = {each.cell.metric for each in self.rows if each.cell.method != PARENT}
+        metrics = {each.cell.metric for each in self.all_rows if each.cell.method != PARENT}
         return told_budget(row.cell.budget, row.cell.metric) if len(metrics) > 1 else row.budget
 
     def noted(self, row: Row) -> str:
@@ -223,7 +235,7 @@ class Comparison:
     @property
     def ok(self) -> list[Record]:
         """All records that ran to the end."""
-        return [record for row in self.rows for record in row.ok]
+        return [record for row in self.all_rows for record in row.ok]
 
     def p_value(self, row: Row) -> float | None:
         """Of a row's gain, Holm-corrected over all gains of the comparison; None if untested."""
@@ -243,7 +255,7 @@ class Comparison:
     @cached_property
     def _corrected(self) -> Mapping[str, float]:
         """Corrected p-values by variant; a row that lost seeds or has one counts in the family."""
-        rows = [row for row in self.rows if row.is_compared]
+        rows = [row for row in self.all_rows if row.is_compared]
         corrected = holm([row.gain.p_value if row.gain else None for row in rows])
         return {row.cell.variant: p for row, p in zip(rows, corrected, strict=True)}
 

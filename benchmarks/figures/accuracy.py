@@ -7,7 +7,7 @@ are noise are grey and no part of a line. Reads records and published numbers an
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,8 @@ from benchmarks.analysis.comparison import Comparison, Row, is_noise, spent_macs
 from benchmarks.analysis.published import published_for
 from benchmarks.analysis.uncertainty import Estimate
 from benchmarks.figures.style import FAINT, ink, legend_below, look, new_panels, set_title
-from benchmarks.records.cell import PARENT, REFERENCE, Cell
+from benchmarks.figures.variants import entries_of, is_plain
+from benchmarks.records.cell import PARENT
 from benchmarks.records.plain import figure_text
 from benchmarks.records.record import TOTAL, Record
 from benchmarks.records.runtime import Measured
@@ -213,12 +214,11 @@ def _figure(panels: Sequence[Panel]) -> Figure:
     handles = [Line2D([], [], color=ink(), marker="*", markersize=10, ls=":", label="parent")]
     for axis, panel in zip(axes, panels, strict=True):
         lines = _lines(panel.comparison)
-        plain = _plain_lines(lines.values())
         _limit(axis, panel)
         _draw_floor(axis, panel)
         moves = _moves(axis, panel, lines)
         for label, rows in lines.items():
-            _draw_line(axis, panel, rows, moves[label], is_plain=rows is plain[rows[0].cell.method])
+            _draw_line(axis, panel, rows, moves[label])
         handles += _draw_published(axis, panel, known=[handle.get_label() for handle in handles])
         _draw_parent(axis, panel)
         axis.set_xlabel(panel.label)
@@ -226,11 +226,11 @@ def _figure(panels: Sequence[Panel]) -> Figure:
         set_title(axis, _heading(panel), fontsize=9)
         axis.grid(alpha=0.3)
         axis.xaxis.set_major_locator(MaxNLocator(6))
-    cells = [row.cell for panel in panels for row in panel.comparison.rows]
-    handles += _controls(cells)
+    plain, further = entries_of([panel.comparison for panel in panels])
+    handles += further
     if any(panel.floor for panel in panels):
         handles.append(Patch(color=FAINT, alpha=0.25, lw=0, label="parent twice (A/A)"))  # type: ignore[arg-type]
-    legend_below(figure, {cell.method for cell in cells if cell.method != PARENT}, handles)
+    legend_below(figure, plain, handles)
     return figure
 
 
@@ -264,26 +264,6 @@ def _moves(axis: Axes, panel: Panel, lines: dict[str, list[Row]]) -> dict[str, T
     }
 
 
-def _controls(cells: Sequence[Cell]) -> list[Line2D]:
-    """Legend entries of the controls that methods' names do not tell."""
-    handles = []
-    if any(cell.method == PARENT for cell in cells):
-        colour, marker = look(PARENT)
-        handles.append(Line2D([], [], color=colour, marker=marker, ls=(0, (5, 2, 1, 2)),
-                              label="parent, fine-tuned"))  # fmt: skip
-    if any(cell.longer for cell in cells):
-        colour, marker = look(REFERENCE)
-        label = f"{REFERENCE}, fine-tuned longer"
-        handles.append(Line2D([], [], color=colour, marker=marker, ms=4, mfc="none", label=label))
-    return handles
-
-
-def _plain_lines(lines: Iterable[list[Row]]) -> dict[str, list[Row]]:
-    """By method, the line of its plain variant: the one with the shortest name."""
-    longest_first = sorted(lines, key=lambda rows: -len(rows[0].method))
-    return {rows[0].cell.method: rows for rows in longest_first}
-
-
 def _spot(panel: Panel, row: Row) -> Spot | None:
     """Where a row stands, and how far it may be off: over seeds, times over timed networks.
 
@@ -304,9 +284,7 @@ def _spot(panel: Panel, row: Row) -> Spot | None:
     return Spot(x, y, across)
 
 
-def _draw_line(
-    axis: Axes, panel: Panel, rows: Sequence[Row], transform: Transform, *, is_plain: bool
-) -> None:
+def _draw_line(axis: Axes, panel: Panel, rows: Sequence[Row], transform: Transform) -> None:
     """One method over its budgets; bars are bootstrap intervals where there are several seeds.
 
     Variants of a method have its look, but hollow and small, and no bars. What is noise is grey.
@@ -327,7 +305,7 @@ def _draw_line(
         for y in ys:  # as wide as the parent, so off the axis like it
             axis.axhline(y, color=colour, lw=0.8, ls=(0, (5, 2, 1, 2)))
         return
-    if not is_plain:
+    if not is_plain(panel.comparison, rows[0]):
         axis.plot(xs, ys, color=colour, marker=marker, ms=4, mfc="none", lw=0.5, alpha=0.7,
                   transform=transform)  # fmt: skip
         return

@@ -45,6 +45,7 @@ from benchmarks.figures.search import (
     traced,
 )
 from benchmarks.figures.style import PAPER, darken, drawn_for
+from benchmarks.records.record import Record
 from benchmarks.records.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -245,13 +246,18 @@ def _of_comparisons(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Dr
         "kept_widths": kept_widths,
     }
     shown = {
-        "kept_widths": [c for c in once if any(record.groups for record in c.ok)],
+        "kept_widths": [c for c in once if any(record.groups for record in _shown(c))],
         # What was not timed yet would be an empty panel.
-        TIMES: [c for c in comparisons if any(record.latency for record in c.ok)],
+        TIMES: [c for c in comparisons if any(record.latency for record in _shown(c))],
     }
     for name, draw in drawings.items():
         if drawn := shown.get(name, once):
             yield name, functools.partial(draw, drawn)
+
+
+def _shown(comparison: Comparison) -> Iterator[Record]:
+    """The records that ran to the end of the rows that are shown."""
+    return (record for row in comparison.rows for record in row.ok)
 
 
 @_collector_off()

@@ -20,6 +20,7 @@ from benchmarks.analysis.ranking import Ranking, Scorer
 from benchmarks.analysis.standing import Standing
 from benchmarks.figures.budgets import Dashes, dashes_of, legend_of
 from benchmarks.figures.style import ink, legend_below, look, new_panels, set_title
+from benchmarks.figures.variants import is_plain
 from benchmarks.records.bounds import numbers
 from benchmarks.records.cell import PARENT
 from benchmarks.records.plain import figure_text
@@ -151,13 +152,9 @@ def _seeds_told(comparison: Comparison) -> str:
 
 
 def _plain(comparison: Comparison) -> list[Row]:
-    """The rows of each method's plain variant, the one with the shortest name, that ran whole."""
-    plain: dict[str, str] = {}
-    for row in comparison.rows:
-        known = plain.get(row.cell.method, row.method)
-        plain[row.cell.method] = min(known, row.method, key=len)
-    rows = [row for row in comparison.rows if row.cell.method != PARENT]
-    return [row for row in rows if not row.lost and row.method == plain[row.cell.method]]
+    """The rows of each method's plain variant that ran whole."""
+    rows = [row for row in comparison.rows if row.cell.method != PARENT and not row.lost]
+    return [row for row in rows if is_plain(comparison, row)]
 
 
 def critical_difference(standing: Standing) -> Figure:

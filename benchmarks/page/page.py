@@ -68,7 +68,10 @@ TIMES = ("latency", "further_latency", "left_out", "footprint", "predicted_laten
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its heading, and the number or text of a row."""
+    """A column of the table: its heading, and the number or text of a row.
+
+    `told` stands in the place of the number, which the column is sorted by.
+    """
 
     heading: str
     value: Callable[[Comparison, Row], Estimate | str | None]
@@ -77,6 +80,7 @@ class Column:
     is_clear: Callable[[Comparison, Row], bool] = lambda comparison, row: False
     is_noise: Callable[[Row], bool] = lambda row: False
     control: Callable[[Comparison], Estimate | None] = lambda comparison: None
+    told: Callable[[Row], str] | None = None
 
 
 def write_page(
@@ -189,7 +193,9 @@ def _realised_column(heading: str, *, smallest: bool) -> Column:
 COLUMNS: tuple[Column, ...] = (
     Column("Network", lambda c, row: c.cell.model.title),
     Column("Method", lambda c, row: c.label(row)),
-    Column("Budget", lambda c, row: _one(float(row.cell.budget)), "g"),
+    Column(
+        "Budget", lambda c, row: _one(float(row.cell.budget)), "g", told=lambda row: row.budget
+    ),
     Column(
         "Top-1 %", lambda c, row: row.seeds if row.lost else row.mean(lambda r: r.top1.finetuned),
         ".1f", 100, control=lambda c: c.parent_top1,
@@ -230,6 +236,7 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:  # Any: what the t
             column.value(comparison, row),
             is_clear=column.is_clear(comparison, row),
             is_noise=column.is_noise(row),
+            told=column.told(row) if column.told else "",
         )
         for column in COLUMNS
     ]
@@ -270,7 +277,12 @@ def _device(comparison: Comparison) -> str:
 
 
 def _cell(
-    column: Column, found: Estimate | str | None, *, is_clear: bool = False, is_noise: bool = False
+    column: Column,
+    found: Estimate | str | None,
+    *,
+    is_clear: bool = False,
+    is_noise: bool = False,
+    told: str = "",
 ) -> dict[str, str | float | None]:
     """Text, and the number to sort by: empty where it is not known, none for a text."""
     is_noise = is_noise and found is not None
@@ -281,7 +293,7 @@ def _cell(
         return {"text": "–", "value": "", "classes": classes}
     is_main = column.heading in ("Top-1 %", "To uniform")
     form = found.with_interval if is_main else found.shown
-    text = form(column.pattern, column.scale) + (f" ({NOISE})" if is_noise else "")
+    text = told or form(column.pattern, column.scale) + (f" ({NOISE})" if is_noise else "")
     return {"text": text, "value": found.mean, "classes": classes}
 
 

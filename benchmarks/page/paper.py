@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -95,7 +94,7 @@ def write_paper(findings: Findings, folder: Path, methods: Collection[str] = ())
         if not rows:
             continue
         tables.append(paper_table(comparison, methods, name))
-        shown = replace(comparison, rows=tuple(rows))
+        shown = comparison.showing(rows)
         if any(row.ok for row in rows):
             paths = draw_for_paper(shown, folder, "" if len(named) == 1 else f"-{name}")
             figures += [_figure(path, comparison) for path in paths]

@@ -123,12 +123,14 @@ def report_leaderboard(console: Console, folders: Sequence[Path], results: Path)
         raise ValueError(
             f"one folder makes no leaderboard; for its report: zoo report --results {folders[0]}"
         )
-    records = {}
+    records, known = {}, dict[Path, Path]()
     for folder in folders:
-        name = str(folder)
-        if name in records:
-            raise ValueError(f"{name} is given twice; give every folder once")
-        records[name], unread = loaded_records(folder)
+        first = known.setdefault(folder.resolve(), folder)
+        if str(folder) in records:
+            raise ValueError(f"{folder} is given twice; give every folder once")
+        if first is not folder:
+            raise ValueError(f"{folder} is the folder {first}; give every folder once")
+        records[str(folder)], unread = loaded_records(folder)
         show_unread(console, unread)
     require_writable(results, "--results")
     text, page = write_leaderboard(records, results)

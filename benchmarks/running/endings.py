@@ -28,9 +28,14 @@ def tell_stop(stop: KeyboardInterrupt, console: Console) -> int:
 
 def tell_left(run: SuiteRun, console: Console) -> None:
     """Say what was not begun, or could not be timed."""
-    if run.left:
-        console.print(f"time is up: {counted(run.left, 'cell')} left, run again")
-    if run.untimed:
+    if run.is_over and (run.left or run.waiting or run.untimed):
+        parts = [f"{counted(run.left, 'cell')} left"] * bool(run.left)
+        if run.waiting:
+            parts.append(f"{counted(run.waiting, 'longer control')} when the cost is known")
+        if run.untimed:
+            parts.append(f"{counted(run.untimed, 'network')} not timed")
+        console.print(f"time is up: {', '.join(parts)}; run again")
+    elif run.untimed:
         console.print(f"not timed: {counted(run.untimed, 'network')}; zoo time tries again")
 
 

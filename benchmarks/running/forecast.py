@@ -1,8 +1,8 @@
 """What cells will cost, before they are run and without their data.
 
-Training can be known before: three times a network's MACs for every image and epoch. Searches,
-tests and timing cannot; where records of other seeds lie in the results folder, their seconds say
-what whole cells take.
+Training can be known before: three times a network's MACs for every image and epoch, and a
+teacher's once. Searches, methods' own finishes, tests and timing cannot; where records of other
+seeds lie in the results folder, their seconds say what whole cells take.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.records.cell import Cell, Schedule
+from benchmarks.records.cell import PARENT, REFERENCE, Cell, Schedule
 from benchmarks.records.files import current_records, read_folder
-from benchmarks.records.plain import counted, in_cell, in_markup
+from benchmarks.records.plain import asked_budget, counted, in_cell, in_markup
 from benchmarks.records.rates import MACS_PER_SECOND, hours, training_macs
 from benchmarks.records.record import Record
 from benchmarks.running.costs import rules_of
@@ -42,7 +42,8 @@ class NetworkCost:
         macs: of one image.
         cells: that start from it.
         parent_macs: of training its parents, forward and backward; trained ones cost nothing.
-        finetune_macs: of the last training of its cells, at their budgets.
+        finetune_macs: of the common finish of its cells, at their budgets, a teacher's passes among
+            it; what finishes of methods' own cost follows from what they hand on.
         floor: share of the MACs in the smallest legal subnet.
         inner_floor: the same if only channels inside blocks may go; 1 if blocks have none.
         unreachable: budgets below the smallest legal subnet.
@@ -95,7 +96,7 @@ def forecast_lines(
     """
     if not cells:
         return []
-    lines = _trainings(costs, cells[0].device, workers) if costs else []
+    lines = _trainings(cells, costs, workers) if costs else []
     unknown = {cell.data.name for cell in cells if outline(cell.data.name) is None}
     lines += [
         f"{name} is known from its files only, so what it costs is not counted."
@@ -105,8 +106,10 @@ def forecast_lines(
     return lines + [_floors(cost) for cost in costs]
 
 
-def _trainings(costs: Sequence[NetworkCost], device: str, workers: int) -> list[str]:
-    """What the trainings cost, and what they take at a stated rate."""
+def _trainings(cells: Sequence[Cell], costs: Sequence[NetworkCost], workers: int) -> list[str]:
+    """What the trainings cost, what they take at a stated rate, and what comes on top."""
+    device = cells[0].device
+    own = "methods' own finishes, " if any(map(_may_finish_its_own_way, cells)) else ""
     rate = MACS_PER_SECOND[device.partition(":")[0]] / 1e9
     macs = sum(cost.parent_macs + cost.finetune_macs for cost in costs)
     took = hours(macs, device, workers)
@@ -119,8 +122,8 @@ def _trainings(costs: Sequence[NetworkCost], device: str, workers: int) -> list[
     )
     return [
         f"Tera-MACs forward and backward: {parents} for parents, {tuned} for fine-tuning.",
-        f"At {rate:,g} GMACs a second: {_duration(took)} {where}. Searches, tests and timing come "
-        "on top; what they take cannot be known before.",
+        f"At {rate:,g} GMACs a second: {_duration(took)} {where}. Searches, {own}tests and timing "
+        "come on top; what they take cannot be known before.",
     ]
 
 
@@ -178,7 +181,12 @@ def _network_cost(
         cells=len(cells),
         parent_macs=sum(_training(cell.parent, cost.full_macs, known) for cell in missing),
         finetune_macs=sum(
-            _training(cell.last_training, _most_macs(cell, cost), known)
+            _training(
+                cell.last_training,
+                _most_macs(cell, cost),
+                known,
+                teacher_macs=cost.full_macs if cell.distill else 0,
+            )
             for cell in cells
             if not (cell.sample and cell.member is None)  # which scores, and trains nothing
         ),
@@ -192,10 +200,23 @@ def _network_cost(
     )
 
 
-def _training(schedule: Schedule, macs: int, known: Outline) -> int:
-    """MACs of a whole schedule; an epoch leaves out the images that fill no batch."""
-    images = known.num_train // schedule.batch_size * schedule.batch_size
-    return training_macs(macs, images * schedule.epochs)
+def _training(schedule: Schedule, macs: int, known: Outline, *, teacher_macs: int = 0) -> int:
+    """MACs of a whole schedule; an epoch leaves out the images that fill no batch.
+
+    Args:
+        schedule: epochs and images of a batch.
+        macs: of one image.
+        known: of the data.
+        teacher_macs: of a teacher's pass for one image, which goes forward only; 0 for none.
+    """
+    images = known.num_train // schedule.batch_size * schedule.batch_size * schedule.epochs
+    return training_macs(macs, images) + teacher_macs * images
+
+
+def _may_finish_its_own_way(cell: Cell) -> bool:
+    """Whether a second training follows if the method hands on weights or a loss."""
+    is_control = cell.method in (PARENT, REFERENCE)
+    return "own" in cell.finishes and not (is_control or cell.sample or cell.is_redrawn)
 
 
 def _most_macs(cell: Cell, cost: CostModel) -> int:
@@ -227,7 +248,7 @@ def _floors(cost: NetworkCost) -> str:
     if cost.inner_floor < 1:
         least += f", {100 * cost.inner_floor:.1f} % with the interfaces of blocks whole"
     if cost.unreachable:
-        least += f"; out of reach of all methods: {', '.join(f'{b:g}' for b in cost.unreachable)}"
+        least += f"; out of reach of all methods: {', '.join(map(asked_budget, cost.unreachable))}"
     return least + "."
 
 

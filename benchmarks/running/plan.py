@@ -287,13 +287,25 @@ def _epochs_for(macs: int, record: Record) -> int | None:
 
 
 def _jobs(suite: Suite, left_out: Collection[str]) -> list[Variant]:
-    """The methods and variants that a suite prunes with, their settings without defaults."""
+    """The methods and variants that a suite prunes with, their settings without defaults.
+
+    Raises:
+        ValueError: if two are alike, or the suite's settings leave it without its control.
+    """
     methods = _methods(suite)
-    if suite.budgets and suite.controls and REFERENCE not in methods:
+    has_control = bool(suite.budgets) and suite.controls
+    if has_control and REFERENCE not in methods:
         methods = (*methods, REFERENCE)
     wanted = (*(Variant(method=name) for name in methods), *suite.variants)
     ready = [variant for variant in wanted if variant.method not in left_out]
-    return _distinct([_without_defaults(variant, suite) for variant in ready])
+    jobs = _distinct([_without_defaults(variant, suite) for variant in ready])
+    if has_control and Variant(method=REFERENCE) not in jobs:
+        raise ValueError(
+            f"settings.{REFERENCE}: {REFERENCE!r} without settings is the control that gains are "
+            "against; give them to one of [[variants]], which is run beside it, or set "
+            "controls = false"
+        )
+    return jobs
 
 
 def _primary(

@@ -71,7 +71,7 @@ def check_suite(suite: Suite) -> None:
     Raises:
         SuiteFaults: with the places in the suite, and the ways out.
     """
-    given = suite.model_dump(exclude={"budgets", "seeds"})
+    given = suite.model_dump(exclude={"seeds"})
     if faults := [*name_faults(given), *_number_faults(suite)]:
         raise SuiteFaults("", faults)
 

@@ -81,6 +81,7 @@ class Outcomes(Counter[Status]):
         """Count what another plan came to, too."""
         self.update(more)
         self.unsettled += more.unsettled
+        self.deaths += more.deaths
 
 
 def run_plan(plan: Plan, job: Job, console: Console, machines: Machines | None = None) -> Outcomes:

@@ -25,12 +25,16 @@ class SuiteRun:
         outcomes: how many ended how.
         left: how many were not begun.
         untimed: pairs of networks that were to be timed and were not.
+        waiting: longer controls that need records of what was not begun.
+        is_over: whether the time was up in the end.
     """
 
     plan: Plan
     outcomes: Outcomes
     left: int
     untimed: int = 0
+    waiting: int = 0
+    is_over: bool = False
 
 
 def run_suite(
@@ -55,14 +59,19 @@ def run_suite(
     Raises:
         OSError, ValueError, ChildProcessError, KeyboardInterrupt: see `run_plan`.
     """
-    missing = len(plan.missing)
+    known = {cell.key for cell in plan.missing}
+    missing, waiting = len(known), 0
     outcomes = run_cells.run_plan(plan, job, console, machines)
-    if plan.waiting and not job.is_over:
+    if plan.waiting:
         plan = replan()
-        missing += len(plan.controls.missing)
-        outcomes.include(run_cells.run_plan(plan.controls, job, console, machines))
+        if job.is_over:  # told as left, not begun
+            missing += len({cell.key for cell in plan.controls.missing} - known)
+            waiting = plan.waiting
+        else:
+            missing += len(plan.controls.missing)
+            outcomes.include(run_cells.run_plan(plan.controls, job, console, machines))
     untimed = 0
-    if device is not None and not job.is_over:
+    if device is not None and (plan.done or outcomes):
         keys = {cell.key for cell in plan.cells}
         untimed = time_networks(job, console, machines, device=device, keys=keys)
-    return SuiteRun(plan, outcomes, missing - outcomes.total(), untimed)
+    return SuiteRun(plan, outcomes, missing - outcomes.total(), untimed, waiting, job.is_over)

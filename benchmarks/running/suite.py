@@ -33,6 +33,7 @@ from benchmarks.records.cell import (
     Start,
 )
 from benchmarks.records.contrast import Contrast
+from benchmarks.records.plain import asked_budget
 from benchmarks.records.runtime import Latency
 from benchmarks.records.strict import Many, Strict, explained, suggest
 from benchmarks.running.methods import Named
@@ -89,7 +90,8 @@ class Suite(Strict):
 
     `distill` names the common loss: cross-entropy, and the divergence from the parent's logits with
     that weight. `controls` are the parent fine-tuned like the pruned networks, uniform width, and
-    uniform width fine-tuned for as long as the dearest method searches and fine-tunes.
+    uniform width fine-tuned for as long as the dearest method searches and fine-tunes. With
+    other settings uniform width is one of the `variants`, and stands beside its control.
 
     `variants` are run beside the `methods`, at the same budgets; a `ranking` at none. `options` are
     those of `zoo run` that the suite is meant to be run with; they change no cell. `image_sizes`
@@ -213,11 +215,11 @@ class Suite(Strict):
                     f"budgets: {budget} is no keep ratio of the latency; give one up to 1, or "
                     "milliseconds with metric = 'latency_ms'"
                 )
-        known = {f"{budget:g}" for budget in self.budgets}
+        known = {asked_budget(budget) for budget in self.budgets}
         for contrast in self.primary:
             if contrast.budget not in self.budgets:
-                near = suggest(f"{contrast.budget:g}", known)
-                yield f"primary: no budget {contrast.budget:g} in the suite; {near}"
+                asked = asked_budget(contrast.budget)
+                yield f"primary: no budget {asked} in the suite; {suggest(asked, known)}"
         names = {model.name for model in self.models}
         for name in self.image_sizes:
             if name not in names:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from benchmarks.records.cell import REFERENCE, Model
 from benchmarks.records.strict import suggest
 
 __all__ = ["SuiteFaults", "name_faults"]
@@ -65,6 +66,8 @@ def _settings_faults(given: Given) -> Iterator[str]:
     run = set(_methods(given))
     variants = [*_variants(given, "variants"), *_variants(given.get("ranking"), "scorers")]
     run |= {name for name, _ in variants}
+    if given.get("budgets") and given.get("controls", True):
+        run.add(REFERENCE)  # which is planned unasked
     known = run & {*list_pruners(), *PROXIES}
     for name in shared:
         if name not in run:
@@ -100,7 +103,6 @@ def _names(error: ValueError, setting: str) -> bool:
 
 
 def _network_faults(given: Given) -> Iterator[str]:
-    from benchmarks.records.cell import Model
     from benchmarks.running.network import model_args
     from zoo.core.data.datasets import list_datasets
 

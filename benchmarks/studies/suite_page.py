@@ -45,12 +45,15 @@ by their content, count as left if `--data` is not given.)
 - `--dataset NAME --data PATH` puts another data set in the place of the suite's.
 
 **Costs.** Training a network counts three times its MACs for every image and epoch, in tera-MACs
-(T) below; a pruned network counts with all that its budget leaves. Time follows from a stated
-rate: 2 tera-MACs a second of a GPU, 25 giga-MACs a second of a core. Networks as small as those of
-`quick` and `fashion` are bound by overhead and stay far below the rate of a core, and searches,
-tests and timing come on top: plan several times as much. Methods that keep the interfaces of blocks
-whole (`bnp`, and `stagewise` where it keeps them) cannot go below the second of the two smallest
-subnets; at such budgets their records say *infeasible*, and so do the tables.
+(T) below; a pruned network counts with all that its budget leaves, and where it is fine-tuned with
+distillation the parent's forward passes count, too. Time follows from a stated rate: 2 tera-MACs a
+second of a GPU, 25 giga-MACs a second of a core. Networks as small as those of `quick` and
+`fashion` are bound by overhead and stay far below the rate of a core. Searches, tests and timing
+come on top, and so do finishes of methods' own: where a method hands on weights or a loss, each
+cell is fine-tuned a second time. The longer controls, whose length the records tell, are not
+counted either. Plan several times as much. Methods that keep the interfaces of blocks whole (`bnp`,
+and `stagewise` where it keeps them) cannot go below the second of the two smallest subnets; at such
+budgets their records say *infeasible*, and so do the tables.
 """
 
 

@@ -147,6 +147,17 @@ def test_what_was_named_before_and_what_holds_over_networks_is_told():
     assert '<td class="" data-value="">1 of 1 failed</td>' in page
 
 
+def test_a_budget_is_a_count_with_all_its_digits_and_sorts_as_a_number():
+    budgets = (0.3876, 41_234_567, 0.5)
+    page = build_page(
+        Findings.of(record(cell=cell("taylor", budget), size=None) for budget in budgets),
+        title="t",
+    )
+    for value, text in (("41234567.0", "41,234,567"), ("0.3876", "0.3876"), ("0.5", "0.5")):
+        assert f'data-value="{value}">{text}</td>' in page
+    assert "e+07<" not in page
+
+
 def test_nothing_is_fetched(page):
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert len(sources) > 20 and all(s.startswith(("data:", "#", "records/")) for s in sources)

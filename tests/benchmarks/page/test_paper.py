@@ -12,10 +12,12 @@ from rich.console import Console
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.findings import Findings
 from benchmarks.analysis.uncertainty import estimate
+from benchmarks.figures.accuracy import accuracy_against_macs
+from benchmarks.figures.style import look
 from benchmarks.page import paper
 from benchmarks.page.paper import asked_methods, write_paper
 from benchmarks.records.cell import Model, Origin
-from benchmarks.tables.paper_table import paper_table, tex_number
+from benchmarks.tables.paper_table import chosen_rows, paper_table, tex_number
 from benchmarks.tables.tables import to_markdown
 from benchmarks.tables.terminal import terminal_table
 from tests.benchmarks.fabricate import cell, record
@@ -158,7 +160,7 @@ def test_an_own_method_is_chosen_and_labelled_by_its_class(tmp_path):
     assert shown and not any("my_pruner.py:MyPruner" in rows for rows in shown)
 
 
-def drawn_legends(folder, records):
+def drawn_legends(folder, records, methods=()):
     """The texts of the legends below all figures for a paper."""
     found = []
 
@@ -169,7 +171,7 @@ def drawn_legends(folder, records):
         patch.setattr("matplotlib.figure.Figure.savefig", kept)
         patch.setattr(paper, "_figure", lambda *_: "")
         with contextlib.suppress(OSError):  # no file is drawn
-            write_paper(Findings.of(records), folder)
+            write_paper(Findings.of(records), folder, methods)
     return found
 
 
@@ -215,6 +217,56 @@ def test_figures_show_the_chosen_methods_only(tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "draw_for_paper", lambda shown, *_: drawn.append(shown) or [])
     write_paper(Findings.of(results()), tmp_path, ["taylor", "uniform"])
     assert {row.cell.method for shown in drawn for row in shown.rows} == {"taylor", "uniform"}
+
+
+def with_variants():
+    """The same with a longer control, two variants of `taylor`, and a parent that only one has."""
+    longer = [record(cell=cell(seed=seed, longer=9), top1=0.75) for seed in (0, 1, 2)]
+    variants = [record(cell=cell("taylor", settings={"n": n}), top1=0.7) for n in (1, 2)]
+    alone = record("fpgm", 0.5, 3)
+    elsewhere = alone.model_copy(update={"top1": alone.top1.model_copy(update={"parent": 0.5})})
+    return [*results(), *longer, *variants, elsewhere]
+
+
+def test_a_chosen_variant_keeps_its_name_and_the_numbers_of_the_whole_table_in_figures():
+    (whole,) = compare(with_variants())
+    for name in ("uniform (fine-tuned=longer)", "taylor (n=1)"):
+        shown = whole.showing(chosen_rows(whole, [name]))
+        assert [shown.label(row) for row in shown.rows] == [name]
+        assert shown.parent_top1 == whole.parent_top1 and len(whole.parent_top1.values) == 4
+        assert shown.control(smallest=True) == whole.control(smallest=True)
+        assert shown.heading == whole.heading
+    some = whole.showing(chosen_rows(whole, ["taylor"]))
+    assert len(some.rows) == 4 < len(whole.rows)
+    for row in some.rows:
+        assert some.p_value(row) == whole.p_value(row)
+        assert some.detectable(row) == whole.detectable(row)
+    counts = [record(cell=cell("uniform", 0.5, metric="params")), *results()]
+    several = next(c for c in compare(counts) if len(c.rows) > 1)
+    part = several.showing(chosen_rows(several, ["taylor"]))
+    assert [*map(part.told_budget, part.rows)] == [*map(several.told_budget, part.rows)]
+
+
+def test_figures_of_a_variant_alone_draw_it_as_one_and_name_no_plain_method(tmp_path):
+    legends = drawn_legends(tmp_path, with_variants(), ["uniform (fine-tuned=longer)"])
+    assert legends and not any("uniform" in texts for texts in legends)
+    assert any("uniform, fine-tuned longer" in texts for texts in legends)
+    legends = drawn_legends(tmp_path, with_variants(), ["taylor (n=1)", "fpgm"])
+    assert any({"taylor (n=1)", "fpgm"} <= {*texts} for texts in legends)
+    assert not any("taylor" in texts for texts in legends)
+    (whole,) = compare(with_variants())
+    for name, is_hollow in (("taylor (n=1)", True), ("fpgm", False)):
+        (axis,) = accuracy_against_macs([whole.showing(chosen_rows(whole, [name]))]).axes
+        lines = [line for line in axis.get_lines() if line.get_marker() == look(name.split()[0])[1]]
+        assert [line.get_markerfacecolor() == "none" for line in lines] == [is_hollow]
+
+
+def test_a_figure_is_left_out_for_which_the_chosen_rows_have_nothing(tmp_path):
+    bare = record("l1_norm", 0.5, latency=(), groups=())
+    assert not bare.groups and not bare.latency
+    write_paper(Findings.of([*results(), bare]), tmp_path, ["l1_norm"])
+    drawn = {path.stem for path in tmp_path.glob("*.pdf")}
+    assert drawn == {"accuracy_macs", "accuracy_cost", "accuracy_params", "training_cost"}
 
 
 def test_comparisons_have_files_and_labels_of_their_own(tmp_path):

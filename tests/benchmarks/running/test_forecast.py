@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,38 @@ def test_parents_cost_to_the_mac_what_records_metered_and_pruned_networks_no_mor
         assert cost.parent_macs == each.spent["baseline"].macs
         spent = each.spent["finetune"].macs
         assert spent <= cost.finetune_macs < 1.05 * spent
+
+
+def test_a_teacher_s_passes_count_with_the_tuning_as_records_metered_them():
+    records = load_records(ROOT / "results/fashion-teachers/records")
+    taught = [r for r in records if r.cell.seed == 0 and r.status == "ok"]
+    assert taught and all(r.cell.distill for r in taught)
+    for each in taught:
+        (cost,) = forecast([each.cell])
+        spent = each.spent["finetune"].macs
+        assert spent <= cost.finetune_macs < 1.05 * spent
+    plain = taught[0].cell.model_copy(update={"distill": 0.0})
+    (cost,), (with_teacher,) = forecast([plain]), forecast([taught[0].cell])
+    images = taught[0].spent["finetune"].images
+    assert with_teacher.finetune_macs - cost.finetune_macs == images * cost.macs
+    assert with_teacher.parent_macs == cost.parent_macs
+
+
+@pytest.mark.parametrize(
+    ("changes", "has_own"),
+    [
+        ({}, True),
+        ({"finishes": ("common",)}, False),
+        ({"method": "uniform"}, False),
+        ({"method": "parent", "budget": 1.0}, False),
+        ({"start": "scratch"}, False),
+    ],
+)
+def test_what_cannot_be_known_before_is_named_and_own_finishes_where_there_may_be(changes, has_own):
+    asked = SMALL.model_copy(update={"method": "bnp", **changes})
+    (line,) = [s for s in forecast_lines([asked], forecast([asked]), 1) if "on top" in s]
+    own = "methods' own finishes, " if has_own else ""
+    assert f"Searches, {own}tests and timing come on top" in line
 
 
 def test_a_parent_counts_once_and_one_that_is_there_costs_nothing(tmp_path):
@@ -66,6 +99,9 @@ def test_budgets_out_of_reach_are_told_and_those_above_the_parent_refused():
     assert "out of reach of all methods: 0.001" in forecast_lines([low], [cost], 1)[-1]
     with pytest.raises(ValueError, match="above the parent's"):
         forecast([high])
+    count = SMALL.model_copy(update={"budget": 1})
+    bare = dataclasses.replace(cost, unreachable=(1_234_567,))
+    assert "out of reach of all methods: 1,234,567." in forecast_lines([count], [bare], 1)[-1]
 
 
 def test_imagenet_is_counted_without_its_files_and_without_published_weights(monkeypatch):

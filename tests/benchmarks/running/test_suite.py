@@ -100,6 +100,7 @@ def test_a_file_is_read_by_its_path(tmp_path):
         ("[rules]\ndivisr = 8", "rules: unknown key 'divisr'; did you mean divisor"),
         ("[[variants]]\nsettings = {}", "variants.0.method: Field required"),
         ("primary = [{method = 'bnp', budget = 0.4}]", "no budget 0.4 in .*; did you mean 0.5"),
+        ("primary = [{method = 'bnp', budget = 41234567}]", "no budget 41,234,567 in "),
         ("primary = [{method = 'bnp', budgt = 0.5}]", "unknown key 'budgt'; did you mean budget"),
         (
             f"primary = [{', '.join(2 * ['{method = 1}'])}]".replace("1", "'bnp', budget = 0.5"),
@@ -326,6 +327,37 @@ def test_variants_take_the_settings_of_the_suite_for_their_method(tmp_path):
     found = [(c.method, c.settings) for c in plan.cells]
     exact = {"solver": "exact", "steps": 5}
     assert found == [("uniform", {}), ("bnp", {"steps": 7}), ("bnp", exact)]
+
+
+FIRST = '[settings.uniform]\nchannels = "first"\n'
+FIRST_ONES = {"channels": "first"}
+
+
+@pytest.mark.parametrize("methods", ["['taylor']", "['uniform', 'taylor']"])
+def test_settings_never_replace_the_control_that_gains_are_against(tmp_path, methods):
+    text = MINIMAL.replace("controls = false", f"methods = {methods}\n")
+    with pytest.raises(ValueError, match=r"settings\.uniform: .*; give them to .*\[\[variants\]\]"):
+        plan_suite("mine", read(tmp_path, text + FIRST), tmp_path)
+    unchanged = read(tmp_path, text + FIRST.replace("first", "l1"))
+    beside = '[[variants]]\nmethod = "uniform"\nsettings = {channels = "first"}\n'
+    for suite, settings in ((unchanged, [{}]), (read(tmp_path, text + beside), [{}, FIRST_ONES])):
+        cells = plan_suite("mine", suite, tmp_path).cells
+        found = [cell.settings for cell in cells if cell.method == "uniform"]
+        assert sorted(found, key=len) == settings
+
+
+def test_where_no_control_is_planned_uniform_takes_settings_or_has_none(tmp_path):
+    alone = read(tmp_path, MINIMAL + "methods = ['uniform']\n" + FIRST)
+    (cell,) = plan_suite("mine", alone, tmp_path).cells
+    assert cell.settings == FIRST_ONES
+    for text in (
+        MINIMAL + "methods = ['taylor']\n" + FIRST,
+        MINIMAL.replace("budgets = [0.5]", "methods = []").replace("false", "true")
+        + RANKING
+        + FIRST,
+    ):
+        with pytest.raises(ValueError, match="settings for 'uniform', which the suite does not"):
+            plan_suite("mine", read(tmp_path, text), tmp_path)
 
 
 def test_a_suite_runs_on_another_data_set_whole(tmp_path):

@@ -1,5 +1,6 @@
 """The leaderboard: which rows share a board, their order, and where each comes from."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -146,6 +147,11 @@ def test_report_of_folders_reads_each_once(tmp_path: Path) -> None:
     assert "Abacus 4000" in (tmp_path / "out" / "leaderboard.md").read_text("utf-8")
     with pytest.raises(ValueError, match="given twice"):
         report_leaderboard(console, [*folders, tmp_path / "a"], tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for again in (tmp_path / "b" / ".." / "a", tmp_path / "link"):
+        told = f"{again} is the folder {folders[0]}; give every folder once"
+        with pytest.raises(ValueError, match=re.escape(told)):
+            report_leaderboard(console, [*folders, again], tmp_path / "out")
     with pytest.raises(ValueError, match="one folder makes no leaderboard"):
         report_leaderboard(console, folders[:1], tmp_path / "out")
     with pytest.raises(ValueError, match="no records in"):
