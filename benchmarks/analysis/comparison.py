@@ -252,6 +252,10 @@ class Comparison:
         """One record of each timing, see `Row.timed`; rows may share a network, too."""
         return _once(self.ok)
 
+    def holds_any(self, keys: Collection[str]) -> bool:
+        """Whether a record is of one of some cells, which are named by their keys."""
+        return any(record.cell.key in keys for row in self.rows for record in row.records)
+
     def control(self, smallest: bool) -> Estimate | None:
         """Speed-up of the parent over itself, one value for each timing: the noise floor."""
         return _mean(self.timed, lambda record: control_speedup(record, smallest))

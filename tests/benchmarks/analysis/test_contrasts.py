@@ -81,6 +81,53 @@ def test_what_another_folder_of_images_has_begun_is_a_test():
     assert [each.p_value for each in found] == pytest.approx([2 * raw, 1.0])
 
 
+def planned(*names):
+    """The contrast as the records carry it of a suite that runs these networks."""
+    return NAMED.model_copy(update={"networks": tuple(f"{name} on digits" for name in names)})
+
+
+def test_planned_networks_without_a_record_count_and_no_second_time_once_they_have_one():
+    raw = ttest_rel(TAYLOR, UNIFORM).pvalue
+    asked = (planned("tiny_net", "other", "third"),)
+    (found,) = primary_contrasts(compare(run(primary=asked)))
+    assert found.p_value == pytest.approx(3 * raw) and found.family == 3
+    assert found.detectable == estimate(np.subtract(TAYLOR, UNIFORM)).detectable(0.05 / 3)
+    begun = run(model="other", primary=asked)[:1]
+    found = primary_contrasts(compare([*run(primary=asked), *begun]))
+    assert {each.family for each in found} == {3}
+    there = [each for name in ("other", "third") for each in run(model=name, primary=asked)]
+    found = primary_contrasts(compare([*run(primary=asked), *there]))
+    assert [each.p_value for each in found] == pytest.approx([3 * raw] * 3)
+
+
+def test_records_of_one_suite_ask_the_same_whether_they_say_what_was_planned_or_not():
+    """Those of an earlier release do not, and a folder may hold both."""
+    raw = ttest_rel(TAYLOR, UNIFORM).pvalue
+    for old, new in ((run()[:2], run(primary=(planned("tiny_net", "other"),))[2:]),
+                     (run()[2:], run(primary=(planned("tiny_net", "other"),))[:2])):  # fmt: skip
+        (found,) = primary_contrasts(compare([*old, *new]))
+        assert not found.problem and found.p_value == pytest.approx(2 * raw)
+    # A network that was added to the suite since makes no other question of it.
+    more = run(primary=(planned("tiny_net", "other", "third"),))[2:]
+    (found,) = primary_contrasts(compare([*run(primary=(planned("tiny_net", "other"),))[:2], *more]))
+    assert not found.problem and found.family == 3
+
+
+def test_two_networks_of_one_name_that_are_planned_count_twice():
+    asked = (planned("tiny_net", "tiny_net"),)
+    (found,) = primary_contrasts(compare(run(primary=asked)))
+    assert found.family == 2
+
+
+def test_contrasts_that_are_shown_alone_are_tested_with_all_others():
+    records = [*run(), *run(model="other", taylor=UNIFORM)]
+    keys = {each.cell.key for each in run()}
+    (found,) = primary_contrasts(compare(records), keys)
+    assert found.title == "tiny_net on digits" and found.family == 2
+    assert found in primary_contrasts(compare(records))
+    assert primary_contrasts(compare(records), set()) == []
+
+
 def test_runs_that_were_repeated_once_the_question_was_known_confirm_nothing():
     first = [each.model_copy(update={"id": f"{each.id}-a"}) for each in run(primary=())]
     again = [
