@@ -147,7 +147,7 @@ def test_a_budget_of_many_channels_or_weights_is_told_with_all_its_digits():
     moved = [each.model_copy(update={"cell": each.cell.model_copy(update=at)})
              for each in run(primary=(named,))]  # fmt: skip
     (line, _) = contrast_lines(compare(moved))
-    assert "taylor against uniform at 1,234,567 of params" in line
+    assert "taylor against uniform at 1,234,567 params, " in line
 
 
 def test_records_that_carry_none_have_none():
