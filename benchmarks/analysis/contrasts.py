@@ -3,8 +3,8 @@
 A contrast is confirmatory only if all records of its two sides carry it, seeds and all, those that
 were replaced since among them, and if all of these seeds ended; else it was named or changed after
 the first results, or is not finished. Each is tried on every network and data set, and Holm's
-correction goes over them all: it counts once on each, finished, begun or only planned, and again
-where another processor's seeds finish it, too. Reads records and nothing else.
+correction goes over them all: it counts once on each and under each recipe, finished, begun or only
+planned, and again where another processor's seeds finish it, too. Reads records and nothing else.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def primary_contrasts(
     """
     each_once = distinct(comparisons)
     asked = [(each, primary) for each in each_once for primary in named_contrasts(each)]
-    found = [((each.network, each.cell.distill), _confirmed(each, p)) for each, p in asked]
+    found = [(each.cell.setting, _confirmed(each, primary)) for each, primary in asked]
     family = _family(found)
     tests = [found[place][1] for place in family]
     p_values = [each.gain.p_value if each.gain and not each.problem else None for each in tests]
@@ -81,12 +81,12 @@ def primary_contrasts(
     ]
 
 
-def _family(found: Sequence[tuple[Hashable, Confirmed]]) -> list[int]:
-    """Places of the contrasts that Holm's correction counts, of those with their networks.
+def _family(found: Sequence[tuple[str, Confirmed]]) -> list[int]:
+    """Places of the contrasts that Holm's correction counts, of those with their settings.
 
     What another processor has only begun is no further test.
     """
-    asked = [(network, each.primary) for network, each in found]
+    asked = [(setting, each.primary) for setting, each in found]
     is_whole = [not each.problem for _, each in found]
     whole = [key for key, is_tested in zip(asked, is_whole, strict=True) if is_tested]
     return [

@@ -150,7 +150,7 @@ class Data(Strict):
 
 
 def network_name(model: Model, data: Data) -> str:
-    """A network with its data, these by content and size, as a suite plans them and cells hold them.
+    """A network with its data, these by content and size, in a suite as in its cells.
 
     Left out are arguments, weights and numbers of images: two networks may share a name.
     """

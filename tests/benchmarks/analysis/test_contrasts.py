@@ -7,7 +7,7 @@ from scipy.stats import ttest_rel
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.contrasts import primary_contrasts
 from benchmarks.analysis.uncertainty import estimate
-from benchmarks.records.cell import Data, Model
+from benchmarks.records.cell import Data, Model, Schedule
 from benchmarks.records.contrast import Contrast, Primary
 from benchmarks.tables.contrast_lines import NONE, OTHERS, contrast_lines
 from benchmarks.tables.tables import to_latex, to_markdown, to_short_markdown
@@ -108,8 +108,9 @@ def test_records_of_one_suite_ask_the_same_whether_they_say_what_was_planned_or_
         (found,) = primary_contrasts(compare([*old, *new]))
         assert not found.problem and found.p_value == pytest.approx(2 * raw)
     # A network that was added to the suite since makes no other question of it.
+    first = run(primary=(planned("tiny_net", "other"),))[:2]
     more = run(primary=(planned("tiny_net", "other", "third"),))[2:]
-    (found,) = primary_contrasts(compare([*run(primary=(planned("tiny_net", "other"),))[:2], *more]))
+    (found,) = primary_contrasts(compare([*first, *more]))
     assert not found.problem and found.family == 3
 
 
@@ -126,6 +127,27 @@ def test_contrasts_that_are_shown_alone_are_tested_with_all_others():
     assert found.title == "tiny_net on digits" and found.family == 2
     assert found in primary_contrasts(compare(records))
     assert primary_contrasts(compare(records), set()) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": Data(name="digits", image_size=32)},
+        {"model": Model(name="tiny_net", args={"drop_rate": 0.5})},
+        {"finetune": Schedule(epochs=9)},
+        {"distill": 1.0},
+    ],
+)
+def test_what_is_begun_of_another_comparison_is_a_test_as_that_of_another_network_is(other):
+    begun = [each for each in run() if each.cell.seed < 2]
+    moved = [each.cell.model_copy(update=other) for each in begun]
+    there = [r.model_copy(update={"cell": c}) for r, c in zip(begun, moved, strict=True)]
+    found = primary_contrasts(compare([*run(), *there]))
+    raw = ttest_rel(TAYLOR, UNIFORM).pvalue
+    assert sorted(each.p_value for each in found) == pytest.approx([2 * raw, 1.0])
+    # What another processor has begun of both is in neither family.
+    again = primary_contrasts(compare([*run(), *there, *on_gpu(begun), *on_gpu(there)]))
+    assert {each.family for each in again} == {2}
 
 
 def test_runs_that_were_repeated_once_the_question_was_known_confirm_nothing():

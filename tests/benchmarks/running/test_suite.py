@@ -233,7 +233,7 @@ def test_a_primary_contrast_changes_no_cell_and_is_planned_with_the_settings_of_
 
 def test_a_contrast_is_planned_on_all_networks_whichever_are_run_now(tmp_path):
     models = MINIMAL.replace('[{name = "resnet18"}]', '[{name = "resnet18"}, {name = "resnet10t"}]')
-    sized = 'image_sizes = {resnet10t = 16}\n'
+    sized = "image_sizes = {resnet10t = 16}\n"
     suite = read(tmp_path, sized + models + CONTRAST)
     whole, part = (plan_suite("mine", suite, models=names) for names in ((), ["resnet10t"]))
     assert {cell.model.name for cell in part.cells} == {"resnet10t"}
