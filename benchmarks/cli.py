@@ -198,11 +198,13 @@ def run(
 
     _require_device(device, is_used=not dry_run and engine == "local", count=gpus or 1)
     console = Console(emoji=False)
-    asked = load_suite(suite).changed(dataset=dataset, seeds=seeds, models=model or ())
+    whole, models = load_suite(suite).changed(dataset=dataset, seeds=seeds), model or ()
+    asked = whole.changed(models=models)
     job = Job(results, data, download, until=_until(minutes), track=track)
     chosen = machines(engine, device, job.cache, gpus=gpus, per_gpu=per_gpu, workers=workers)
     kind = device.partition(":")[0]  # which GPU, is told to the worker alone
-    planned = partial(plan_suite, suite, asked, job.records, kind, data, methods=method or ())
+    plan_now = partial(plan_suite, methods=method or (), models=models)
+    planned = partial(plan_now, suite, whole, job.records, kind, data)
     plan = planned()
     job = job.with_weights(asked.models).with_methods(asked.named_methods)
     show_unread(console, plan.unread)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from benchmarks.analysis.apart import NO_WORDS, Words, network_of, taught, words_apart
 from benchmarks.analysis.names import (
     method_name,
     settings_of,
@@ -158,8 +159,7 @@ class Comparison:
         cell: one of the cells.
         hardware: that timed the networks, or else trained them, with its fingerprint if it has one.
         rows: one for each method and budget.
-        has_other_data: whether another one has data of the same name, but not the same.
-        has_other_protocol: whether one of the same title is of another protocol.
+        words: what its title says to tell it from others of the same names.
         has_other_trainer: whether another processor trained a comparison of the same title, too.
         has_other_timer: whether other hardware timed one of the same title and training.
         among: all rows where `rows` are only those shown, so that names, tests and the parent are
@@ -169,8 +169,7 @@ class Comparison:
     cell: Cell
     hardware: str
     rows: tuple[Row, ...]
-    has_other_data: bool = False
-    has_other_protocol: bool = False
+    words: Words = NO_WORDS
     has_other_trainer: bool = False
     has_other_timer: bool = False
     among: tuple[Row, ...] = ()
@@ -185,19 +184,25 @@ class Comparison:
         return replace(self, rows=tuple(rows), among=self.all_rows)
 
     @property
-    def network(self) -> tuple[str, ...]:
-        """Names the network with its data, these by content: what is drawn as one cluster."""
-        data = self.cell.data
-        return self.cell.model.title, data.name, data.digest or ""
+    def network(self) -> tuple[Hashable, ...]:
+        """Names the network with its data by content: what is drawn as one cluster."""
+        return network_of(self.cell)
+
+    @property
+    def model_title(self) -> str:
+        """The network, told from others of the same name."""
+        return f"{self.cell.model.title}{self.words.model}"
+
+    @property
+    def data_title(self) -> str:
+        """The data, whether the common loss has a teacher, and what else tells it apart."""
+        words = self.words
+        return f"{self.cell.data.name}{words.data}{taught(self.cell)}{words.recipe}"
 
     @property
     def title(self) -> str:
-        """Network and data, whether the common loss has a teacher, and what else tells it apart."""
-        data = self.cell.data
-        content = f" {data.digest or 'of unknown content'}" if self.has_other_data else ""
-        taught = " with distillation" if self.cell.distill else ""
-        rules = f", protocol {self.cell.protocol}" if self.has_other_protocol else ""
-        return f"{self.cell.model.title} on {data.name}{content}{taught}{rules}"
+        """Network and data, with what tells it from other comparisons."""
+        return f"{self.model_title} on {self.data_title}"
 
     @property
     def trained_on(self) -> str:
@@ -263,6 +268,10 @@ class Comparison:
     def timed(self) -> tuple[Record, ...]:
         """One record of each timing, see `Row.timed`; rows may share a network, too."""
         return _once(self.ok)
+
+    def holds_any(self, keys: Collection[str]) -> bool:
+        """Whether a record is of one of some cells, which are named by their keys."""
+        return any(record.cell.key in keys for row in self.rows for record in row.records)
 
     def control(self, smallest: bool) -> Estimate | None:
         """Speed-up of the parent over itself, one value for each timing: the noise floor."""
@@ -367,10 +376,8 @@ def _comparison(records: Sequence[Record], earlier: Mapping[str, Sequence[Record
 
 def _told_apart(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The same, each knowing what its heading must name to tell it from the others."""
-    several = _several(comparisons, lambda each: each.network[:2], lambda each: each.network)
-    found = [replace(e, has_other_data=e.network[:2] in several) for e in comparisons]
-    several = _several(found, lambda each: each.title, lambda each: each.cell.protocol)
-    found = [replace(e, has_other_protocol=e.title in several) for e in found]
+    words = words_apart([each.cell for each in comparisons], taught)
+    found = [replace(e, words=mine) for e, mine in zip(comparisons, words, strict=True)]
     several = _several(found, lambda each: each.title, lambda each: each.trained_on)
     found = [replace(e, has_other_trainer=e.title in several) for e in found]
     several = _several(found, lambda e: (e.title, e.trained_on), lambda each: each.hardware)

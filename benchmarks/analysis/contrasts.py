@@ -3,18 +3,20 @@
 A contrast is confirmatory only if all records of its two sides carry it, seeds and all, those that
 were replaced since among them, and if all of these seeds ended; else it was named or changed after
 the first results, or is not finished. Each is tried on every network and data set, and Holm's
-correction goes over them all: it counts once on each, finished or not, and again where another
-processor's seeds finish it, too. Reads records and nothing else.
+correction goes over them all: it counts once on each and under each recipe, finished, begun or only
+planned, and again where another processor's seeds finish it, too. Reads records and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.uncertainty import ERROR, Estimate, holm, paired
+from benchmarks.records.cell import network_name
 from benchmarks.records.contrast import Arm, Primary
 from benchmarks.records.plain import counted
 from benchmarks.records.record import Record
@@ -29,7 +31,7 @@ class Confirmed:
     Attributes:
         title: network and data, and what trained it where several did.
         sides: names of the method and of what it is compared with, as in the comparison's table.
-        primary: what was asked.
+        primary: what was asked, see `benchmarks.records.contrast.Primary.question`.
         gain: difference of final accuracies, paired by seed; None if it cannot be told.
         problem: why it is not confirmatory or cannot be told; empty if it is and can.
         p_value: Holm-corrected over all primary contrasts; 1 if there is no test.
@@ -55,31 +57,36 @@ class Confirmed:
         return self.gain.detectable(ERROR / self.family) if self.gain else None
 
 
-def primary_contrasts(comparisons: Iterable[Comparison]) -> list[Confirmed]:
-    """Every contrast that a record carries, in the order of the comparisons."""
-    found = [
-        ((comparison.network, comparison.cell.distill), _confirmed(comparison, primary))
-        for comparison in distinct(comparisons)
-        for primary in named_contrasts(comparison)
-    ]
+def primary_contrasts(
+    comparisons: Iterable[Comparison], shown_keys: Collection[str] | None = None
+) -> list[Confirmed]:
+    """The contrasts that records carry, in the order of the comparisons.
+
+    Args:
+        comparisons: all of a folder, since the correction counts all of their contrasts.
+        shown_keys: of the cells of whose comparisons the contrasts come back; None for all.
+    """
+    each_once = distinct(comparisons)
+    asked = [(each, primary) for each in each_once for primary in named_contrasts(each)]
+    found = [(each.cell.setting, _confirmed(each, primary)) for each, primary in asked]
     family = _family(found)
     tests = [found[place][1] for place in family]
-    p_values = holm(
-        [each.gain.p_value if each.gain and not each.problem else None for each in tests]
-    )
-    corrected = dict(zip(family, p_values, strict=True))
+    p_values = [each.gain.p_value if each.gain and not each.problem else None for each in tests]
+    unrecorded = _unrecorded(each_once)
+    corrected = dict(zip(family, holm([*p_values, *[None] * unrecorded]), strict=False))
     return [
-        replace(each, p_value=corrected.get(place, 1.0), family=len(family))
+        replace(each, p_value=corrected.get(place, 1.0), family=len(family) + unrecorded)
         for place, (_, each) in enumerate(found)
+        if shown_keys is None or asked[place][0].holds_any(shown_keys)
     ]
 
 
-def _family(found: Sequence[tuple[Hashable, Confirmed]]) -> list[int]:
-    """Places of the contrasts that Holm's correction counts, of those with their networks.
+def _family(found: Sequence[tuple[str, Confirmed]]) -> list[int]:
+    """Places of the contrasts that Holm's correction counts, of those with their settings.
 
     What another processor has only begun is no further test.
     """
-    asked = [(network, each.primary) for network, each in found]
+    asked = [(setting, each.primary) for setting, each in found]
     is_whole = [not each.problem for _, each in found]
     whole = [key for key, is_tested in zip(asked, is_whole, strict=True) if is_tested]
     return [
@@ -89,13 +96,41 @@ def _family(found: Sequence[tuple[Hashable, Confirmed]]) -> list[int]:
     ]
 
 
+def _unrecorded(comparisons: Iterable[Comparison]) -> int:
+    """How often contrasts were planned on a network and data set that has no record yet.
+
+    Each counts once under the recipe of the records that tell of the plan.
+    """
+    planned: dict[Hashable, Counter[str]] = {}
+    recorded: dict[Hashable, dict[str, str]] = {}  # names by setting
+    for comparison in comparisons:
+        cell = comparison.cell
+        for primary in _carried(comparison):
+            asked = cell.recipe, primary.question.model_dump_json()
+            planned[asked] = planned.get(asked, Counter()) | Counter(primary.networks)
+            name = network_name(cell.model, cell.data)
+            recorded.setdefault(asked, {})[cell.setting] = name
+    return sum(
+        (names - Counter(recorded[asked].values())).total() for asked, names in planned.items()
+    )
+
+
 def named_contrasts(comparison: Comparison) -> list[Primary]:
-    """Contrasts that any record of a comparison carries, each once."""
+    """Contrasts that any record of a comparison carries, each once and without networks."""
     named: list[Primary] = []
+    for primary in _carried(comparison):
+        if primary.question not in named:
+            named.append(primary.question)
+    return named
+
+
+def _carried(comparison: Comparison) -> list[Primary]:
+    """The same with the networks, once for each plan."""
+    carried: list[Primary] = []
     for row in comparison.rows:
         for record in row.records:
-            named += [primary for primary in record.primary if primary not in named]
-    return named
+            carried += [primary for primary in record.primary if primary not in carried]
+    return carried
 
 
 def _confirmed(comparison: Comparison, primary: Primary) -> Confirmed:
@@ -125,7 +160,7 @@ def _row(comparison: Comparison, primary: Primary, arm: Arm) -> Row | None:
 def _problem(comparison: Comparison, primary: Primary, rows: list[Row]) -> str:
     """Why the rows do not confirm anything; empty if they do."""
     records: list[Record] = [r for row in rows for r in (*row.records, *row.earlier)]
-    others = sum(primary not in record.primary for record in records)
+    others = sum(primary not in [p.question for p in record.primary] for record in records)
     if others:
         return (
             f"not named like this when {others} of its {counted(len(records), 'record')} came about"

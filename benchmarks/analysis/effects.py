@@ -123,11 +123,11 @@ def cluster_interval(clusters: Sequence[Sequence[float]]) -> tuple[float, float]
 
 def _effect(name: str, rows: Sequence[tuple[Comparison, Row]]) -> Effect | None:
     """The effect of one method from its rows and the comparisons that they are of."""
-    trained_alike: dict[tuple[tuple[str, ...], str, str], list[Row]] = {}  # whatever timed them
+    trained_alike: dict[tuple[Hashable, str, str], list[Row]] = {}  # whatever timed them
     for comparison, row in rows:
         place = (comparison.network, comparison.cell.comparison, comparison.trained_on)
         trained_alike.setdefault(place, []).append(row)
-    clusters: dict[tuple[str, ...], list[float]] = {}
+    clusters: dict[Hashable, list[float]] = {}
     tasks = left_out = 0
     for (network, *_), found in trained_alike.items():
         gains: dict[tuple[str, float], dict[int, float]] = {}

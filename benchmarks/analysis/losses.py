@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from benchmarks.analysis.apart import NO_WORDS, Words, taught
 from benchmarks.analysis.comparison import DECIDING, one_a_seed, spent_macs, timing_of
 from benchmarks.analysis.names import method_name
 from benchmarks.records.plain import told_budget
@@ -60,22 +61,25 @@ class Pair:
         base: what to compare with.
         new: what to judge.
         copies: the same, once for each device that both sides have, with the times measured there.
+        words: what tells its network, data and recipe from others of the same names.
     """
 
     base: Record
     new: Record
     copies: tuple[Pair, ...] = ()
+    words: Words = NO_WORDS
 
     @property
     def task(self) -> str:
-        """Network, data and budget."""
+        """Network, data, recipe and budget."""
         cell = self.base.cell
-        return f"{self.network} at {told_budget(cell.budget, cell.metric)}"
+        recipe = f"{taught(cell)}{self.words.recipe}"
+        return f"{self.network}{recipe} at {told_budget(cell.budget, cell.metric)}"
 
     @property
     def network(self) -> str:
         """Network and data."""
-        return f"{self.base.cell.model.title} on {self.base.cell.data.name}"
+        return self.words.network(self.base.cell)
 
     @property
     def method(self) -> str:

@@ -8,12 +8,13 @@ seed's training alone says of the mean of the others. Reads records and nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
 import numpy as np
 
+from benchmarks.analysis.apart import NO_WORDS, Words, words_apart
 from benchmarks.analysis.comparison import Row, spent_macs, spent_seconds
 from benchmarks.analysis.names import short_name
 from benchmarks.analysis.uncertainty import mean_accuracies
@@ -87,6 +88,7 @@ class Ranking:
         alone_seconds: the same in seconds.
         scorers: methods and proxies that scored it in every seed.
         lost: those that failed in some seeds or in all.
+        words: what its title says to tell it from others of the same names.
     """
 
     cell: Cell
@@ -96,6 +98,7 @@ class Ranking:
     alone_seconds: float
     scorers: tuple[Scorer, ...]
     lost: tuple[Scorer, ...] = ()
+    words: Words = NO_WORDS
 
     @cached_property
     def agreements(self) -> Mapping[str, Agreement]:
@@ -123,13 +126,13 @@ class Ranking:
 
     @property
     def title(self) -> str:
-        """Network, data and band."""
-        sample = self.cell.sample
-        assert sample is not None
-        return (
-            f"{self.cell.model.title} on {self.cell.data.name}, {sample.count} configurations at "
-            f"{100 * sample.low:g} to {100 * sample.high:g} % of {self.cell.metric}"
-        )
+        """Network, data and band, with what tells it from other rankings."""
+        return f"{self.words.network(self.cell)}{_band(self.cell)}{self.words.recipe}"
+
+    @property
+    def short_title(self) -> str:
+        """The same without the band."""
+        return f"{self.words.network(self.cell)}{self.words.recipe}"
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ def collect_rankings(records: Iterable[Record]) -> list[Ranking]:
         elif record.status == "ok":
             members.setdefault((*key, _recipe(record.cell)), []).append(record)
     found = [_ranking(group, scored.get(key[:3], [])) for key, group in sorted(members.items())]
-    return [ranking for ranking in found if ranking.truth]
+    whole = [ranking for ranking in found if ranking.truth]
+    words = words_apart([ranking.cell for ranking in whole], _band)
+    return [replace(ranking, words=mine) for ranking, mine in zip(whole, words, strict=True)]
 
 
 def agreement(scores: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> Agreement:
@@ -193,6 +198,16 @@ def interval_of(taus: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.nanquantile(taus, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def _band(cell: Cell) -> str:
+    """The sample's size and cost, as titles tell it."""
+    sample = cell.sample
+    assert sample is not None
+    return (
+        f", {sample.count} configurations at {100 * sample.low:g} to {100 * sample.high:g} % of "
+        f"{cell.metric}"
+    )
 
 
 def _recipe(cell: Cell) -> str:

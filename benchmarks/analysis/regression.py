@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from benchmarks.analysis.apart import taught, words_apart
 from benchmarks.analysis.comparison import hardware
 from benchmarks.analysis.losses import (
     CHECKS,
@@ -40,6 +41,7 @@ from benchmarks.analysis.losses import (
 )
 from benchmarks.analysis.noise import noises, p_value, standard_error
 from benchmarks.analysis.uncertainty import holm
+from benchmarks.records.cell import Cell
 from benchmarks.records.files import Loaded, current_records
 from benchmarks.records.plain import counted
 from benchmarks.records.record import Record
@@ -160,7 +162,21 @@ def pair_up(base: Iterable[Record], new: Iterable[Record], *, partial: bool = Fa
             f"missing in the new set: {len(missing)} of {counted(len(old), 'cell')} of the base "
             f"(the first: {first}{why}); run them, or compare what both have with --partial"
         )
-    return pairs
+    return _told_apart(pairs)
+
+
+def _told_apart(pairs: Sequence[Pair]) -> list[Pair]:
+    """The same, each knowing what tells it from others of the same names."""
+    words = words_apart([pair.base.cell for pair in pairs], _part)
+    return [
+        replace(pair, words=mine, copies=tuple(replace(copy, words=mine) for copy in pair.copies))
+        for pair, mine in zip(pairs, words, strict=True)
+    ]
+
+
+def _part(cell: Cell) -> str:
+    """What needs no word: a sample is trained and scored by recipes of its own."""
+    return f"{cell.sample is not None} {cell.member is not None}{taught(cell)}"
 
 
 def _on_one_processor(bases: Iterable[Record], news: Iterable[Record]) -> list[Pair]:

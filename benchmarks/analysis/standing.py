@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -155,7 +155,7 @@ def average_ranks(comparisons: Iterable[Comparison]) -> Standing | None:
     ranked = [(place, rows) for place, rows in alike if shared_seeds(rows)]
     if len(ranked) < 2 or len(methods) < 2:
         return None
-    by_network: dict[tuple[str, ...], list[np.ndarray]] = {}
+    by_network: dict[Hashable, list[np.ndarray]] = {}
     for network, rows in ranked:
         by_network.setdefault(network, []).append(_ranks(rows))
     ranks = np.array([np.mean(found, axis=0) for found in by_network.values()])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.patches import Patch
 
+from benchmarks.analysis.apart import taught
 from benchmarks.analysis.comparison import Comparison, Row
 from benchmarks.figures.accuracy import parent_training
 from benchmarks.figures.budgets import dashes_of, legend_of
@@ -96,7 +97,7 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
         for label, rows in _by_label(comparison).items()
     ]
     figure, axes = new_panels(len(panels), 1.45, width=1.62, columns=COLUMNS)
-    networks = {comparison.cell.model.title for comparison in comparisons}
+    networks = {comparison.model_title for comparison in comparisons}
     dashes = dashes_of(row for _, _, rows in panels for row in rows)
     for axis, (comparison, label, rows) in zip(axes, panels, strict=True):
         groups = _groups(comparison)
@@ -112,15 +113,22 @@ def kept_widths(comparisons: Sequence[Comparison]) -> Figure:
         shown = [figure_text(label, SHORT_LABEL)]
         if len(comparisons) > 1:
             is_told = len(networks) == len({each.title for each in comparisons})
-            title = comparison.cell.model.title if is_told else comparison.title
+            titles = [comparison.model_title] if is_told else _short_lines(comparison)
             trained = [comparison.trained_on] if comparison.has_other_trainer else []
-            shown = [figure_text(text, SHORT_LABEL) for text in (title, *trained)] + shown
+            shown = [figure_text(text, SHORT_LABEL) for text in (*titles, *trained)] + shown
         shown += [f"no mean at {comparison.told_budget(row)}" for row in rows if row.lost]
         set_title(axis, "\n".join(shown), fontsize=LABEL_SIZE, color=look(rows[0].cell.method)[0])
     figure.suptitle("Keep ratio of channel groups in the network's order, by stage",
                     fontsize=LABEL_SIZE)  # fmt: skip
     legend_below(figure, (), legend_of(dashes))
     return figure
+
+
+def _short_lines(comparison: Comparison) -> list[str]:
+    """The title, what tells it from others of the same names in lines of their own."""
+    words, cell = comparison.words, comparison.cell
+    own = [words.model, words.data, *words.recipe.split(", ")]
+    return [f"{cell.model.title} on {cell.data.name}{taught(cell)}", *filter(None, own)]
 
 
 def _by_label(comparison: Comparison) -> dict[str, list[Row]]:

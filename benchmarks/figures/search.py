@@ -41,6 +41,7 @@ def proxy_against_accuracy(rankings: Sequence[Ranking]) -> Figure:
     pairs = [(ranking, scorer) for ranking in rankings for scorer in _best_first(ranking)]
     columns = 3 if len(pairs) <= 9 else 5
     figure, axes = new_panels(len(pairs), 2.5, width=3.3, columns=columns)
+    named = _names(rankings)
     for place, (axis, (ranking, scorer)) in enumerate(zip(axes, pairs, strict=True)):
         _draw_scatter(axis, ranking, scorer)
         if place % columns == 0:
@@ -48,17 +49,25 @@ def proxy_against_accuracy(rankings: Sequence[Ranking]) -> Figure:
         if place + columns >= len(pairs):
             axis.set_xlabel("Score, mean over seeds", fontsize=8)
         if len(rankings) > 1:
-            title = figure_text(ranking.title.split(",")[0])
-            axis.set_title(f"{title}\n{axis.get_title()}", fontsize=8)
+            title = figure_text(named[ranking])
+            set_title(axis, f"{title}\n{axis.get_title()}", fontsize=8)
     titles = [rankings[0].title] if len(rankings) == 1 else []
     titles += [
-        f"no tau: {scorer.name} on {ranking.title.split(',')[0]}, {scorer.seeds}"
+        f"no tau: {scorer.name} on {named[ranking]}, {scorer.seeds}"
         for ranking in rankings
         for scorer in ranking.lost
     ]
     if titles:
         figure.suptitle("\n".join(map(figure_text, titles)), fontsize=9)
     return figure
+
+
+def _names(rankings: Sequence[Ranking]) -> dict[Ranking, str]:
+    """Titles, without the band where they are told apart without it."""
+    short = [ranking.short_title for ranking in rankings]
+    is_apart = len({*short}) == len(short)
+    names = short if is_apart else [ranking.title for ranking in rankings]
+    return dict(zip(rankings, names, strict=True))
 
 
 def search_traces(comparisons: Sequence[Comparison]) -> Figure:

@@ -191,7 +191,7 @@ def _realised_column(heading: str, *, smallest: bool) -> Column:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("Network", lambda c, row: c.cell.model.title),
+    Column("Network", lambda c, row: c.model_title),
     Column("Method", lambda c, row: c.label(row)),
     Column(
         "Budget", lambda c, row: _one(float(row.cell.budget)), "g", told=lambda row: row.budget
@@ -208,7 +208,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("Params %", _mean(lambda r: share(r, "params")), ".1f", 100),
     Column("Detectable", lambda c, row: _detectable(c.detectable(row)), ".1f", 100),
     Column("Seeds", lambda c, row: row.seeds),
-    Column("Data", lambda c, row: c.cell.data.name),
+    Column("Data", lambda c, row: c.data_title),
     Column("Of", lambda c, row: row.cell.metric),
     Column("MACs ratio", _mean(macs_ratio), ".2f"),
     Column("x8 %", _mean(aligned), ".0f", 100),
@@ -246,8 +246,8 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:  # Any: what the t
 
 
 def _control_row(comparison: Comparison) -> dict[str, Any]:  # Any: as above
-    named = {"Method": CONTROL, "Network": comparison.cell.model.title,
-             "Data": comparison.cell.data.name, "Device": _device(comparison)}  # fmt: skip
+    named = {"Method": CONTROL, "Network": comparison.model_title,
+             "Data": comparison.data_title, "Device": _device(comparison)}  # fmt: skip
     cells = [
         _cell(
             column,
@@ -262,8 +262,8 @@ def _control_row(comparison: Comparison) -> dict[str, Any]:  # Any: as above
 def _fields(comparison: Comparison, method: str, budget: str) -> dict[str, str]:
     """What the select boxes filter by."""
     return {
-        "network": comparison.cell.model.title,
-        "data": comparison.cell.data.name,
+        "network": comparison.model_title,
+        "data": comparison.data_title,
         "device": _device(comparison),
         "method": method,
         "budget": budget,

@@ -36,7 +36,7 @@ def write_report(
     Args:
         console: where to print.
         results: folder that holds the records, and that gets the rest.
-        shown_keys: of the cells whose tables are printed; None for all.
+        shown_keys: of the cells whose tables are printed, as the folder has them; None for all.
         is_for_paper: whether the folder `paper` is written, too.
         methods: that a paper shows, names with commas between; None for all.
 
@@ -45,7 +45,6 @@ def write_report(
         OSError: if the folder cannot be read or written.
     """
     # Slow to import, and `zoo --help` reads this module.
-    from benchmarks.analysis.comparison import compare
     from benchmarks.analysis.findings import Findings
     from benchmarks.figures.all_figures import draw_light_and_dark
     from benchmarks.page.page import write_page
@@ -61,8 +60,8 @@ def write_report(
     chosen = asked_methods(methods, findings.comparisons)
     shown = findings.comparisons
     if shown_keys is not None:
-        shown = compare(r for r in findings.records if r.cell.key in shown_keys)
-    for line in contrast_lines(shown):
+        shown = [each for each in shown if each.holds_any(shown_keys)]
+    for line in contrast_lines(findings.comparisons, shown_keys):
         console.print(in_markup(line, LONGEST), soft_wrap=True)
     for comparison in shown:
         console.print(terminal_table(comparison))

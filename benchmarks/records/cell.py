@@ -46,6 +46,7 @@ __all__ = [
     "Schedule",
     "Start",
     "as_ratio_or_count",
+    "network_name",
 ]
 
 
@@ -71,6 +72,10 @@ REFERENCE = "uniform"
 
 PARENT = "parent"
 """Stands in the place of a method where the parent itself is fine-tuned, as a control."""
+
+
+FREE = {"method", "origin", "settings", "budget", "metric", "seed", "scratch", "longer"}
+"""Fields in which the cells of a comparison differ."""
 
 
 def as_ratio_or_count(value: object) -> object:
@@ -142,6 +147,16 @@ class Data(Strict):
     train_size: int | None = Field(default=None, ge=1, le=10**12)
     search_size: int | None = Field(default=None, ge=1, le=10**12)
     test_size: int | None = Field(default=None, ge=1, le=10**12)
+
+
+def network_name(model: Model, data: Data) -> str:
+    """A network with its data, these by content and size, in a suite as in its cells.
+
+    Left out are arguments, weights and numbers of images: two networks may share a name.
+    """
+    content = f" {data.digest}" if data.digest else ""
+    size = f" at {data.image_size} px" if data.image_size else ""
+    return f"{model.title} on {data.name}{content}{size}"
 
 
 class Schedule(Strict):
@@ -362,8 +377,17 @@ class Cell(Strict):
 
         A method's networks may beside that be trained from scratch, or longer, and say so by name.
         """
-        free = {"method", "origin", "settings", "budget", "metric", "seed", "scratch", "longer"}
-        return _digest(self._named(exclude=free))
+        return _digest(self._named(exclude=FREE))
+
+    @property
+    def setting(self) -> str:
+        """Names the comparison, whatever kind of device its networks are trained on."""
+        return _digest(self._named(exclude={*FREE, "device"}))
+
+    @property
+    def recipe(self) -> str:
+        """Names what a suite holds equal over its networks and data sets."""
+        return _digest(self._named(exclude={*FREE, "device", "model", "data"}))
 
     @property
     def ranking(self) -> str:

@@ -4,11 +4,13 @@ Records carry them outside of their cells, so that a report, which reads records
 what was asked beforehand from what was found. Imports neither torch nor zoo.
 """
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from pydantic import Field
 
-from benchmarks.records.bounds import Name, Options
+from benchmarks.records.bounds import Brief, Name, Options
 from benchmarks.records.cell import MOST_SEED, REFERENCE, BudgetMetric, BudgetValue, Cell, Origin
 from benchmarks.records.strict import Many, Strict
 
@@ -60,8 +62,18 @@ class Contrast(Strict):
 
 
 class Primary(Strict):
-    """A contrast as records carry it: with what the budget limits, and the seeds planned."""
+    """A contrast as records carry it: with what the budget limits, seeds and networks planned.
+
+    `networks` are those of the whole suite, whichever a run does first, each with its data; see
+    `benchmarks.records.cell.network_name`. Records that are older than the field have none.
+    """
 
     contrast: Contrast
     metric: BudgetMetric
     seeds: Many[Annotated[int, Field(ge=0, le=MOST_SEED)]] = Field(min_length=1, max_length=10_000)
+    networks: Many[Brief] = Field(default=(), max_length=100_000)
+
+    @property
+    def question(self) -> Primary:
+        """The same without the networks: a suite that gets another one asks no other question."""
+        return self.model_copy(update={"networks": ()})

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
-from benchmarks.records.cell import REFERENCE, Cell, Model
+from benchmarks.records.cell import REFERENCE, Cell, Model, network_name
 from benchmarks.records.contrast import Arm, Contrast, Primary
 from benchmarks.records.files import Loaded, Unread, current_records, read_folder
 from benchmarks.records.plain import counted
@@ -159,6 +160,7 @@ def plan_suite(
     data: Path | None = None,
     *,
     methods: Sequence[str] = (),
+    models: Sequence[str] = (),
     is_run_here: bool = True,
 ) -> Plan:
     """Expand a suite to cells and find those without a settled record.
@@ -171,6 +173,7 @@ def plan_suite(
         data: folder of the sets that are read from files; cells are named after its content.
         methods: those whose cells are run now, as cells name them; all if empty. The others stay
             planned, and the length of the longer controls is known only when they have run.
+        models: networks that are run now; all if empty. Records tell of contrasts on the others.
         is_run_here: whether peers whose packages are not installed are left out.
 
     Raises:
@@ -182,13 +185,23 @@ def plan_suite(
     """
     from benchmarks.running.sample import PROXIES
 
+    whole = suite
+    suite = suite.with_models(models) if models else suite
     check_suite(suite)
     left_out = _missing(suite) if is_run_here else {}
     jobs, scorers = _jobs(suite, left_out), _scorers(suite)
     named = named_methods(job.method for job in (*jobs, *scorers) if job.method not in PROXIES)
-    primary = tuple(_primary(contrast, suite, jobs, named) for contrast in suite.primary)
+    arms = [_settled(contrast, suite, jobs, named) for contrast in suite.primary]
     check_size(suite, len(jobs), len(scorers))
     suite = name_files(suite, data)
+    networks = tuple(
+        network_name(model, suite.seen_by(model, each))
+        for model, each in product(whole.models, suite.datasets)
+    )
+    primary = tuple(
+        Primary(contrast=each, metric=suite.metric, seeds=suite.seeds, networks=networks)
+        for each in arms
+    )
     cells = expand(suite, jobs, device, named)
     cells += expand_ranking(suite, scorers, device, named)
     found = read_folder(records, Record) if records else Loaded([], [])
@@ -308,10 +321,10 @@ def _jobs(suite: Suite, left_out: Collection[str]) -> list[Variant]:
     return jobs
 
 
-def _primary(
+def _settled(
     contrast: Contrast, suite: Suite, jobs: Sequence[Variant], named: Mapping[str, Named]
-) -> Primary:
-    """A contrast with the methods that its cells will have, and the seeds that are planned.
+) -> Contrast:
+    """A contrast with the methods that its cells will have.
 
     Raises:
         ValueError: if the suite does not run one of its sides, or both are the same.
@@ -320,7 +333,7 @@ def _primary(
     if arms[0] == arms[1]:
         raise ValueError(f"primary: {contrast.method!r} is compared with itself; give two sides")
     mine, other = (named[arm.method] for arm in arms)
-    settled = contrast.model_copy(
+    return contrast.model_copy(
         update={
             "method": mine.method,
             "settings": arms[0].settings,
@@ -330,7 +343,6 @@ def _primary(
             "against_origin": other.origin,
         }
     )
-    return Primary(contrast=settled, metric=suite.metric, seeds=suite.seeds)
 
 
 def _arm(arm: Arm, suite: Suite, jobs: Sequence[Variant]) -> Arm:

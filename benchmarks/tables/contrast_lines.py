@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from benchmarks.analysis.comparison import Comparison
 from benchmarks.analysis.contrasts import Confirmed, primary_contrasts
@@ -18,9 +18,16 @@ NONE = (
 OTHERS = "All other comparisons are exploratory."
 
 
-def contrast_lines(comparisons: Iterable[Comparison]) -> list[str]:
-    """A sentence for each primary contrast, and one on what all other comparisons are."""
-    found = primary_contrasts(comparisons)
+def contrast_lines(
+    comparisons: Iterable[Comparison], shown_keys: Collection[str] | None = None
+) -> list[str]:
+    """A sentence for each primary contrast, and one on what all other comparisons are.
+
+    Args:
+        comparisons: all of a folder.
+        shown_keys: of the cells of whose comparisons the contrasts are told; None for all.
+    """
+    found = primary_contrasts(comparisons, shown_keys)
     if not found:
         return [NONE]
     return [*map(_told, found), OTHERS]

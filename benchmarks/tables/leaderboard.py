@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.analysis.apart import Words, taught, words_apart
 from benchmarks.analysis.comparison import REFERENCE, Comparison, Row, compare, share, spent_macs
 from benchmarks.analysis.names import short_name
 from benchmarks.analysis.uncertainty import shown
@@ -69,8 +70,10 @@ def boards(records: Mapping[str, Sequence[Record]]) -> list[Board]:
     found: dict[str, list[tuple[str, Comparison]]] = {}
     for origin, mine in records.items():
         for comparison in compare(_as_trained(mine)):
-            found.setdefault(comparison.cell.comparison, []).append((origin, comparison))
-    made = [_board(comparisons) for comparisons in found.values()]
+            found.setdefault(comparison.cell.setting, []).append((origin, comparison))
+    cells = [comparisons[0][1].cell for comparisons in found.values()]
+    words = words_apart(cells, _caption)
+    made = [_board(each, mine) for each, mine in zip(found.values(), words, strict=True)]
     return sorted(made, key=lambda board: (board.title, board.caption))
 
 
@@ -106,7 +109,7 @@ def _as_trained(records: Iterable[Record]) -> list[Record]:
     return found
 
 
-def _board(comparisons: Sequence[tuple[str, Comparison]]) -> Board:
+def _board(comparisons: Sequence[tuple[str, Comparison]], words: Words) -> Board:
     rows = [
         (origin, comparison, row)
         for origin, comparison in comparisons
@@ -115,15 +118,20 @@ def _board(comparisons: Sequence[tuple[str, Comparison]]) -> Board:
     ]
     rows.sort(key=lambda each: _place(each[2]))
     cells = [row.cell for _, _, row in rows]  # of all folders: what differs between them is told
-    first = comparisons[0][1]
-    trained = counted(first.cell.parent.epochs, "epoch")
-    epochs = f"{trained} for the parent, {first.cell.finetune.epochs} of"
-    taught = ", with distillation" if first.cell.distill else ""
+    first = comparisons[0][1].cell
     return Board(
-        first.title,
-        f"{epochs} fine-tuning{taught}; protocol {first.cell.protocol}.",
+        f"{words.network(first)}{taught(first)}{words.recipe}",
+        _caption(first),
         tuple(Line(_texts(*each, cells), each[1].is_clear_gain(each[2])) for each in rows),
     )
+
+
+def _caption(cell: Cell) -> str:
+    """The recipe, as the tables say it."""
+    trained = counted(cell.parent.epochs, "epoch")
+    epochs = f"{trained} for the parent, {cell.finetune.epochs} of"
+    loss = ", with distillation" if cell.distill else ""
+    return f"{epochs} fine-tuning{loss}; protocol {cell.protocol}."
 
 
 def _place(row: Row) -> tuple[str, float, bool, float]:

@@ -7,7 +7,7 @@ from scipy.stats import ttest_rel
 from benchmarks.analysis.comparison import compare
 from benchmarks.analysis.contrasts import primary_contrasts
 from benchmarks.analysis.uncertainty import estimate
-from benchmarks.records.cell import Data, Model
+from benchmarks.records.cell import Data, Model, Schedule
 from benchmarks.records.contrast import Contrast, Primary
 from benchmarks.tables.contrast_lines import NONE, OTHERS, contrast_lines
 from benchmarks.tables.tables import to_latex, to_markdown, to_short_markdown
@@ -81,6 +81,75 @@ def test_what_another_folder_of_images_has_begun_is_a_test():
     assert [each.p_value for each in found] == pytest.approx([2 * raw, 1.0])
 
 
+def planned(*names):
+    """The contrast as the records carry it of a suite that runs these networks."""
+    return NAMED.model_copy(update={"networks": tuple(f"{name} on digits" for name in names)})
+
+
+def test_planned_networks_without_a_record_count_and_no_second_time_once_they_have_one():
+    raw = ttest_rel(TAYLOR, UNIFORM).pvalue
+    asked = (planned("tiny_net", "other", "third"),)
+    (found,) = primary_contrasts(compare(run(primary=asked)))
+    assert found.p_value == pytest.approx(3 * raw) and found.family == 3
+    assert found.detectable == estimate(np.subtract(TAYLOR, UNIFORM)).detectable(0.05 / 3)
+    begun = run(model="other", primary=asked)[:1]
+    found = primary_contrasts(compare([*run(primary=asked), *begun]))
+    assert {each.family for each in found} == {3}
+    there = [each for name in ("other", "third") for each in run(model=name, primary=asked)]
+    found = primary_contrasts(compare([*run(primary=asked), *there]))
+    assert [each.p_value for each in found] == pytest.approx([3 * raw] * 3)
+
+
+def test_records_of_one_suite_ask_the_same_whether_they_say_what_was_planned_or_not():
+    """Those of an earlier release do not, and a folder may hold both."""
+    raw = ttest_rel(TAYLOR, UNIFORM).pvalue
+    for old, new in ((run()[:2], run(primary=(planned("tiny_net", "other"),))[2:]),
+                     (run()[2:], run(primary=(planned("tiny_net", "other"),))[:2])):  # fmt: skip
+        (found,) = primary_contrasts(compare([*old, *new]))
+        assert not found.problem and found.p_value == pytest.approx(2 * raw)
+    # A network that was added to the suite since makes no other question of it.
+    first = run(primary=(planned("tiny_net", "other"),))[:2]
+    more = run(primary=(planned("tiny_net", "other", "third"),))[2:]
+    (found,) = primary_contrasts(compare([*first, *more]))
+    assert not found.problem and found.family == 3
+
+
+def test_two_networks_of_one_name_that_are_planned_count_twice():
+    asked = (planned("tiny_net", "tiny_net"),)
+    (found,) = primary_contrasts(compare(run(primary=asked)))
+    assert found.family == 2
+
+
+def test_contrasts_that_are_shown_alone_are_tested_with_all_others():
+    records = [*run(), *run(model="other", taylor=UNIFORM)]
+    keys = {each.cell.key for each in run()}
+    (found,) = primary_contrasts(compare(records), keys)
+    assert found.title == "tiny_net on digits" and found.family == 2
+    assert found in primary_contrasts(compare(records))
+    assert primary_contrasts(compare(records), set()) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": Data(name="digits", image_size=32)},
+        {"model": Model(name="tiny_net", args={"drop_rate": 0.5})},
+        {"finetune": Schedule(epochs=9)},
+        {"distill": 1.0},
+    ],
+)
+def test_what_is_begun_of_another_comparison_is_a_test_as_that_of_another_network_is(other):
+    begun = [each for each in run() if each.cell.seed < 2]
+    moved = [each.cell.model_copy(update=other) for each in begun]
+    there = [r.model_copy(update={"cell": c}) for r, c in zip(begun, moved, strict=True)]
+    found = primary_contrasts(compare([*run(), *there]))
+    raw = ttest_rel(TAYLOR, UNIFORM).pvalue
+    assert sorted(each.p_value for each in found) == pytest.approx([2 * raw, 1.0])
+    # What another processor has begun of both is in neither family.
+    again = primary_contrasts(compare([*run(), *there, *on_gpu(begun), *on_gpu(there)]))
+    assert {each.family for each in again} == {2}
+
+
 def test_runs_that_were_repeated_once_the_question_was_known_confirm_nothing():
     first = [each.model_copy(update={"id": f"{each.id}-a"}) for each in run(primary=())]
     again = [
@@ -100,7 +169,7 @@ def test_a_budget_of_many_channels_or_weights_is_told_with_all_its_digits():
     moved = [each.model_copy(update={"cell": each.cell.model_copy(update=at)})
              for each in run(primary=(named,))]  # fmt: skip
     (line, _) = contrast_lines(compare(moved))
-    assert "taylor against uniform at 1,234,567 of params" in line
+    assert "taylor against uniform at 1,234,567 params, " in line
 
 
 def test_records_that_carry_none_have_none():

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.records.cell import PARENT, Cell, Data, Model, Schedule
+from benchmarks.records.cell import PARENT, Cell, Data, Model, Schedule, network_name
 from benchmarks.records.contrast import Contrast
 from benchmarks.records.files import read_folder
 from benchmarks.records.record import Record
@@ -230,6 +230,20 @@ def test_a_primary_contrast_changes_no_cell_and_is_planned_with_the_settings_of_
     assert primary.contrast.against_settings == {"kd": 0.25}
     for arm in primary.contrast.arms:
         assert [cell.seed for cell in plans[1].cells if arm.holds(cell)] == [0, 1]
+
+
+def test_a_contrast_is_planned_on_all_networks_whichever_are_run_now(tmp_path):
+    models = MINIMAL.replace('[{name = "resnet18"}]', '[{name = "resnet18"}, {name = "resnet10t"}]')
+    sized = "image_sizes = {resnet10t = 16}\n"
+    suite = read(tmp_path, sized + models + CONTRAST)
+    whole, part = (plan_suite("mine", suite, models=names) for names in ((), ["resnet10t"]))
+    assert {cell.model.name for cell in part.cells} == {"resnet10t"}
+    assert part.cells == tuple(cell for cell in whole.cells if cell.model.name == "resnet10t")
+    (primary,) = part.primary
+    assert part.primary == whole.primary and len(primary.networks) == 2
+    assert {*primary.networks} == {network_name(each.model, each.data) for each in whole.cells}
+    with pytest.raises(ValueError, match="runs no network 'resnet10'; did you mean resnet10t"):
+        plan_suite("mine", suite, models=["resnet10"])
 
 
 def test_a_side_of_a_contrast_is_neither_a_longer_control_nor_a_network_from_scratch():

@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks.cli import main
 from benchmarks.page.leaderboard import build_leaderboard, write_leaderboard
 from benchmarks.page.report import refuse_beside_folders, report_leaderboard
-from benchmarks.records.cell import Schedule
+from benchmarks.records.cell import Data, Schedule
 from benchmarks.records.files import write_record
 from benchmarks.records.join import joined, network_key
 from benchmarks.records.record import Record
@@ -49,6 +49,35 @@ def test_rows_are_sorted_by_their_gain_over_their_own_control() -> None:
 def test_another_recipe_is_another_board() -> None:
     longer = [record(cell=cell("uniform", finetune=Schedule(epochs=9)), top1=0.9)]
     assert [len(board.lines) for board in boards({"here": HERE, "there": longer})] == [3, 1]
+
+
+def test_boards_of_one_name_are_told_apart_by_what_differs_between_the_folders() -> None:
+    def on(**changes: object) -> list[Record]:
+        return [record(cell=cell("uniform", **changes), top1=0.9)]
+
+    one, other = (Data(name="imagefolder", digest=each * 16) for each in "ab")
+    found = boards({"here": on(data=one), "there": on(data=other)})
+    assert [board.title for board in found] == [
+        f"tiny_net on imagefolder {each * 16}" for each in "ab"
+    ]
+    rates = [on(finetune=Schedule(epochs=2, lr=rate)) for rate in (0.1, 0.5)]
+    found = boards({"here": rates[0], "there": rates[1]})
+    assert [board.title for board in found] == [
+        f"tiny_net on digits, finetune.lr {rate}" for rate in (0.1, 0.5)
+    ]
+    # Epochs are told in the captions.
+    found = boards({"here": on(), "there": on(finetune=Schedule(epochs=9))})
+    assert [board.title for board in found] == ["tiny_net on digits"] * 2
+    assert len({board.caption for board in found}) == 2
+
+
+def test_a_gpu_is_another_machine_of_one_board() -> None:
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    there = [record(cell=cell("uniform", device="cuda"), top1=0.9, environment=gpu)]
+    (board,) = boards({"here": [record()], "there": there})
+    assert sorted(line.texts[-2].partition(" (")[0] for line in board.lines) == [
+        "Abacus 3000", "GPU 9",
+    ]  # fmt: skip
 
 
 def test_a_folder_with_a_lost_seed_has_no_mean() -> None:
