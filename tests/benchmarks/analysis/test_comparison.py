@@ -270,11 +270,11 @@ def test_of_two_longer_controls_of_one_seed_the_longest_counts_whichever_comes_f
     failed = record(cell=long.cell, status="failed", reason="x")
     (comparison,) = compare([record(), short, failed])
     assert [row.seeds for row in comparison.rows if row.cell.longer] == ["1 of 1 failed"]
-    # Nor is the shorter one a repetition whose spread is noise.
+    # Nor is the shorter one a repetition whose spread is noise; of one seed this is taken twice.
     pairs = pair_up([short, long], [short, long])
     images = math.sqrt(2 * 0.84 * 0.16 / 1000)
     findings = judge(pairs, ["accuracy"]).findings
-    assert findings[0].noise == pytest.approx(images / math.sqrt(2))
+    assert findings[0].noise == pytest.approx(2 * images / math.sqrt(2))
 
 
 def test_seeds_of_the_longer_control_are_one_row_whatever_its_length():

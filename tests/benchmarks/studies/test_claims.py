@@ -414,6 +414,7 @@ def write_runtime(folder, low, high, *, device="cuda", **changes):
     for measured in written["latency"]:
         measured["ratio"] = {"q25": middle, "median": middle, "q75": middle}
         measured["ratio_interval"] = {"low": low, "high": high, "level": 0.95}
+        measured["control"] = {"q25": 1.0, "median": 1.0, "q75": 1.0}
         measured["control_interval"] = {"low": 0.98, "high": 1.02, "level": 0.95}
     (folder / "f").mkdir(exist_ok=True)
     written["id"] = str(len([*(folder / "f").iterdir()]))

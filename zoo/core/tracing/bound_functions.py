@@ -51,14 +51,13 @@ class BoundFunctions:
         Raises:
             UnsupportedModel: if they cannot be bound to a copy; it names attribute and way out.
         """
-
-        def each(part: object) -> Any:
-            return self._rebuilt(part, each) if self.lead_back(part) else self._copied(part)
-
         try:
-            return each(value)
+            return self._twin(value)
         except _Stuck as error:
             raise self._refusal(module, name, str(error)) from None
+
+    def _twin(self, value: object) -> Any:
+        return self._rebuilt(value, self._twin) if self.lead_back(value) else self._copied(value)
 
     def refuse(self, module: nn.Module) -> None:
         """Raise if a module that copies itself holds a function that leads back to the network.

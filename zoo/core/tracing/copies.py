@@ -76,13 +76,16 @@ def copy_with(
 
 def _copy(model: nn.Module, memo: dict[int, Any], replace: Callable[[Tensor], Tensor]) -> nn.Module:
     """The deep copy; ``memo`` is deepcopy's own form: id of an original -> what stands for it."""
+    copier = _Copier(model, dict(memo), replace)
     try:
-        return _Copier(model, dict(memo), replace).module(model)
+        return copier.module(model)
     except (RuntimeError, TypeError) as error:
         raise UnsupportedModel(
             f"{type(model).__name__} cannot be copied: {_culprit(model, memo)}: {said(error)}. "
             "Remove what that attribute holds, or keep it outside of the network"
         ) from error
+    finally:
+        del copier._functions  # they refer to each other, and would wait for the collector
 
 
 class _Copier:
