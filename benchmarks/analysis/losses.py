@@ -45,8 +45,8 @@ IMAGES_COUNT_AS = 10
 
 
 UNSEEN = 2.0
-"""Noise of one seed over what its test images let an accuracy vary: the median of published rows,
-whose seeds tell it."""
+"""With one seed, noise is taken as so many times what the test images let an accuracy vary: the
+median of that ratio over published rows with several seeds."""
 
 
 class CannotJudge(ValueError):

@@ -1,9 +1,9 @@
 """How far the changes between two sets of records would differ if nothing had changed.
 
-What is expected comes from the base alone (see `benchmarks.analysis.losses`). The changes tell of
-noise, too, but only in what they differ among the seeds of one method: what differs from method to
-method, or is common to all, may be the very change that is looked for. And since a seed may have
-been hit by it as well, their spread counts up to a limit only.
+What is expected comes from the base alone (see `benchmarks.analysis.losses`). The spread of the
+changes over the seeds of one method counts, too, up to a limit, since one seed may have been hit by
+the change that is looked for. What differs from method to method never counts: it may be that
+change.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from benchmarks.analysis.losses import EXPECTED, IMAGES_COUNT_AS, OF_TIMES, Chec
 __all__ = ["noises", "p_value", "standard_error"]
 
 MOST_TIMES = 2.0
-"""The expected noise up to which the spread of changes is taken for noise."""
+"""The spread of changes counts up to so many times the expected noise."""
 
 MOST_OF_TOLERANCE = 0.5
-"""Of a tolerance: up to it their spread is, however little is expected."""
+"""It counts up to this share of the tolerance, however little noise is expected."""
 
 
 def noises(
@@ -36,10 +36,9 @@ def noises(
         losses: of each pair.
         limit: the tolerance, in the unit of the losses.
     """
-    tasks: dict[tuple[str, str, str], list[int]] = {}
+    tasks: dict[tuple[str, str], list[int]] = {}
     for index, pair in enumerate(pairs):
-        data = pair.base.cell.data.digest or ""
-        tasks.setdefault((pair.task, data, pair.base.trained_on), []).append(index)
+        tasks.setdefault((pair.task, pair.base.trained_on), []).append(index)
     found = [0.0] * len(pairs)
     for members in tasks.values():
         own = [pairs[i] for i in members]

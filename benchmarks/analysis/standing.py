@@ -26,7 +26,6 @@ from benchmarks.analysis.uncertainty import LEVEL, mean_accuracies
 __all__ = ["FEWEST_NETWORKS", "Stability", "Standing", "average_ranks", "stability"]
 
 RESAMPLES = 1000
-
 FEWEST_NETWORKS = 5
 """Independent tasks below which neither test is made."""
 

@@ -219,10 +219,9 @@ def current_records(records: Sequence[Record]) -> list[Record]:
     """One record for each cell and processor: an ok one, else an infeasible one, else any.
 
     Of several alike the latest counts, and none that is superseded; see `faulty_links` for what
-    supersedes nothing. A cell that is settled stays
-    so: no failure makes it run again, whatever the clock said when it was written and whatever
-    processor it was on. A record that stands there once for each device it is timed on (see
-    `joined`) stays so.
+    supersedes nothing. A cell that is settled stays so: no failure makes it run again, whatever the
+    clock said when it was written and whatever processor it was on. A record that stands there once
+    for each device it is timed on (see `joined`) stays so.
     """
     faulty = {record.id for record, _ in faulty_links(records)}
     replaced = {record.supersedes for record in records if record.id not in faulty}

@@ -35,9 +35,8 @@ BACKWARD = 2
 ANSWER = 1e-6
 """How far from a whole number of right answers an accuracy may be, for rounding."""
 
-
 ROUNDING = 1.05
-"""Beyond what quartiles allow, for those of few rounds, which lie between two of them."""
+"""How far a ratio may be beyond what the quartiles allow: of few rounds they lie between two."""
 
 
 class Fault(NamedTuple):

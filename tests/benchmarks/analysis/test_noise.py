@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal
 
-import numpy as np
 import pytest
 
-from benchmarks.analysis.losses import CHECKS, Check, Pair
+from benchmarks.analysis.losses import CHECKS, Check
 from benchmarks.analysis.regression import Verdict, judge, pair_up
 from benchmarks.records.cell import Data
 from benchmarks.records.files import write_record
 from benchmarks.records.record import PhaseCost, Record
+from benchmarks.studies.false_alarms import alarms
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, measured, record
 from tests.benchmarks.test_cli import run  # noqa: F401  (a fixture)
 
@@ -174,35 +174,10 @@ def test_rows_of_two_data_sets_or_processors_do_not_make_up_for_each_other(apart
     assert told.format(0) in lost and told.format(1) in won
 
 
-def drawn(
-    rng: np.random.Generator, methods: int, seeds: int, fall: float = 0.0, hit: int = 0
-) -> list[Pair]:
-    """Two runs of which each method has its own spread over seeds, 0.2 to 1.6 points."""
-    pairs = []
-    for place, each in enumerate(steady(methods, seeds)):
-        spread = 0.002 * 2 ** (place // seeds % 4)
-        values = 0.85 + spread * rng.normal(size=2)
-        values[1] -= fall if place // seeds < hit else 0.0
-        pairs.append(Pair(*(_answered(each, float(value)) for value in values)))
-    return pairs
-
-
-def _answered(found: Record, top1: float) -> Record:
-    """With an accuracy that is a whole number of answers."""
-    value = min(max(round(top1 * 10_000) / 10_000, 0.0), 1.0)
-    return found.model_copy(update={"top1": found.top1.model_copy(update={"finetuned": value})})
-
-
-def alarms(count: int, methods: int, seeds: int, fall: float = 0.0, hit: int = 0) -> Sequence[bool]:
-    rng = np.random.default_rng(0)
-    sets = (drawn(rng, methods, seeds, fall, hit) for _ in range(count))
-    return [judge(each, ["accuracy"]).is_worse for each in sets]
-
-
 @pytest.mark.parametrize(("methods", "seeds"), [(1, 2), (1, 3), (4, 3)])
 def test_an_unchanged_program_seldom_raises_an_alarm(methods: int, seeds: int) -> None:
     # Aimed at is 1 in 1000; a spread that is known from two or three values gives a few more.
-    assert sum(alarms(200, methods, seeds)) <= 2
+    assert sum(alarms(record(), 200, methods, seeds)) <= 2
 
 
 @pytest.mark.parametrize(("methods", "hit"), [(1, 1), (4, 1), (4, 2), (4, 4)])
@@ -210,4 +185,4 @@ def test_an_unchanged_program_seldom_raises_an_alarm(methods: int, seeds: int) -
 def test_a_loss_is_found_among_seeds_that_differ(
     methods: int, hit: int, fall: float, least: int
 ) -> None:
-    assert sum(alarms(100, methods, 3, fall, hit)) >= least
+    assert sum(alarms(record(), 100, methods, 3, fall, hit)) >= least
