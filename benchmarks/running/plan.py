@@ -314,8 +314,8 @@ def _jobs(suite: Suite, left_out: Collection[str]) -> list[Variant]:
     jobs = _distinct([_without_defaults(variant, suite) for variant in ready])
     if has_control and Variant(method=REFERENCE) not in jobs:
         raise ValueError(
-            f"settings.{REFERENCE}: {REFERENCE!r} without settings is the control that gains are "
-            "against; give them to one of [[variants]], which is run beside it, or set "
+            f"settings.{REFERENCE}: {REFERENCE!r} with its default settings is the control, and "
+            "would be missing; name these settings in [[variants]], to run them beside it, or set "
             "controls = false"
         )
     return jobs
