@@ -3,8 +3,10 @@
 An effect is a difference of final accuracies paired by network, data, budget and seed. Networks are
 what varies most, and the budgets and seeds of one network share its weights and its data; so an
 interval is that of a bootstrap which draws networks, then seeds in each of them, and keeps all
-budgets of a seed together. What two kinds of processors trained, or two recipes, is one network:
-its seeds are those of both, since a seed is another parent there. Records of an earlier protocol
+budgets of a seed together. A seed that lacks a budget which the method has on that network counts
+nowhere: gains grow as budgets shrink, so its mean would be of something else. What two kinds of
+processors trained, or two recipes, is one network: its seeds are those of both, since a seed is
+another parent there. Records of an earlier protocol
 than others are left out. Reads records and nothing else.
 """
 
@@ -39,7 +41,8 @@ class Effect:
         interval: over networks and seeds; None for one network, which says nothing of others.
         networks: networks with data that the mean is over.
         tasks: budgets of these networks, on each kind of processor and with each recipe.
-        left_out: tasks without a gain, since a seed of the method or of uniform width failed.
+        left_out: tasks without a gain, since a seed of the method or of uniform width failed, or
+            no seed has all budgets.
     """
 
     method: str
@@ -124,20 +127,23 @@ def cluster_interval(clusters: Sequence[Sequence[float]]) -> tuple[float, float]
 def _effect(name: str, rows: Sequence[tuple[Comparison, Row]]) -> Effect | None:
     """The effect of one method from its rows and the comparisons that they are of."""
     trained_alike: dict[tuple[Hashable, str, str], list[Row]] = {}  # whatever timed them
+    budgets: dict[Hashable, set[tuple[str, float]]] = {}
     for comparison, row in rows:
         place = (comparison.network, comparison.cell.comparison, comparison.trained_on)
         trained_alike.setdefault(place, []).append(row)
+        if row.gain_by_seed:
+            budgets.setdefault(comparison.network, set()).add(row.asked)
     clusters: dict[Hashable, list[float]] = {}
     tasks = left_out = 0
     for (network, *_), found in trained_alike.items():
         gains: dict[tuple[str, float], dict[int, float]] = {}
         for row in found:
-            if gain := row.gain_by_seed:
-                gains.setdefault(row.asked, {}).update(gain)
-        tasks += len(gains)
-        left_out += len({row.asked for row in found} - gains.keys())
-        if gains:
-            clusters.setdefault(network, []).extend(_seed_means([*gains.values()]))
+            gains.setdefault(row.asked, {}).update(row.gain_by_seed or {})
+        if means := _seed_means([gains.get(each, {}) for each in budgets.get(network, ())]):
+            clusters.setdefault(network, []).extend(means)
+            tasks += len(budgets[network])
+        else:
+            left_out += len(gains)
     if not clusters:
         return None
     interval = cluster_interval([*clusters.values()]) if len(clusters) > 1 else None
@@ -151,6 +157,6 @@ def _tasks(rows: Iterable[tuple[Comparison, Row]]) -> set[Hashable]:
 
 
 def _seed_means(gains: Sequence[Mapping[int, float]]) -> list[float]:
-    """Gains of each seed, averaged over the budgets of a comparison that have it."""
-    seeds = sorted({seed for gain in gains for seed in gain})
-    return [float(np.mean([gain[seed] for gain in gains if seed in gain])) for seed in seeds]
+    """Mean gain over the budgets, for each seed that has all of them."""
+    seeds = sorted(set.intersection(*(set(each) for each in gains))) if gains else []
+    return [float(np.mean([each[seed] for each in gains])) for seed in seeds]

@@ -14,7 +14,8 @@ __all__ = ["ranked_lines", "standing_table", "standing_words", "tests_of_ranks"]
 
 GAINS = (
     f"Gain over {REFERENCE} in points, paired by network, budget and seed: a seed's budgets are "
-    "averaged first, then the seeds of a network, then networks."
+    "averaged first, then the seeds of a network, then networks. A seed that lacks one of the "
+    "method's budgets does not count."
 )
 OVER_NETWORKS = (
     "The 95 % interval draws networks, then seeds in each; of few networks it is hardly more than "

@@ -55,21 +55,44 @@ def test_an_effect_is_paired_by_network_budget_and_seed_and_each_network_counts_
 def test_seeds_of_two_processors_are_seeds_of_one_network_and_never_averaged():
     here = results({("a", 0.5): {"x": [0.6, 0.8], "uniform": [0.5, 0.5]}})
     gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
-    on_gpu = results(
-        {
-            ("a", 0.5): {"x": [0.9], "uniform": [0.5]},
-            ("a", 0.25): {"x": [0.3], "uniform": [0.1]},
-        },
-        device="cuda",
-    )
+    on_gpu = results({("a", 0.5): {"x": [0.9], "uniform": [0.5]}}, device="cuda")
     there = [each.model_copy(update={"environment": gpu}) for each in on_gpu]
     other = results({("b", 0.5): {"x": [0.5], "uniform": [0.5]}})
     (effect,) = overall_effects(compare([*here, *there, *other]))
-    # a: gains of 0.1 and 0.3 here, of 0.4 and 0.2 at two budgets of one seed there; b: none.
-    clusters = [[0.1, 0.3, 0.3], [0.0]]
-    assert effect.mean == pytest.approx((0.7 / 3 + 0.0) / 2)
-    assert (effect.networks, effect.tasks) == (2, 4)
+    # a: gains of 0.1 and 0.3 here, of 0.4 there; b: none.
+    clusters = [[0.1, 0.3, 0.4], [0.0]]
+    assert effect.mean == pytest.approx((0.8 / 3 + 0.0) / 2)
+    assert (effect.networks, effect.tasks) == (2, 3)
     assert effect.interval == pytest.approx(cluster_interval(clusters))
+
+
+def test_a_seed_that_lacks_a_budget_counts_nowhere():
+    # A gain of 10 points at a half, of 30 at a quarter, in every seed that is there.
+    tasks = {
+        ("a", 0.5): {"x": [0.6, 0.6, 0.6], "uniform": [0.5, 0.5, 0.5]},
+        ("a", 0.25): {"x": [0.4, 0.4], "uniform": [0.1, 0.1]},
+    }
+    (effect,) = overall_effects(compare(results(tasks)))
+    assert effect.mean == pytest.approx(0.2) and (effect.tasks, effect.left_out) == (2, 0)
+    # Of another processor that has one budget alone, no seed counts.
+    gpu = ENVIRONMENT.model_copy(update={"gpu": "GPU 9"})
+    more = results({("a", 0.5): {"x": [0.9], "uniform": [0.5]}}, device="cuda")
+    there = [each.model_copy(update={"environment": gpu}) for each in more]
+    (effect,) = overall_effects(compare([*results(tasks), *there]))
+    assert effect.mean == pytest.approx(0.2) and (effect.tasks, effect.left_out) == (2, 1)
+
+
+def test_no_seed_with_all_budgets_is_no_effect():
+    tasks = {
+        ("a", 0.5): {"x": [0.6, 0.6], "uniform": [0.5, 0.5]},
+        ("a", 0.25): {"x": [0.4, 0.4], "uniform": [0.1, 0.1]},
+    }
+    found = [
+        each
+        for each in results(tasks)
+        if each.cell.method == "uniform" or each.cell.seed == (each.cell.budget == 0.5)
+    ]
+    assert len(found) == 6 and overall_effects(compare(found)) == []
 
 
 def test_two_devices_that_timed_other_seeds_share_the_seeds_of_their_network():
