@@ -1,7 +1,7 @@
 """Which method to take: what each keeps without training, after a brief one, and what it costs.
 
-`python -m benchmarks.studies.which_method` reads the records of the suites `untuned`, `fashion` and
-`fashion-field` in `results` and renews the block of `docs/which_method.md`.
+`python -m benchmarks.studies.which_method` reads the records of the suites `untuned`, `fashion`,
+`fashion-field` and `cifar10-cores` in `results` and renews the block of `docs/which_method.md`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from benchmarks.tables.tables import accuracy_text
 __all__ = ["BLOCK", "TUNED", "UNTUNED", "main", "records_of", "tables"]
 
 BLOCK = "which method"
-UNTUNED, TUNED = ("untuned",), ("fashion", "fashion-field")
-"""Suites without and with fine-tuning; those of one kind have parents and recipes in common."""
+UNTUNED, TUNED = ("untuned",), ("fashion", "fashion-field", "cifar10-cores")
+"""Suites without and with fine-tuning; those on the same data have parents and recipes in common."""
 
 CUT, RECALIBRATED = "cut", "recalibrated"
 
