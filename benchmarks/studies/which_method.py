@@ -26,7 +26,7 @@ __all__ = ["BLOCK", "TUNED", "UNTUNED", "main", "records_of", "tables"]
 
 BLOCK = "which method"
 UNTUNED, TUNED = ("untuned",), ("fashion", "fashion-field", "cifar10-cores")
-"""Suites without and with fine-tuning; those on the same data have parents and recipes in common."""
+"""Suites without and with fine-tuning; on the same data they share parents and recipes."""
 
 CUT, RECALIBRATED = "cut", "recalibrated"
 
