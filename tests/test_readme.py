@@ -93,7 +93,7 @@ def test_pictures_that_a_text_shows_are_there(text: Path) -> None:
         ("bnp", "bnp-ablation", ["ablation", "ranking"]),
         ("bnp_headline", "bnp-headline", ["report"]),
         ("fashion", "fashion", ["standing", "report"]),
-        ("photographs", "cifar10-cores", ["report"]),
+        ("cifar10_jpeg", "cifar10-cores", ["report"]),
         ("knapsack", "knapsack-ablation", ["ablation"]),
         ("stagewise", "ranking", ["ablation", "ranking"]),
         ("supernets", "ranking", ["supernets", "supernet-reach"]),

@@ -3,11 +3,11 @@
 An effect is a difference of final accuracies paired by network, data, budget and seed. Networks are
 what varies most, and the budgets and seeds of one network share its weights and its data; so an
 interval is that of a bootstrap which draws networks, then seeds in each of them, and keeps all
-budgets of a seed together. A seed that lacks a budget which the method has on that network counts
-nowhere: gains grow as budgets shrink, so its mean would be of something else. What two kinds of
-processors trained, or two recipes, is one network: its seeds are those of both, since a seed is
-another parent there. Records of an earlier protocol
-than others are left out. Reads records and nothing else.
+budgets of a seed together. A seed that lacks one of the budgets that the method has on its network
+does not count: gains grow as budgets shrink, so a mean over fewer budgets cannot be compared. What
+two kinds of processors trained, or two recipes, is one network: its seeds are those of both, since
+a seed is another parent there. Records of an earlier protocol than others are left out. Reads
+records and nothing else.
 """
 
 from __future__ import annotations
@@ -131,19 +131,20 @@ def _effect(name: str, rows: Sequence[tuple[Comparison, Row]]) -> Effect | None:
     for comparison, row in rows:
         place = (comparison.network, comparison.cell.comparison, comparison.trained_on)
         trained_alike.setdefault(place, []).append(row)
-        if row.gain_by_seed:
-            budgets.setdefault(comparison.network, set()).add(row.asked)
+    for network, asked in _tasks(rows):
+        budgets.setdefault(network, set()).add(asked)
     clusters: dict[Hashable, list[float]] = {}
     tasks = left_out = 0
     for (network, *_), found in trained_alike.items():
         gains: dict[tuple[str, float], dict[int, float]] = {}
         for row in found:
             gains.setdefault(row.asked, {}).update(row.gain_by_seed or {})
-        if means := _seed_means([gains.get(each, {}) for each in budgets.get(network, ())]):
+        means = _seed_means([gains.get(each, {}) for each in budgets.get(network, ())])
+        counted = len(budgets[network]) if means else 0
+        tasks += counted
+        left_out += len(gains) - counted
+        if means:
             clusters.setdefault(network, []).extend(means)
-            tasks += len(budgets[network])
-        else:
-            left_out += len(gains)
     if not clusters:
         return None
     interval = cluster_interval([*clusters.values()]) if len(clusters) > 1 else None
@@ -151,7 +152,9 @@ def _effect(name: str, rows: Sequence[tuple[Comparison, Row]]) -> Effect | None:
     return Effect(name, mean, interval, len(clusters), tasks, left_out)
 
 
-def _tasks(rows: Iterable[tuple[Comparison, Row]]) -> set[Hashable]:
+def _tasks(
+    rows: Iterable[tuple[Comparison, Row]],
+) -> set[tuple[Hashable, tuple[str, float]]]:
     """Networks with budgets that have a gain, on whatever processor."""
     return {(each.network, row.asked) for each, row in rows if row.gain_by_seed}
 

@@ -95,8 +95,8 @@ def _words_of_gains(effects: Sequence[Effect]) -> list[str]:
     words = [GAINS, OVER_NETWORKS if any(each.interval for each in effects) else ONE_NETWORK]
     if lost := [f"{each.method} {each.left_out}" for each in effects if each.left_out]:
         words.append(
-            f"Tasks left out, since a seed has no result there: {', '.join(lost)}; "
-            "these means are over other tasks than the rest."
+            "Tasks left out, since no seed has all budgets or a seed has no result there: "
+            f"{', '.join(lost)}; these means are over other tasks than the rest."
         )
     return words
 

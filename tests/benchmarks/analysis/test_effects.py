@@ -82,6 +82,17 @@ def test_a_seed_that_lacks_a_budget_counts_nowhere():
     assert effect.mean == pytest.approx(0.2) and (effect.tasks, effect.left_out) == (2, 1)
 
 
+def test_a_lost_budget_is_told_beside_one_of_the_same_network_that_counts():
+    # Of the quarter a seed of x failed, so it has no gain there; the half counts.
+    tasks = {
+        ("a", 0.5): {"x": [0.6, 0.6], "uniform": [0.5, 0.5]},
+        ("a", 0.25): {"x": [0.4], "uniform": [0.1, 0.1]},
+    }
+    lost = record(status="failed", reason="x", cell=cell("x", 0.25, 1, model=Model(name="a")))
+    (effect,) = overall_effects(compare([*results(tasks), lost]))
+    assert effect.mean == pytest.approx(0.1) and (effect.tasks, effect.left_out) == (1, 1)
+
+
 def test_no_seed_with_all_budgets_is_no_effect():
     tasks = {
         ("a", 0.5): {"x": [0.6, 0.6], "uniform": [0.5, 0.5]},

@@ -32,7 +32,7 @@ def test_there_is_a_row_for_each_number_of_seeds_and_a_share_in_each_column() ->
     ],
 )
 def test_a_share_is_drawn_anew_to_the_digit(
-    seeds: int, heading: str, drawn: tuple[int, int]
+    seeds: int, heading: str, drawn: tuple[float, ...]
 ) -> None:
     headings, _, *found = rows()
     share = sum(alarms(LIKE, DRAWS, *drawn)) / DRAWS
