@@ -39,7 +39,7 @@ class Words:
 
     def network(self, cell: Cell) -> str:
         """A network with its data, told from others of these names."""
-        return f"{cell.model.title}{self.model} on {cell.data.name}{self.data}"
+        return f"{cell.model.title}{self.model} on {cell.data.title}{self.data}"
 
 
 NO_WORDS = Words()

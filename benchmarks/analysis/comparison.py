@@ -197,7 +197,7 @@ class Comparison:
     def data_title(self) -> str:
         """The data, whether the common loss has a teacher, and what else tells it apart."""
         words = self.words
-        return f"{self.cell.data.name}{words.data}{taught(self.cell)}{words.recipe}"
+        return f"{self.cell.data.title}{words.data}{taught(self.cell)}{words.recipe}"
 
     @property
     def title(self) -> str:

@@ -1,8 +1,9 @@
 """Primary contrasts: what records say of the comparisons that were named before they were made.
 
 A contrast is confirmatory only if all records of its two sides carry it, seeds and all, those that
-were replaced since among them, and if all of these seeds ended; else it was named or changed after
-the first results, or is not finished. Each is tried on every network and data set, and Holm's
+were replaced since among them, if all of these seeds ended, and if none was run again to another
+accuracy; else it was named or changed after the first results, is not finished, or its results
+could be chosen from. Each is tried on every network and data set, and Holm's
 correction goes over them all: it counts once on each and under each recipe, finished, begun or only
 planned, and again where another processor's seeds finish it, too. Reads records and nothing else.
 """
@@ -171,4 +172,15 @@ def _problem(comparison: Comparison, primary: Primary, rows: list[Row]) -> str:
         if missing := sorted({*primary.seeds} - {*row.top1_by_seed}):
             name = comparison.label(row)
             return f"{name}: not all planned seeds are there, seed {missing[0]} is not"
+    if again := sorted({seed for row in rows for seed in _run_again(row)}):
+        return f"seed {again[0]} was run again after its accuracy was known"
     return ""
+
+
+def _run_again(row: Row) -> set[int]:
+    """Seeds of cells that had ended with another accuracy before; a mere repetition is harmless."""
+    return {
+        old.cell.seed
+        for old in row.earlier
+        if old.top1.finetuned != row.top1_by_seed.get(old.cell.seed)
+    }

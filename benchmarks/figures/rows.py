@@ -128,7 +128,7 @@ def _short_lines(comparison: Comparison) -> list[str]:
     """The title, what tells it from others of the same names in lines of their own."""
     words, cell = comparison.words, comparison.cell
     own = [words.model, words.data, *words.recipe.split(", ")]
-    return [f"{cell.model.title} on {cell.data.name}{taught(cell)}", *filter(None, own)]
+    return [f"{cell.model.title} on {cell.data.title}{taught(cell)}", *filter(None, own)]
 
 
 def _by_label(comparison: Comparison) -> dict[str, list[Row]]:

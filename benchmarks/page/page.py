@@ -336,7 +336,7 @@ def _record(copies: Sequence[Record]) -> dict[str, Any]:  # Any: as above
     facts = {
         "Method": cell.method,
         "Settings": json.dumps(record.method_settings or cell.settings),
-        "Network and data": f"{cell.model.title} on {cell.data.name}",
+        "Network and data": f"{cell.model.title} on {cell.data.title}",
         "Budget": told_budget(cell.budget, cell.metric),
         "Seed": cell.seed,
         "Status": record.status + (f": {record.reason}" if record.reason else ""),

@@ -264,7 +264,7 @@ def _tera(macs: int) -> str:
 
 def _title(cell: Cell) -> str:
     size = cell.data.image_size
-    return f"{cell.model.title}, {cell.data.name}" + (f" {size} px" if size else "")
+    return f"{cell.model.title}, {cell.data.title}" + (f" {size} px" if size else "")
 
 
 def _sizes(cell: Cell) -> dict[str, int | None]:

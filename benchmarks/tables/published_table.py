@@ -26,7 +26,7 @@ def published_table(comparisons: Sequence[Comparison]) -> str:
     """Markdown: what others print for the networks and data of some records; empty if nothing."""
     found: dict[str, tuple[Point, ...]] = {}
     for comparison in comparisons:
-        title = f"{comparison.cell.model.title} on {comparison.cell.data.name}"
+        title = f"{comparison.cell.model.title} on {comparison.cell.data.title}"
         if points := published_for(comparison.cell):
             found[title] = tuple(dict.fromkeys((*found.get(title, ()), *points)))
     parts = [f"### {in_markdown(title)}\n\n{points_table(each)}" for title, each in found.items()]

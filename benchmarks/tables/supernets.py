@@ -272,7 +272,7 @@ def _claim(plain: Mapping[str, _Reach], reference: float) -> str:
             sentences.append(
                 f"pse_net reaches it with {shares[0]:.0%} of the images, {shares[1]:.0%} of the "
                 f"multiply-adds and {shares[2]:.0%} of the seconds that {name} takes; the paper "
-                f"states {stated:.0%} of its training cost."
+                f"states {stated:.0%} of its training cost, in a unit that is not known."
             )
     return " ".join(sentences)
 

@@ -162,6 +162,19 @@ def test_runs_that_were_repeated_once_the_question_was_known_confirm_nothing():
     assert not found.problem
 
 
+def test_a_seed_that_was_run_again_to_another_accuracy_confirms_nothing():
+    first = [each.model_copy(update={"id": f"{each.id}-a"}) for each in run()]
+    again = [
+        each.model_copy(update={"utc": "2026-01-02T12:00:00+00:00"})
+        for each in run(taylor=(*TAYLOR[:2], TAYLOR[2] + 0.001))
+    ]
+    (found,) = primary_contrasts(compare(first))
+    assert found.is_clear
+    (found,) = primary_contrasts(compare([*first, *again]))
+    assert found.problem == "seed 2 was run again after its accuracy was known"
+    assert not found.is_clear
+
+
 def test_a_budget_of_many_channels_or_weights_is_told_with_all_its_digits():
     contrast = Contrast(method="taylor", budget=1_234_567)
     named = NAMED.model_copy(update={"contrast": contrast, "metric": "params"})

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from benchmarks.records.cell import Cell, Data, Model, Schedule
+from benchmarks.records.cell import Cell, Data, Model, Schedule, network_name
 from benchmarks.records.files import load_record, load_records
 from benchmarks.running.parent import Places, recipe_of
 from benchmarks.running.plan import Job, plan_suite
@@ -240,3 +240,13 @@ def test_a_batch_above_the_training_images_names_the_option(tmp_path: Path) -> N
             console=Console(quiet=True),
         )
     assert not (tmp_path / "out").exists() and not (tmp_path / "results").exists()
+
+
+def test_a_folder_of_known_content_is_told_by_what_it_holds_and_any_other_by_its_name():
+    known = Data(name="imagefolder", digest="bf8a1c0046482d35", image_size=32)
+    assert known.title == "CIFAR-10 (JPEG copy)"
+    assert known.model_copy(update={"digest": "0" * 16}).title == "imagefolder"
+    assert Data(name="cifar10").title == "cifar10"
+    # What was planned stays comparable with what was recorded.
+    planned = "net on imagefolder bf8a1c0046482d35 at 32 px"
+    assert network_name(Model(name="net"), known) == planned

@@ -95,7 +95,7 @@ def test_scores_are_named_that_beat_everything_that_costs_nothing(
     assert f"Clearly better than every score that costs nothing: {named}." in page
     assert f"If each difference stood alone: {named}." in page
     assert "can be told apart: pse_net above bcnet." in page
-    assert "the accuracies of a seed can\n" in page
+    assert "That reaches the bound of 0.6 that was set before.\n" in page
 
 
 def test_what_is_not_told_apart_is_not_named(write) -> None:
@@ -104,7 +104,7 @@ def test_what_is_not_told_apart_is_not_named(write) -> None:
     page = separable_page(folder)
     assert "every score that costs nothing: none." in page
     assert "Of 1 pairs of supernets 0 can be told apart: none." in page
-    assert "the accuracies of a seed cannot\n" in page
+    assert "That misses the bound of 0.6 that was set before.\n" in page
 
 
 def test_conclusions_are_drawn_from_the_longest_training(write) -> None:

@@ -98,7 +98,7 @@ def test_the_cost_of_equal_quality_is_the_shortest_training_that_reaches_the_ref
         assert (
             f"pse_net reaches it with {share}% of the images, {share}% of the multiply-adds and "
             f"{share}% of the seconds that {method} takes; the paper states {stated}% of its "
-            "training cost."
+            "training cost, in a unit that is not known."
         ) in table
 
 
