@@ -30,9 +30,10 @@ OWN_HEADINGS = ("Own finish", "Own, to the plain method's")
 LEGEND = (
     "Bold: differs from the plain method by a paired t-test at 5 % family-wise, Holm-corrected "
     "over the table. Detectable is the true difference, in points, that the first step of this "
-    "correction finds with 80 % power, were the deviation the one observed. Gap is what the solver "
-    "left, in thousandths: of the exact optimum of its scores (bnp), or of an upper bound at the cost "
-    "that its solution uses (knapsack), so that of two solutions the better can have the larger gap."
+    "correction finds with 80 % power, were the deviation the one observed. Gap is what the "
+    "solver left, in thousandths: of the exact optimum of its scores (bnp), or of an upper bound "
+    "at the cost that its solution uses (knapsack), so that of two solutions the better can have "
+    "the larger gap."
 )
 
 

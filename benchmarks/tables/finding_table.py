@@ -13,7 +13,7 @@ from benchmarks.analysis.effects import distinct
 from benchmarks.analysis.uncertainty import shown
 from benchmarks.records.plain import in_markdown
 from benchmarks.records.record import TOTAL
-from benchmarks.tables.markdown import bold, markdown_table
+from benchmarks.tables.markdown import Written, bold, markdown_table
 from benchmarks.tables.tables import accuracy_text, budget_text
 
 __all__ = ["finding_table", "seeded"]
@@ -112,7 +112,8 @@ def _cells(comparison: Comparison, row: Row | None) -> list[str]:
         return ["–", "–"]
     common = accuracy_text(row, lambda record: record.top1.finetuned)
     own = accuracy_text(row, lambda record: record.top1.own)
-    text = common if own in ("–", common) else f"{common} ({own})"
+    beside = "" if own in ("–", common) else in_markdown(f" ({own})")
+    told = bold(common) if comparison.is_clear_gain(row) else in_markdown(common)
     total = row.mean(lambda record: spent_macs(record, TOTAL))
     spent = f"{total.mean / 1e12:.2f}" if total else "–"
-    return [bold(text) if comparison.is_clear_gain(row) else text, spent]
+    return [Written(told + beside), spent]

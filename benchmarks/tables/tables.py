@@ -269,6 +269,13 @@ def _align(columns: Sequence[Column]) -> str:
     return "".join("r" if column.is_number else "l" for column in columns)
 
 
+def _label(comparison: Comparison, row: Row) -> str:
+    """A row's name, and its seeds where they are fewer than those of other rows."""
+    most = max(len(other.records) for other in comparison.rows)
+    is_short = len(row.records) < most and not row.lost
+    return f"{comparison.label(row)}; {row.seeds}" if is_short else comparison.label(row)
+
+
 def _seed_note(comparison: Comparison) -> str:
     counts = sorted({len(row.records) for row in comparison.rows})
     if counts == [1]:
@@ -386,7 +393,7 @@ OF_TIMES = frozenset(name for name in NUMBERS if name.endswith("_batch"))
 """Those of them that clocks gave: averaged over the networks that were timed."""
 
 BUDGET = Column("Budget", lambda c, row: budget_text(row))
-LABEL = Column("Method", lambda c, row: c.label(row), False, control=lambda c: CONTROL)
+LABEL = Column("Method", _label, False, control=lambda c: CONTROL)
 TOP1 = Column(
     "Top-1 %, fine-tuned", _final_accuracy("finetuned_top1"),
     control=lambda c: shown(c.parent_top1, ".1f", 100),

@@ -4,6 +4,7 @@ from benchmarks.analysis.comparison import compare
 from benchmarks.records.contrast import Contrast, Primary
 from benchmarks.records.record import Record, Top1
 from benchmarks.tables.finding_table import finding_table
+from benchmarks.tables.tables import to_short_markdown
 from tests.benchmarks.fabricate import cell, record
 
 ASKED = Primary(contrast=Contrast(method="bnp", budget=0.5), metric="macs", seeds=(0, 1))
@@ -91,3 +92,27 @@ def test_a_row_of_fewer_seeds_than_the_heading_tells_them() -> None:
     assert "| bnp; one seed at 0.25 MACs |" in one
     two = finding_table(compare([*records, *seeds("bnp", 0.5, 2), *seeds("bnp", 0.25, 1)]))
     assert "| bnp; 2 seeds at 0.5 MACs, one seed at 0.25 MACs |" in two
+
+
+def test_bold_says_nothing_of_the_own_finish_which_was_not_tested() -> None:
+    def seeds(method: str, gains: tuple[float, ...], own: float | None = None) -> list[Record]:
+        return [
+            record(method, 0.5, seed, primary=(ASKED,), top1=0.7 + gain).model_copy(
+                update={"top1": top1(0.7 + gain, own)}
+            )
+            for seed, gain in enumerate(gains)
+        ]
+
+    clear = finding_table(
+        compare([*seeds("uniform", (0.0,) * 3), *seeds("bnp", (0.1, 0.101, 0.102), 0.9)])
+    )
+    assert rows(clear)[2][1] == "**80.1 ± 0.1** (90.0 ± 0.0)"
+
+
+def test_a_row_of_fewer_seeds_than_others_tells_them_in_a_short_table_too() -> None:
+    records = [record("uniform", 0.5, seed) for seed in range(3)]
+    few = [record("bnp", 0.5, seed) for seed in range(2)]
+    lost = record("taylor", 0.5, 2, status="failed", reason="no memory")
+    text = to_short_markdown(compare([*records, *few, lost]))
+    named = {row[1] for row in rows(text) if row[0] == "0.5 MACs"}
+    assert named == {"bnp; 2 seeds", "uniform", "taylor"}
