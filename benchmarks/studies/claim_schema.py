@@ -29,16 +29,20 @@ class Passes(Strict):
 class Test(Strict):
     """How a claim is tried on records.
 
+    A test of accuracies (`best`, `difference`, `parent`) stands for every network, data set and
+    budget of its folder at which the method has results, as far as it does not name them.
+
     Attributes:
         kind: `best`: final accuracy against every other method; `difference`: against `against`;
             `parent`: against the parent that was fine-tuned by the same recipe; `tau`: Kendall's
             tau against that of `against`; `seconds`: supernet training over that of `against`;
             `runtime`: time of a fixed network `against` over that of `method`.
         folder: under results/.
-        model: that a comparison of accuracies is about, named as tables name it.
-        data: the same of its data set.
+        model: that a comparison of accuracies is about, named as tables name it, or a pattern as of
+            `fnmatch` ("resnet*"); every network if left out.
+        data: its data set, by name; every data set if left out.
         metric: what the budget limits.
-        budget: at which.
+        budget: at which; every budget if left out.
         method: with its settings, as tables name it.
         against: the control, named alike; the other kinds of control need no name.
         stronger: a control that is at least as good as `against` could be: a claim of the method's
@@ -54,7 +58,7 @@ class Test(Strict):
     model: str = ""
     data: str = ""
     metric: BudgetMetric = "macs"
-    budget: float = 0.0
+    budget: float | None = None
     method: str
     against: str = ""
     stronger: str = ""
@@ -65,15 +69,19 @@ class Test(Strict):
 
     @model_validator(mode="after")
     def name_what_is_compared(self) -> Test:
-        """Refuse a test without its control or setting, and passes without the paper's figure.
+        """Refuse a test without its control, a setting of what has none, passes without a figure.
 
         Raises:
-            ValueError: naming what is missing.
+            ValueError: naming what is missing or too much.
         """
         if self.kind not in ("best", "parent") and not self.against:
             raise ValueError(f"a test of the kind {self.kind!r} names its control: add against")
-        if self.kind in ("best", "difference", "parent") and not (self.model and self.data):
-            raise ValueError("a test of accuracies names its setting: add model and data")
+        has_setting = bool(self.model or self.data) or self.budget is not None
+        if self.kind not in ("best", "difference", "parent") and has_setting:
+            raise ValueError(
+                f"a test of the kind {self.kind!r} takes what its folder holds: leave out model, "
+                "data and budget"
+            )
         if self.passes is not None and self.at_most is None:
             raise ValueError("passes explain a figure of the paper: add at_most")
         return self

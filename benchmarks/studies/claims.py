@@ -24,7 +24,8 @@ from benchmarks.records.strict import Many, Strict, explain
 from benchmarks.records.whole_file import write_whole
 from benchmarks.studies.claim_schema import Test
 from benchmarks.studies.separable import CEILING
-from benchmarks.studies.trials import FEWEST, MANY, Outcome, try_test
+from benchmarks.studies.trials import try_test
+from benchmarks.studies.verdicts import FEWEST, MANY, UNTESTED, Outcome, correct
 from benchmarks.tables.markdown import Written, markdown_table
 from benchmarks.tables.unread import unread_markdown
 
@@ -53,18 +54,28 @@ INTRODUCTION = f"""\
 Written by `python -m benchmarks.studies.claims` from `benchmarks/studies/claims.toml` and the
 records under `results/`. Of the papers little more than the abstracts could be read, and not in
 their exact words: each claim below is a paraphrase of a sentence that states a result, no
-quotation. Embedded images and short trainings stand in for the papers' data, so "here" means what
-it says: a claim that does not hold here may hold there, and the other way round.
+quotation. Embedded images, photographs of clothes and CIFAR-10 as JPEG images (`imagefolder` below)
+stand in for the papers' data, and short trainings for theirs, so "here" means what it says: a claim
+that does not hold here may hold there, and the other way round.
+
+**Rows.** A claim about accuracies is tried wherever its method has results: each network with its
+data, at each budget, of the folders that compare several of the papers' methods fine-tuned alike
+(`quick`, `fashion`, `cifar10-cores`) or of the one that varies what the claim is about. A claim
+about ResNets takes these alone. Of several protocols the newest counts, of several processors that
+trained a network the one with the most seeds, which is named. A verdict is about the setting of its
+row: a claim about many settings, one that says "often" for example, is not decided by one of them.
 
 **Rule.** The number is a difference to the control, paired by seed, or what the claim says; in
-brackets stands its bootstrap 95 % interval. A row is clear if bootstrap and Student's interval both
-lie on one side of the value that the claim names (zero if it names none); differences that do not
-spread at all have no test and are never clear. The words follow the seeds: from {MANY} on a clear
-row *holds here* or *does not hold here*; with {FEWEST} or {MANY - 1}, which leave two or three
-degrees of freedom, it only *points that way here* or *points the other way here*. *Not supported
-here*: the method beats the control that the claim has in mind, but not a stronger one that lacks
-what the claim praises. *Cannot be tested here*: fewer than {FEWEST} seeds, no fair control, or no
-clear row; then the table says what is missing.
+brackets stands its bootstrap 95 % interval. A row alone is clear if bootstrap and Student's
+interval both lie on one side of the value that the claim names (zero if it names none); differences
+that do not spread at all have no test and are never clear. Of many rows of one claim some would be
+clear by chance, so a row counts only if Holm's correction over all rows of its claim, those without
+a test among them, leaves the p-value of its paired t-test at 0.05 or less. The words follow the
+seeds: from {MANY} on a clear row *holds here* or *does not hold here*; with {FEWEST} or {MANY - 1},
+which leave two or three degrees of freedom, it only *points that way here* or *points the other way
+here*. *Not supported here*: the method beats the control that the claim has in mind, but not a
+stronger one that lacks what the claim praises. *Cannot be tested here*: fewer than {FEWEST} seeds,
+no fair control, or no clear row; then the table says what is missing.
 
 **Controls.** Every row names its own.
 
@@ -77,7 +88,8 @@ clear row; then the table says what is missing.
   weights are not part of it, so a row about the best results says what the decision is worth.
 - To be best, a method needs a clear lead over each of the others. The best of the others is chosen
   by the same numbers that it is then compared with, so a loss to it refutes nothing; a method that
-  lies clearly below the mean of the others is not the best.
+  lies clearly below the mean of the others is not the best. The p-value of a lead over each is the
+  largest of theirs.
 - A difference between rankings is taken within each seed, since its networks and its supernet share
   a parent. It has to be clear over seeds, and over networks and seeds drawn anew together, on a
   sample that single trainings rank alike at tau {CEILING} or more: two lengths of training of one
@@ -138,7 +150,7 @@ def load_claims() -> tuple[Claim, ...]:
 
 
 def try_claim(claim: Claim, results: Path) -> list[Outcome]:
-    """Hold a claim against records, once for each of its tests.
+    """Hold a claim against records, in each setting of its tests; Holm's correction over them all.
 
     Args:
         claim: what to try.
@@ -146,8 +158,8 @@ def try_claim(claim: Claim, results: Path) -> list[Outcome]:
     """
     if not claim.tests:
         why = f"needs {claim.needs.data}"
-        return [Outcome("none", "–", "–", "–", "cannot be tested here", why)]
-    return [try_test(test, results) for test in claim.tests]
+        return [Outcome("none", "–", "–", "–", UNTESTED, why)]
+    return correct([outcome for test in claim.tests for outcome in try_test(test, results)])
 
 
 def claims_page(results: Path) -> str:
@@ -168,11 +180,11 @@ def claims_page(results: Path) -> str:
 
 def _chance(outcomes: Sequence[Outcome]) -> str:
     """How many verdicts there are, and that some of them come by chance."""
-    judged = sum(outcome.verdict != "cannot be tested here" for outcome in outcomes)
+    judged = sum(outcome.verdict != UNTESTED for outcome in outcomes)
     return (
         f"Of the {len(outcomes)} rows below, {judged} come to a verdict. The level of 95 % is\n"
-        "that of each row alone: of twenty rows in which nothing differs, one would look as if it\n"
-        "did.\n"
+        "that of all rows of a claim together: of twenty claims for which nothing differs, one\n"
+        "would have a row that looks as if it did.\n"
     )
 
 
@@ -201,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _rows(claim: Claim, outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
-    """A row for each test; the first one says what is claimed and what a full test takes."""
+    """A row for each outcome; the first one says what is claimed and what a full test takes."""
     needs = claim.needs
     hours = f"{_two_digits(needs.gpu_hours)} GPU hours" if needs.images else "minutes"
     ours = [claim.says, f"{needs.data}; {hours}; `{needs.command}`"]

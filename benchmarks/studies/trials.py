@@ -1,17 +1,18 @@
 """How a claim is held against records: what is compared with which control, and what is said of it.
 
-A test names a method and its control. What comes of it is a number, the control, the records that
-were read and a verdict, whose words follow the number of seeds. Imports neither torch nor zoo.
+A test names a method and its control, and of accuracies as much of the setting as the claim does.
+What comes of each setting is a number, the control, the records that were read and a verdict of
+that row alone, see `benchmarks.studies.verdicts`. Imports neither torch nor zoo.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
 
 from benchmarks.analysis.comparison import Comparison, Row, compare, spent_macs, spent_seconds
 from benchmarks.analysis.ranking import (
@@ -28,14 +29,18 @@ from benchmarks.records.plain import told_budget
 from benchmarks.records.reference import Reference, newest_of_pairs
 from benchmarks.studies.claim_schema import Passes, Test
 from benchmarks.studies.separable import CEILING, ceiling_of, gap_between, taus_within
+from benchmarks.studies.verdicts import (
+    FEWEST,
+    UNTESTED,
+    Begun,
+    Outcome,
+    judge,
+    largest,
+    reach,
+    verdict_of,
+)
 
-__all__ = ["FEWEST", "MANY", "Outcome", "Verdict", "try_test"]
-
-FEWEST = 3
-"""Seeds below which nothing is said."""
-
-MANY = 5
-"""Seeds from which a verdict is a plain one; below, it is a hint."""
+__all__ = ["try_test"]
 
 UNFAIR = (
     "protocol 1 finished every method with its own loss and weights, and its uniform width kept "
@@ -43,66 +48,66 @@ UNFAIR = (
 )
 NO_PARENT = "no parent fine-tuned by the same recipe"
 
-Verdict = Literal[
-    "holds here",
-    "does not hold here",
-    "points that way here",
-    "points the other way here",
-    "not supported here",
-    "cannot be tested here",
-]
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a test.
-
-    Attributes:
-        setting: what was tried.
-        control: what it was compared with.
-        records: folder and protocol that the number comes from.
-        number: what was found.
-        verdict: by the rule that the page states.
-        why: what the verdict rests on, or what is missing.
-    """
-
-    setting: str
-    control: str
-    records: str
-    number: str
-    verdict: Verdict
-    why: str = ""
-
-
-def try_test(test: Test, results: Path) -> Outcome:
-    """Hold a test against records.
+def try_test(test: Test, results: Path) -> list[Outcome]:
+    """Hold a test against records: one outcome, of accuracies one of each setting that it asks for.
 
     Args:
         test: what to try.
         results: folder of results folders.
     """
     if test.kind == "runtime":
-        return _runtime(test, results / test.folder)
+        return [_runtime(test, results / test.folder)]
     records = read_results(results / test.folder).records
     if not records:
-        return _absent(test, f"no records in results/{test.folder}")
+        return [_absent(test, f"no records in results/{test.folder}")]
     if test.kind in ("tau", "seconds"):
-        return _of_rankings(test, collect_rankings(records))
-    return _of_comparisons(test, compare(records))
+        return [_of_rankings(test, collect_rankings(records))]
+    found = _settings(test, compare(records))
+    if not found:
+        return [_absent(test, _no_record(test, test.method))]
+    return [_of_accuracies(test, comparison, row) for comparison, row in found]
 
 
 # Accuracies of pruned networks
 
 
-def _of_comparisons(test: Test, comparisons: Sequence[Comparison]) -> Outcome:
-    found = _find(test, comparisons)
-    if found is None:
-        return _absent(test, _no_record(test, test.method))
+def _settings(test: Test, comparisons: Sequence[Comparison]) -> list[tuple[Comparison, Row]]:
+    """The method's row of each network with its data and each budget, larger budgets first.
+
+    Of several rows of one setting the newest protocol's counts, and of these the one with the most
+    seeds: not the one with the better numbers.
+    """
+    found: dict[Hashable, list[tuple[Comparison, Row]]] = {}
+    for comparison in comparisons:
+        for row in comparison.rows:
+            if _is_asked(test, comparison, row):
+                place = comparison.network, row.cell.budget
+                found.setdefault(place, []).append((comparison, row))
+    networks = list(dict.fromkeys(comparison.network for comparison in comparisons))
+    one_each = [max(e, key=lambda e: (e[0].cell.protocol, len(e[1].ok))) for e in found.values()]
+    return sorted(one_each, key=lambda e: (networks.index(e[0].network), -e[1].cell.budget))
+
+
+def _is_asked(test: Test, comparison: Comparison, row: Row) -> bool:
+    """Whether a row is of the method and has results in a setting that the test asks for."""
+    cell = row.cell
+    return (
+        fnmatchcase(cell.model.title, test.model or "*")
+        and (not test.data or cell.data.name == test.data)
+        and (test.budget is None or cell.budget == test.budget)
+        and cell.metric == test.metric
+        and test.method in _names(comparison, row)
+        and bool(row.ok)
+    )
+
+
+def _of_accuracies(test: Test, comparison: Comparison, row: Row) -> Outcome:
     if test.kind == "parent":
-        return _against_parent(test, *found)
+        return _against_parent(test, comparison, row)
     if test.kind == "best":
-        return _against_all(test, *found)
-    return _against_one(test, *found)
+        return _against_all(test, comparison, row)
+    return _against_one(test, comparison, row)
 
 
 def _against_parent(test: Test, comparison: Comparison, row: Row) -> Outcome:
@@ -115,42 +120,44 @@ def _against_parent(test: Test, comparison: Comparison, row: Row) -> Outcome:
     begun = _started(
         test, comparison, row, "the parent fine-tuned by the same recipe", _points(margin)
     )
-    return _judged(test, begun, margin)
+    return judge(test, begun, margin)
 
 
 def _against_one(test: Test, comparison: Comparison, row: Row) -> Outcome:
     rival = _other(test.against, comparison, row)
     if rival is None:
-        return _absent(test, _no_record(test, test.against))
+        begun = _started(test, comparison, row, test.against, "–")
+        return begun.untested(_no_record(test, test.against))
     margin = paired(row.top1_by_seed, rival.top1_by_seed)
     begun = _started(test, comparison, row, _named(comparison, rival), _points(margin))
     if _is_unfair(row, rival):
         return begun.untested(UNFAIR)
     if test.stronger:
         return _against_both(test, comparison, row, begun, margin)
-    return _judged(test, begun, margin)
+    return judge(test, begun, margin)
 
 
 def _against_both(
-    test: Test, comparison: Comparison, row: Row, begun: _Begun, weak: Estimate | None
+    test: Test, comparison: Comparison, row: Row, begun: Begun, weak: Estimate | None
 ) -> Outcome:
     """A lead over a weak control says nothing of the method if a strong one does as well."""
     rival = _other(test.stronger, comparison, row)
     if rival is None:
-        return _absent(test, _no_record(test, test.stronger))
+        return begun.untested(_no_record(test, test.stronger))
     name = _named(comparison, rival)
     strong = paired(row.top1_by_seed, rival.top1_by_seed)
     both = begun.beside(name, f"{_points(strong)} against {name}")
-    judged = _judged(test, both, weak)
+    judged = judge(test, both, weak)
     if judged.verdict not in ("holds here", "points that way here"):
         return judged
     if strong is None or len(strong.values) < FEWEST or not strong.spreads or strong.sign > 0:
-        return _judged(test, both, strong)
+        led = judge(test, both, strong)
+        return replace(led, p_value=largest([judged.p_value, led.p_value]))
     seen = (
-        "it is less accurate" if strong.sign < 0 else f"no difference is seen{_reach(test, strong)}"
+        "it is less accurate" if strong.sign < 0 else f"no difference is seen{reach(test, strong)}"
     )
     why = f"more accurate than {begun.control} alone; against {name} {seen}"
-    return both.ended("not supported here", why)
+    return both.ended("not supported here", why, judged.p_value)
 
 
 def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
@@ -166,7 +173,8 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
         and other.cell.longer is None  # trained more than the method
     ]
     if not rivals:
-        return _absent(test, _no_record(test, "another method"))
+        begun = _started(test, comparison, row, "every other method", "–")
+        return begun.untested(_no_record(test, "another method"))
     margins = {_named(comparison, r): paired(row.top1_by_seed, r.top1_by_seed) for r in rivals}
     by_method: dict[str, list[Mapping[int, float]]] = {}  # variants of one are no further methods
     for other in rivals:
@@ -181,19 +189,20 @@ def _against_all(test: Test, comparison: Comparison, row: Row) -> Outcome:
         return begun.untested(UNFAIR)
     if lost := [_named(comparison, rival) for rival in rivals if rival.lost]:
         return begun.untested(f"no lead over each can be told: {'; '.join(lost)}")
-    judged = _judged(test, begun, to_mean)
+    judged = judge(test, begun, to_mean)
     if to_mean is None or len(to_mean.values) < FEWEST:
         return judged
     leads = (paired(row.top1_by_seed, other) for other in others)
     better = sum(lead is not None and lead.mean < -ROUNDING for lead in leads)
     rank = f"{better} of {len(others)} others are more accurate on average"
-    if all(found is not None and found.sign > 0 for found in margins.values()):
-        return begun.ended(
-            _verdict(1, len(to_mean.values)), f"a clear lead over each; {judged.why}"
-        )
+    known = [found for found in margins.values() if found is not None]
+    if len(known) == len(margins) and all(found.sign > 0 for found in known):
+        why = f"a clear lead over each; {judged.why}"
+        hardest = largest(found.p_value for found in known)
+        return begun.ended(verdict_of(1, len(to_mean.values)), why, hardest)
     if to_mean.sign < 0:
         why = f"clearly below the mean; {rank}; {judged.why}"
-        return begun.ended(_verdict(-1, len(to_mean.values)), why)
+        return begun.ended(verdict_of(-1, len(to_mean.values)), why, to_mean.p_value)
     return begun.untested(f"no clear lead over each, not clearly below the mean; {rank}")
 
 
@@ -214,20 +223,6 @@ def _mean_by_seed(found: Sequence[Mapping[int, float]]) -> dict[int, float]:
     """Mean of some accuracies by seed, of the seeds that they all have."""
     seeds = set.intersection(*(set(each) for each in found))
     return {seed: statistics.fmean(each[seed] for each in found) for seed in seeds}
-
-
-def _find(test: Test, comparisons: Sequence[Comparison]) -> tuple[Comparison, Row] | None:
-    """The row of the method, from the newest protocol that has it, with the most seeds."""
-    found = [
-        (comparison, row)
-        for comparison in comparisons
-        if (comparison.cell.model.title, comparison.cell.data.name) == (test.model, test.data)
-        for row in comparison.rows
-        if row.asked == (test.metric, test.budget)
-        and row.ok
-        and test.method in _names(comparison, row)
-    ]
-    return max(found, key=lambda each: (each[0].cell.protocol, len(each[1].ok)), default=None)
 
 
 def _other(name: str, comparison: Comparison, row: Row) -> Row | None:
@@ -272,7 +267,7 @@ def _of_rankings(test: Test, rankings: Sequence[Ranking]) -> Outcome:
         if mine is None or theirs is None:
             continue
         records = f"results/{test.folder}, protocol {ranking.cell.protocol}"
-        begun = _Begun(f"{mine.name}, {ranking.title}", theirs.name, records, "–")
+        begun = Begun(f"{mine.name}, {ranking.title}", theirs.name, records, "–")
         if lost := [f"{each.name}, {each.seeds}" for each in (mine, theirs) if each.is_lost]:
             return begun.untested("; ".join(lost))
         if test.kind == "tau":
@@ -285,7 +280,7 @@ def _of_rankings(test: Test, rankings: Sequence[Ranking]) -> Outcome:
 
 def _taus_compared(
     test: Test,
-    begun: _Begun,
+    begun: Begun,
     ranking: Ranking,
     mine: Scorer,
     theirs: Scorer,
@@ -294,7 +289,7 @@ def _taus_compared(
     """Two things vary: the training of the supernet with the seed, and the sample."""
     margin = paired(taus_within(ranking, mine), taus_within(ranking, theirs))
     if margin is None:
-        return _judged(test, begun, None)
+        return judge(test, begun, None)
     low, high = gap_between(ranking, mine, theirs).interval
     number = f"{margin.with_interval('+.2f')}; over samples [{low:+.2f}, {high:+.2f}]"
     begun = begun.numbered(number)
@@ -302,18 +297,18 @@ def _taus_compared(
         reached = "" if ceiling is None else f" at tau {ceiling:.2f}"
         why = f"the sample tells networks apart too poorly: one training alone ranks it{reached}"
         return begun.untested(why)
-    judged = _judged(test, begun, margin)
-    if judged.verdict != "cannot be tested here" and low <= 0 <= high:
+    judged = judge(test, begun, margin)
+    if judged.verdict != UNTESTED and low <= 0 <= high:
         return begun.untested("another sample of networks could turn it round")
     return judged
 
 
 def _costs_compared(
-    test: Test, begun: _Begun, mine: Scorer, theirs: Scorer, third: Scorer | None
+    test: Test, begun: Begun, mine: Scorer, theirs: Scorer, third: Scorer | None
 ) -> Outcome:
     ratio = _ratio(_seconds(mine), _seconds(theirs))
     if ratio is None:
-        return _judged(test, begun, None)
+        return judge(test, begun, None)
     number = f"here {ratio.with_interval('.2f')} in seconds"
     if macs := _ratio(_macs(mine), _macs(theirs)):
         number += f", {macs.mean:.2f} in multiply-adds"
@@ -321,7 +316,7 @@ def _costs_compared(
         number = f"paper {test.at_most:.2f}, {number}"
     begun = begun.numbered(number)
     if test.passes is None:
-        return _judged(test, begun, ratio)
+        return judge(test, begun, ratio)
     return begun.untested(_unit_unknown(test, test.passes, ratio, _seconds(mine), third))
 
 
@@ -341,8 +336,8 @@ def _unit_unknown(
     pairs = [(test.at_most, passes.stated), (ratio.mean, other.mean)]
     paper, here = (f"{max(p) / min(p):.2f}" for p in pairs)
     return (
-        f"{why}; its two figures stand {paper} to 1, ours {here} to 1: the structure of the passes "
-        "agrees, which is a ratio of the two others, for PSE-Net itself cancels out"
+        f"{why}; its two figures stand {paper} to 1, ours {here} to 1: PSE-Net itself cancels out "
+        "from this ratio, so where the two agree the passes are counted alike"
     )
 
 
@@ -381,9 +376,7 @@ def _runtime(test: Test, folder: Path) -> Outcome:
     The newest record of each device and its settings counts, and of these the newest that is clear.
     """
     control = f"{test.against}, and the network timed twice"
-    begun = _Begun(
-        f"{test.method}, asked for {test.device}", control, f"results/{test.folder}", "–"
-    )
+    begun = Begun(f"{test.method}, asked for {test.device}", control, f"results/{test.folder}", "–")
     known = [
         record
         for record in newest_of_pairs(read_folder(folder, Reference).records)
@@ -393,11 +386,11 @@ def _runtime(test: Test, folder: Path) -> Outcome:
         return begun.untested(f"no such record in results/{test.folder}")
     known.sort(key=lambda e: (e.device.startswith(test.device), moment(e.utc)), reverse=True)
     outcomes = [_timed(test, begun, record) for record in known]
-    clear = (found for found in outcomes if found.verdict != "cannot be tested here")
+    clear = (found for found in outcomes if found.verdict != UNTESTED)
     return next(clear, outcomes[0])
 
 
-def _timed(test: Test, begun: _Begun, record: Reference) -> Outcome:
+def _timed(test: Test, begun: Begun, record: Reference) -> Outcome:
     """What one record says, at its largest batch."""
     measured = max(record.latency, key=lambda found: found.batch)
     device = record.environment.gpu or record.environment.cpu
@@ -405,7 +398,7 @@ def _timed(test: Test, begun: _Begun, record: Reference) -> Outcome:
     number = f"speed-up {measured.speedup:.2f}"
     if interval := measured.speedup_interval:
         number += f" [{interval.low:.2f}, {interval.high:.2f}]"
-    timed = _Begun(setting, begun.control, begun.records, number)
+    timed = Begun(setting, begun.control, begun.records, number)
     if not record.device.startswith(test.device):
         return timed.untested(f"asked for {test.device}, timed on {record.device} only")
     if measured.verdict == "faster":
@@ -415,70 +408,13 @@ def _timed(test: Test, begun: _Begun, record: Reference) -> Outcome:
     return timed.untested(measured.verdict)
 
 
-# Verdicts
+# Words
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """An outcome that has no verdict yet."""
-
-    setting: str
-    control: str
-    records: str
-    number: str
-
-    def numbered(self, number: str) -> _Begun:
-        return _Begun(self.setting, self.control, self.records, number)
-
-    def beside(self, control: str, number: str) -> _Begun:
-        """The same with a second control and its number."""
-        both = f"{self.number} against {self.control}; {number}"
-        return _Begun(self.setting, f"{self.control}; {control}", self.records, both)
-
-    def ended(self, verdict: Verdict, why: str = "") -> Outcome:
-        return Outcome(self.setting, self.control, self.records, self.number, verdict, why)
-
-    def untested(self, why: str) -> Outcome:
-        return self.ended("cannot be tested here", why)
-
-
-def _started(test: Test, comparison: Comparison, row: Row, control: str, number: str) -> _Begun:
+def _started(test: Test, comparison: Comparison, row: Row, control: str, number: str) -> Begun:
     budget = told_budget(row.cell.budget, row.cell.metric)
     setting = f"{test.method}, {comparison.heading}, {budget}, {row.seeds}"
-    return _Begun(setting, control, f"results/{test.folder}, protocol {row.cell.protocol}", number)
-
-
-def _judged(test: Test, begun: _Begun, found: Estimate | None) -> Outcome:
-    """The rule that the page states."""
-    if found is None:
-        return begun.untested("no seed has both results")
-    seeds = len(found.values)
-    if seeds < FEWEST:
-        return begun.untested(f"{'one seed' if seeds == 1 else f'{seeds} seeds'}, needs {FEWEST}")
-    limit, way = (test.at_most, -1) if test.at_most is not None else (test.at_least or 0.0, 1)
-    margin = estimate([way * (value - limit) for value in found.values])
-    if not margin.spreads:
-        return begun.untested(f"{seeds} seeds whose differences do not spread, so there is no test")
-    if margin.sign:
-        return begun.ended(_verdict(margin.sign, seeds), f"{seeds} seeds")
-    return begun.untested(f"no clear difference{_reach(test, margin)}")
-
-
-def _verdict(sign: int, seeds: int) -> Verdict:
-    """Words of certainty by the number of seeds: three leave two degrees of freedom."""
-    if seeds < MANY:
-        return "points that way here" if sign > 0 else "points the other way here"
-    return "holds here" if sign > 0 else "does not hold here"
-
-
-def _reach(test: Test, margin: Estimate) -> str:
-    """How wide Student's interval is: what so few seeds could not have shown."""
-    width = margin.half_width
-    if not width:
-        return ""
-    shown = f"{width:.2f}" if test.kind in ("tau", "seconds") else f"{100 * width:.1f} points"
-    seeds = len(margin.values)
-    return f"; with {seeds} seeds Student's interval reaches {shown} to either side"
+    return Begun(setting, control, f"results/{test.folder}, protocol {row.cell.protocol}", number)
 
 
 def _points(found: Estimate | None) -> str:
@@ -492,4 +428,4 @@ def _no_record(test: Test, what: str) -> str:
 def _absent(test: Test, why: str) -> Outcome:
     controls = {"best": "every other method", "parent": "the parent fine-tuned by the same recipe"}
     control = controls.get(test.kind, test.against)
-    return _Begun("none yet", control, f"results/{test.folder}", "–").untested(why)
+    return Begun("none yet", control, f"results/{test.folder}", "–").untested(why)
