@@ -54,9 +54,9 @@ INTRODUCTION = f"""\
 Written by `python -m benchmarks.studies.claims` from `benchmarks/studies/claims.toml` and the
 records under `results/`. Of the papers little more than the abstracts could be read, and not in
 their exact words: each claim below is a paraphrase of a sentence that states a result, no
-quotation. Embedded images, photographs of clothes and CIFAR-10 as JPEG images (`imagefolder` below)
-stand in for the papers' data, and short trainings for theirs, so "here" means what it says: a claim
-that does not hold here may hold there, and the other way round.
+quotation. Embedded images, photographs of clothes and a JPEG copy of CIFAR-10 stand in for the
+papers' data, and short trainings for theirs, so "here" means what it says: a claim that does not
+hold here may hold there, and the other way round.
 
 **Rows.** A claim about accuracies is tried wherever its method has results: each network with its
 data, at each budget, of the folders that compare several of the papers' methods fine-tuned alike
