@@ -44,8 +44,9 @@ from benchmarks.records.runtime import Environment
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.contrast_lines import contrast_lines
 from benchmarks.tables.finding import finding
+from benchmarks.tables.legends import LEGEND
 from benchmarks.tables.standing_table import ranked_lines, standing_words
-from benchmarks.tables.tables import CONTROL, LEGEND
+from benchmarks.tables.tables import CONTROL
 from benchmarks.tables.unread import unread_lines
 
 __all__ = ["build_page", "write_page"]

@@ -15,6 +15,7 @@ from benchmarks.records.bounds import numbers
 from benchmarks.records.plain import in_markdown, told_budget
 from benchmarks.records.record import Record
 from benchmarks.tables.contrast_lines import points
+from benchmarks.tables.legends import OF_SECONDS
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.tables import accuracy_text
 
@@ -30,7 +31,7 @@ OWN_HEADINGS = ("Own finish", "Own, to the plain method's")
 LEGEND = (
     "Bold: differs from the plain method by a paired t-test at 5 % family-wise, Holm-corrected "
     "over the table. Detectable is the true difference, in points, that the first step of this "
-    "correction finds with 80 % power, were the deviation the one observed."
+    f"correction finds with 80 % power, were the deviation the one observed. {OF_SECONDS}"
 )
 
 
