@@ -44,8 +44,9 @@ from benchmarks.records.runtime import Environment
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.contrast_lines import contrast_lines
 from benchmarks.tables.finding import finding
+from benchmarks.tables.legends import legend
 from benchmarks.tables.standing_table import ranked_lines, standing_words
-from benchmarks.tables.tables import CONTROL, LEGEND
+from benchmarks.tables.tables import CONTROL
 from benchmarks.tables.unread import unread_lines
 
 __all__ = ["build_page", "write_page"]
@@ -70,7 +71,8 @@ TIMES = ("latency", "further_latency", "left_out", "footprint", "predicted_laten
 class Column:
     """A column of the table: its heading, and the number or text of a row.
 
-    `told` stands in the place of the number, which the column is sorted by.
+    `told` stands in the place of the number, which the column is sorted by. One that
+    `is_optional` stands there only if any row has its number.
     """
 
     heading: str
@@ -81,6 +83,7 @@ class Column:
     is_noise: Callable[[Row], bool] = lambda row: False
     control: Callable[[Comparison], Estimate | None] = lambda comparison: None
     told: Callable[[Row], str] | None = None
+    is_optional: bool = False
 
 
 def write_page(
@@ -120,8 +123,9 @@ def build_page(
         dark: PNGs of the same figures for a dark ground, by name.
     """
     comparisons = findings.comparisons
-    rows = [_row(c, row) for c in comparisons for row in c.rows]
-    rows += [_control_row(c) for c in comparisons if c.ok]
+    columns = _standing(comparisons)
+    rows = [_row(c, row, columns) for c in comparisons for row in c.rows]
+    rows += [_control_row(c, columns) for c in comparisons if c.ok]
     points = scatter(comparisons, _anchor)
     return page_template("page.html.j2").render(
         title=title,
@@ -133,9 +137,9 @@ def build_page(
         licence=own_text("uplot/LICENSE"),
         captions=[{"title": c.timed_heading, "text": caption(c)} for c in comparisons],
         choices=_choices(rows),
-        headings=[*map(_heading, COLUMNS), {"text": "Records", "classes": "text"}],
+        headings=[*map(_heading, columns), {"text": "Records", "classes": "text"}],
         rows=rows,
-        legend=LEGEND,
+        legend=legend(comparisons, has_seconds=False),
         contrasts=contrast_lines(comparisons),
         unread=unread_lines(findings.unread),
         ranked=ranked_lines(findings),
@@ -201,6 +205,10 @@ COLUMNS: tuple[Column, ...] = (
         ".1f", 100, control=lambda c: c.parent_top1,
     ),
     Column("To uniform", lambda c, row: row.gain, "+.1f", 100, lambda c, row: c.is_clear_gain(row)),
+    Column(
+        "Own finish", lambda c, row: row.seeds if row.lost else row.mean(lambda r: r.top1.own),
+        ".1f", 100, is_optional=True,
+    ),
     _speed_column("Speed-up, largest batch", smallest=False),
     _speed_column("Speed-up, smallest batch", smallest=True),
     Column("Total TMACs", _mean(lambda r: spent_macs(r, TOTAL)), ".2f", 1e-12),
@@ -220,6 +228,16 @@ COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 
 
+def _standing(comparisons: Sequence[Comparison]) -> list[Column]:
+    """The columns, without those that are optional and have no number."""
+    return [
+        column
+        for column in COLUMNS
+        if not column.is_optional
+        or any(isinstance(column.value(c, row), Estimate) for c in comparisons for row in c.rows)
+    ]
+
+
 def _heading(column: Column) -> dict[str, str]:
     return {"text": column.heading, "classes": _classes(column)}
 
@@ -229,7 +247,9 @@ def _classes(column: Column, marks: Mapping[str, bool] | None = None) -> str:
     return " ".join(name for name, has in own.items() if has)
 
 
-def _row(comparison: Comparison, row: Row) -> dict[str, Any]:  # Any: what the template reads
+def _row(
+    comparison: Comparison, row: Row, columns: Sequence[Column]
+) -> dict[str, Any]:  # Any: what the template reads
     cells = [
         _cell(
             column,
@@ -238,14 +258,16 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:  # Any: what the t
             is_noise=column.is_noise(row),
             told=column.told(row) if column.told else "",
         )
-        for column in COLUMNS
+        for column in columns
     ]
     links = [{"anchor": _anchor(record), "text": f"s{record.cell.seed}"} for record in row.records]
     return {"cells": cells, "links": links, "is_control": False, "fields": _fields(
         comparison, row.cell.method, f"{row.budget} {row.cell.metric}")}  # fmt: skip
 
 
-def _control_row(comparison: Comparison) -> dict[str, Any]:  # Any: as above
+def _control_row(
+    comparison: Comparison, columns: Sequence[Column]
+) -> dict[str, Any]:  # Any: as above
     named = {"Method": CONTROL, "Network": comparison.model_title,
              "Data": comparison.data_title, "Device": _device(comparison)}  # fmt: skip
     cells = [
@@ -253,7 +275,7 @@ def _control_row(comparison: Comparison) -> dict[str, Any]:  # Any: as above
             column,
             column.control(comparison) if column.pattern else named.get(column.heading, ""),
         )
-        for column in COLUMNS
+        for column in columns
     ]
     fields = _fields(comparison, CONTROL, "")
     return {"cells": cells, "links": [], "is_control": True, "fields": fields}

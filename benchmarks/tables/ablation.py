@@ -15,6 +15,7 @@ from benchmarks.records.bounds import numbers
 from benchmarks.records.plain import in_markdown, told_budget
 from benchmarks.records.record import Record
 from benchmarks.tables.contrast_lines import points
+from benchmarks.tables.legends import OF_SECONDS
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.tables import accuracy_text
 
@@ -33,7 +34,7 @@ LEGEND = (
     "correction finds with 80 % power, were the deviation the one observed. Gap is what the "
     "solver left, in thousandths: of the exact optimum of its scores (bnp), or of an upper bound "
     "at the cost that its solution uses (knapsack), so that of two solutions the better can have "
-    "the larger gap."
+    f"the larger gap. {OF_SECONDS}"
 )
 
 

@@ -36,12 +36,12 @@ from benchmarks.records.plain import in_csv, in_html, in_markdown, in_tex
 from benchmarks.records.record import TOTAL, Record
 from benchmarks.records.whole_file import write_whole
 from benchmarks.tables.contrast_lines import contrast_lines, points
+from benchmarks.tables.legends import has_finishes, legend
 from benchmarks.tables.macs_unit import TERA, MacsUnit, macs_unit
 from benchmarks.tables.markdown import bold, markdown_table
 from benchmarks.tables.unread import unread_markdown, unread_tex
 
 __all__ = [
-    "LEGEND",
     "accuracy_text",
     "budget_text",
     "to_csv",
@@ -54,30 +54,6 @@ __all__ = [
 
 UNITS = {"macs": "MACs", "params": "params", "latency": "latency", "latency_ms": "ms"}
 CONTROL = "parent twice (A/A)"
-
-LEGEND = (
-    "Over several seeds: mean ± sample standard deviation [bootstrap 95 % interval of the mean]; "
-    "one seed has neither. Differences to uniform are paired by seed. Bold: more accurate than "
-    "uniform by a paired t-test at 5 % family-wise, Holm-corrected over all differences of the "
-    "table; the best of all methods is not marked. Detectable is the true difference, in points, "
-    "that the first step of this correction finds with 80 % power, were the deviation the one "
-    "observed. A row that lost a seed has no mean: it says how many failed. MACs ratio is the "
-    "speed-up if time went with MACs, realised the share of that gain which became a gain in time, "
-    "x8 the share of channel groups whose width is a multiple of 8. The A/A row times the parent "
-    "against itself, ± over the networks timed: differences of that size are noise. "
-    "Times are averaged over the networks that differ: seeds that gave one network share a timing "
-    "and add no ±."
-)
-
-
-OF_FINISHES = (
-    "Fine-tuned is the common finish: the parent's weights, and the same loss, recipe and epochs "
-    "for every method. Own is the finish with the weights and the loss that a method hands on, "
-    "where it hands on any. Total is what search and common finish cost together; seconds are "
-    "those of a clock, with whatever ran beside the cell. Controls are the "
-    "parent, fine-tuned the same way, and uniform width, fine-tuned longer: as long as the dearest "
-    "method searches and fine-tunes."
-)
 
 
 @dataclass(frozen=True)
@@ -108,6 +84,11 @@ class Column:
         unit = self.unit(comparison).name
         return self.pattern.format(small=min(batches), large=max(batches), unit=unit)
 
+    @property
+    def tells_seconds(self) -> bool:
+        """Whether its numbers are those of a clock."""
+        return self.pattern.endswith(" s")
+
 
 @dataclass(frozen=True)
 class Line:
@@ -129,7 +110,7 @@ def to_markdown(comparisons: Sequence[Comparison]) -> str:
         f"{_markdown(comparison, COLUMNS)}"
         for comparison in comparisons
     ]
-    return _framed(parts, comparisons)
+    return _framed(parts, comparisons, COLUMNS)
 
 
 def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -144,15 +125,18 @@ def to_short_markdown(comparisons: Sequence[Comparison]) -> str:
         else:
             summary = f"<summary><b>{in_html(comparison.timed_heading)}</b>, {seeds}</summary>"
             parts.append(f"<details>\n{summary}\n\n{table}\n</details>\n")
-    return _framed(parts, comparisons)
+    return _framed(parts, comparisons, SHORT_COLUMNS)
 
 
-def _framed(parts: Sequence[str], comparisons: Sequence[Comparison]) -> str:
+def _framed(
+    parts: Sequence[str], comparisons: Sequence[Comparison], columns: Sequence[Column]
+) -> str:
     """Markdown tables after what was named before the run, and before the legend."""
     if not parts:
         return ""
     first = [f"{in_markdown(line)}\n" for line in contrast_lines(comparisons)]
-    return "\n".join([*first, *parts, f"{_legend(comparisons)}\n"])
+    told = legend(comparisons, has_seconds=any(column.tells_seconds for column in columns))
+    return "\n".join([*first, *parts, f"{told}\n"])
 
 
 def to_latex(comparisons: Sequence[Comparison]) -> str:
@@ -253,15 +237,6 @@ def _markdown(comparison: Comparison, columns: Sequence[Column]) -> str:
 
 def _standing(comparison: Comparison, columns: Sequence[Column]) -> list[Column]:
     return [column for column in columns if column.stands_in(comparison)]
-
-
-def _has_finishes(comparison: Comparison) -> bool:
-    """Whether its decisions were finished in a common way, as from protocol 2 on."""
-    return comparison.cell.protocol >= 2
-
-
-def _legend(comparisons: Sequence[Comparison]) -> str:
-    return f"{LEGEND} {OF_FINISHES}" if any(map(_has_finishes, comparisons)) else LEGEND
 
 
 def _align(columns: Sequence[Column]) -> str:
@@ -399,10 +374,10 @@ TOP1 = Column(
     control=lambda c: shown(c.parent_top1, ".1f", 100),
 )  # fmt: skip
 OWN = Column(
-    "Own finish", _final_accuracy("own_top1"), stands_in=_has_finishes,
+    "Own finish", _final_accuracy("own_top1"), stands_in=has_finishes,
 )  # fmt: skip
 SEARCH_COST = _cost("Search {unit}", "search_macs")
-TOTAL_COST = _cost("Total {unit}", "total_macs", _has_finishes)
+TOTAL_COST = _cost("Total {unit}", "total_macs", has_finishes)
 GAIN = Column(f"To {REFERENCE}", _gain, is_bold=lambda c, row: c.is_clear_gain(row))
 DETECTABLE = Column("Detectable", lambda c, row: points(c.detectable(row)))
 SPEED: tuple[Column, ...] = (
@@ -433,9 +408,9 @@ COLUMNS: tuple[Column, ...] = (
     SEARCH_COST,
     _cost("Fine-tune {unit}", "finetune_macs"),
     Column("Search s", _number("search_seconds", ".1f")),
-    Column("Fine-tune s", _number("finetune_seconds", ".1f"), stands_in=_has_finishes),
+    Column("Fine-tune s", _number("finetune_seconds", ".1f"), stands_in=has_finishes),
     TOTAL_COST,
-    Column("Total s", _number("total_seconds", ".1f"), stands_in=_has_finishes),
+    Column("Total s", _number("total_seconds", ".1f"), stands_in=has_finishes),
 )
 
 SHORT_COLUMNS: tuple[Column, ...] = (

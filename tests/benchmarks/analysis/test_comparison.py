@@ -15,9 +15,9 @@ from benchmarks.records.cell import Model
 from benchmarks.records.record import PhaseCost
 from benchmarks.records.runtime import Quartiles
 from benchmarks.tables.contrast_lines import NONE
+from benchmarks.tables.legends import LEGEND, OF_SECONDS
 from benchmarks.tables.marked_blocks import block_of, replace_block
 from benchmarks.tables.tables import (
-    LEGEND,
     to_csv,
     to_latex,
     to_markdown,
@@ -64,7 +64,7 @@ side by side; speed-up is the parent's time over the pruned network's, median of
 | – | parent twice (A/A) | – | 100.0 | 100.0 | – | – | 90.0 | – | – | – \
 | 1.00 | – | 1.00 ± 0.00 | – | 1.00 ± 0.00 | – | – | – | – |
 
-{LEGEND}
+{LEGEND} {OF_SECONDS}
 """
 
 LATEX_ROW = (
@@ -96,6 +96,15 @@ def test_seconds_and_multiply_adds_of_both_phases_stand_beside_their_total():
     assert cost["Total TMACs"] == "6.00"
     seconds = [cost[name] for name in ("Search s", "Fine-tune s", "Total s")]
     assert seconds == ["7.0", "50.0", "57.0"]
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_seconds_are_called_no_measure_of_cost_where_a_table_has_them_and_nowhere_else(protocol):
+    found = compare([record(cell=cell(protocol=protocol))])
+    whole, short = to_markdown(found), to_short_markdown(found)
+    assert "| Search s |" in whole and whole.count(OF_SECONDS) == 1
+    assert " s |" not in short and "seconds" not in short
+    assert ("Total is what search" in short) == (protocol == 2)
 
 
 def test_latex_is_booktabs_with_the_same_numbers_and_no_bare_special_character():

@@ -12,6 +12,7 @@ from benchmarks.records.cell import Sample, Schedule
 from benchmarks.records.record import Top1
 from benchmarks.running.suite import STANDALONE
 from benchmarks.tables.ablation import ablation_table
+from benchmarks.tables.legends import OF_SECONDS
 from benchmarks.tables.ranking_table import ranking_table
 from tests.benchmarks.fabricate import cell, record
 
@@ -261,6 +262,7 @@ def test_an_ablation_pairs_variants_with_the_plain_method_by_seed():
     assert lines[1][4].startswith("-15.0 ±") and lines[2][4].startswith("-20.0 ±")
     assert [line[6] for line in lines] == ["–", "2.00 ± 0.00", "500.00 ± 0.00"]
     assert "uniform" not in table
+    assert "| Search s |" in table and OF_SECONDS in table
 
 
 @pytest.mark.parametrize(

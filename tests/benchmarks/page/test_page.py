@@ -236,6 +236,49 @@ def test_the_table_begins_with_the_network_and_has_speeds_before_what_explains_t
     assert max(headings.index(name) for name in headings if "Speed-up" in name) <= 6
 
 
+def cells_of(page):
+    """Texts of the table by heading, in the order of its rows."""
+    headings = re.findall(r'<button type="button">([^<]*)</button></th>', page)
+    rows = re.findall(r"<tr[^>]*>\s*(<td.*?)</tr>", page, flags=re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    assert {len(each) for each in cells} == {len(headings)}
+    return {name: [each[i] for each in cells] for i, name in enumerate(headings)}
+
+
+def finished(method, seed=0, own=None):
+    made = record(cell=cell(method, seed=seed, protocol=2), top1=0.8, latency=())
+    return made.model_copy(update={"top1": made.top1.model_copy(update={"own": own})})
+
+
+def test_the_own_finish_stands_beside_the_common_one_where_a_method_has_one():
+    taught = [finished("bnp", seed, own=0.85 + seed / 50) for seed in (0, 1)]
+    page = build_page(Findings.of([*taught, finished("uniform")]), title="t")
+    told = cells_of(page)
+    names = [*told]
+    assert names.index("Own finish") == names.index("To uniform") + 1
+    found = dict(zip(told["Method"], told["Own finish"], strict=True))
+    assert found == {"bnp": "86.0 ± 1.4", "uniform": "–", "parent twice (A/A)": "–"}
+    assert 'data-value="0.86"' in page  # it sorts as a number
+    assert (
+        "Own is the finish with the weights" in page
+        and "seconds" not in page.split('id="records"')[0]
+    )
+
+
+def test_a_row_that_lost_a_seed_has_no_own_finish():
+    lost = record(cell=cell("bnp", seed=1, protocol=2), status="failed", reason="x")
+    records = [finished("bnp", own=0.85), lost, finished("knapsack", own=0.9)]
+    told = cells_of(build_page(Findings.of(records), title="t"))
+    found = dict(zip(told["Method"], told["Own finish"], strict=True))
+    assert (found["bnp"], found["knapsack"]) == ("1 of 2 failed", "90.0")
+
+
+def test_a_page_without_own_finishes_has_no_column_of_them(page):
+    assert "Own finish" not in cells_of(page)
+    alone = build_page(Findings.of([finished("uniform")]), title="t")
+    assert "Own finish" not in cells_of(alone)
+
+
 # In a browser. Debian's chromium through playwright, which downloads nothing; no skip, so a run
 # that asks for these tests (tox -e browser) fails where the browser is missing.
 
