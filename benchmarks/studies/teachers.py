@@ -48,6 +48,8 @@ BNP and Knapsack fine-tune under a teacher of their own; a paper's table compare
 cross-entropy. Here each decision, that is, which channels stay, is finished in three ways,
 {epochs} epochs each: with cross-entropy, with cross-entropy and distillation of the parent's logits
 (open to every method), and with the loss and the weights that the method hands on (own).
+Distillation has weight 1, temperature 4, and the learning rate and length of plain cross-entropy;
+nothing was tuned for it.
 
 What was asked before `fashion-teachers` was run, with distillation on both sides
 ([what the numbers mean](statistics.md)):
