@@ -3,9 +3,9 @@
 A contrast is confirmatory only if all records of its two sides carry it, seeds and all, those that
 were replaced since among them, if all of these seeds ended, and if none was run again to another
 accuracy; else it was named or changed after the first results, is not finished, or its results
-could be chosen from. Each is tried on every network and data set, and Holm's
-correction goes over them all: it counts once on each and under each recipe, finished, begun or only
-planned, and again where another processor's seeds finish it, too. Reads records and nothing else.
+could be chosen from. Each is tried on every network and data set, and Holm's correction goes over
+them all: it counts once on each and under each recipe, finished, begun or only planned, and again
+where another processor's seeds finish it, too. Reads records and nothing else.
 """
 
 from __future__ import annotations
@@ -178,9 +178,14 @@ def _problem(comparison: Comparison, primary: Primary, rows: list[Row]) -> str:
 
 
 def _run_again(row: Row) -> set[int]:
-    """Seeds of cells that had ended with another accuracy before; a mere repetition is harmless."""
+    """Seeds of cells that had ended with another accuracy before; a mere repetition is harmless.
+
+    On another processor a seed is another one, unless its record replaces the first.
+    """
+    counted = {record.cell.seed: record for record in row.records}
     return {
         old.cell.seed
         for old in row.earlier
-        if old.top1.finetuned != row.top1_by_seed.get(old.cell.seed)
+        if (new := counted[old.cell.seed]).top1.finetuned != old.top1.finetuned
+        and (new.trained_on == old.trained_on or new.supersedes == old.id)
     }

@@ -40,7 +40,7 @@ class Test(Strict):
         folder: under results/.
         model: that a comparison of accuracies is about, named as tables name it, or a pattern as of
             `fnmatch` ("resnet*"); every network if left out.
-        data: its data set, by name; every data set if left out.
+        data: its data set, by the name that suites give it; every data set if left out.
         metric: what the budget limits.
         budget: at which; every budget if left out.
         method: with its settings, as tables name it.

@@ -61,9 +61,10 @@ hold here may hold there, and the other way round.
 **Rows.** A claim about accuracies is tried wherever its method has results: each network with its
 data, at each budget, of the folders that compare several of the papers' methods fine-tuned alike
 (`quick`, `fashion`, `cifar10-cores`) or of the one that varies what the claim is about. A claim
-about ResNets takes these alone. Of several protocols the newest counts, of several processors that
-trained a network the one with the most seeds, which is named. A verdict is about the setting of its
-row: a claim about many settings, one that says "often" for example, is not decided by one of them.
+about ResNets takes these alone. Of several protocols the newest counts; of several recipes, or
+processors that trained a network, the one with the most seeds, which is named. A verdict is about
+the setting of its row: a claim about many settings, one that says "often" for example, is not
+decided by one of them.
 
 **Rule.** The number is a difference to the control, paired by seed, or what the claim says; in
 brackets stands its bootstrap 95 % interval. A row alone is clear if bootstrap and Student's

@@ -235,9 +235,9 @@ def _ceilings(rankings: Sequence[Ranking]) -> str:
     return (
         f"{said}That {_reaches(max(taus, default=0.0))} {bound}.\n"
         f"The shorter and the longer training of one seed agree at tau {within:.2f}. That\n"
-        f"{_reaches(within)} it, but this measure was taken when the first was known, and is an\n"
-        "upper bound of how well trainings of one seed agree. So the tables below tell apart at\n"
-        "most what they say.\n"
+        f"{_reaches(within)} it, but this measure was chosen after the first was known, and is an\n"
+        "upper bound of how well trainings of one seed agree. So what the tables below tell apart\n"
+        "is the most that can be told apart.\n"
     )
 
 

@@ -66,8 +66,8 @@ How to read the tables:
 - *To uniform*: what remains of a method in both columns is its decision. A lead that grows from the
   first to the second need not be a gain of the decision: uniform may have lost under the teacher.
   *Teacher brings* has both.
-- A paper's table compares a method's own finish with uniform under cross-entropy. What that
-  difference has more than *To uniform, both plain* is what the method hands on.
+- A paper's table compares a method's own finish with uniform under cross-entropy. What a row has
+  more under its own finish than under cross-entropy is what the method hands on.
 - Equal epochs are not equal costs: each image of a taught finish passes the whole parent, too.
   The last column has the multiply-adds of each finish.
 {controls}"""
@@ -108,7 +108,7 @@ class Task:
     def network(self) -> str:
         """Network and data, and the processor if another one trained the network, too."""
         trained = f", trained on {self.trained_on}" if self.has_other_trainer else ""
-        return f"{self.cell.model.title} on {self.cell.data.name}{trained}"
+        return f"{self.cell.model.title} on {self.cell.data.title}{trained}"
 
     @property
     def title(self) -> str:
@@ -385,7 +385,8 @@ def _without_point(task: Task) -> str:
     """Names what has no mean, since seeds failed; empty if all has one."""
     finishes: dict[str, list[str]] = defaultdict(list)
     for decision, finish in sorted(task.lost):
-        finishes[decision].append(finish)
+        if decision in DECISIONS:
+            finishes[decision].append(finish)
     told = "; ".join(f"{decision} {', '.join(found)}" for decision, found in finishes.items())
     return f"no mean: {told}" if told else ""
 

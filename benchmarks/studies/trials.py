@@ -75,8 +75,8 @@ def try_test(test: Test, results: Path) -> list[Outcome]:
 def _settings(test: Test, comparisons: Sequence[Comparison]) -> list[tuple[Comparison, Row]]:
     """The method's row of each network with its data and each budget, larger budgets first.
 
-    Of several rows of one setting the newest protocol's counts, and of these the one with the most
-    seeds: not the one with the better numbers.
+    Of several rows of one setting, from other recipes or processors, the newest protocol's counts,
+    and of these the one with the most seeds: not the one with the better numbers.
     """
     found: dict[Hashable, list[tuple[Comparison, Row]]] = {}
     for comparison in comparisons:

@@ -9,6 +9,7 @@ from benchmarks.analysis.contrasts import primary_contrasts
 from benchmarks.analysis.uncertainty import estimate
 from benchmarks.records.cell import Data, Model, Schedule
 from benchmarks.records.contrast import Contrast, Primary
+from benchmarks.records.record import Top1
 from benchmarks.tables.contrast_lines import NONE, OTHERS, contrast_lines
 from benchmarks.tables.tables import to_latex, to_markdown, to_short_markdown
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
@@ -173,6 +174,36 @@ def test_a_seed_that_was_run_again_to_another_accuracy_confirms_nothing():
     (found,) = primary_contrasts(compare([*first, *again]))
     assert found.problem == "seed 2 was run again after its accuracy was known"
     assert not found.is_clear
+    back = [
+        each.model_copy(update={"utc": "2026-01-03T12:00:00+00:00", "id": f"{each.id}-b"})
+        for each in run()
+    ]
+    (found,) = primary_contrasts(compare([*first, *again, *back]))
+    assert found.problem, "back at the first accuracy"
+    failed = [
+        each.model_copy(update={"status": "failed", "reason": "no memory", "top1": Top1()})
+        for each in first
+    ]
+    (found,) = primary_contrasts(compare([*failed, *again]))
+    assert not found.problem
+
+
+def test_a_seed_that_was_run_again_on_one_processor_leaves_the_contrast_of_another():
+    there, again = (
+        [
+            each.model_copy(
+                update={
+                    "environment": ENVIRONMENT.model_copy(update={"cpu": "Abacus 4000"}),
+                    "utc": f"2026-01-0{day}T12:00:00+00:00",
+                    "id": f"{each.id}-{day}",
+                }
+            )
+            for each in run(taylor=(*TAYLOR[:2], TAYLOR[2] + day / 1000))
+        ]
+        for day in (2, 3)
+    )
+    problems = [each.problem for each in primary_contrasts(compare([*run(), *there, *again]))]
+    assert sorted(problems) == ["", "seed 2 was run again after its accuracy was known"]
 
 
 def test_a_budget_of_many_channels_or_weights_is_told_with_all_its_digits():

@@ -37,9 +37,3 @@ def test_it_explains_what_tables_test_and_what_a_contrast_is_made_of() -> None:
     asked = section("Asked before the run")
     given = [name for name in Contrast.model_fields if "origin" not in name]  # filled in by a run
     assert given and all(f"`{name}`" in asked for name in given)
-
-
-def test_a_contrast_that_was_run_again_to_another_accuracy_is_not_confirmatory() -> None:
-    """So the page says; the rule is that of `benchmarks.analysis.contrasts`."""
-    asked = section("Asked before the run")
-    assert "run again to another accuracy after it had ended" in asked.split("confirmatory** if")[1]

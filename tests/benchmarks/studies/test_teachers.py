@@ -160,7 +160,10 @@ def test_the_figure_names_what_has_no_point_since_seeds_failed(
 ) -> None:
     titles: list[str] = []
     monkeypatch.setattr(teachers, "set_title", lambda _, title, **looks: titles.append(title))
-    for records in (all_records(), losing("bnp", 0.0, 0), losing("knapsack", 1.0, 0, 1, 2)):
+    failed = {"status": "failed", "reason": "no memory", "top1": Top1()}
+    controls = [each.model_copy(update=failed) for each in all_controls()]  # are in no panel
+    lost = losing("bnp", 0.0, 0), losing("knapsack", 1.0, 0, 1, 2)
+    for records in ([*all_records(), *controls], *lost):
         draw(tasks_of(records), tmp_path / "teachers.png")
     assert [title.splitlines()[1:] for title in titles] == [
         [], ["no mean: bnp cross-entropy, own"], ["no mean: knapsack with distillation"]
