@@ -1,7 +1,7 @@
 import itertools
 import json
-import re
 import math
+import re
 from pathlib import Path
 
 import pytest
