@@ -6,7 +6,6 @@ import pytest
 
 from benchmarks.analysis.comparison import compare
 from benchmarks.records.cell import Data, Model
-from benchmarks.records.files import write_record
 from benchmarks.records.join import read_results
 from benchmarks.studies.claims import Claim, try_claim
 from benchmarks.studies.verdicts import UNTESTED, Outcome, correct
@@ -27,16 +26,6 @@ def claim(*tests):
 
 def settings(asked, folder):
     return [outcome.setting for outcome in try_claim(asked, folder)]
-
-
-@pytest.fixture
-def results(tmp_path):
-    def write(*records):
-        for each in records:
-            write_record(tmp_path / "f" / "records", each)
-        return tmp_path
-
-    return write
 
 
 def both(**changes):

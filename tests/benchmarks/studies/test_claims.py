@@ -7,7 +7,6 @@ from typing import get_args
 import pytest
 
 from benchmarks.records.cell import Data, Model, Schedule
-from benchmarks.records.files import write_record
 from benchmarks.studies.claims import Claim, claims_page, load_claims, try_claim
 from benchmarks.studies.verdicts import Verdict
 from tests.benchmarks.fabricate import ENVIRONMENT, cell, record
@@ -29,16 +28,6 @@ def claim(kind="difference", **test):
 def tried(asked, folder):
     (outcome,) = try_claim(asked, folder)
     return outcome
-
-
-@pytest.fixture
-def results(tmp_path):
-    def write(*records):
-        for each in records:
-            write_record(tmp_path / "f" / "records", each)
-        return tmp_path
-
-    return write
 
 
 def seeds(method, *top1, budget=0.5, protocol=2, **changes):
